@@ -1,0 +1,1 @@
+"""Values and rules of Kigi; no I/O, no clock, no randomness."""

@@ -1,0 +1,81 @@
+"""What all kinds share: model settings, metadata, references, conditions and the CEL rules beside the fields."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from kigi.domain.layers import DIGEST_PATTERN
+
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+MACHINE_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
+DigestText = Annotated[str, Field(pattern=DIGEST_PATTERN)]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
+MachineName = Annotated[str, Field(min_length=1, max_length=20, pattern=MACHINE_NAME)]
+
+
+class Rule(NamedTuple):
+    """A CEL rule of the schema: ``x-kubernetes-validations``. ``path`` is an optional fieldPath."""
+
+    rule: str
+    message: str
+    path: str | None = None
+    optional_old_self: bool = False
+
+
+class Model(BaseModel):
+    """Immutable; camelCase outside, snake_case inside; unknown fields are ignored as the API server prunes them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+    def to_api(self) -> dict[str, Any]:
+        """As the JSON that the API server takes: camelCase, without fields that are None."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class NameRef(Model):
+    """Reference to an object of the same namespace."""
+
+    name: ObjectName = Field(description="Name of the object, in the same namespace.")
+
+
+class Condition(Model):
+    """One condition as Kubernetes defines it (metav1.Condition)."""
+
+    type: str = Field(description="Name of the condition, CamelCase.", max_length=316)
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    observed_generation: int = Field(default=0, ge=0, description="metadata.generation that this was said of.")
+    last_transition_time: datetime = Field(description="When the status last changed, RFC 3339.")
+    reason: str = Field(description="Why, as one CamelCase word.", min_length=1, max_length=1024)
+    message: str = Field(default="", description="Why, for a person: object, field, number, remedy.", max_length=32768)
+
+
+class Status(Model):
+    """What every kind's status has."""
+
+    observed_generation: int = Field(
+        default=-1, description="metadata.generation that this status speaks of; -1: none."
+    )
+    conditions: list[Condition] = Field(
+        default_factory=list, description="Ready, Reconciling, Stalled and the kind's own."
+    )
+
+
+class Metadata(Model):
+    """The part of ObjectMeta that Kigi reads."""
+
+    name: str
+    namespace: str | None = None
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    finalizers: list[str] = Field(default_factory=list)
+    deletion_timestamp: datetime | None = None
+    creation_timestamp: datetime | None = None

@@ -1,0 +1,77 @@
+"""VMImageNode: one node of the image tree."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from kigi.api.base import DNS_LABEL, DigestText, Metadata, Model, NameRef, Rule, Status
+from kigi.domain.layers import DEFAULT_REPOSITORY
+
+TIB = 2**40
+
+
+class LayerRef(Model):
+    """One differential qcow2 file in a repository."""
+
+    digest: DigestText = Field(description="SHA-256 of the file as stored: 'sha256:' and 64 lower-case hex digits.")
+    size_bytes: int = Field(gt=0, le=64 * TIB, description="Length of the file in bytes, not of the virtual disk.")
+    virtual_size_bytes: int = Field(
+        gt=0, le=64 * TIB, multiple_of=512, description="Size of the virtual disk in bytes; at least the parent's."
+    )
+    repository: str = Field(
+        default=DEFAULT_REPOSITORY,
+        max_length=63,
+        pattern=DNS_LABEL,
+        description="Name of the repository (bucket) that holds the file, as the operator and daemons are configured.",
+    )
+
+
+class VMImageNodeSpec(Model):
+    """Desired identity of an image; everything but the texts is immutable."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.parent) == has(oldSelf.parent) && (!has(self.parent) || self.parent == oldSelf.parent)",
+            "spec.parent is immutable; publish a new VMImageNode instead",
+        ),
+        Rule("self.layer == oldSelf.layer", "spec.layer is immutable; publish a new VMImageNode instead"),
+    )
+
+    parent: NameRef | None = Field(
+        default=None, description="Image that this layer is the difference to; none: a root."
+    )
+    layer: LayerRef = Field(description="The layer file of this image.")
+    description: str | None = Field(default=None, max_length=4096, description="Free text for people.")
+    os: str | None = Field(
+        default=None, max_length=253, description="Operating system, free text, such as 'debian-12'."
+    )
+
+
+class VMImageNodeStatus(Status):
+    """What is known of an image."""
+
+    depth: int | None = Field(default=None, description="Number of layers from the root to this image, itself counted.")
+    chain: list[str] | None = Field(default=None, description="Digests from the root to this image.")
+    chain_size_bytes: int | None = Field(default=None, description="Sum of the layers' file sizes in bytes.")
+    children: int | None = Field(default=None, description="Number of images whose parent is this one.")
+    cached_on: int | None = Field(default=None, description="Number of nodes that hold the whole chain.")
+
+
+class VMImageNode(Model):
+    """One node of the image tree: a differential qcow2 layer and its parent."""
+
+    KIND: ClassVar[str] = "VMImageNode"
+    PLURAL: ClassVar[str] = "vmimagenodes"
+    SHORT: ClassVar[tuple[str, ...]] = ("kimg",)
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.spec.parent) || self.spec.parent.name != self.metadata.name",
+            "spec.parent.name: an image cannot be its own parent",
+        ),
+    )
+
+    metadata: Metadata
+    spec: VMImageNodeSpec
+    status: VMImageNodeStatus = Field(default_factory=VMImageNodeStatus)

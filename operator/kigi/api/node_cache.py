@@ -1,0 +1,99 @@
+"""NodeCache: the wanted and the held layers of one node; spec by the operator, status by that node's daemon alone."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from kigi.api.base import DNS_LABEL, DigestText, Metadata, Model, Rule, Status
+from kigi.domain.layers import DEFAULT_REPOSITORY
+
+
+class WantedLayer(Model):
+    """One layer that the node shall hold."""
+
+    digest: DigestText = Field(description="SHA-256 of the file: 'sha256:' and 64 lower-case hex digits.")
+    size_bytes: int = Field(gt=0, description="Length of the file in bytes.")
+    virtual_size_bytes: int = Field(gt=0, description="Size of the virtual disk in bytes, as its header must say.")
+    parent: DigestText | None = Field(default=None, description="Layer below, as its header must say; none: a root.")
+    repository: str = Field(
+        default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Where to fetch it."
+    )
+    priority: int = Field(default=0, ge=0, le=1000, description="Higher is fetched first and evicted last.")
+    pinned: bool = Field(default=False, description="True: never evicted while listed, even when the budget is short.")
+
+
+class NodeCacheSpec(Model):
+    """What the node shall hold and forget; written by the operator."""
+
+    layers: list[WantedLayer] = Field(
+        default_factory=list,
+        max_length=20000,
+        description="Layers that the node shall hold.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["digest"]},
+    )
+    discard: list[str] = Field(
+        default_factory=list,
+        max_length=20000,
+        description="Volumes (CSI volume handles) whose overlays shall be deleted from the node.",
+        json_schema_extra={"x-kubernetes-list-type": "set", "items": {"maxLength": 253}},
+    )
+
+
+class CachedLayer(Model):
+    """One layer as the node sees it."""
+
+    digest: str = Field(description="SHA-256 of the file.")
+    state: Literal["Held", "Fetching", "Queued", "Refused"] = Field(
+        description="Held: complete and verified. Refused: see reason; it is tried again."
+    )
+    size_bytes: int = Field(default=0, description="Length of the file in bytes.")
+    fetched_bytes: int = Field(default=0, description="Bytes that are on the node's disk so far.")
+    links: int = Field(default=0, description="Number of volumes that stand on it.")
+    reason: str | None = Field(default=None, description="Why it is refused, as one CamelCase word.")
+    message: str | None = Field(default=None, max_length=4096, description="Why it is refused, for a person.")
+
+
+class CachedVolume(Model):
+    """One overlay on the node's disk."""
+
+    name: str = Field(description="CSI volume handle.")
+    mounted: bool = Field(default=False, description="A pod uses it.")
+
+
+class NodeCacheStatus(Status):
+    """What the node holds; written by that node's daemon alone."""
+
+    layers: list[CachedLayer] = Field(
+        default_factory=list,
+        description="Layers held, on their way, or refused.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["digest"]},
+    )
+    volumes: list[CachedVolume] = Field(
+        default_factory=list,
+        description="Overlays on the node's disk.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    budget_bytes: int = Field(default=0, description="Bytes that layers may take on the node.")
+    used_bytes: int = Field(default=0, description="Bytes that layers take on the node, unfinished ones included.")
+    free_bytes: int = Field(default=0, description="Bytes free in the file system of the cache.")
+    fetched_bytes_total: int = Field(
+        default=0, description="Bytes of verified layers fetched since the cache was made."
+    )
+    peer_address: str | None = Field(default=None, description="host:port where other nodes' daemons fetch layers.")
+    last_heartbeat_time: datetime | None = Field(default=None, description="When the daemon last wrote, RFC 3339.")
+
+
+class NodeCache(Model):
+    """The layers of one node; has the node's name."""
+
+    KIND: ClassVar[str] = "NodeCache"
+    PLURAL: ClassVar[str] = "nodecaches"
+    SHORT: ClassVar[tuple[str, ...]] = ("knc",)
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+
+    metadata: Metadata
+    spec: NodeCacheSpec = Field(default_factory=NodeCacheSpec)
+    status: NodeCacheStatus = Field(default_factory=NodeCacheStatus)

@@ -1,0 +1,74 @@
+"""Digests, layers, and the arithmetic of bytes over sets of layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
+from typing import NewType
+
+Digest = NewType("Digest", str)
+"""SHA-256 of a layer file as stored: ``sha256:`` and 64 lower-case hex digits."""
+
+DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+MAX_DEPTH = 64
+"""Longest chain, in layers; QEMU opens every file of it at start, and each adds to a read's path."""
+DEFAULT_REPOSITORY = "default"
+
+_DIGEST = re.compile(DIGEST_PATTERN)
+
+
+def parse_digest(text: str) -> Digest:
+    """``text`` as a Digest; ValueError unless it is ``sha256:`` and 64 lower-case hex digits."""
+    if not _DIGEST.fullmatch(text):
+        raise ValueError(f"not a layer digest: {text[:80]!r}; expected 'sha256:' and 64 lower-case hex digits")
+    return Digest(text)
+
+
+def digest_hex(digest: Digest) -> str:
+    """The 64 hex digits, which are also the stem of the layer's file name."""
+    return digest.removeprefix("sha256:")
+
+
+def digest_of_hex(text: str) -> Digest:
+    """The Digest of 64 hex digits; ValueError for anything else."""
+    return parse_digest("sha256:" + text)
+
+
+def object_key(digest: Digest) -> str:
+    """Key of the layer in its repository (the bucket)."""
+    return f"layers/sha256/{digest_hex(digest)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One differential qcow2 file: what it is called, how long it is, and what it stands on."""
+
+    digest: Digest
+    size_bytes: int
+    virtual_size_bytes: int
+    parent: Digest | None = None
+    repository: str = DEFAULT_REPOSITORY
+
+
+Chain = tuple[Layer, ...]
+"""Layers of one image: root first, top last, never empty."""
+
+
+def unique_layers(chains: Iterable[Chain]) -> dict[Digest, Layer]:
+    """Every layer of the chains once, in the order of first appearance. O(layers)."""
+    layers: dict[Digest, Layer] = {}
+    for chain in chains:
+        for layer in chain:
+            layers.setdefault(layer.digest, layer)
+    return layers
+
+
+def missing_layers(wanted: Mapping[Digest, Layer], held: Set[Digest]) -> dict[Digest, Layer]:
+    """The wanted layers that are not held, in the order of ``wanted``: what must move."""
+    return {digest: layer for digest, layer in wanted.items() if digest not in held}
+
+
+def total_bytes(layers: Iterable[Layer]) -> int:
+    """Sum of the files' sizes in bytes, each occurrence counted."""
+    return sum(layer.size_bytes for layer in layers)

@@ -1,0 +1,49 @@
+"""Names of everything that Kigi makes, derived from its owner, so that a crash finds the same object again."""
+
+from __future__ import annotations
+
+GROUP = "kigi.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+FIELD_MANAGER = "kigi-operator"
+FINALIZER = f"{GROUP}/finalizer"
+"""On a SystemDeployment: nothing that it made is left behind."""
+OVERLAY_FINALIZER = f"{GROUP}/overlay"
+"""On a PersistentVolume: its overlay is still on the node's disk."""
+CSI_DRIVER = f"disk.{GROUP}"
+STORAGE_CLASS = "kigi-static"
+"""No object of this name is needed: it only binds our PVs and PVCs to each other."""
+DISK_VOLUME = "kigi-root"
+"""Volume of the VM's disk; the disk hook touches only paths that contain ``/vmi-disks/kigi-``."""
+
+LABEL_DEPLOYMENT = f"{GROUP}/deployment"
+LABEL_NAMESPACE = f"{GROUP}/namespace"
+LABEL_INSTANCE = f"{GROUP}/instance"
+LABEL_MACHINE = f"{GROUP}/machine"
+LABEL_REVISION = f"{GROUP}/revision"
+ANNOTATION_FINGERPRINT = f"{GROUP}/fingerprint"
+"""On a PersistentVolume: what the overlay was made for (image, state, reset tokens); another means a new revision."""
+ANNOTATION_OWNER = f"{GROUP}/deployment-uid"
+
+
+def machine_name(deployment: str, instance: int, machine: str) -> str:
+    """VirtualMachine, at most 58 characters: deployment <= 32, instance <= 4 digits, machine <= 20."""
+    return f"{deployment}-{instance}-{machine}"
+
+
+def claim_name(deployment: str, instance: int, machine: str, revision: int) -> str:
+    """PersistentVolumeClaim of one revision of a machine's disk."""
+    return f"{deployment}.{instance}.{machine}.r{revision}"
+
+
+def volume_name(namespace: str, deployment: str, instance: int, machine: str, revision: int) -> str:
+    """PersistentVolume of one revision of a disk; dots cannot occur inside the parts."""
+    return f"kigi.{namespace}.{claim_name(deployment, instance, machine, revision)}"
+
+
+def volume_handle(volume: str, deployment_uid: str) -> str:
+    """CSI volume handle, and the overlay's directory on the node.
+
+    Ends in the deployment's uid, so that a deployment of the same name never finds its predecessor's overlay.
+    """
+    return f"{volume}.{deployment_uid[:8]}"

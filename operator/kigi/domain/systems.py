@@ -1,0 +1,137 @@
+"""The system tree: each node is a state of a whole system and names only what differs from its parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kigi.domain.layers import MAX_DEPTH, Chain, Digest, Layer, total_bytes, unique_layers
+from kigi.errors import ChainTooDeep, MachineUnknown, MachineWithoutImage, SystemCycle, SystemMissing
+
+
+@dataclass(frozen=True, slots=True)
+class MachineChange:
+    """What one state says of one machine; ``None`` keeps what the parent says."""
+
+    name: str
+    image: str | None = None
+    template: Mapping[str, Any] | None = None
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One node of the system tree as its SystemNode declares it."""
+
+    name: str
+    parent: str | None = None
+    machines: tuple[MachineChange, ...] = ()
+    networks: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedMachine:
+    """One machine of a state with everything inherited; ``template`` holds the API's camelCase fields."""
+
+    name: str
+    image: str
+    chain: Chain
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def top(self) -> Layer:
+        """The layer that the overlay stands on."""
+        return self.chain[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSystem:
+    """One state of a system: all its machines, sorted by name."""
+
+    name: str
+    depth: int
+    machines: tuple[ResolvedMachine, ...]
+    networks: tuple[Mapping[str, Any], ...] = ()
+
+    def layers(self) -> dict[Digest, Layer]:
+        """Every layer that the state needs, once."""
+        return unique_layers(machine.chain for machine in self.machines)
+
+    def unique_bytes(self) -> int:
+        """Bytes of all layers of the state, each once."""
+        return total_bytes(self.layers().values())
+
+
+def system_path(systems: Mapping[str, System], top: str) -> tuple[System, ...]:
+    """States from the root to ``top``. Raises SystemMissing, SystemCycle or ChainTooDeep, naming the node."""
+    path: list[System] = []
+    seen: set[str] = set()
+    name: str | None = top
+    while name is not None:
+        if name in seen:
+            raise SystemCycle(f"SystemNode {name}: spec.parent leads back to itself; correct one node of the circle")
+        system = systems.get(name)
+        if system is None:
+            who = f"SystemNode {path[-1].name}: spec.parent.name" if path else "system"
+            raise SystemMissing(f"{who} {name!r} does not exist in this namespace; apply it or correct the name")
+        seen.add(name)
+        path.append(system)
+        if len(path) > MAX_DEPTH:
+            raise ChainTooDeep(f"SystemNode {top}: more than {MAX_DEPTH} states to the root; start a new root")
+        name = system.parent
+    path.reverse()
+    return tuple(path)
+
+
+def resolve_system(systems: Mapping[str, System], chain_of: Callable[[str], Chain], top: str) -> ResolvedSystem:
+    """The state ``top`` with everything that it inherits.
+
+    ``chain_of`` gives the chain of an image name and raises what ``image_chain`` raises. Raises also what
+    ``system_path`` raises, MachineUnknown and MachineWithoutImage. O(depth x machines).
+    """
+    path = system_path(systems, top)
+    images: dict[str, str] = {}
+    templates: dict[str, Mapping[str, Any]] = {}
+    networks: dict[str, Mapping[str, Any]] = {}
+    for system in path:
+        for change in system.machines:
+            _apply_change(system.name, change, images, templates)
+        for network in system.networks:
+            networks[str(network.get("name"))] = network
+    machines = tuple(
+        ResolvedMachine(name, images[name], chain_of(images[name]), templates.get(name, {})) for name in sorted(images)
+    )
+    return ResolvedSystem(top, len(path), machines, tuple(networks[name] for name in sorted(networks)))
+
+
+def _apply_change(
+    system: str, change: MachineChange, images: dict[str, str], templates: dict[str, Mapping[str, Any]]
+) -> None:
+    field_name = f"SystemNode {system}: spec.machines[{change.name}]"
+    if change.removed:
+        if change.name not in images:
+            raise MachineUnknown(f"{field_name}.removed: no ancestor state has this machine; delete the entry")
+        del images[change.name]
+        templates.pop(change.name, None)
+        return
+    if change.image is not None:
+        images[change.name] = change.image
+    elif change.name not in images:
+        raise MachineWithoutImage(f"{field_name}.image: no ancestor state has this machine; name its image")
+    if change.template is not None:
+        templates[change.name] = merge_patch(templates.get(change.name, {}), change.template)
+
+
+def merge_patch(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """``patch`` over ``base``: maps merge, null deletes, all else replaces. Source: RFC 7396."""
+    merged = dict(base)
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            below = merged.get(key)
+            merged[key] = merge_patch(below if isinstance(below, Mapping) else {}, value)
+        else:
+            merged[key] = value
+    return merged

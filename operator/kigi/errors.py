@@ -1,0 +1,102 @@
+"""Everything that can go wrong, one tree.
+
+The class decides what happens next: whether a person must act (``SpecInvalid``), something else must happen first
+(``Waiting``), the outside world was silent (``Unreachable``), or data was damaged (``LayerCorrupt``). ``reason``
+becomes the reason of the condition and of the event.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KigiError(Exception):
+    """Base of every error that Kigi raises on purpose; its text names the object, the field and the remedy."""
+
+    reason: ClassVar[str] = "Error"
+
+
+class SpecInvalid(KigiError):
+    """The user must act: no retry until something changes, ``Stalled=True``, Warning event."""
+
+    reason = "SpecInvalid"
+
+
+class Waiting(KigiError):
+    """Something else must happen first: woken by that, no warning."""
+
+    reason = "Waiting"
+    retry_after_s: float | None = None
+
+
+class Unreachable(KigiError):
+    """API server, object store or node did not answer: retried with backoff, Warning event."""
+
+    reason = "Unreachable"
+
+
+class LayerCorrupt(KigiError):
+    """A file is not the layer that its digest names: quarantined, fetched again, never served."""
+
+    reason = "LayerCorrupt"
+
+
+class ImageMissing(Waiting):
+    """A VMImageNode that is named as parent or by a machine does not exist (yet)."""
+
+    reason = "ImageMissing"
+
+
+class SystemMissing(Waiting):
+    """A SystemNode that is named as parent or by a deployment does not exist (yet)."""
+
+    reason = "SystemMissing"
+
+
+class ImageCycle(SpecInvalid):
+    """An image is its own ancestor."""
+
+    reason = "ImageCycle"
+
+
+class SystemCycle(SpecInvalid):
+    """A system is its own ancestor."""
+
+    reason = "SystemCycle"
+
+
+class ChainTooDeep(SpecInvalid):
+    """A path to the root is longer than ``MAX_DEPTH``."""
+
+    reason = "ChainTooDeep"
+
+
+class VirtualSizeShrinks(SpecInvalid):
+    """A child's virtual disk is smaller than its parent's."""
+
+    reason = "VirtualSizeShrinks"
+
+
+class MachineUnknown(SpecInvalid):
+    """A machine is named that the system does not have."""
+
+    reason = "MachineUnknown"
+
+
+class MachineWithoutImage(SpecInvalid):
+    """A machine that no ancestor state defines does not name its image."""
+
+    reason = "MachineWithoutImage"
+
+
+class NameTaken(SpecInvalid):
+    """An object of that name exists and belongs to somebody else."""
+
+    reason = "NameTaken"
+
+
+class Conflict(Waiting):
+    """The API server holds a newer object than the one this decision was made on: look again."""
+
+    reason = "Conflict"
+    retry_after_s = 0.2
