@@ -1,0 +1,1 @@
+"""Pure decisions: a view of the world in, steps and status out."""

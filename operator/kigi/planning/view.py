@@ -1,0 +1,161 @@
+"""What a decision needs to know, read once; every value is immutable and made by ``gather``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from kigi.api.deployment import SystemDeploymentSpec, SystemDeploymentStatus
+from kigi.domain.layers import Digest, Layer
+from kigi.domain.systems import ResolvedSystem
+from kigi.errors import KigiError
+
+HookKind = Literal["Plugin", "Sidecar"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """One node that can hold disks: its room and its cache. Sizes in bytes, cpu in millicores."""
+
+    name: str
+    ready: bool = True
+    schedulable: bool = True
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[tuple[str, str, str], ...] = ()
+    """(key, value, effect)."""
+    memory_bytes: int = 0
+    """Allocatable memory less what machines of all deployments placed there ask for, this deployment's excluded."""
+    has_driver: bool = True
+    """The node's CSINode lists disk.kigi.dev: its daemon is registered with the kubelet."""
+    held: frozenset[Digest] = frozenset()
+    fetching: Mapping[Digest, int] = field(default_factory=dict)
+    """Layers on their way, with the bytes that are there."""
+    refused: Mapping[Digest, tuple[str, str]] = field(default_factory=dict)
+    """Layers that the node cannot get: (reason, message)."""
+    cache_free_bytes: int = 0
+    """Budget less layers that are wanted on the node; what a new chain can take."""
+    cache_alive: bool = True
+    """Its daemon has written its NodeCache lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeState:
+    """One PersistentVolume of the deployment: one revision of one machine's disk."""
+
+    name: str
+    handle: str
+    instance: int
+    machine: str
+    revision: int
+    node: str
+    fingerprint: str
+    system: str
+    """State that the overlay was made for (label-free text inside the fingerprint annotation)."""
+    chain: tuple[Layer, ...]
+    deleting: bool = False
+    claim_bound: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimState:
+    """One PersistentVolumeClaim of the deployment."""
+
+    name: str
+    volume: str
+    deleting: bool = False
+    bound: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MachineState:
+    """One VirtualMachine with its VirtualMachineInstance, if it has one."""
+
+    name: str
+    instance: int
+    machine: str
+    owned: bool = True
+    """False: a VM of that name exists that this deployment did not make."""
+    deleting: bool = False
+    claim: str | None = None
+    """PVC that the VM's template names for its disk."""
+    running: bool = False
+    """runStrategy is Always."""
+    template_hash: str = ""
+    """Annotation with the hash of what this operator last applied."""
+    instance_uid: str | None = None
+    """uid of the VirtualMachineInstance; None: the VM is off."""
+    instance_claim: str | None = None
+    """PVC that the VirtualMachineInstance was started with."""
+    instance_phase: str = ""
+    instance_ready: bool = False
+    instance_deleting: bool = False
+    instance_node: str | None = None
+    printable_status: str = ""
+    """KubeVirt's own word, such as Running, Starting, CrashLoopBackOff, ErrorUnschedulable."""
+    message: str = ""
+    """KubeVirt's own explanation of a failure, if it gives one."""
+
+
+@dataclass(frozen=True, slots=True)
+class KubeVirtState:
+    """What KubeVirt of this cluster can do; ``hook`` None: no way to attach qcow2, and ``why_not`` says which gate."""
+
+    version: str = ""
+    hook: HookKind | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """Everything that the decision on one SystemDeployment needs."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    deleting: bool
+    has_finalizer: bool
+    spec: SystemDeploymentSpec
+    systems: Mapping[str, ResolvedSystem | KigiError]
+    """Every state that the spec names, resolved, or why it cannot be."""
+    nodes: Mapping[str, NodeState]
+    volumes: tuple[VolumeState, ...]
+    claims: tuple[ClaimState, ...]
+    machines: tuple[MachineState, ...]
+    kubevirt: KubeVirtState
+    now: datetime
+    old_status: SystemDeploymentStatus | None = None
+    """For lastTransitionTime and timings alone; no decision is read from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWish:
+    """One deployment's layers on one node, as its volumes and prefetches ask."""
+
+    chain: tuple[Layer, ...]
+    priority: int
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """Everything that the decision on one NodeCache needs."""
+
+    name: str
+    node_exists: bool
+    has_driver: bool
+    cache_exists: bool
+    wishes: tuple[NodeWish, ...]
+    """Of volumes that are not being deleted, and of prefetches of deployments placed here."""
+    terminating: tuple[tuple[str, str], ...]
+    """(PersistentVolume, handle) that are being deleted and still carry our finalizer."""
+    terminating_in_use: frozenset[str] = frozenset()
+    """PersistentVolumes of ``terminating`` whose VirtualMachineInstance still runs."""
+    spec_current: bool = False
+    """The daemon has acted on the NodeCache's present generation."""
+    discard: frozenset[str] = frozenset()
+    """Handles that the NodeCache's present spec tells the daemon to forget."""
+    volumes: frozenset[str] = frozenset()
+    """Handles whose overlays the daemon reports."""
