@@ -1,0 +1,64 @@
+"""Conditions as kstatus reads them: Ready sums up, Reconciling and Stalled say why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from kigi.api.base import Condition
+
+READY = "Ready"
+RECONCILING = "Reconciling"
+STALLED = "Stalled"
+RESOLVED = "Resolved"
+PLACED = "Placed"
+CACHED = "Cached"
+DISKS_READY = "DisksReady"
+MACHINES_CREATED = "MachinesCreated"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One condition before it has a generation and a time."""
+
+    type: str
+    status: bool | None
+    """None: unknown."""
+    reason: str
+    message: str
+
+
+def summary(*, ready: bool, stalled: bool, reason: str, message: str) -> tuple[Finding, Finding, Finding]:
+    """Ready, Reconciling and Stalled of one cause: of the three, exactly one is True."""
+    return (
+        Finding(READY, ready, reason, message),
+        Finding(RECONCILING, not ready and not stalled, reason, message),
+        Finding(STALLED, stalled, reason, message),
+    )
+
+
+def merge_conditions(
+    old: Sequence[Condition], findings: Iterable[Finding], *, generation: int, now: datetime
+) -> list[Condition]:
+    """The whole new list, in the order of ``findings``; ``lastTransitionTime`` moves only with the status."""
+    before = {condition.type: condition for condition in old}
+    merged: list[Condition] = []
+    for finding in findings:
+        status = {True: "True", False: "False", None: "Unknown"}[finding.status]
+        previous = before.get(finding.type)
+        unchanged = previous is not None and previous.status == status
+        since = previous.last_transition_time if previous is not None and unchanged else now.replace(microsecond=0)
+        merged.append(
+            Condition.model_validate(
+                {
+                    "type": finding.type,
+                    "status": status,
+                    "observedGeneration": max(generation, 0),
+                    "lastTransitionTime": since,
+                    "reason": finding.reason,
+                    "message": finding.message[:32768],
+                }
+            )
+        )
+    return merged
