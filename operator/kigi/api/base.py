@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
 from kigi.domain.layers import DIGEST_PATTERN
@@ -26,6 +26,31 @@ class Rule(NamedTuple):
     message: str
     path: str | None = None
     optional_old_self: bool = False
+
+
+class Column(NamedTuple):
+    """A printer column of ``kubectl get``; ``priority`` 0 is always shown, 1 only with ``-o wide``."""
+
+    name: str
+    type: Literal["string", "integer", "date"]
+    json_path: str
+    description: str
+    priority: int = 0
+
+
+READY_COLUMN = Column(
+    "Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "True when the object is as wished."
+)
+STATE_COLUMN = Column(
+    "State", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is ready or not, as one word."
+)
+MESSAGE_COLUMN = Column(
+    "Message", "string", '.status.conditions[?(@.type=="Ready")].message', "Why it is ready or not, for a person."
+)
+AGE_COLUMN = Column("Age", "date", ".metadata.creationTimestamp", "Time since the object was created.")
+
+MAP_BY_NAME: dict[str, JsonValue] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+"""Schema of a list whose items are told apart by their name, so that two writers can merge by it."""
 
 
 class Model(BaseModel):
@@ -62,7 +87,9 @@ class Status(Model):
         default=-1, description="metadata.generation that this status speaks of; -1: none."
     )
     conditions: list[Condition] = Field(
-        default_factory=list, description="Ready, Reconciling, Stalled and the kind's own."
+        default_factory=list,
+        description="Ready, Reconciling, Stalled and the kind's own.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
 
 

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kigi.api.base import MachineName, Metadata, Model, NameRef, Rule, Status
+from kigi.api.base import (
+    AGE_COLUMN,
+    MAP_BY_NAME,
+    MESSAGE_COLUMN,
+    READY_COLUMN,
+    STATE_COLUMN,
+    Column,
+    MachineName,
+    Metadata,
+    Model,
+    NameRef,
+    Rule,
+    Status,
+)
+
+LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$"
+MAX_REPLICAS = 1000
+
+LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)]
 
 
 class MachineOverride(Model):
@@ -22,7 +41,11 @@ class MachineOverride(Model):
 class InstanceOverride(Model):
     """What one instance has otherwise."""
 
-    instance: int = Field(ge=0, le=9999, description="Index of the instance, from 0.")
+    instance: int = Field(
+        ge=0,
+        le=MAX_REPLICAS - 1,
+        description="Index of the instance, from 0; one that does not exist (yet) is allowed.",
+    )
     system: NameRef | None = Field(default=None, description="State that this instance shall run.")
     reset: str | None = Field(default=None, max_length=128, description="Any text; another text resets this instance.")
     running: bool | None = Field(default=None, description="False: this instance's VMs are off.")
@@ -30,18 +53,38 @@ class InstanceOverride(Model):
         default_factory=list,
         max_length=256,
         description="Machines that differ from the rest of the instance.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=MAP_BY_NAME,
     )
 
 
 class Toleration(Model):
     """A toleration as in a pod's spec."""
 
-    key: str | None = Field(default=None, max_length=317, description="Taint key; left out: all keys.")
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+            "operator: a toleration without key tolerates every taint and needs operator Exists",
+            ".operator",
+        ),
+        Rule(
+            "!has(self.value) || self.value == '' || !has(self.operator) || self.operator != 'Exists'",
+            "value: operator Exists takes no value; delete value, or take operator Equal",
+            ".value",
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "tolerationSeconds: only effect NoExecute takes it; set that effect, or delete tolerationSeconds",
+            ".tolerationSeconds",
+        ),
+    )
+
+    key: str | None = Field(
+        default=None, max_length=317, pattern=LABEL_KEY, description="Taint key; left out: all keys."
+    )
     operator: Literal["Exists", "Equal"] | None = Field(
         default=None, description="How value is compared; default Equal."
     )
-    value: str | None = Field(default=None, max_length=63, description="Taint value.")
+    value: LabelValue | None = Field(default=None, description="Taint value.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         default=None, description="Effect to tolerate; left out: all."
     )
@@ -51,11 +94,19 @@ class Toleration(Model):
 class Placement(Model):
     """How instances are put on nodes."""
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!has(self.nodeSelector) || self.nodeSelector.all(k, k.size() <= 317 && k.matches('{LABEL_KEY}'))",
+            "nodeSelector: a key is not a label's name; write it as on the node, such as topology.kubernetes.io/zone",
+            ".nodeSelector",
+        ),
+    )
+
     strategy: Literal["CacheAware", "Spread", "Pack"] = Field(
         default="CacheAware",
         description="CacheAware: fewest bytes to move; Spread: evenly over the nodes; Pack: on as few as possible.",
     )
-    node_selector: dict[str, str] = Field(
+    node_selector: dict[str, LabelValue] = Field(
         default_factory=dict, description="Labels that a node must have.", json_schema_extra={"maxProperties": 32}
     )
     tolerations: list[Toleration] = Field(
@@ -70,7 +121,9 @@ class SystemDeploymentSpec(Model):
     """Which state shall run, how often, and where. The operator never writes here."""
 
     system: NameRef = Field(description="SystemNode, the state that shall run; naming another one switches.")
-    replicas: int = Field(default=1, ge=0, le=1000, description="Number of instances: copies of the whole system.")
+    replicas: int = Field(
+        default=1, ge=0, le=MAX_REPLICAS, description="Number of instances: copies of the whole system."
+    )
     running: bool = Field(default=True, description="False: caches are warm and disks are ready, VMs are off.")
     reset: str | None = Field(default=None, max_length=128, description="Any text; another text resets all machines.")
     switch_policy: Literal["ResetAll", "KeepUnchanged"] = Field(
@@ -79,7 +132,7 @@ class SystemDeploymentSpec(Model):
     )
     overrides: list[InstanceOverride] = Field(
         default_factory=list,
-        max_length=1000,
+        max_length=MAX_REPLICAS,
         description="Instances that differ from the rest.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["instance"]},
     )
@@ -88,7 +141,7 @@ class SystemDeploymentSpec(Model):
         default_factory=list,
         max_length=64,
         description="Other states whose layers are kept on the same nodes, so that a switch moves nothing.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=MAP_BY_NAME,
     )
 
 
@@ -130,7 +183,7 @@ class InstanceStatus(Model):
     machines: list[MachineStatus] = Field(
         default_factory=list,
         description="Its machines.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=MAP_BY_NAME,
     )
 
 
@@ -170,8 +223,25 @@ class SystemDeployment(Model):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.metadata.name.size() <= 32 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "metadata.name: at most 32 characters, letters, digits and '-', beginning with a letter",
+            "metadata.name: it is part of the VMs' names; take at most 32 lower-case letters, digits and '-', "
+            "beginning with a letter and ending with a letter or digit",
+            ".metadata.name",
         ),
+    )
+    SCALE: ClassVar[tuple[str, str, str]] = (".spec.replicas", ".status.replicas", ".status.selector")
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        READY_COLUMN,
+        STATE_COLUMN,
+        Column("System", "string", ".spec.system.name", "State that shall run."),
+        Column("Ready-Instances", "integer", ".status.readyReplicas", "Instances whose machines are all as wished."),
+        Column("Wanted", "integer", ".spec.replicas", "Instances that shall exist."),
+        Column("Cached%", "integer", ".status.progress.percent", "Wanted bytes that the nodes hold, in percent."),
+        MESSAGE_COLUMN,
+        AGE_COLUMN,
+        Column("Running", "string", ".status.system", "State that runs on every instance.", 1),
+        Column("Missing", "integer", ".status.plan.missingBytes", "Bytes that the last change had to move.", 1),
+        Column("Total", "integer", ".status.plan.totalBytes", "Bytes of the last change without trees and caches.", 1),
+        Column("Strategy", "string", ".spec.placement.strategy", "How instances are put on nodes.", 1),
     )
 
     metadata: Metadata

@@ -6,7 +6,20 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from kigi.api.base import DNS_LABEL, DigestText, Metadata, Model, NameRef, Rule, Status
+from kigi.api.base import (
+    AGE_COLUMN,
+    DNS_LABEL,
+    MESSAGE_COLUMN,
+    READY_COLUMN,
+    STATE_COLUMN,
+    Column,
+    DigestText,
+    Metadata,
+    Model,
+    NameRef,
+    Rule,
+    Status,
+)
 from kigi.domain.layers import DEFAULT_REPOSITORY
 
 TIB = 2**40
@@ -68,8 +81,23 @@ class VMImageNode(Model):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.spec.parent) || self.spec.parent.name != self.metadata.name",
-            "spec.parent.name: an image cannot be its own parent",
+            "spec.parent.name: an image cannot be its own parent; name another image or leave parent out",
         ),
+    )
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        READY_COLUMN,
+        STATE_COLUMN,
+        Column("Parent", "string", ".spec.parent.name", "Image that it is the difference to."),
+        Column("Depth", "integer", ".status.depth", "Number of layers from the root."),
+        Column("Size", "integer", ".spec.layer.sizeBytes", "Length of the layer's file in bytes."),
+        Column("Cached", "integer", ".status.cachedOn", "Number of nodes that hold the whole chain."),
+        MESSAGE_COLUMN,
+        AGE_COLUMN,
+        Column("Chain", "integer", ".status.chainSizeBytes", "Sum of the chain's file sizes in bytes.", 1),
+        Column("Virtual", "integer", ".spec.layer.virtualSizeBytes", "Size of the virtual disk in bytes.", 1),
+        Column("Children", "integer", ".status.children", "Number of images that stand on it.", 1),
+        Column("OS", "string", ".spec.os", "Operating system.", 1),
+        Column("Digest", "string", ".spec.layer.digest", "SHA-256 of the layer's file.", 1),
     )
 
     metadata: Metadata

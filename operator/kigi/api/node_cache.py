@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kigi.api.base import DNS_LABEL, DigestText, Metadata, Model, Rule, Status
+from kigi.api.base import (
+    AGE_COLUMN,
+    DNS_LABEL,
+    MAP_BY_NAME,
+    MESSAGE_COLUMN,
+    READY_COLUMN,
+    STATE_COLUMN,
+    Column,
+    DigestText,
+    Metadata,
+    Model,
+    Rule,
+    Status,
+)
 from kigi.domain.layers import DEFAULT_REPOSITORY
+
+MAX_FILE_BYTES = 64 * 2**40
+VolumeHandle = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9][-a-z0-9.]*$")]
 
 
 class WantedLayer(Model):
     """One layer that the node shall hold."""
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.parent) || self.parent != self.digest",
+            "parent: a layer cannot stand on itself; name the layer below, or leave parent out",
+            ".parent",
+        ),
+    )
+
     digest: DigestText = Field(description="SHA-256 of the file: 'sha256:' and 64 lower-case hex digits.")
-    size_bytes: int = Field(gt=0, description="Length of the file in bytes.")
-    virtual_size_bytes: int = Field(gt=0, description="Size of the virtual disk in bytes, as its header must say.")
+    size_bytes: int = Field(gt=0, le=MAX_FILE_BYTES, description="Length of the file in bytes.")
+    virtual_size_bytes: int = Field(
+        gt=0,
+        le=MAX_FILE_BYTES,
+        multiple_of=512,
+        description="Size of the virtual disk in bytes, as its header must say.",
+    )
     parent: DigestText | None = Field(default=None, description="Layer below, as its header must say; none: a root.")
     repository: str = Field(
         default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Where to fetch it."
@@ -34,11 +63,11 @@ class NodeCacheSpec(Model):
         description="Layers that the node shall hold.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["digest"]},
     )
-    discard: list[str] = Field(
+    discard: list[VolumeHandle] = Field(
         default_factory=list,
         max_length=20000,
         description="Volumes (CSI volume handles) whose overlays shall be deleted from the node.",
-        json_schema_extra={"x-kubernetes-list-type": "set", "items": {"maxLength": 253}},
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
 
 
@@ -74,7 +103,7 @@ class NodeCacheStatus(Status):
     volumes: list[CachedVolume] = Field(
         default_factory=list,
         description="Overlays on the node's disk.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=MAP_BY_NAME,
     )
     budget_bytes: int = Field(default=0, description="Bytes that layers may take on the node.")
     used_bytes: int = Field(default=0, description="Bytes that layers take on the node, unfinished ones included.")
@@ -92,7 +121,19 @@ class NodeCache(Model):
     KIND: ClassVar[str] = "NodeCache"
     PLURAL: ClassVar[str] = "nodecaches"
     SHORT: ClassVar[tuple[str, ...]] = ("knc",)
-    RULES: ClassVar[tuple[Rule, ...]] = ()
+    SCOPE: ClassVar[str] = "Cluster"
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        READY_COLUMN,
+        STATE_COLUMN,
+        Column("Used", "integer", ".status.usedBytes", "Bytes that layers take on the node."),
+        Column("Budget", "integer", ".status.budgetBytes", "Bytes that layers may take on the node."),
+        MESSAGE_COLUMN,
+        Column("Heartbeat", "date", ".status.lastHeartbeatTime", "Time since the daemon last wrote."),
+        AGE_COLUMN,
+        Column("Free", "integer", ".status.freeBytes", "Bytes free in the file system of the cache.", 1),
+        Column("Fetched", "integer", ".status.fetchedBytesTotal", "Bytes fetched since the cache was made.", 1),
+        Column("Peer", "string", ".status.peerAddress", "Where other nodes fetch layers.", 1),
+    )
 
     metadata: Metadata
     spec: NodeCacheSpec = Field(default_factory=NodeCacheSpec)

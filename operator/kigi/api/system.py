@@ -4,12 +4,81 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from kigi.api.base import MachineName, Metadata, Model, NameRef, ObjectName, Rule, Status
+from kigi.api.base import (
+    AGE_COLUMN,
+    MAP_BY_NAME,
+    MESSAGE_COLUMN,
+    READY_COLUMN,
+    STATE_COLUMN,
+    Column,
+    MachineName,
+    Metadata,
+    Model,
+    NameRef,
+    ObjectName,
+    Rule,
+    Status,
+)
 
-MAC = r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$"
-QUANTITY = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|K|M|G|T)?$"
+MAC = r"^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$"
+"""Unicast only: the lowest bit of the first byte is 0."""
+MEMORY = r"^[1-9][0-9]*(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)$"
+"""A Kubernetes quantity above zero; the suffix is needed, or '512' would be 512 bytes."""
+CLOUD_INIT_MAX = 2048
+"""KubeVirt's own limit on texts inside a VM's spec, in bytes; it refuses the VM above."""
+
+HOOK_ANNOTATION = "hooks.kubevirt.io/hookSidecars"
+"""KubeVirt's list of hook sidecars: the operator's own disk hook stands there, and a VM never starts without it."""
+
+_NAMED_ITEMS: dict[str, JsonValue] = {
+    "type": "array",
+    "nullable": True,
+    "maxItems": 64,
+    "items": {
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": True,
+        "properties": {"name": {"type": "string", "maxLength": 63, "description": "Name of the entry."}},
+    },
+}
+_OPEN: dict[str, JsonValue] = {"type": "object", "nullable": True, "x-kubernetes-preserve-unknown-fields": True}
+_TEXTS: dict[str, JsonValue] = {
+    "type": "object",
+    "nullable": True,
+    "maxProperties": 64,
+    "additionalProperties": {"type": "string", "nullable": True},
+}
+_PATCH_PROPERTIES: dict[str, JsonValue] = {
+    "metadata": {
+        "type": "object",
+        "nullable": True,
+        "description": "Over the template's metadata.",
+        "properties": {
+            "labels": _TEXTS | {"description": "More labels; kigi.dev/ is reserved."},
+            "annotations": _TEXTS | {"description": "More annotations; kigi.dev/ and the hook sidecars are reserved."},
+        },
+    },
+    "spec": _OPEN
+    | {
+        "description": "Over the VirtualMachineInstance's spec.",
+        "properties": {
+            "volumes": _NAMED_ITEMS | {"description": "More volumes; kigi- is reserved."},
+            "domain": _OPEN
+            | {
+                "description": "Over spec.domain.",
+                "properties": {
+                    "devices": _OPEN
+                    | {
+                        "description": "Over spec.domain.devices.",
+                        "properties": {"disks": _NAMED_ITEMS | {"description": "More disks; kigi- is reserved."}},
+                    }
+                },
+            },
+        },
+    },
+}
+"""The parts of a patch that rules look into; all else of the VirtualMachineInstance is kept as it is written."""
 
 
 class MatcherRef(Model):
@@ -26,19 +95,28 @@ class MachineNetwork(Model):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "self.name == 'pod' || has(self.multus)",
-            "multus: name the NetworkAttachmentDefinition; only 'pod' has none",
+            "(self.name == 'pod') != has(self.multus)",
+            "multus: name the NetworkAttachmentDefinition of a network other than 'pod'; 'pod' has none",
+            ".multus",
+        ),
+        Rule(
+            "!has(self.binding) || (self.name == 'pod' ? self.binding != 'sriov' : self.binding != 'masquerade')",
+            "binding: 'pod' takes masquerade or bridge, a Multus network takes bridge or sriov",
+            ".binding",
         ),
     )
 
     name: MachineName = Field(description="Name of the interface; 'pod' is the pod network.")
     multus: ObjectName | None = Field(default=None, description="NetworkAttachmentDefinition, for all but 'pod'.")
-    binding: Literal["masquerade", "bridge", "sriov"] = Field(
-        default="masquerade",
-        description="How the interface is bound; masquerade for 'pod', bridge for Multus networks.",
+    binding: Literal["masquerade", "bridge", "sriov"] | None = Field(
+        default=None,
+        description="How the interface is bound; default: masquerade for 'pod', bridge for a Multus network.",
     )
     mac: str | None = Field(
-        default=None, pattern=MAC, description="MAC address; left out: derived from the machine's name."
+        default=None,
+        max_length=17,
+        pattern=MAC,
+        description="Unicast MAC address, lower case; left out: derived from the machine's name.",
     )
     model: str | None = Field(default=None, max_length=32, description="Model of the device, such as virtio or e1000e.")
 
@@ -49,13 +127,19 @@ class CloudInit(Model):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "has(self.secretName) != (has(self.userData) || has(self.networkData))",
-            "give either secretName or userData/networkData",
+            "cloudInit: give either secretName or userData/networkData, and not both",
         ),
     )
 
-    user_data: str | None = Field(default=None, max_length=16384, description="User data, plain text, at most 16 KiB.")
+    user_data: str | None = Field(
+        default=None,
+        max_length=CLOUD_INIT_MAX,
+        description="User data, plain text, at most 2048 bytes; a longer one goes into the Secret.",
+    )
     network_data: str | None = Field(
-        default=None, max_length=16384, description="Network data, plain text, at most 16 KiB."
+        default=None,
+        max_length=CLOUD_INIT_MAX,
+        description="Network data, plain text, at most 2048 bytes; a longer one goes into the Secret.",
     )
     secret_name: ObjectName | None = Field(default=None, description="Secret that holds userdata and networkdata.")
 
@@ -64,12 +148,50 @@ class MachineTemplate(Model):
     """Hardware and guest settings of a machine; a child state's template is merged over its parent's."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule("!(has(self.instancetype) && (has(self.cpu) || has(self.memory)))", "an instancetype sets cpu and memory"),
+        Rule(
+            "!(has(self.instancetype) && (has(self.cpu) || has(self.memory)))",
+            "instancetype: it sets cpu and memory; leave those out, or leave instancetype out",
+            ".instancetype",
+        ),
+        Rule(
+            "!has(self.networks) || self.networks.all(n, !has(n.mac) || "
+            "self.networks.exists_one(m, has(m.mac) && m.mac == n.mac))",
+            "networks: two interfaces have the same mac; give each its own, or leave mac out",
+            ".networks",
+        ),
+        Rule(
+            "!has(self.patch) || !has(self.patch.metadata) || !has(self.patch.metadata.labels) || "
+            "self.patch.metadata.labels.all(k, !k.startsWith('kigi.dev/'))",
+            "patch.metadata.labels: keys that begin with 'kigi.dev/' are reserved; take another key",
+            ".patch",
+        ),
+        Rule(
+            "!has(self.patch) || !has(self.patch.metadata) || !has(self.patch.metadata.annotations) || "
+            f"self.patch.metadata.annotations.all(k, !k.startsWith('kigi.dev/') && k != '{HOOK_ANNOTATION}')",
+            f"patch.metadata.annotations: 'kigi.dev/' and '{HOOK_ANNOTATION}' are reserved; take another key",
+            ".patch",
+        ),
+        Rule(
+            "!has(self.patch) || !has(self.patch.spec) || !has(self.patch.spec.volumes) || "
+            "self.patch.spec.volumes.all(v, !has(v.name) || !v.name.startsWith('kigi-'))",
+            "patch.spec.volumes: names that begin with 'kigi-' are reserved; take another name",
+            ".patch",
+        ),
+        Rule(
+            "!has(self.patch) || !has(self.patch.spec) || !has(self.patch.spec.domain) || "
+            "!has(self.patch.spec.domain.devices) || !has(self.patch.spec.domain.devices.disks) || "
+            "self.patch.spec.domain.devices.disks.all(d, !has(d.name) || !d.name.startsWith('kigi-'))",
+            "patch.spec.domain.devices.disks: names that begin with 'kigi-' are reserved; take another name",
+            ".patch",
+        ),
     )
 
     cpu: int | None = Field(default=None, ge=1, le=256, description="Number of virtual cores.")
     memory: str | None = Field(
-        default=None, max_length=32, pattern=QUANTITY, description="Guest memory, such as 512Mi."
+        default=None,
+        max_length=32,
+        pattern=MEMORY,
+        description="Guest memory, a number above zero with its unit, such as 512Mi.",
     )
     instancetype: MatcherRef | None = Field(
         default=None, description="KubeVirt instancetype, in place of cpu and memory."
@@ -85,13 +207,13 @@ class MachineTemplate(Model):
         default=None,
         max_length=16,
         description="Interfaces; default: one, 'pod', by masquerade. An empty list: none.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=MAP_BY_NAME,
     )
     cloud_init: CloudInit | None = Field(default=None, description="Cloud-init, as one more disk.")
     patch: dict[str, Any] | None = Field(
         default=None,
         description="JSON merge patch over the VirtualMachineInstance template ('metadata' and 'spec').",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+        json_schema_extra={"properties": _PATCH_PROPERTIES},
     )
 
 
@@ -101,9 +223,13 @@ class MachineSpec(Model):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!self.removed || !(has(self.image) || has(self.template))",
-            "removed: a removed machine has no image or template",
+            "removed: a removed machine has no image or template; delete those fields, or removed",
+            ".removed",
         ),
-        Rule("self.removed || has(self.image) || has(self.template)", "say what differs: image, template or removed"),
+        Rule(
+            "self.removed || has(self.image) || has(self.template)",
+            "machines: say what differs from the parent state: image, template or removed",
+        ),
     )
 
     name: MachineName = Field(description="Name of the machine, unique in the system, at most 20 characters.")
@@ -124,7 +250,11 @@ class SystemNodeSpec(Model):
     """One state of a system; a child names only what differs from its parent."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule("has(self.parent) || self.machines.all(m, has(m.image))", "a root state names every machine's image"),
+        Rule(
+            "has(self.parent) || !has(self.machines) || self.machines.all(m, has(m.image))",
+            "machines: a state without parent names every machine's image; add image, or name the parent",
+            ".machines",
+        ),
     )
 
     parent: NameRef | None = Field(default=None, description="State that this one differs from; none: a root.")
@@ -132,13 +262,13 @@ class SystemNodeSpec(Model):
         default_factory=list,
         max_length=256,
         description="Machines that differ from the parent state; in a root, all.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=MAP_BY_NAME,
     )
     networks: list[SystemNetwork] = Field(
         default_factory=list,
         max_length=32,
         description="Networks that differ from the parent state.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=MAP_BY_NAME,
     )
     description: str | None = Field(default=None, max_length=4096, description="Free text for people.")
 
@@ -158,7 +288,7 @@ class SystemNodeStatus(Status):
     machines: list[ResolvedMachineStatus] | None = Field(
         default=None,
         description="All machines of the state.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra=MAP_BY_NAME,
     )
     unique_bytes: int | None = Field(default=None, description="Bytes of all layers of the state, each layer once.")
     added_bytes: int | None = Field(
@@ -175,8 +305,20 @@ class SystemNode(Model):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.spec.parent) || self.spec.parent.name != self.metadata.name",
-            "spec.parent.name: a state cannot be its own parent",
+            "spec.parent.name: a state cannot be its own parent; name another state or leave parent out",
         ),
+    )
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        READY_COLUMN,
+        STATE_COLUMN,
+        Column("Parent", "string", ".spec.parent.name", "State that it differs from."),
+        Column("Depth", "integer", ".status.depth", "Number of states from the root."),
+        Column("Unique", "integer", ".status.uniqueBytes", "Bytes of all its layers, each layer once."),
+        Column("Added", "integer", ".status.addedBytes", "Bytes of the layers that the parent does not have."),
+        MESSAGE_COLUMN,
+        AGE_COLUMN,
+        Column("Machines", "string", ".status.machines[*].name", "Names of its machines.", 1),
+        Column("Description", "string", ".spec.description", "Free text.", 1),
     )
 
     metadata: Metadata
