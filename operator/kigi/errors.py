@@ -100,3 +100,9 @@ class Conflict(Waiting):
 
     reason = "Conflict"
     retry_after_s = 0.2
+
+
+class HookUnavailable(SpecInvalid):
+    """KubeVirt has no gate on by which a layered disk can be attached; no VM is started without it."""
+
+    reason = "HookUnavailable"

@@ -8,7 +8,10 @@ from datetime import datetime
 from typing import Literal
 
 from kigi.api.deployment import SystemDeploymentSpec, SystemDeploymentStatus
-from kigi.domain.layers import Digest, Layer
+from kigi.api.image import VMImageNodeStatus
+from kigi.api.node_cache import NodeCacheSpec
+from kigi.api.system import SystemNodeStatus
+from kigi.domain.layers import Chain, Digest, Layer
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError
 
@@ -159,3 +162,29 @@ class NodeView:
     """Handles that the NodeCache's present spec tells the daemon to forget."""
     volumes: frozenset[str] = frozenset()
     """Handles whose overlays the daemon reports."""
+    present: NodeCacheSpec | None = None
+    """The NodeCache's spec as it is; None: there is no NodeCache."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageView:
+    """Everything that the status of one VMImageNode says."""
+
+    generation: int
+    chain: Chain | KigiError
+    children: int
+    cached_on: int
+    now: datetime
+    old_status: VMImageNodeStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemView:
+    """Everything that the status of one SystemNode says."""
+
+    generation: int
+    system: ResolvedSystem | KigiError
+    parent: ResolvedSystem | None
+    """The parent state; None: a root, or unresolved."""
+    now: datetime
+    old_status: SystemNodeStatus | None = None

@@ -1,0 +1,303 @@
+"""What to do next for one SystemDeployment."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kigi.domain.names import claim_name
+from kigi.errors import HookUnavailable, KigiError, NameTaken
+from kigi.planning.objects import (
+    Owner,
+    build_claim,
+    build_machine,
+    build_volume,
+    machine_memory_bytes,
+    template_hash,
+)
+from kigi.planning.placement import Choice, candidate_nodes, place
+from kigi.planning.steps import (
+    AddFinalizer,
+    ApplyObject,
+    DeleteObject,
+    Plan,
+    RemoveFinalizer,
+    RestartMachine,
+    Step,
+)
+from kigi.planning.view import ClaimState, DeploymentView, MachineState, VolumeState
+from kigi.planning.wishes import Fingerprint, Slot, WishedMachine, wished_machines
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One wished VM and the disk that it shall have."""
+
+    wish: WishedMachine
+    revision: int
+    node: str
+    why: str
+    fingerprint: Fingerprint
+    volume: VolumeState | None
+    """The PersistentVolume; None: it is made by this plan."""
+    cached: bool
+    """The node holds the whole chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentPlan(Plan):
+    """Steps, and what they were derived from, for the status."""
+
+    targets: tuple[Target, ...] = ()
+    error: KigiError | None = None
+    """Why the wish cannot be (wholly) met now; the steps are what is safe in spite of it."""
+    machines: Mapping[Slot, MachineState] = field(default_factory=dict)
+
+
+def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> DeploymentPlan:
+    """Next steps that bring one system of VMs towards its spec.
+
+    The order is the safety argument. The finalizer precedes everything that must be cleaned up. A volume, which also
+    makes placement durable, precedes its claim, both precede the wish for their layers (derived from volumes), and a
+    VM is pointed at a disk only when the node holds the whole chain, so that a running VM is disturbed last. A VM is
+    restarted only after its template names the new disk. A disk is deleted only when neither the VM's template nor a
+    VirtualMachineInstance names it. A running VM is never moved by a re-plan.
+    No steps means converged, or waiting for what ``waiting_for`` names. O(machines x chain length), no I/O.
+    """
+    if view.deleting:
+        return _plan_teardown(view)
+    machines = {(m.instance, m.machine): m for m in view.machines}
+    try:
+        wishes = wished_machines(view.spec, view.systems)
+        targets, error = _choose_disks(view, wishes)
+    except KigiError as exc:
+        return DeploymentPlan(error=exc, machines=machines)
+    if view.kubevirt.hook is None and error is None:
+        error = HookUnavailable(view.kubevirt.why_not)
+    steps: list[Step] = [] if view.has_finalizer else [AddFinalizer(view.namespace, view.name)]
+    owner = Owner(view.namespace, view.name, view.uid)
+    steps.extend(_make_disks(view, owner, targets))
+    try:
+        steps.extend(_make_machines(view, owner, targets, machines, hook_image))
+    except KigiError as exc:
+        error = error or exc
+    steps.extend(_restart_machines(targets, machines, owner))
+    steps.extend(_drop_unwished(view, wishes, targets, machines))
+    return DeploymentPlan(
+        steps=tuple(steps), waiting_for=_waiting_for(targets, machines), targets=targets, error=error, machines=machines
+    )
+
+
+def _choose_disks(view: DeploymentView, wishes: Sequence[WishedMachine]) -> tuple[tuple[Target, ...], KigiError | None]:
+    """The disk of each wished machine: the one it has, or a new revision on a node."""
+    volumes = _by_slot(view.volumes)
+    claims = {claim.name: claim for claim in view.claims}
+    kept: dict[Slot, VolumeState] = {}
+    new: dict[Slot, tuple[WishedMachine, int, Fingerprint]] = {}
+    candidates = candidate_nodes(view.nodes, view.spec.placement)
+    homes: dict[Slot, str] = {}
+    for wish in wishes:
+        revisions = volumes.get(wish.slot, [])
+        current = next((v for v in reversed(revisions) if not v.deleting), None)
+        before = Fingerprint.from_text(current.fingerprint) if current else None
+        if (
+            current
+            and current.node in view.nodes
+            and _usable(view, current, claims)
+            and not wish.needs_new_disk(before)
+        ):
+            kept[wish.slot] = current
+            continue
+        if current and current.node in candidates:
+            homes[wish.slot] = current.node
+        new[wish.slot] = (wish, revisions[-1].revision + 1 if revisions else 1, wish.fingerprint(before))
+    error: KigiError | None = None
+    choices: dict[Slot, Choice] = {slot: Choice(node, f"stays on {node}") for slot, node in homes.items()}
+    try:
+        choices.update(_place_new(view, [new[slot][0] for slot in new if slot not in homes], kept, homes))
+    except KigiError as exc:
+        error = exc
+    targets: list[Target] = []
+    for wish in wishes:
+        if wish.slot in kept:
+            volume = kept[wish.slot]
+            fingerprint = Fingerprint.from_text(volume.fingerprint) or wish.fingerprint()
+            targets.append(
+                Target(wish, volume.revision, volume.node, "", fingerprint, volume, _is_cached(view, volume.node, wish))
+            )
+        elif wish.slot in choices:
+            _, revision, fingerprint = new[wish.slot]
+            node = choices[wish.slot].node
+            targets.append(
+                Target(wish, revision, node, choices[wish.slot].why, fingerprint, None, _is_cached(view, node, wish))
+            )
+    return tuple(targets), error
+
+
+def _usable(view: DeploymentView, volume: VolumeState, claims: Mapping[str, ClaimState]) -> bool:
+    """A volume whose claim was deleted by hand can never be bound again: Kubernetes remembers the claim's uid."""
+    claim = claims.get(_claim_of(volume))
+    return not claim.deleting if claim is not None else not volume.claim_bound
+
+
+def _claim_of(volume: VolumeState) -> str:
+    return volume.name.split(".", 2)[2]
+
+
+def _place_new(
+    view: DeploymentView, wishes: Sequence[WishedMachine], kept: Mapping[Slot, VolumeState], homes: Mapping[Slot, str]
+) -> dict[Slot, Choice]:
+    unplaced: dict[int, list[WishedMachine]] = defaultdict(list)
+    for wish in wishes:
+        unplaced[wish.instance].append(wish)
+    nodes_of: dict[int, Counter[str]] = defaultdict(Counter)
+    for slot, node in [*((s, v.node) for s, v in kept.items()), *homes.items()]:
+        nodes_of[slot[0]][node] += 1
+    load = Counter(node for nodes in nodes_of.values() for node in nodes)
+    home = {instance: max(sorted(nodes), key=nodes.__getitem__) for instance, nodes in nodes_of.items()}
+    memory = {wish.slot: machine_memory_bytes(wish.template) for wish in wishes}
+    return place(unplaced, view.nodes, view.spec.placement, load=load, home=home, memory_of=memory)
+
+
+def _is_cached(view: DeploymentView, node: str, wish: WishedMachine) -> bool:
+    state = view.nodes.get(node)
+    return state is not None and all(layer.digest in state.held for layer in wish.chain)
+
+
+def _make_disks(view: DeploymentView, owner: Owner, targets: Sequence[Target]) -> Iterator[Step]:
+    claims = {claim.name for claim in view.claims}
+    for target in targets:
+        if target.volume is None:
+            yield ApplyObject(build_volume(owner, target.wish, target.revision, target.node, target.fingerprint))
+    for target in targets:
+        claim = build_claim(owner, target.wish, target.revision)
+        if claim["metadata"]["name"] not in claims:
+            yield ApplyObject(claim)
+
+
+def _make_machines(
+    view: DeploymentView,
+    owner: Owner,
+    targets: Sequence[Target],
+    machines: Mapping[Slot, MachineState],
+    hook_image: str,
+) -> Iterator[Step]:
+    """VMs that are absent, point at another disk, or differ; never without the hook that makes their disks qcow2."""
+    hook = view.kubevirt.hook
+    if hook is None:
+        return
+    hashes: dict[int, str] = {}
+    for target in targets:
+        if not target.cached:
+            continue
+        machine = machines.get(target.wish.slot)
+        template = target.wish.template
+        if id(template) not in hashes:
+            hashes[id(template)] = template_hash(template, view.spec.placement, hook, hook_image)
+        if machine is not None and not machine.owned:
+            raise NameTaken(
+                f"VirtualMachine {view.namespace}/{machine.name} exists and is not of this deployment; "
+                "rename the deployment or delete the VM"
+            )
+        if machine is not None and (machine.deleting or _is_as_wished(target, machine, owner, hashes[id(template)])):
+            continue
+        yield ApplyObject(build_machine(owner, target.wish, target.revision, view.spec.placement, hook, hook_image))
+
+
+def _is_as_wished(target: Target, machine: MachineState, owner: Owner, wanted_hash: str) -> bool:
+    return (
+        machine.claim == claim_of(target, owner)
+        and machine.running == target.wish.running
+        and machine.template_hash == wanted_hash
+    )
+
+
+def claim_of(target: Target, owner: Owner) -> str:
+    """Name of the claim of the disk that the VM shall have."""
+    return claim_name(owner.name, target.wish.instance, target.wish.machine, target.revision)
+
+
+def _restart_machines(targets: Sequence[Target], machines: Mapping[Slot, MachineState], owner: Owner) -> Iterator[Step]:
+    """Running VMs whose template names their new disk already; the old disk is thrown away, so no grace is owed."""
+    for target in targets:
+        machine = machines.get(target.wish.slot)
+        if machine is None or machine.instance_uid is None or machine.instance_deleting or not machine.owned:
+            continue
+        wanted = claim_of(target, owner)
+        if machine.claim == wanted and machine.instance_claim != wanted:
+            yield RestartMachine(owner.namespace, machine.name, machine.instance_uid)
+
+
+def _drop_unwished(
+    view: DeploymentView,
+    wishes: Sequence[WishedMachine],
+    targets: Sequence[Target],
+    machines: Mapping[Slot, MachineState],
+) -> Iterator[Step]:
+    """VMs that nobody wishes any more, and disks that no VM names any more; claims before volumes.
+
+    A wished machine without a target (no node can take it) keeps what it has.
+    """
+    wished = {wish.slot for wish in wishes}
+    revisions = {target.wish.slot: target.revision for target in targets}
+    for machine in view.machines:
+        if (machine.instance, machine.machine) not in wished and machine.owned and not machine.deleting:
+            yield DeleteObject("VirtualMachine", machine.name, view.namespace)
+    claims = {claim.name: claim for claim in view.claims}
+    dead: list[VolumeState] = []
+    for volume in view.volumes:
+        slot = (volume.instance, volume.machine)
+        if slot in wished and volume.revision >= revisions.get(slot, 0):
+            continue
+        vm = machines.get(slot)
+        if vm is None or _claim_of(volume) not in (vm.claim, vm.instance_claim):
+            dead.append(volume)
+    for volume in dead:
+        claim = claims.get(_claim_of(volume))
+        if claim is not None and not claim.deleting:
+            yield DeleteObject("PersistentVolumeClaim", claim.name, view.namespace)
+    yield from (DeleteObject("PersistentVolume", volume.name) for volume in dead if not volume.deleting)
+
+
+def _plan_teardown(view: DeploymentView) -> DeploymentPlan:
+    """VMs first; when they are gone, claims and volumes; when those are gone, the finalizer."""
+    if not view.has_finalizer:
+        return DeploymentPlan()
+    owned = [machine for machine in view.machines if machine.owned]
+    if owned:
+        steps = tuple(DeleteObject("VirtualMachine", m.name, view.namespace) for m in owned if not m.deleting)
+        return DeploymentPlan(steps=steps, waiting_for=f"{len(owned)} VirtualMachines to be gone")
+    if view.claims or view.volumes:
+        claims = (DeleteObject("PersistentVolumeClaim", c.name, view.namespace) for c in view.claims if not c.deleting)
+        volumes = (DeleteObject("PersistentVolume", v.name) for v in view.volumes if not v.deleting)
+        left = f"{len(view.claims)} claims and {len(view.volumes)} volumes to be gone from their nodes"
+        return DeploymentPlan(steps=(*claims, *volumes), waiting_for=left)
+    return DeploymentPlan(steps=(RemoveFinalizer(view.namespace, view.name),))
+
+
+def _waiting_for(targets: Sequence[Target], machines: Mapping[Slot, MachineState]) -> str:
+    cold = sum(1 for target in targets if not target.cached)
+    if cold:
+        return f"layers of {cold} machines"
+    down = [t for t in targets if t.wish.running and not is_running(machines.get(t.wish.slot))]
+    return f"{len(down)} machines to run" if down else ""
+
+
+def is_running(machine: MachineState | None) -> bool:
+    """Its VirtualMachineInstance runs on the disk that the VM names, and is ready."""
+    return (
+        machine is not None
+        and machine.instance_phase == "Running"
+        and machine.instance_ready
+        and not machine.instance_deleting
+        and machine.instance_claim == machine.claim
+    )
+
+
+def _by_slot(volumes: Sequence[VolumeState]) -> dict[Slot, list[VolumeState]]:
+    """Volumes of each place, by revision, those being deleted included: their numbers are not used again."""
+    slots: dict[Slot, list[VolumeState]] = defaultdict(list)
+    for volume in sorted(volumes, key=lambda v: v.revision):
+        slots[(volume.instance, volume.machine)].append(volume)
+    return slots

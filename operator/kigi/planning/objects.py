@@ -1,0 +1,286 @@
+"""Manifests of what a deployment is made of: one PersistentVolume, one claim and one VM per machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kigi.api.deployment import Placement
+from kigi.api.system import MachineNetwork, MachineTemplate
+from kigi.domain import names
+from kigi.domain.layers import Chain
+from kigi.domain.quantities import parse_quantity
+from kigi.domain.systems import merge_patch
+from kigi.errors import SpecInvalid
+from kigi.planning.view import HookKind
+from kigi.planning.wishes import Fingerprint, WishedMachine
+
+ANNOTATION_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
+HOOK_SIDECARS = "hooks.kubevirt.io/hookSidecars"
+DEFAULT_MEMORY = "512Mi"
+LAUNCHER_OVERHEAD_BYTES = 256 * 2**20
+"""What virt-launcher, libvirt and QEMU take beside the guest's memory, for the room on a node alone."""
+_IDENTITY = uuid.UUID("6b696769-2e64-5576-8000-000000000000")
+"""Namespace of firmware UUIDs; the bytes spell ``kigi.dev``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The SystemDeployment that the objects belong to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+def build_volume(
+    owner: Owner, wish: WishedMachine, revision: int, node: str, fingerprint: Fingerprint
+) -> dict[str, Any]:
+    """Static PersistentVolume of one revision of a machine's disk; its chain, node and fingerprint never change."""
+    name = names.volume_name(owner.namespace, owner.name, wish.instance, wish.machine, revision)
+    claim = names.claim_name(owner.name, wish.instance, wish.machine, revision)
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {
+            "name": name,
+            "labels": _labels(owner, wish.instance, wish.machine, revision),
+            "annotations": {
+                names.ANNOTATION_FINGERPRINT: fingerprint.to_text(),
+                names.ANNOTATION_OWNER: owner.uid,
+            },
+            "finalizers": [names.OVERLAY_FINALIZER],
+        },
+        "spec": {
+            "capacity": {"storage": str(wish.chain[-1].virtual_size_bytes)},
+            "accessModes": ["ReadWriteOnce"],
+            "volumeMode": "Filesystem",
+            "storageClassName": names.STORAGE_CLASS,
+            "persistentVolumeReclaimPolicy": "Retain",
+            "claimRef": {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "namespace": owner.namespace,
+                "name": claim,
+            },
+            "csi": {
+                "driver": names.CSI_DRIVER,
+                "volumeHandle": names.volume_handle(name, owner.uid),
+                "volumeAttributes": {"chain": chain_text(wish.chain)},
+            },
+            "nodeAffinity": {
+                "required": {
+                    "nodeSelectorTerms": [
+                        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]},
+                    ]
+                }
+            },
+        },
+    }
+
+
+def build_claim(owner: Owner, wish: WishedMachine, revision: int) -> dict[str, Any]:
+    """The claim that is bound to that volume beforehand."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": names.claim_name(owner.name, wish.instance, wish.machine, revision),
+            "namespace": owner.namespace,
+            "labels": _labels(owner, wish.instance, wish.machine, revision),
+            "ownerReferences": [_owner_reference(owner)],
+        },
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "volumeMode": "Filesystem",
+            "storageClassName": names.STORAGE_CLASS,
+            "volumeName": names.volume_name(owner.namespace, owner.name, wish.instance, wish.machine, revision),
+            "resources": {"requests": {"storage": str(wish.chain[-1].virtual_size_bytes)}},
+        },
+    }
+
+
+def build_machine(
+    owner: Owner, wish: WishedMachine, revision: int, placement: Placement, hook: HookKind, hook_image: str
+) -> dict[str, Any]:
+    """VirtualMachine whose disk is that claim; name, MAC, firmware UUID and serial depend on its place alone.
+
+    Raises SpecInvalid if the template is not one.
+    """
+    labels = _labels(owner, wish.instance, wish.machine)
+    template = _instance_template(owner, wish, revision, placement)
+    template["metadata"] = merge_patch({"labels": labels}, template.get("metadata", {}))
+    template["metadata"]["labels"].update(labels)
+    if hook == "Sidecar":
+        template["metadata"].setdefault("annotations", {})[HOOK_SIDECARS] = hook_annotation(hook_image)
+    spec: dict[str, Any] = {"runStrategy": "Always" if wish.running else "Halted", "template": template}
+    settings = _settings(wish)
+    for key, reference in (("instancetype", settings.instancetype), ("preference", settings.preference)):
+        if reference is not None:
+            spec[key] = reference.to_api()
+    return {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {
+            "name": names.machine_name(owner.name, wish.instance, wish.machine),
+            "namespace": owner.namespace,
+            "labels": labels,
+            "annotations": {
+                ANNOTATION_TEMPLATE_HASH: template_hash(wish.template, placement, hook, hook_image),
+                names.ANNOTATION_OWNER: owner.uid,
+            },
+            "ownerReferences": [_owner_reference(owner)],
+        },
+        "spec": spec,
+    }
+
+
+def hook_annotation(hook_image: str) -> str:
+    """Value of the annotation that makes KubeVirt 1.7 and 1.8 start our disk hook beside the VM."""
+    sidecar = {"image": hook_image, "imagePullPolicy": "IfNotPresent", "command": ["kigi-disk-hook"]}
+    return json.dumps([sidecar], sort_keys=True)
+
+
+def template_hash(template: Mapping[str, Any], placement: Placement, hook: HookKind, hook_image: str) -> str:
+    """16 hex digits of everything in a VM but its disk, its name and whether it runs."""
+    tolerations = [toleration.to_api() for toleration in placement.tolerations]
+    text = json.dumps([template, tolerations, hook, hook_image], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def chain_text(chain: Chain) -> str:
+    """The chain as the daemon reads it from the volume's attributes: JSON, root first."""
+    return json.dumps(
+        [
+            {
+                "digest": layer.digest,
+                "sizeBytes": layer.size_bytes,
+                "virtualSizeBytes": layer.virtual_size_bytes,
+                "repository": layer.repository,
+            }
+            for layer in chain
+        ],
+        separators=(",", ":"),
+    )
+
+
+def machine_memory_bytes(template: Mapping[str, Any]) -> int:
+    """Bytes that one VM takes on its node, guest and launcher; instancetypes count as the default."""
+    return parse_quantity(str(template.get("memory") or DEFAULT_MEMORY)) + LAUNCHER_OVERHEAD_BYTES
+
+
+def firmware_uuid(owner: Owner, instance: int, machine: str) -> str:
+    """UUID of a VM's firmware: the same for the same place, over resets, switches and re-creation."""
+    return str(uuid.uuid5(_IDENTITY, f"{owner.namespace}/{owner.name}/{instance}/{machine}"))
+
+
+def mac_address(owner: Owner, instance: int, machine: str, network: str) -> str:
+    """Locally administered unicast MAC address of an interface, from its place alone."""
+    digest = hashlib.sha256(f"{owner.namespace}/{owner.name}/{instance}/{machine}/{network}".encode()).digest()
+    return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
+
+
+def _settings(wish: WishedMachine) -> MachineTemplate:
+    try:
+        return MachineTemplate.model_validate(dict(wish.template))
+    except ValueError as exc:
+        raise SpecInvalid(f"SystemNode {wish.system}: spec.machines[{wish.machine}].template: {exc}") from exc
+
+
+def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placement: Placement) -> dict[str, Any]:
+    settings = _settings(wish)
+    identity = firmware_uuid(owner, wish.instance, wish.machine)
+    networks = settings.networks if settings.networks is not None else [MachineNetwork(name="pod")]
+    disk = {
+        "name": names.DISK_VOLUME,
+        "bootOrder": settings.boot_order or 1,
+        "disk": {"bus": settings.disk_bus or "virtio"},
+    }
+    volume = {
+        "name": names.DISK_VOLUME,
+        "persistentVolumeClaim": {"claimName": names.claim_name(owner.name, wish.instance, wish.machine, revision)},
+    }
+    domain: dict[str, Any] = {
+        "firmware": {"uuid": identity, "serial": identity},
+        "devices": {"disks": [disk], "interfaces": [_interface(owner, wish, network) for network in networks]},
+    }
+    if not networks:
+        domain["devices"]["autoattachPodInterface"] = False
+    if settings.instancetype is None:
+        domain["cpu"] = {"cores": settings.cpu or 1}
+        domain["memory"] = {"guest": settings.memory or DEFAULT_MEMORY}
+    spec: dict[str, Any] = {
+        "domain": domain,
+        "hostname": wish.machine,
+        "networks": [_network(network) for network in networks],
+        "volumes": [volume],
+        "evictionStrategy": "None",
+        "terminationGracePeriodSeconds": 30,
+    }
+    if placement.tolerations:
+        spec["tolerations"] = [toleration.to_api() for toleration in placement.tolerations]
+    if settings.cloud_init is not None:
+        _add_cloud_init(spec, settings)
+    template = merge_patch({"spec": spec}, settings.patch or {})
+    _keep_first(template["spec"].setdefault("volumes", []), volume)
+    _keep_first(template["spec"]["domain"]["devices"].setdefault("disks", []), disk)
+    return template
+
+
+def _keep_first(items: list[dict[str, Any]], ours: dict[str, Any]) -> None:
+    """A patch replaces lists; our disk stays in them, as we made it."""
+    items[:] = [ours, *(item for item in items if item.get("name") != ours["name"])]
+
+
+def _add_cloud_init(spec: dict[str, Any], settings: MachineTemplate) -> None:
+    assert settings.cloud_init is not None
+    source: dict[str, Any] = {}
+    if settings.cloud_init.secret_name is not None:
+        source = {"secretRef": {"name": settings.cloud_init.secret_name}}
+    if settings.cloud_init.user_data is not None:
+        source["userData"] = settings.cloud_init.user_data
+    if settings.cloud_init.network_data is not None:
+        source["networkData"] = settings.cloud_init.network_data
+    spec["volumes"].append({"name": "cloud-init", "cloudInitNoCloud": source})
+    spec["domain"]["devices"]["disks"].append({"name": "cloud-init", "disk": {"bus": "virtio"}})
+
+
+def _interface(owner: Owner, wish: WishedMachine, network: MachineNetwork) -> dict[str, Any]:
+    mac = network.mac or mac_address(owner, wish.instance, wish.machine, network.name)
+    interface: dict[str, Any] = {"name": network.name, network.binding or "masquerade": {}, "macAddress": mac}
+    if network.model is not None:
+        interface["model"] = network.model
+    return interface
+
+
+def _network(network: MachineNetwork) -> dict[str, Any]:
+    if network.multus is None:
+        return {"name": network.name, "pod": {}}
+    return {"name": network.name, "multus": {"networkName": network.multus}}
+
+
+def _labels(owner: Owner, instance: int, machine: str, revision: int | None = None) -> dict[str, str]:
+    labels = {
+        names.LABEL_NAMESPACE: owner.namespace,
+        names.LABEL_DEPLOYMENT: owner.name,
+        names.LABEL_INSTANCE: str(instance),
+        names.LABEL_MACHINE: machine,
+    }
+    if revision is not None:
+        labels[names.LABEL_REVISION] = str(revision)
+    return labels
+
+
+def _owner_reference(owner: Owner) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "SystemDeployment",
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }

@@ -1,0 +1,164 @@
+"""What a SystemDeployment asks for, machine by machine, with overrides applied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kigi.api.deployment import InstanceOverride, MachineOverride, SystemDeploymentSpec
+from kigi.domain.layers import Chain
+from kigi.domain.systems import ResolvedMachine, ResolvedSystem
+from kigi.errors import KigiError, MachineUnknown
+
+Slot = tuple[int, str]
+"""(instance, machine): one place for one VM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What an overlay was made for; kept on its PersistentVolume as JSON."""
+
+    image: str
+    """Digest of the layer that the overlay stands on."""
+    system: str
+    resets: tuple[str | None, str | None, str | None]
+    """Reset tokens of the deployment, the instance and the machine."""
+
+    def to_text(self) -> str:
+        """Canonical JSON: equal fingerprints give equal texts."""
+        return json.dumps({"image": self.image, "resets": list(self.resets), "system": self.system}, sort_keys=True)
+
+    @classmethod
+    def from_text(cls, text: str) -> Fingerprint | None:
+        """The fingerprint of a text; None if it is not one, which asks for a new disk."""
+        try:
+            data = json.loads(text)
+            first, second, third = data["resets"]
+            return cls(str(data["image"]), str(data["system"]), (first, second, third))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class WishedMachine:
+    """One VM as it shall be."""
+
+    instance: int
+    machine: str
+    system: str
+    image: str
+    chain: Chain
+    template: Mapping[str, object]
+    running: bool
+    resets: tuple[str | None, str | None, str | None]
+    keep_unchanged: bool
+
+    @property
+    def slot(self) -> Slot:
+        """Its place."""
+        return (self.instance, self.machine)
+
+    def fingerprint(self, before: Fingerprint | None = None) -> Fingerprint:
+        """What its overlay is made for; tokens that are no longer given are remembered from ``before``."""
+        old = before.resets if before else (None, None, None)
+        first, second, third = (new if new is not None else kept for new, kept in zip(self.resets, old, strict=True))
+        return Fingerprint(self.chain[-1].digest, self.system, (first, second, third))
+
+    def needs_new_disk(self, before: Fingerprint | None) -> bool:
+        """Whether an overlay made for ``before`` does not serve: other image, new token, or a switch under ResetAll.
+
+        Taking a token away is not a new token: deleting an override does not throw away a guest's writes.
+        """
+        if before is None or before.image != self.chain[-1].digest:
+            return True
+        if any(new is not None and new != old for new, old in zip(self.resets, before.resets, strict=True)):
+            return True
+        return not self.keep_unchanged and before.system != self.system
+
+
+def wished_machines(
+    spec: SystemDeploymentSpec, systems: Mapping[str, ResolvedSystem | KigiError]
+) -> tuple[WishedMachine, ...]:
+    """Every VM that the spec asks for, by instance and name; the most specific override wins.
+
+    Raises the error of a state that cannot be resolved, or MachineUnknown for an override of a machine that the
+    instance's state does not have. Overrides of instances beyond ``replicas`` wait for them. O(machines).
+    """
+    overrides = {override.instance: override for override in spec.overrides}
+    wished: list[WishedMachine] = []
+    for instance in range(spec.replicas):
+        wished.extend(_instance_machines(spec, systems, instance, overrides.get(instance)))
+    return tuple(wished)
+
+
+def named_systems(spec: SystemDeploymentSpec) -> frozenset[str]:
+    """Every state that the spec names: wished, overriding or prefetched."""
+    names = {spec.system.name, *(ref.name for ref in spec.prefetch)}
+    for override in spec.overrides:
+        names.update(ref.name for ref in (override.system, *(m.system for m in override.machines)) if ref)
+    return frozenset(names)
+
+
+def _instance_machines(
+    spec: SystemDeploymentSpec,
+    systems: Mapping[str, ResolvedSystem | KigiError],
+    instance: int,
+    override: InstanceOverride | None,
+) -> list[WishedMachine]:
+    state = _resolved(systems, override.system.name if override and override.system else spec.system.name)
+    own = {machine.name: machine for machine in override.machines} if override else {}
+    known = {machine.name for machine in state.machines}
+    for name in own:
+        if name not in known:
+            raise MachineUnknown(
+                f"spec.overrides[{instance}].machines[{name}]: SystemNode {state.name} has no such machine; "
+                f"it has {', '.join(sorted(known)) or 'none'}"
+            )
+    return [_wish(spec, systems, instance, override, own.get(m.name), state, m) for m in state.machines]
+
+
+def _wish(
+    spec: SystemDeploymentSpec,
+    systems: Mapping[str, ResolvedSystem | KigiError],
+    instance: int,
+    override: InstanceOverride | None,
+    own: MachineOverride | None,
+    state: ResolvedSystem,
+    machine: ResolvedMachine,
+) -> WishedMachine:
+    system = state.name
+    if own is not None and own.system is not None:
+        system = own.system.name
+        machine = _machine_of(_resolved(systems, system), machine.name, instance)
+    running = spec.running
+    for level in (override, own):
+        if level is not None and level.running is not None:
+            running = level.running
+    return WishedMachine(
+        instance=instance,
+        machine=machine.name,
+        system=system,
+        image=machine.image,
+        chain=machine.chain,
+        template=machine.template,
+        running=running,
+        resets=(spec.reset, override.reset if override else None, own.reset if own else None),
+        keep_unchanged=spec.switch_policy == "KeepUnchanged",
+    )
+
+
+def _machine_of(state: ResolvedSystem, name: str, instance: int) -> ResolvedMachine:
+    for machine in state.machines:
+        if machine.name == name:
+            return machine
+    raise MachineUnknown(
+        f"spec.overrides[{instance}].machines[{name}].system: SystemNode {state.name} has no machine {name}"
+    )
+
+
+def _resolved(systems: Mapping[str, ResolvedSystem | KigiError], name: str) -> ResolvedSystem:
+    state = systems[name]
+    if isinstance(state, KigiError):
+        raise state
+    return state
