@@ -1,0 +1,289 @@
+"""The system tree: what a state inherits, what it changes, and every way in which that can be wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kigi.domain.layers import MAX_DEPTH, Chain, Digest, Layer
+from kigi.domain.systems import MachineChange, System, merge_patch, resolve_system, system_path
+from kigi.errors import (
+    ChainTooDeep,
+    ImageMissing,
+    KigiError,
+    MachineUnknown,
+    MachineWithoutImage,
+    SpecInvalid,
+    SystemCycle,
+    SystemMissing,
+    Waiting,
+)
+
+BASE = Layer(Digest("sha256:" + "0" * 64), 1000, 512)
+
+
+def chain_of(image: str) -> Chain:
+    """Every image is one layer of len(name) bytes over a common base of 1000."""
+    if image == "ghost":
+        raise ImageMissing("image 'ghost' does not exist in this namespace")
+    return (BASE, Layer(Digest(f"sha256:{image.encode().hex():0>64}"), len(image), 512, BASE.digest))
+
+
+def on(name: str, image: str | None = None, **rest: Any) -> MachineChange:
+    return MachineChange(name, image, **rest)
+
+
+def states(*systems: System) -> dict[str, System]:
+    return {system.name: system for system in systems}
+
+
+def images(systems: dict[str, System], top: str) -> dict[str, str]:
+    return {machine.name: machine.image for machine in resolve_system(systems, chain_of, top).machines}
+
+
+INFECTED = System("infected", None, (on("mail", "mail-bad"), on("dns", "dns-bad"), on("proxy", "proxy")))
+
+
+def test_a_root_is_what_it_says() -> None:
+    assert images(states(INFECTED), "infected") == {"dns": "dns-bad", "mail": "mail-bad", "proxy": "proxy"}
+
+
+def test_a_child_names_only_what_differs() -> None:
+    systems = states(INFECTED, System("cleaned", "infected", (on("mail", "mail-clean"),)))
+    assert images(systems, "cleaned") == {"dns": "dns-bad", "mail": "mail-clean", "proxy": "proxy"}
+    assert images(systems, "infected")["mail"] == "mail-bad"
+
+
+def test_an_empty_child_is_its_parent_one_deeper() -> None:
+    systems = states(INFECTED, System("same", "infected"))
+    parent, child = (resolve_system(systems, chain_of, name) for name in ("infected", "same"))
+    assert child.machines == parent.machines
+    assert (parent.depth, child.depth) == (1, 2)
+
+
+def test_the_nearest_state_wins() -> None:
+    systems = states(INFECTED, System("b", "infected", (on("dns", "dns-b"),)), System("c", "b", (on("dns", "dns-c"),)))
+    assert images(systems, "b")["dns"] == "dns-b"
+    assert images(systems, "c")["dns"] == "dns-c"
+
+
+def test_a_removed_machine_is_gone_from_the_state_and_from_its_children() -> None:
+    systems = states(INFECTED, System("less", "infected", (on("dns", removed=True),)), System("child", "less"))
+    assert set(images(systems, "less")) == set(images(systems, "child")) == {"mail", "proxy"}
+    assert "dns" in images(systems, "infected")
+
+
+def test_a_machine_that_comes_back_inherits_nothing() -> None:
+    systems = states(
+        System("root", None, (on("dns", "old", template={"cpu": 4}), on("mail", "mail"))),
+        System("less", "root", (on("dns", removed=True),)),
+        System("again", "less", (on("dns", "new", template={"memory": "1Gi"}),)),
+    )
+    (machine, _) = resolve_system(systems, chain_of, "again").machines
+    assert (machine.name, machine.image, machine.template) == ("dns", "new", {"memory": "1Gi"})
+
+
+def test_a_child_can_add_a_machine() -> None:
+    systems = states(INFECTED, System("more", "infected", (on("files", "files"),)))
+    assert images(systems, "more")["files"] == "files"
+
+
+def test_templates_merge_field_by_field_along_the_path() -> None:
+    systems = states(
+        System("root", None, (on("dns", "dns", template={"cpu": 1, "patch": {"spec": {"a": 1, "b": 2}}}),)),
+        System("mid", "root", (on("dns", template={"memory": "1Gi", "patch": {"spec": {"b": None}}}),)),
+        System("top", "mid", (on("dns", "dns2", template={"cpu": 2, "networks": []}),)),
+    )
+    (machine,) = resolve_system(systems, chain_of, "top").machines
+    assert machine.image == "dns2"
+    assert machine.template == {"cpu": 2, "memory": "1Gi", "networks": [], "patch": {"spec": {"a": 1}}}
+    assert resolve_system(systems, chain_of, "root").machines[0].template == {
+        "cpu": 1,
+        "patch": {"spec": {"a": 1, "b": 2}},
+    }
+
+
+def test_a_new_image_keeps_the_inherited_template() -> None:
+    systems = states(
+        System("root", None, (on("dns", "dns", template={"cpu": 1}),)), System("top", "root", (on("dns", "dns2"),))
+    )
+    assert resolve_system(systems, chain_of, "top").machines[0].template == {"cpu": 1}
+
+
+def test_networks_are_inherited_and_replaced_by_name() -> None:
+    systems = states(
+        System("root", None, (), ({"name": "lan", "multus": "old"}, {"name": "dmz", "multus": "dmz"})),
+        System("top", "root", (), ({"name": "lan", "multus": "new"},)),
+    )
+    assert resolve_system(systems, chain_of, "top").networks == (
+        {"name": "dmz", "multus": "dmz"},
+        {"name": "lan", "multus": "new"},
+    )
+
+
+def test_machines_are_sorted_by_name_whatever_the_order_of_the_document() -> None:
+    forward = states(System("s", None, (on("a", "x"), on("b", "y"))))
+    backward = states(System("s", None, (on("b", "y"), on("a", "x"))))
+    assert resolve_system(forward, chain_of, "s") == resolve_system(backward, chain_of, "s")
+
+
+def test_unique_bytes_count_each_layer_once() -> None:
+    system = resolve_system(states(INFECTED), chain_of, "infected")
+    assert system.unique_bytes() == 1000 + len("mail-bad") + len("dns-bad") + len("proxy")
+    assert len(system.layers()) == 4
+
+
+def test_two_machines_of_one_image_cost_it_once() -> None:
+    system = resolve_system(states(System("s", None, (on("d1", "desk"), on("d2", "desk")))), chain_of, "s")
+    assert system.unique_bytes() == 1000 + len("desk")
+
+
+def test_the_top_of_a_machine_is_the_layer_under_its_overlay() -> None:
+    system = resolve_system(states(INFECTED), chain_of, "infected")
+    assert [machine.top.size_bytes for machine in system.machines] == [
+        len("dns-bad"),
+        len("mail-bad"),
+        len("proxy"),
+    ]
+
+
+def test_a_path_of_the_greatest_depth_is_allowed() -> None:
+    assert len(system_path(_line(MAX_DEPTH), f"s{MAX_DEPTH - 1}")) == MAX_DEPTH
+
+
+def _line(length: int) -> dict[str, System]:
+    return states(*(System(f"s{n}", f"s{n - 1}" if n else None) for n in range(length)))
+
+
+BAD_SYSTEMS = [
+    pytest.param({}, "ghost", SystemMissing, ["'ghost'", "does not exist"], id="state-unknown"),
+    pytest.param(
+        states(System("a", "ghost")),
+        "a",
+        SystemMissing,
+        ["SystemNode a", "spec.parent.name", "'ghost'"],
+        id="no-parent",
+    ),
+    pytest.param(
+        states(System("a", "ghost"), System("b", "a")),
+        "b",
+        SystemMissing,
+        ["SystemNode a", "'ghost'"],
+        id="no-grandparent",
+    ),
+    pytest.param(states(System("a", "a")), "a", SystemCycle, ["SystemNode a", "spec.parent"], id="its-own-parent"),
+    pytest.param(
+        states(System("a", "b"), System("b", "a")),
+        "b",
+        SystemCycle,
+        ["SystemNode b", "spec.parent"],
+        id="circle-of-two",
+    ),
+    pytest.param(
+        _line(MAX_DEPTH + 1), f"s{MAX_DEPTH}", ChainTooDeep, [f"SystemNode s{MAX_DEPTH}", "new root"], id="too-deep"
+    ),
+    pytest.param(
+        states(INFECTED, System("b", "infected", (on("fax", removed=True),))),
+        "b",
+        MachineUnknown,
+        ["SystemNode b", "machines[fax].removed"],
+        id="removes-a-stranger",
+    ),
+    pytest.param(
+        states(System("a", None, (on("fax", removed=True),))),
+        "a",
+        MachineUnknown,
+        ["SystemNode a", "machines[fax].removed"],
+        id="root-removes",
+    ),
+    pytest.param(
+        states(
+            INFECTED, System("b", "infected", (on("dns", removed=True),)), System("c", "b", (on("dns", removed=True),))
+        ),
+        "c",
+        MachineUnknown,
+        ["SystemNode c", "machines[dns].removed"],
+        id="removes-twice",
+    ),
+    pytest.param(
+        states(INFECTED, System("b", "infected", (on("fax", template={"cpu": 2}),))),
+        "b",
+        MachineWithoutImage,
+        ["SystemNode b", "machines[fax].image"],
+        id="template-for-a-stranger",
+    ),
+    pytest.param(
+        states(
+            INFECTED,
+            System("b", "infected", (on("dns", removed=True),)),
+            System("c", "b", (on("dns", template={"cpu": 2}),)),
+        ),
+        "c",
+        MachineWithoutImage,
+        ["SystemNode c", "machines[dns].image"],
+        id="template-for-a-removed-machine",
+    ),
+    pytest.param(
+        states(System("a", None, (on("dns", "ghost"),))),
+        "a",
+        ImageMissing,
+        ["'ghost'"],
+        id="image-of-a-machine-unknown",
+    ),
+]
+
+
+@pytest.mark.parametrize(("systems", "top", "error", "words"), BAD_SYSTEMS)
+def test_a_bad_state_is_refused_by_an_error_that_names_the_node(
+    systems: dict[str, System], top: str, error: type[KigiError], words: list[str]
+) -> None:
+    with pytest.raises(error) as raised:
+        resolve_system(systems, chain_of, top)
+    assert type(raised.value) is error
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_an_image_that_the_state_replaces_need_not_exist() -> None:
+    systems = states(System("a", None, (on("dns", "ghost"),)), System("b", "a", (on("dns", "dns"),)))
+    assert images(systems, "b") == {"dns": "dns"}
+
+
+@pytest.mark.parametrize(
+    ("error", "parent"),
+    [
+        pytest.param(SystemMissing, Waiting, id="a-missing-state-may-appear"),
+        pytest.param(SystemCycle, SpecInvalid, id="a-circle-needs-a-person"),
+        pytest.param(MachineUnknown, SpecInvalid, id="an-unknown-machine-needs-a-person"),
+        pytest.param(MachineWithoutImage, SpecInvalid, id="a-machine-without-image-needs-a-person"),
+    ],
+)
+def test_the_error_says_whether_a_person_must_act(error: type[KigiError], parent: type[KigiError]) -> None:
+    assert issubclass(error, parent)
+    assert error.reason == error.__name__
+
+
+@pytest.mark.parametrize(
+    ("base", "patch", "merged"),
+    [
+        # The examples of RFC 7396, appendix A, whose documents are objects.
+        pytest.param({"a": "b"}, {"a": "c"}, {"a": "c"}, id="replaces"),
+        pytest.param({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}, id="adds"),
+        pytest.param({"a": "b"}, {"a": None}, {}, id="null-deletes"),
+        pytest.param({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}, id="null-deletes-one"),
+        pytest.param({"a": ["b"]}, {"a": "c"}, {"a": "c"}, id="text-over-list"),
+        pytest.param({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}, id="list-over-text"),
+        pytest.param({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}, id="nested"),
+        pytest.param({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}, id="lists-do-not-merge"),
+        pytest.param({"e": None}, {"a": 1}, {"e": None, "a": 1}, id="null-in-the-base-stays"),
+        pytest.param({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}, id="null-in-a-new-object-vanishes"),
+        pytest.param({"a": 1}, {"a": {"b": 1}}, {"a": {"b": 1}}, id="object-over-number"),
+    ],
+)
+def test_merge_patch_does_what_rfc_7396_says(
+    base: dict[str, Any], patch: dict[str, Any], merged: dict[str, Any]
+) -> None:
+    before = repr((base, patch))
+    assert merge_patch(base, patch) == merged
+    assert repr((base, patch)) == before
