@@ -1,0 +1,157 @@
+"""Laws of planning, with every step as a point where the operator may die."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kigi.api.deployment import SystemDeploymentSpec
+from kigi.planning.deployment import plan_deployment
+from tests.support.worlds import World
+
+states = st.sampled_from(["a", "b", "c"])
+tokens = st.sampled_from([None, "1", "2"])
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["system", "reset", "replicas", "running", "overrides", "policy", "placement"]))
+    match kind:
+        case "system":
+            return {"system": {"name": draw(states)}}
+        case "reset":
+            return {"reset": draw(tokens)}
+        case "replicas":
+            return {"replicas": draw(st.integers(0, 3))}
+        case "running":
+            return {"running": draw(st.booleans())}
+        case "policy":
+            return {"switchPolicy": draw(st.sampled_from(["ResetAll", "KeepUnchanged"]))}
+        case "placement":
+            return {"placement": {"strategy": draw(st.sampled_from(["CacheAware", "Spread", "Pack"]))}}
+    override: dict[str, Any] = {"instance": draw(st.integers(0, 2)), "reset": draw(tokens)}
+    if draw(st.booleans()):
+        override["system"] = {"name": draw(states)}
+    if draw(st.booleans()):
+        override["running"] = draw(st.booleans())
+    return {"overrides": [{k: v for k, v in override.items() if v is not None}]}
+
+
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("change"), changes()),
+        st.tuples(st.just("step"), st.integers(0, 5)),
+        st.tuples(st.just("move"), st.integers(0, 20)),
+        st.tuples(st.just("cache"), st.none()),
+    ),
+    max_size=60,
+)
+
+
+def run(world: World, script: list[tuple[str, Any]]) -> None:
+    for kind, argument in script:
+        if kind == "change":
+            world.change(**argument)
+        elif kind == "step":
+            for step in world.plan().steps[: argument + 1]:
+                world.apply(step)
+                world.check_invariants()
+        elif kind == "move":
+            moves = list(world.moves())
+            if moves:
+                world.move(*moves[argument % len(moves)])
+        else:
+            world.node_cache_pass()
+        world.check_invariants()
+
+
+@settings(max_examples=300, deadline=None)
+@given(states, st.integers(0, 3), actions)
+def test_any_history_settles_in_the_wished_state_with_nothing_left_over(
+    state: str, replicas: int, script: list[tuple[str, Any]]
+) -> None:
+    world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": replicas}))
+    run(world, script)
+    world.settle()
+    world.check_settled()
+    assert plan_deployment(world.view()).steps == ()
+
+
+@settings(max_examples=150, deadline=None)
+@given(states, st.integers(1, 2), actions)
+def test_deletion_at_any_moment_leaves_nothing(state: str, replicas: int, script: list[tuple[str, Any]]) -> None:
+    world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": replicas}))
+    run(world, script)
+    world.deleting = True
+    world.settle()
+    world.gone = world.gone or not world.finalizer
+    world.check_settled()
+
+
+@settings(max_examples=100, deadline=None)
+@given(states, actions, st.sampled_from(["n1", "n2"]))
+def test_machines_of_a_lost_node_come_up_on_another(state: str, script: list[tuple[str, Any]], lost: str) -> None:
+    world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": 2}))
+    run(world, script)
+    world.lose_node(lost)
+    world.settle()
+    world.check_settled()
+
+
+@settings(max_examples=100, deadline=None)
+@given(states, st.integers(1, 2), actions)
+def test_a_reset_gives_every_machine_an_overlay_made_after_it(
+    state: str, replicas: int, script: list[tuple[str, Any]]
+) -> None:
+    world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": replicas}))
+    run(world, script)
+    world.change(reset="fresh", running=True, overrides=[])
+    asked = world.clock
+    world.settle()
+    assert all(made > asked for made in world.overlay_times().values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(states, actions)
+def test_without_a_change_no_machine_is_touched(state: str, script: list[tuple[str, Any]]) -> None:
+    world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": 2}))
+    run(world, script)
+    world.settle()
+    before = (world.overlay_times(), {name: vmi.uid for name, vmi in world.vmis.items()})
+    world.settle()
+    world.change(placement={"strategy": "Spread"}, prefetch=[{"name": "c"}])
+    world.settle()
+    assert before == (world.overlay_times(), {name: vmi.uid for name, vmi in world.vmis.items()})
+
+
+@settings(max_examples=50, deadline=None)
+@given(states, states)
+def test_each_node_moves_each_layer_once(first: str, second: str) -> None:
+    world = World(SystemDeploymentSpec.model_validate({"system": {"name": first}, "replicas": 3}))
+    world.settle()
+    world.change(system={"name": second})
+    world.settle()
+    for moved in world.moved.values():
+        assert len(moved) == len(set(moved))
+
+
+@settings(max_examples=50, deadline=None)
+@given(states, st.randoms())
+def test_the_order_of_listings_does_not_matter(state: str, random: Any) -> None:
+    from dataclasses import replace
+
+    world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": 3}))
+    for _ in range(12):
+        for step in world.plan().steps[:2]:
+            world.apply(step)
+        world.node_cache_pass()
+    view = world.view()
+    shuffled = replace(
+        view,
+        volumes=tuple(random.sample(view.volumes, len(view.volumes))),
+        claims=tuple(random.sample(view.claims, len(view.claims))),
+        nodes=dict(random.sample(list(view.nodes.items()), len(view.nodes))),
+    )
+    assert sorted(map(repr, plan_deployment(view).steps)) == sorted(map(repr, plan_deployment(shuffled).steps))
