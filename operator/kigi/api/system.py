@@ -34,7 +34,6 @@ HOOK_ANNOTATION = "hooks.kubevirt.io/hookSidecars"
 
 _NAMED_ITEMS: dict[str, JsonValue] = {
     "type": "array",
-    "nullable": True,
     "maxItems": 64,
     "items": {
         "type": "object",
@@ -42,17 +41,15 @@ _NAMED_ITEMS: dict[str, JsonValue] = {
         "properties": {"name": {"type": "string", "maxLength": 63, "description": "Name of the entry."}},
     },
 }
-_OPEN: dict[str, JsonValue] = {"type": "object", "nullable": True, "x-kubernetes-preserve-unknown-fields": True}
+_OPEN: dict[str, JsonValue] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _TEXTS: dict[str, JsonValue] = {
     "type": "object",
-    "nullable": True,
     "maxProperties": 64,
     "additionalProperties": {"type": "string", "nullable": True},
 }
 _PATCH_PROPERTIES: dict[str, JsonValue] = {
     "metadata": {
         "type": "object",
-        "nullable": True,
         "description": "Over the template's metadata.",
         "properties": {
             "labels": _TEXTS | {"description": "More labels; kigi.dev/ is reserved."},

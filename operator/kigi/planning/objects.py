@@ -251,7 +251,9 @@ def _add_cloud_init(spec: dict[str, Any], settings: MachineTemplate) -> None:
 
 def _interface(owner: Owner, wish: WishedMachine, network: MachineNetwork) -> dict[str, Any]:
     mac = network.mac or mac_address(owner, wish.instance, wish.machine, network.name)
-    interface: dict[str, Any] = {"name": network.name, network.binding or "masquerade": {}, "macAddress": mac}
+    # KubeVirt takes masquerade on the pod network alone.
+    binding = network.binding or ("masquerade" if network.multus is None else "bridge")
+    interface: dict[str, Any] = {"name": network.name, binding: {}, "macAddress": mac}
     if network.model is not None:
         interface["model"] = network.model
     return interface
