@@ -1,0 +1,71 @@
+"""Debian packages as files: fetched with apt and unpacked, never installed on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+
+class BuildFailed(Exception):
+    """A tool failed while the scenario was built; the message has its command line and its last output."""
+
+
+def run(*command: str | Path, cwd: Path | None = None, stdin: str | None = None, env: dict[str, str] | None = None) -> str:
+    """Output of a command. Raises BuildFailed if it cannot be started or ends with another status than 0."""
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            input=stdin,
+            env=os.environ | (env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as exc:
+        raise BuildFailed(f"{words[0]} is not on this machine; scenario/README.md lists what a build needs") from exc
+    if done.returncode:
+        tail = "\n".join(done.stdout.splitlines()[-20:])
+        raise BuildFailed(f"{' '.join(words)} ended with {done.returncode}:\n{tail}")
+    return done.stdout
+
+
+def cache_dir() -> Path:
+    """Where built things are kept between runs, outside the repository."""
+    base = os.environ.get("KIGI_CACHE")
+    if base:
+        return Path(base) / "scenario"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "kigi" / "scenario"
+
+
+def kernel_package() -> str:
+    """Name of the package that the newest linux-image-cloud-amd64 stands for."""
+    for line in run("apt-cache", "depends", "linux-image-cloud-amd64").splitlines():
+        kind, _, name = line.strip().partition(": ")
+        if kind == "Depends" and name.startswith("linux-image-"):
+            return name
+    raise BuildFailed("apt knows no linux-image-cloud-amd64; run apt-get update")
+
+
+def unpack(package: str, cache: Path) -> Path:
+    """Folder with the contents of a package, fetched once per version."""
+    shown = run("apt-cache", "show", "--no-all-versions", package)
+    version = next(line.split()[1] for line in shown.splitlines() if line.startswith("Version:"))
+    target = cache / "packages" / f"{package}_{version.replace(':', '%3a')}"
+    if target.is_dir():
+        return target
+    work = target.with_name(f".{target.name}.{os.getpid()}")
+    work.mkdir(parents=True)
+    try:
+        run("apt-get", "download", "-o", "APT::Sandbox::User=root", package, cwd=work)
+        (archive,) = work.glob("*.deb")
+        run("dpkg-deb", "--extract", archive, work / "root")
+        (work / "root").replace(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
