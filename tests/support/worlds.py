@@ -1,0 +1,448 @@
+"""A small world in which plans are carried out one step at a time: API objects, nodes, caches, a binder and KubeVirt.
+
+It exists to be interrupted: after any single step a test may look, change the wish, lose a node, or plan anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kigi.api.deployment import SystemDeploymentSpec
+from kigi.api.node_cache import NodeCacheSpec
+from kigi.domain import names
+from kigi.domain.images import Image, image_chain
+from kigi.domain.layers import Digest, Layer
+from kigi.domain.systems import MachineChange, ResolvedSystem, System, resolve_system
+from kigi.errors import KigiError
+from kigi.planning.deployment import DeploymentPlan, plan_deployment
+from kigi.planning.node_cache import plan_node_cache
+from kigi.planning.steps import (
+    AddFinalizer,
+    ApplyObject,
+    DeleteObject,
+    EmitEvent,
+    ReleaseVolume,
+    RemoveFinalizer,
+    RestartMachine,
+    Step,
+)
+from kigi.planning.view import (
+    ClaimState,
+    DeploymentView,
+    KubeVirtState,
+    MachineState,
+    NodeState,
+    NodeView,
+    NodeWish,
+    VolumeState,
+)
+from kigi.planning.wishes import Fingerprint, Slot, wished_machines
+
+GIB = 2**30
+
+
+def digest(text: str) -> Digest:
+    """A digest that is a function of a name."""
+    return Digest("sha256:" + hashlib.sha256(text.encode()).hexdigest())
+
+
+def image(name: str, parent: str | None = None, size_bytes: int = 1000) -> Image:
+    return Image(name, digest(name), size_bytes, GIB, parent)
+
+
+def small_trees() -> tuple[dict[str, Image], dict[str, System]]:
+    """Two roles on one base; state b changes one machine, state c removes one and adds another."""
+    images = [
+        image("base"),
+        image("web", "base"),
+        image("db", "base"),
+        image("web-b", "web"),
+        image("extra", "base"),
+    ]
+    systems = [
+        System("a", None, (MachineChange("web", "web"), MachineChange("db", "db"))),
+        System("b", "a", (MachineChange("web", "web-b"),)),
+        System("c", "b", (MachineChange("db", removed=True), MachineChange("extra", "extra"))),
+    ]
+    return {i.name: i for i in images}, {s.name: s for s in systems}
+
+
+@dataclass
+class Vm:
+    manifest: Mapping[str, Any]
+    uid: str
+    deleting: bool = False
+
+    @property
+    def claim(self) -> str:
+        claim: str = self.manifest["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+        return claim
+
+    @property
+    def running(self) -> bool:
+        return bool(self.manifest["spec"]["runStrategy"] == "Always")
+
+
+@dataclass
+class Vmi:
+    uid: str
+    claim: str
+    phase: str = "Scheduling"
+    deleting: bool = False
+
+
+@dataclass
+class Volume:
+    manifest: Mapping[str, Any]
+    bound: bool = False
+    deleting: bool = False
+
+    @property
+    def node(self) -> str:
+        terms = self.manifest["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+        return str(terms[0]["matchFields"][0]["values"][0])
+
+    @property
+    def handle(self) -> str:
+        return str(self.manifest["spec"]["csi"]["volumeHandle"])
+
+    @property
+    def chain(self) -> list[Digest]:
+        return [Digest(e["digest"]) for e in json.loads(self.manifest["spec"]["csi"]["volumeAttributes"]["chain"])]
+
+
+@dataclass
+class Node:
+    ready: bool = True
+    held: set[Digest] = field(default_factory=set)
+    overlays: dict[str, int] = field(default_factory=dict)
+    """Handle -> moment at which the overlay was made."""
+    cache: Mapping[str, Any] | None = None
+    acted: bool = False
+    """The daemon has acted on the NodeCache as it is."""
+
+
+class World:
+    """See the module. ``clock`` counts every change; an overlay remembers when it was made."""
+
+    def __init__(self, spec: SystemDeploymentSpec, node_names: tuple[str, ...] = ("n1", "n2")) -> None:
+        self.images, self.systems = small_trees()
+        self.spec = spec
+        self.nodes: dict[str, Node] = {name: Node() for name in node_names}
+        self.volumes: dict[str, Volume] = {}
+        self.claims: dict[str, tuple[Mapping[str, Any], bool]] = {}
+        self.vms: dict[str, Vm] = {}
+        self.vmis: dict[str, Vmi] = {}
+        self.finalizer = False
+        self.deleting = False
+        self.gone = False
+        self.generation = 1
+        self.clock = 0
+        self.uids = itertools.count(1)
+        self.moved: dict[str, list[Digest]] = {name: [] for name in node_names}
+
+    # The user.
+
+    def change(self, **changes: Any) -> None:
+        self.spec = SystemDeploymentSpec.model_validate({**self.spec.to_api(), **changes})
+        self.generation += 1
+        self.clock += 1
+
+    # What the planner sees.
+
+    def resolved(self, name: str) -> ResolvedSystem | KigiError:
+        try:
+            return resolve_system(self.systems, lambda image: image_chain(self.images, image), name)
+        except KigiError as exc:
+            return exc
+
+    def view(self) -> DeploymentView:
+        return DeploymentView(
+            namespace="ns",
+            name="dep",
+            uid="0123456789",
+            generation=self.generation,
+            deleting=self.deleting,
+            has_finalizer=self.finalizer,
+            spec=self.spec,
+            systems={name: self.resolved(name) for name in self.systems},
+            nodes={
+                name: NodeState(
+                    name, ready=node.ready, memory_bytes=100 * GIB, cache_free_bytes=GIB, held=frozenset(node.held)
+                )
+                for name, node in self.nodes.items()
+            },
+            volumes=tuple(self._volume_state(name, volume) for name, volume in self.volumes.items()),
+            claims=tuple(
+                ClaimState(name, manifest["spec"]["volumeName"], deleting=deleting, bound=True)
+                for name, (manifest, deleting) in self.claims.items()
+            ),
+            machines=tuple(self._machine_state(name, vm) for name, vm in self.vms.items()),
+            kubevirt=KubeVirtState("1.7.0", "Sidecar"),
+            now=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.clock),
+        )
+
+    def node_view(self, name: str) -> NodeView:
+        node = self.nodes.get(name)
+        mine = {n: v for n, v in self.volumes.items() if v.node == name}
+        layers = {i.digest: Layer(i.digest, i.size_bytes, i.virtual_size_bytes) for i in self.images.values()}
+
+        present = NodeCacheSpec.model_validate(node.cache["spec"]) if node and node.cache else None
+        return NodeView(
+            name=name,
+            node_exists=node is not None,
+            has_driver=node is not None,
+            cache_exists=node is not None and node.cache is not None,
+            wishes=tuple(
+                NodeWish(tuple(layers[d] for d in v.chain), priority=100) for v in mine.values() if not v.deleting
+            ),
+            terminating=tuple((n, v.handle) for n, v in mine.items() if v.deleting),
+            spec_current=node is not None and node.acted,
+            discard=frozenset(present.discard if present else ()),
+            volumes=frozenset(node.overlays if node else ()),
+            present=present,
+        )
+
+    def _volume_state(self, name: str, volume: Volume) -> VolumeState:
+        meta = volume.manifest["metadata"]
+        text = meta["annotations"][names.ANNOTATION_FINGERPRINT]
+        fingerprint = Fingerprint.from_text(text)
+        assert fingerprint is not None
+        return VolumeState(
+            name=name,
+            handle=volume.handle,
+            instance=int(meta["labels"][names.LABEL_INSTANCE]),
+            machine=meta["labels"][names.LABEL_MACHINE],
+            revision=int(meta["labels"][names.LABEL_REVISION]),
+            node=volume.node,
+            fingerprint=text,
+            system=fingerprint.system,
+            chain=tuple(Layer(d, 1000, GIB) for d in volume.chain),
+            deleting=volume.deleting,
+            claim_bound=volume.bound,
+        )
+
+    def _machine_state(self, name: str, vm: Vm) -> MachineState:
+        vmi = self.vmis.get(name)
+        labels = vm.manifest["metadata"]["labels"]
+        state = MachineState(
+            name=name,
+            instance=int(labels[names.LABEL_INSTANCE]),
+            machine=labels[names.LABEL_MACHINE],
+            deleting=vm.deleting,
+            claim=vm.claim,
+            running=vm.running,
+            template_hash=vm.manifest["metadata"]["annotations"]["kigi.dev/template-hash"],
+        )
+        if vmi is None:
+            return state
+        return replace(
+            state,
+            instance_uid=vmi.uid,
+            instance_claim=vmi.claim,
+            instance_phase=vmi.phase,
+            instance_ready=vmi.phase == "Running",
+            instance_deleting=vmi.deleting,
+        )
+
+    # Carrying out steps.
+
+    def plan(self) -> DeploymentPlan:
+        return plan_deployment(self.view()) if not self.gone else DeploymentPlan()
+
+    def apply(self, step: Step) -> None:
+        self.clock += 1
+        match step:
+            case AddFinalizer():
+                self.finalizer = True
+            case RemoveFinalizer():
+                assert not (self.volumes or self.claims or self.vms), "the finalizer goes last"
+                self.finalizer, self.gone = False, True
+            case ApplyObject(manifest):
+                self._apply_object(manifest)
+            case RestartMachine(_, name, uid):
+                if name in self.vmis and self.vmis[name].uid == uid:
+                    self.vmis[name].deleting = True
+            case DeleteObject("VirtualMachine", name):
+                self.vms[name].deleting = True
+            case DeleteObject("PersistentVolumeClaim", name):
+                self.claims[name] = (self.claims[name][0], True)
+            case DeleteObject("PersistentVolume", name):
+                self.volumes[name].deleting = True
+            case DeleteObject("NodeCache", name):
+                self.nodes[name].cache = None
+            case ReleaseVolume(name):
+                volume = self.volumes[name]
+                node = self.nodes.get(volume.node)
+                assert node is None or volume.handle not in node.overlays, "released with its overlay on the node"
+                if not any(m["spec"]["volumeName"] == name for m, _ in self.claims.values()):
+                    del self.volumes[name]
+            case EmitEvent():
+                pass
+
+    def _apply_object(self, manifest: Mapping[str, Any]) -> None:
+        name = manifest["metadata"]["name"]
+        if manifest["kind"] == "NodeCache":
+            self.nodes[name].cache = manifest
+            self.nodes[name].acted = False
+            return
+        assert self.finalizer, "nothing is made before the finalizer"
+        match manifest["kind"]:
+            case "PersistentVolume":
+                old = self.volumes.get(name)
+                assert old is None or old.manifest["spec"] == manifest["spec"], "a PersistentVolume never changes"
+                self.volumes.setdefault(name, Volume(manifest))
+            case "PersistentVolumeClaim":
+                self.claims.setdefault(name, (manifest, False))
+                self.volumes[manifest["spec"]["volumeName"]].bound = True
+            case "VirtualMachine":
+                known = self.vms.get(name)
+                self.vms[name] = Vm(manifest, known.uid if known else f"vm{next(self.uids)}")
+
+    # Everybody else, one small move at a time.
+
+    def moves(self) -> Iterator[tuple[str, Any]]:
+        """Names of what the rest of the world could do now."""
+        for name, node in self.nodes.items():
+            if not node.ready or node.cache is None:
+                continue
+            wanted = [layer["digest"] for layer in node.cache["spec"].get("layers", [])]
+            if any(d not in node.held for d in wanted):
+                yield ("fill", name)
+            if not node.acted:
+                yield ("act", name)
+        for name, vm in list(self.vms.items()):
+            vmi = self.vmis.get(name)
+            if vmi is None and vm.deleting:
+                yield ("vm-gone", name)
+            elif vmi is None and vm.running and self._can_start(vm):
+                yield ("start", name)
+            elif vmi is not None and (vmi.deleting or vm.deleting or not vm.running):
+                yield ("stop", name)
+            elif vmi is not None and vmi.phase == "Scheduling":
+                yield ("run", name)
+        for name, (_, deleting) in list(self.claims.items()):
+            if deleting and not any(vmi.claim == name for vmi in self.vmis.values()):
+                yield ("claim-gone", name)
+
+    def _can_start(self, vm: Vm) -> bool:
+        claim = self.claims.get(vm.claim)
+        if claim is None:
+            return False
+        volume = self.volumes.get(claim[0]["spec"]["volumeName"])
+        return volume is not None and volume.node in self.nodes and self.nodes[volume.node].ready
+
+    def move(self, kind: str, name: str) -> None:
+        self.clock += 1
+        match kind:
+            case "fill":
+                node = self.nodes[name]
+                assert node.cache is not None
+                layer = next(e["digest"] for e in node.cache["spec"]["layers"] if e["digest"] not in node.held)
+                node.held.add(layer)
+                self.moved[name].append(layer)
+            case "act":
+                node = self.nodes[name]
+                assert node.cache is not None
+                mounted = {self._volume_of(vmi.claim).handle for vmi in self.vmis.values()}
+                for handle in node.cache["spec"].get("discard", []):
+                    if handle not in mounted:
+                        node.overlays.pop(handle, None)
+                node.acted = not any(h in node.overlays for h in node.cache["spec"].get("discard", []))
+            case "vm-gone":
+                del self.vms[name]
+            case "start":
+                volume = self._volume_of(self.vms[name].claim)
+                node = self.nodes[volume.node]
+                assert set(volume.chain) <= node.held, "a VM starts above a missing layer"
+                node.overlays.setdefault(volume.handle, self.clock)
+                self.vmis[name] = Vmi(f"vmi{next(self.uids)}", self.vms[name].claim)
+            case "run":
+                self.vmis[name].phase = "Running"
+            case "stop":
+                del self.vmis[name]
+            case "claim-gone":
+                del self.claims[name]
+
+    def _volume_of(self, claim: str) -> Volume:
+        return self.volumes[self.claims[claim][0]["spec"]["volumeName"]]
+
+    def lose_node(self, name: str) -> None:
+        """The Node object is deleted, and everything on the machine with it."""
+        del self.nodes[name]
+        for vm, vmi in list(self.vmis.items()):
+            if self._volume_of(vmi.claim).node == name:
+                del self.vmis[vm]
+        self.clock += 1
+
+    # Judging.
+
+    def check_invariants(self) -> None:
+        for vmi in self.vmis.values():
+            volume = self._volume_of(vmi.claim)
+            node = self.nodes[volume.node]
+            assert set(volume.chain) <= node.held, "a layer under a running VM is missing"
+            assert volume.handle in node.overlays, "the overlay of a running VM is gone"
+        if self.volumes or self.claims or self.vms:
+            assert self.finalizer
+
+    def settle(self, limit: int = 2000) -> None:
+        """Lets everybody do what they can until nobody can do anything."""
+        for _ in range(limit):
+            progressed = self.node_cache_pass()
+            steps = self.plan().steps
+            if steps:
+                self.apply(steps[0])
+                progressed = True
+            move = next(iter(self.moves()), None)
+            if move is not None:
+                self.move(*move)
+                progressed = True
+            self.check_invariants()
+            if not progressed:
+                return
+        raise AssertionError(f"not settled: {self.plan().steps[:3]} {list(self.moves())[:3]}")
+
+    def node_cache_pass(self) -> bool:
+        names_ = set(self.nodes) | {volume.node for volume in self.volumes.values()}
+        progressed = False
+        for name in sorted(names_):
+            for step in plan_node_cache(self.node_view(name)).steps:
+                if isinstance(step, ReleaseVolume) and any(
+                    m["spec"]["volumeName"] == step.name for m, _ in self.claims.values()
+                ):
+                    continue
+                self.apply(step)
+                progressed = True
+        return progressed
+
+    def overlay_times(self) -> dict[Slot, int]:
+        """When the overlay that each running machine stands on was made."""
+        times: dict[Slot, int] = {}
+        for name, vmi in self.vmis.items():
+            state = self._machine_state(name, self.vms[name])
+            volume = self._volume_of(vmi.claim)
+            times[(state.instance, state.machine)] = self.nodes[volume.node].overlays[volume.handle]
+        return times
+
+    def check_settled(self) -> None:
+        """The world is as the spec says, and nothing else is left."""
+        if self.gone or self.deleting:
+            assert not (self.volumes or self.claims or self.vms or self.vmis or self.finalizer)
+            assert not any(node.overlays for node in self.nodes.values())
+            return
+        wishes = wished_machines(self.spec, self.view().systems)
+        assert len(self.vms) == len(wishes) == len(self.volumes) == len(self.claims)
+        assert len(self.vmis) == sum(wish.running for wish in wishes)
+        for wish in wishes:
+            vm = self.vms[names.machine_name("dep", wish.instance, wish.machine)]
+            assert vm.running == wish.running
+            assert self._volume_of(vm.claim).chain == [layer.digest for layer in wish.chain]
+        overlays = {handle for node in self.nodes.values() for handle in node.overlays}
+        assert overlays <= {volume.handle for volume in self.volumes.values()}, "an overlay was left behind"
