@@ -1,0 +1,90 @@
+"""``kigi-disk-hook``: the sidecar's server.
+
+virt-launcher finds the socket, asks Info once, then OnDefineDomain for every definition of the domain. Whatever goes
+wrong becomes a gRPC error: the definition fails, the VM does not start, and the text reaches the VMI's condition.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from kigi.hook import messages
+from kigi.hook.domain import DomainRefused, open_as_qcow2
+
+SOCKET_DIR = "/var/run/kubevirt-hooks"
+SOCKET_NAME = "kigi-disk-hook.sock"
+"""virt-launcher tells sidecars apart by the name of their socket alone."""
+VERSIONS = ("v1alpha3", "v1alpha2")
+HOOK_POINTS = ("OnDefineDomain", "Shutdown")
+"""Without OnDefineDomain in this list virt-launcher would start the VM on a raw disk."""
+
+_Behaviour = Callable[[bytes, grpc.ServicerContext], bytes]
+
+
+def define_domain(request: bytes, context: grpc.ServicerContext) -> bytes:
+    """OnDefineDomain; FAILED_PRECONDITION with the cause when the domain cannot be changed as it must be."""
+    try:
+        document, disks = open_as_qcow2(messages.domain_xml(request))
+    except (DomainRefused, messages.MessageInvalid) as exc:
+        _log(f"domain refused: {exc}")
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"kigi-disk-hook: {exc}")
+        raise
+    _log(f"disks opened as qcow2: {disks}")
+    return messages.define_domain_result(document)
+
+
+def build_server(address: str, on_shutdown: Callable[[], None]) -> grpc.Server:
+    """A started server at ``address``; it answers from the moment that the socket exists."""
+
+    def info(_: bytes, __: grpc.ServicerContext) -> bytes:
+        return messages.info_result("kigi-disk-hook", HOOK_POINTS, VERSIONS)
+
+    def shutdown(_: bytes, context: grpc.ServicerContext) -> bytes:
+        context.add_callback(on_shutdown)
+        return b""
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    handlers = [_service("kubevirt.hooks.info.Info", {"Info": info})]
+    for version in VERSIONS:
+        handlers.append(
+            _service(f"kubevirt.hooks.{version}.Callbacks", {"OnDefineDomain": define_domain, "Shutdown": shutdown})
+        )
+    server.add_generic_rpc_handlers(handlers)
+    server.add_insecure_port(address)
+    server.start()
+    return server
+
+
+def main() -> None:
+    """Serve until virt-launcher says Shutdown, or SIGTERM."""
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    directory = sys.argv[1] if len(sys.argv) > 1 else SOCKET_DIR
+    path = os.path.join(directory, SOCKET_NAME)
+    server = build_server(f"unix:{path}", done.set)
+    _log(f"listening on {path}")
+    done.wait()
+    server.stop(1).wait()
+
+
+def _service(name: str, methods: dict[str, _Behaviour]) -> grpc.GenericRpcHandler:
+    return grpc.method_handlers_generic_handler(
+        name, {method: grpc.unary_unary_rpc_method_handler(behaviour) for method, behaviour in methods.items()}
+    )
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()
