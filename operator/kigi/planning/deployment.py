@@ -171,9 +171,8 @@ def _make_disks(view: DeploymentView, owner: Owner, targets: Sequence[Target]) -
         if target.volume is None:
             yield ApplyObject(build_volume(owner, target.wish, target.revision, target.node, target.fingerprint))
     for target in targets:
-        claim = build_claim(owner, target.wish, target.revision)
-        if claim["metadata"]["name"] not in claims:
-            yield ApplyObject(claim)
+        if claim_of(target, owner) not in claims:
+            yield ApplyObject(build_claim(owner, target.wish, target.revision))
 
 
 def _make_machines(

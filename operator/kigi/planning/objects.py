@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import uuid
@@ -152,8 +153,9 @@ def template_hash(template: Mapping[str, Any], placement: Placement, hook: HookK
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@functools.lru_cache(maxsize=4096)
 def chain_text(chain: Chain) -> str:
-    """The chain as the daemon reads it from the volume's attributes: JSON, root first."""
+    """The chain as the daemon reads it from the volume's attributes: JSON, root first; instances share theirs."""
     return json.dumps(
         [
             {
@@ -170,7 +172,10 @@ def chain_text(chain: Chain) -> str:
 
 def machine_memory_bytes(template: Mapping[str, Any]) -> int:
     """Bytes that one VM takes on its node, guest and launcher; instancetypes count as the default."""
-    return parse_quantity(str(template.get("memory") or DEFAULT_MEMORY)) + LAUNCHER_OVERHEAD_BYTES
+    return _bytes_of(str(template.get("memory") or DEFAULT_MEMORY)) + LAUNCHER_OVERHEAD_BYTES
+
+
+_bytes_of = functools.lru_cache(maxsize=256)(parse_quantity)
 
 
 def firmware_uuid(owner: Owner, instance: int, machine: str) -> str:
