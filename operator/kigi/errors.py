@@ -106,3 +106,45 @@ class HookUnavailable(SpecInvalid):
     """KubeVirt has no gate on by which a layered disk can be attached; no VM is started without it."""
 
     reason = "HookUnavailable"
+
+
+class OverlayRejected(SpecInvalid):
+    """A writable disk does not have the header that it was made with: its guest may have written it; never mounted."""
+
+    reason = "OverlayRejected"
+
+
+class OverlayMismatch(SpecInvalid):
+    """A volume is asked for with another chain than the one that its overlay stands on."""
+
+    reason = "OverlayMismatch"
+
+
+class VolumeUnknown(SpecInvalid):
+    """No overlay of that handle is on the node, or it is not where the caller says."""
+
+    reason = "VolumeUnknown"
+
+
+class VolumeBusy(Waiting):
+    """Another operation on the same volume is under way."""
+
+    reason = "VolumeBusy"
+
+
+class VolumeInUse(Waiting):
+    """The overlay is mounted elsewhere, or its target is taken."""
+
+    reason = "VolumeInUse"
+
+
+class VolumeDiscarded(Waiting):
+    """The overlay is being deleted, by the operator's order."""
+
+    reason = "VolumeDiscarded"
+
+
+class MountFailed(KigiError):
+    """The kernel refused to mount or unmount."""
+
+    reason = "MountFailed"
