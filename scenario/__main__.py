@@ -1,4 +1,4 @@
-"""``python -m scenario build tiny|real --out DIR``: build the ten-VM exercise; ``sizes DIR``: what moving it costs."""
+"""Builds the ten-VM exercise, tells what moving it costs, and prints its Kubernetes objects."""
 
 from __future__ import annotations
 
@@ -6,31 +6,64 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from scenario import manifest as manifests
-from scenario import tiny
+import yaml
+
+from scenario import kubernetes, tiny
+from scenario.manifest import Manifest, load
 from scenario.packages import BuildFailed
+from scenario.sizes import table
+
+BUILDERS: Mapping[str, Callable[[Path], Manifest]] = {"tiny": tiny.build}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, or 1 with the reason on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m scenario", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    build = verbs.add_parser("build", help="build the layers and manifest.json")
-    build.add_argument("variant", choices=("tiny", "real"))
-    build.add_argument("--out", type=Path, required=True, help="folder for the layers; made if missing")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = _parser().parse_args(arguments)
+    if options.verb == "sizes":
+        print(table(load(options.folder)))
+    elif options.verb == "objects":
+        made = load(options.folder)
+        objects = [
+            *kubernetes.system_nodes(made, options.namespace),
+            kubernetes.system_deployment(options.name, options.system, options.namespace),
+        ]
+        print(yaml.safe_dump_all(objects, sort_keys=False), end="")
+    else:
+        return _build(options.variant, options.out)
+    return 0
+
+
+def _build(variant: str, out: Path) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     began = time.monotonic()
     try:
-        made = tiny.build(options.out)
+        made = BUILDERS[variant](out)
     except BuildFailed as exc:
         print(f"not built: {exc}", file=sys.stderr)
         return 1
     total = sum(image.file_size_bytes for image in made.images)
-    print(f"{len(made.images)} layers, {total / 1e6:.1f} MB, in {time.monotonic() - began:.1f} s: {options.out}")
+    print(f"{len(made.images)} layers, {total / 1e6:.1f} MB, in {time.monotonic() - began:.1f} s: {out}")
+    print(table(made))
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scenario", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    build = verbs.add_parser("build", help="build the layers and manifest.json")
+    build.add_argument("variant", choices=sorted(BUILDERS))
+    build.add_argument("--out", type=Path, required=True, help="folder for the layers; made if missing")
+    sizes = verbs.add_parser("sizes", help="what first deployment and switches move")
+    sizes.add_argument("folder", type=Path, help="folder of a build")
+    objects = verbs.add_parser("objects", help="print the SystemNodes and a SystemDeployment as YAML")
+    objects.add_argument("folder", type=Path, help="folder of a build")
+    objects.add_argument("--namespace", help="namespace of the objects; left out: that of kubectl's context")
+    objects.add_argument("--name", default="exercise", help="name of the deployment")
+    objects.add_argument("--system", default="infected", help="state that it runs")
+    return parser
 
 
 if __name__ == "__main__":

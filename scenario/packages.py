@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -12,7 +14,9 @@ class BuildFailed(Exception):
     """A tool failed while the scenario was built; the message has its command line and its last output."""
 
 
-def run(*command: str | Path, cwd: Path | None = None, stdin: str | None = None, env: dict[str, str] | None = None) -> str:
+def run(
+    *command: str | Path, cwd: Path | None = None, stdin: str | None = None, env: Mapping[str, str] | None = None
+) -> str:
     """Output of a command. Raises BuildFailed if it cannot be started or ends with another status than 0."""
     words = [str(word) for word in command]
     try:
@@ -20,7 +24,7 @@ def run(*command: str | Path, cwd: Path | None = None, stdin: str | None = None,
             words,
             cwd=cwd,
             input=stdin,
-            env=os.environ | (env or {}),
+            env={**os.environ, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -45,20 +49,28 @@ def cache_dir() -> Path:
 
 def kernel_package() -> str:
     """Name of the package that the newest linux-image-cloud-amd64 stands for."""
-    for line in run("apt-cache", "depends", "linux-image-cloud-amd64").splitlines():
-        kind, _, name = line.strip().partition(": ")
-        if kind == "Depends" and name.startswith("linux-image-"):
-            return name
-    raise BuildFailed("apt knows no linux-image-cloud-amd64; run apt-get update")
+    shown = run("apt-cache", "show", "--no-all-versions", "linux-image-cloud-amd64")
+    found = re.search(r"^Depends: (linux-image-\S+)", shown, re.MULTILINE)
+    if not found:
+        raise BuildFailed("apt knows no linux-image-cloud-amd64; run apt-get update")
+    return found[1]
 
 
-def unpack(package: str, cache: Path) -> Path:
-    """Folder with the contents of a package, fetched once per version."""
-    shown = run("apt-cache", "show", "--no-all-versions", package)
-    version = next(line.split()[1] for line in shown.splitlines() if line.startswith("Version:"))
-    target = cache / "packages" / f"{package}_{version.replace(':', '%3a')}"
-    if target.is_dir():
-        return target
+def unpack(packages: Sequence[str], cache: Path) -> dict[str, Path]:
+    """Package -> folder with its contents, fetched once per version."""
+    shown = run("apt-cache", "show", "--no-all-versions", *packages)
+    names = re.findall(r"^Package: (\S+)", shown, re.MULTILINE)
+    versions = dict(zip(names, re.findall(r"^Version: (\S+)", shown, re.MULTILINE), strict=True))
+    folders: dict[str, Path] = {}
+    for package in packages:
+        target = cache / "packages" / f"{package}_{versions[package].replace(':', '%3a')}"
+        if not target.is_dir():
+            _fetch(package, target)
+        folders[package] = target
+    return folders
+
+
+def _fetch(package: str, target: Path) -> None:
     work = target.with_name(f".{target.name}.{os.getpid()}")
     work.mkdir(parents=True)
     try:
@@ -68,4 +80,3 @@ def unpack(package: str, cache: Path) -> Path:
         (work / "root").replace(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return target

@@ -44,7 +44,7 @@ LABEL kigi
   INITRD initrd
   APPEND console=ttyS0,115200 quiet loglevel=3 panic=5 mitigations=off no_timer_check random.trust_cpu=on
 """
-_FIXED_CLOCK = {"SOURCE_DATE_EPOCH": str(CLOCK), "E2FSPROGS_FAKE_TIME": str(CLOCK), "MTOOLS_SKIP_CHECK": "1"}
+_FIXED_CLOCK = {"SOURCE_DATE_EPOCH": str(CLOCK), "E2FSPROGS_FAKE_TIME": str(CLOCK)}
 
 
 def build(out: Path) -> Manifest:
@@ -87,10 +87,12 @@ def _write(path: Path, parent_name: str | None, disk: bytes, parent: bytes) -> N
 
 def _empty_disk(work: Path) -> bytes:
     """Partition table, boot part and an empty data part."""
-    cache = cache_dir()
-    loader = unpack("syslinux", cache)
+    kernel = kernel_package()
+    packages = unpack((kernel, "syslinux", "mtools", "busybox-static"), cache_dir())
+    loader = packages["syslinux"]
     boot = work / "boot.img"
-    _make_boot_part(boot, loader, cache, work)
+    initrd = _initrd(packages[kernel], packages["busybox-static"])
+    _make_boot_part(boot, packages[kernel], initrd, loader, packages["mtools"], work)
     data = work / "data.img"
     with data.open("wb") as file:
         file.truncate(DATA_BYTES)
@@ -116,14 +118,12 @@ def _partition(start: int, size: int, kind: int, active: bool = False) -> bytes:
     )  # fmt: skip
 
 
-def _make_boot_part(boot: Path, loader: Path, cache: Path, work: Path) -> None:
-    mtools = unpack("mtools", cache) / "usr/bin"
-    kernel = unpack(kernel_package(), cache)
+def _make_boot_part(boot: Path, kernel: Path, initrd: bytes, loader: Path, mtools: Path, work: Path) -> None:
     (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
-    (work / "initrd").write_bytes(_initrd(kernel, unpack("busybox-static", cache)))
+    (work / "initrd").write_bytes(initrd)
     (work / "syslinux.cfg").write_text(BOOT_CONFIG)
     shutil.copyfile(vmlinuz, work / "vmlinuz")
-    env = _FIXED_CLOCK | {"PATH": f"{mtools}:/usr/sbin:/usr/bin:/sbin:/bin"}
+    env = _FIXED_CLOCK | {"PATH": f"{mtools}/usr/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     with boot.open("wb") as file:
         file.truncate(BOOT_BYTES)
     run(

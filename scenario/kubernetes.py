@@ -1,0 +1,60 @@
+"""The Kubernetes objects of a build: a SystemNode for each state and a SystemDeployment, as ``kubectl apply`` takes them.
+
+The VMImageNodes are not made here: publishing a layer gives its digest, and with it the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scenario.manifest import Manifest, System, Variant
+
+API_VERSION = "kigi.dev/v1alpha1"
+
+MEMORY: Mapping[Variant, Mapping[str, str]] = {
+    # Debian's cloud kernel with an initramfs starts in 80 MiB under SeaBIOS, and not in 64.
+    "tiny": {"server": "96Mi", "desktop": "96Mi"},
+    "real": {"server": "512Mi", "desktop": "1Gi"},
+}
+
+
+def system_nodes(manifest: Manifest, namespace: str | None = None) -> list[dict[str, Any]]:
+    """A SystemNode for each state, parents first; only the root has templates, its children inherit them."""
+    return [_system_node(manifest, system, namespace) for system in manifest.systems]
+
+
+def system_deployment(
+    name: str = "exercise", system: str = "infected", namespace: str | None = None, **spec: Any
+) -> dict[str, Any]:
+    """A SystemDeployment of this state; ``spec`` adds fields of its spec, such as ``replicas=2``."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "SystemDeployment",
+        "metadata": _metadata(name, namespace),
+        "spec": {"system": {"name": system}, **spec},
+    }
+
+
+def _system_node(manifest: Manifest, system: System, namespace: str | None) -> dict[str, Any]:
+    machines: list[dict[str, Any]] = []
+    for machine, image in system.machines.items():
+        entry: dict[str, Any] = {"name": machine, "image": {"name": image}}
+        if system.parent is None:
+            size = "desktop" if manifest.roles[machine] == "desktop" else "server"
+            # The interface is left to the default: one, on the pod network, by masquerade.
+            entry["template"] = {"cpu": 1, "memory": MEMORY[manifest.variant][size]}
+        machines.append(entry)
+    spec: dict[str, Any] = {"description": system.description, "machines": machines}
+    if system.parent is not None:
+        spec["parent"] = {"name": system.parent}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "SystemNode",
+        "metadata": _metadata(system.name, namespace),
+        "spec": spec,
+    }
+
+
+def _metadata(name: str, namespace: str | None) -> dict[str, Any]:
+    return {"name": name} if namespace is None else {"name": name, "namespace": namespace}

@@ -1,0 +1,53 @@
+"""What deploying and switching the exercise moves, in bytes of layer files, against ways without trees or cache.
+
+Pure: it reads the manifest alone. The published layers may be a little smaller or larger than the files of a build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from scenario.manifest import Image, Manifest
+from scenario.tree import resolved_images
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One step: ``moved_bytes`` with the trees and the cache, ``full_bytes`` with every VM's whole image."""
+
+    name: str
+    moved_bytes: int
+    full_bytes: int
+    layers: int
+
+    @property
+    def saved(self) -> float:
+        """Share of ``full_bytes`` that is not moved, 0 to 1."""
+        return 1 - self.moved_bytes / self.full_bytes
+
+
+def moves(manifest: Manifest) -> Iterator[Move]:
+    """The first deployment of the root state on an empty node, then each switch to the next state."""
+    held: set[str] = set()
+    for system in manifest.systems:
+        images = resolved_images(system.name).values()
+        chains = [manifest.chain(image) for image in images]
+        missing = {layer.name: layer for chain in chains for layer in chain if layer.name not in held}
+        verb = "switch to" if held else "first deployment of"
+        yield Move(f"{verb} {system.name}", _total(missing.values()), sum(map(_total, chains)), len(missing))
+        held |= missing.keys()
+
+
+def table(manifest: Manifest) -> str:
+    """``moves`` for people, in MB (10^6 bytes)."""
+    lines = [f"{'':32}{'layers':>7}{'moved MB':>11}{'full MB':>11}{'saved':>9}"]
+    lines += [
+        f"{move.name:32}{move.layers:7}{move.moved_bytes / 1e6:11.2f}{move.full_bytes / 1e6:11.1f}{move.saved:9.2%}"
+        for move in moves(manifest)
+    ]
+    return "\n".join(lines)
+
+
+def _total(images: Iterable[Image]) -> int:
+    return sum(image.file_size_bytes for image in images)
