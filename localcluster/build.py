@@ -1,0 +1,188 @@
+"""Go programs of the cluster, built on demand from the pinned modules under ``go/`` into the cache."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from localcluster.paths import cache_dir
+from localcluster.system import ensure_apt_packages
+
+_GO = Path(__file__).parent / "go"
+_KUBERNETES = "v1.36.3"
+_STAMPS = {"gitVersion": _KUBERNETES, "gitMajor": "1", "gitMinor": "36", "gitTreeState": "clean"}
+_STAMP = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in _STAMPS.items())
+
+
+class BuildFailed(RuntimeError):
+    """A program could not be built; the text names the log and ends with its last lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One folder under ``go/`` with a go.mod, and programs that are built by one ``go build``."""
+
+    folder: str
+    programs: tuple[tuple[str, str], ...]
+    """(name of the program, package) of each."""
+    ldflags: str = "-s -w"
+    tags: str = ""
+    cgo: bool = False
+    packages: tuple[str, ...] = ()
+    """Debian packages with the headers that cgo needs."""
+
+
+def _programs(prefix: str, *names: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, f"{prefix}/{name}") for name in names)
+
+
+MODULES = (
+    Module(
+        "kubernetes",
+        _programs(
+            "k8s.io/kubernetes/cmd",
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-scheduler",
+            "kubectl",
+            "kubelet",
+        ),
+        ldflags=f"-s -w {_STAMP}",
+    ),
+    Module("etcd", (("etcd", "go.etcd.io/etcd/server/v3"),)),
+    Module("versitygw", _programs("github.com/versity/versitygw/cmd", "versitygw")),
+    Module("csi-sanity", _programs("github.com/kubernetes-csi/csi-test/v5/cmd", "csi-sanity")),
+    Module(
+        "containerd",
+        _programs("github.com/containerd/containerd/v2/cmd", "containerd", "containerd-shim-runc-v2", "ctr"),
+    ),
+    Module(
+        "containerd",
+        (
+            ("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local"),
+            ("bridge", "github.com/containernetworking/plugins/plugins/main/bridge"),
+            ("loopback", "github.com/containernetworking/plugins/plugins/main/loopback"),
+        ),
+    ),
+    Module(
+        "containerd",
+        (("runc", "github.com/opencontainers/runc"),),
+        tags="seccomp",
+        cgo=True,
+        packages=("libseccomp-dev", "pkg-config", "gcc", "libc6-dev"),
+    ),
+    Module(
+        "kubevirt",
+        _programs(
+            "kubevirt.io/kubevirt/cmd",
+            "sidecars",
+            "virt-api",
+            "virt-chroot",
+            "virt-controller",
+            "virt-freezer",
+            "virt-operator",
+            "virt-probe",
+            "virt-tail",
+            "virtctl",
+        ),
+    ),
+    Module(
+        "kubevirt",
+        _programs("kubevirt.io/kubevirt/cmd", "virt-handler", "virt-launcher", "virt-launcher-monitor"),
+        cgo=True,
+        packages=("libvirt-dev", "pkg-config", "gcc", "libc6-dev"),
+    ),
+)
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+_MODULE_OF = {name: module for module in MODULES for name, _ in module.programs}
+
+
+def binary(name: str) -> Path:
+    """Path of a program, built first if it is not in the cache (minutes, the first time).
+
+    Raises KeyError for a program that no module has, BuildFailed otherwise. Safe to call from several processes.
+    """
+    module = _MODULE_OF[name]
+    path = directory(module) / name
+    if not path.exists():
+        _build(module)
+    return path
+
+
+def directory(module: Module) -> Path:
+    """Where the module's programs are, once built: named by everything that they are made from."""
+    key = hashlib.sha256()
+    for file in ("go.mod", "go.sum"):
+        key.update((_GO / module.folder / file).read_bytes())
+    for part in (_go_version(), module.ldflags, module.tags, str(module.cgo), *(p for _, p in module.programs)):
+        key.update(part.encode() + b"\0")
+    return cache_dir() / "bin" / f"{module.folder}-{module.programs[0][0]}-{key.hexdigest()[:16]}"
+
+
+@cache
+def _go_version() -> str:
+    go = shutil.which("go")
+    if go is None:
+        raise BuildFailed("the program 'go' is not on the PATH; install Go 1.24 or later")
+    return subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True, cwd=_GO).stdout.strip()
+
+
+def _build(module: Module) -> None:
+    target = directory(module)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target.with_suffix(".lock")):
+        if target.exists():
+            return
+        if module.packages:
+            ensure_apt_packages(module.packages)
+        names = ", ".join(name for name, _ in module.programs)
+        log = target.with_suffix(".log")
+        print(f"building {names} (once; minutes; log {log})", flush=True)
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
+            _go_build(module, Path(scratch), log)
+            os.chmod(scratch, 0o755)
+            os.rename(scratch, target)
+            Path(scratch).mkdir()
+        print(f"built {names} in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _go_build(module: Module, scratch: Path, log: Path) -> None:
+    """One ``go build`` for all; each program is then named as ``Module.programs`` says."""
+    command = ["go", "build", "-trimpath", "-ldflags", module.ldflags, "-o", f"{scratch}/"]
+    if module.tags:
+        command += ["-tags", module.tags]
+    command += [package for _, package in module.programs]
+    environment = {**os.environ, "CGO_ENABLED": "1" if module.cgo else "0"}
+    with log.open("wb") as out:
+        done = subprocess.run(command, cwd=_GO / module.folder, env=environment, stdout=out, stderr=out, check=False)
+    if done.returncode != 0:
+        raise BuildFailed(f"{' '.join(command)} in {module.folder} failed; {log} ends:\n{log.read_text()[-3000:]}")
+    for name, package in module.programs:
+        built = scratch / _default_name(package)
+        if built.name != name:
+            built.rename(scratch / name)
+
+
+def _default_name(package: str) -> str:
+    """What ``go build`` calls the program of a package: its last part that is not a version."""
+    *rest, last = package.split("/")
+    return rest[-1] if last.startswith("v") and last[1:].isdigit() else last
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process builds, the others wait."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

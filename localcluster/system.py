@@ -1,0 +1,37 @@
+"""Debian packages that the parts of the cluster need on the machine itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+
+class PackagesMissing(RuntimeError):
+    """Debian packages are missing and this process may not install them; the text lists them."""
+
+
+def missing_packages(packages: Sequence[str]) -> list[str]:
+    """Those of ``packages`` that dpkg does not know as installed."""
+    form = "--showformat=${binary:Package} ${db:Status-Status}\n"
+    listing = subprocess.run(["dpkg-query", "--show", form, *packages], capture_output=True, text=True, check=False)
+    installed = {
+        line.split()[0].split(":")[0] for line in listing.stdout.splitlines() if line.split()[1:] == ["installed"]
+    }
+    return [package for package in packages if package not in installed]
+
+
+def ensure_apt_packages(packages: Sequence[str]) -> None:
+    """Installs what is missing, when root; raises PackagesMissing otherwise."""
+    missing = missing_packages(packages)
+    if not missing:
+        return
+    if os.geteuid() != 0:
+        raise PackagesMissing(f"install these Debian packages first: {' '.join(missing)}")
+    print(f"installing Debian packages: {' '.join(missing)}", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = ["apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends", *missing]
+    for command in (["apt-get", "update", "--quiet=2"], install):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise PackagesMissing(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")

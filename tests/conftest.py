@@ -1,0 +1,56 @@
+"""Real servers, started once per run and only when a test asks for them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from localcluster.controlplane import ControlPlane
+from localcluster.s3 import S3Server
+from tests.support.cluster import install_crds
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A real kube-apiserver with etcd; ``api.kubeconfig`` is its admin's, ``api.kubectl(...)`` runs kubectl."""
+    with ControlPlane(tmp_path_factory.mktemp("control-plane")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def crds(api: ControlPlane) -> ControlPlane:
+    """The API server with Kigi's CRDs."""
+    install_crds(api)
+    return api
+
+
+@pytest.fixture
+def namespace(api: ControlPlane) -> str:
+    """A new namespace; it is not deleted, the server is thrown away."""
+    name = f"test-{next(_numbers)}"
+    api.kubectl("create", "namespace", name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server on loopback."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """A new bucket."""
+    return s3.create_bucket(f"bucket-{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def repository_root() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parents[1]

@@ -1,0 +1,58 @@
+"""Clients and waiting, for tests against the real servers of ``localcluster``."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from localcluster.controlplane import ControlPlane
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+T = TypeVar("T")
+
+
+def eventually(check: Callable[[], T], timeout_s: float = 30, what: str = "") -> T:
+    """The first true result of ``check``; AssertionError with the last error or result when time runs out."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        last: Any
+        try:
+            last = check()
+            if last:
+                return last  # type: ignore[no-any-return]
+        except AssertionError as exc:
+            last = exc
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what or 'never true'} within {timeout_s} s; last: {last!r}")
+        time.sleep(0.1)
+
+
+async def eventually_async(check: Callable[[], T | Awaitable[T]], timeout_s: float = 30, what: str = "") -> T:
+    """As ``eventually``, for coroutines, without blocking the event loop."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        last: Any
+        try:
+            last = check()
+            if inspect.isawaitable(last):
+                last = await last
+            if last:
+                return last  # type: ignore[no-any-return]
+        except AssertionError as exc:
+            last = exc
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what or 'never true'} within {timeout_s} s; last: {last!r}")
+        await asyncio.sleep(0.1)
+
+
+def install_crds(api: ControlPlane, directory: Path = REPOSITORY / "crds") -> None:
+    """Apply every CRD of ``directory`` and wait until the server serves them."""
+    api.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(directory))
+    names = [yaml.safe_load(path.read_text())["metadata"]["name"] for path in sorted(directory.glob("*.yaml"))]
+    api.kubectl("wait", "--for=condition=Established", "--timeout=60s", *(f"crd/{name}" for name in names))
