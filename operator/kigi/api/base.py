@@ -14,7 +14,7 @@ DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 MACHINE_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
-DigestText = Annotated[str, Field(pattern=DIGEST_PATTERN)]
+DigestText = Annotated[str, Field(max_length=71, pattern=DIGEST_PATTERN)]
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
 MachineName = Annotated[str, Field(min_length=1, max_length=20, pattern=MACHINE_NAME)]
 

@@ -225,7 +225,6 @@ class SystemDeployment(Model):
             "self.metadata.name.size() <= 32 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
             "metadata.name: it is part of the VMs' names; take at most 32 lower-case letters, digits and '-', "
             "beginning with a letter and ending with a letter or digit",
-            ".metadata.name",
         ),
     )
     SCALE: ClassVar[tuple[str, str, str]] = (".spec.replicas", ".status.replicas", ".status.selector")

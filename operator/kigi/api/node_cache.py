@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from kigi.api.base import (
     AGE_COLUMN,
     DNS_LABEL,
-    MAP_BY_NAME,
     MESSAGE_COLUMN,
     READY_COLUMN,
     STATE_COLUMN,
@@ -24,6 +23,10 @@ from kigi.api.base import (
 from kigi.domain.layers import DEFAULT_REPOSITORY
 
 MAX_FILE_BYTES = 64 * 2**40
+MAX_LAYERS = 2000
+"""Of one node; with the daemon's status this stays below etcd's 1.5 MiB."""
+ATOMIC: dict[str, JsonValue] = {"x-kubernetes-list-type": "atomic"}
+"""Each list here has one writer, who writes it whole; bookkeeping per item would double the size of the object."""
 VolumeHandle = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9][-a-z0-9.]*$")]
 
 
@@ -59,15 +62,15 @@ class NodeCacheSpec(Model):
 
     layers: list[WantedLayer] = Field(
         default_factory=list,
-        max_length=20000,
+        max_length=MAX_LAYERS,
         description="Layers that the node shall hold.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["digest"]},
+        json_schema_extra=ATOMIC,
     )
     discard: list[VolumeHandle] = Field(
         default_factory=list,
-        max_length=20000,
+        max_length=MAX_LAYERS,
         description="Volumes (CSI volume handles) whose overlays shall be deleted from the node.",
-        json_schema_extra={"x-kubernetes-list-type": "set"},
+        json_schema_extra=ATOMIC,
     )
 
 
@@ -98,12 +101,12 @@ class NodeCacheStatus(Status):
     layers: list[CachedLayer] = Field(
         default_factory=list,
         description="Layers held, on their way, or refused.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["digest"]},
+        json_schema_extra=ATOMIC,
     )
     volumes: list[CachedVolume] = Field(
         default_factory=list,
         description="Overlays on the node's disk.",
-        json_schema_extra=MAP_BY_NAME,
+        json_schema_extra=ATOMIC,
     )
     budget_bytes: int = Field(default=0, description="Bytes that layers may take on the node.")
     used_bytes: int = Field(default=0, description="Bytes that layers take on the node, unfinished ones included.")
