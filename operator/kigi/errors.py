@@ -108,6 +108,19 @@ class HookUnavailable(SpecInvalid):
     reason = "HookUnavailable"
 
 
+class LayerRefused(SpecInvalid):
+    """A layer's header is not of Kigi's form, or not what was declared: publish it anew; it is never used.
+
+    ``rule`` is the slug of the rule that it breaks, such as ``data-file``.
+    """
+
+    reason = "LayerRefused"
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(f"{message} ({rule})")
+        self.rule = rule
+
+
 class OverlayRejected(SpecInvalid):
     """A writable disk does not have the header that it was made with: its guest may have written it; never mounted."""
 
@@ -148,3 +161,15 @@ class MountFailed(KigiError):
     """The kernel refused to mount or unmount."""
 
     reason = "MountFailed"
+
+
+class Forbidden(SpecInvalid):
+    """The API server does not let Kigi do it: an administrator must grant the right that the message names."""
+
+    reason = "Forbidden"
+
+
+class LostLeadership(Waiting):
+    """Another operator leads, or may: this one must not write."""
+
+    reason = "LostLeadership"

@@ -1,0 +1,72 @@
+# `make help` lists the targets. Everything that they need is installed into .venv or built into the cache
+# ($KIGI_CACHE, or ~/.cache/kigi); nothing outside the two is touched, but Debian packages that are missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := operator node-cache-daemon localcluster scenario tests benchmarks
+CLUSTER ?= local
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help test demo check lint format type contracts unit integration crds docs lock e2e bench up down clean
+
+help:  ## This list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+test: check unit integration  ## Format, lint, types, contracts, and every test but those of the e2e tier
+
+demo: $(VENV)/ready  ## The main job: a real cluster, ten VMs, three states; CLUSTER=kind with Docker
+	$(BIN)/python -m demo --cluster $(CLUSTER)
+
+check: lint type contracts  ## Everything that reads the source only
+
+lint: $(VENV)/ready  ## Formatter and linter, without changing anything
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+format: $(VENV)/ready  ## Format, and repair what the linter can
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+type: $(VENV)/ready  ## Types, strictly
+	$(BIN)/mypy
+
+contracts: $(VENV)/ready  ## Which way imports point
+	$(BIN)/lint-imports
+
+unit: $(VENV)/ready  ## Pure code and properties; seconds to minutes
+	$(BIN)/pytest tests/unit tests/property
+
+integration: $(VENV)/ready  ## Real API server, etcd, S3 and qemu-img
+	$(BIN)/python -m localcluster.system qemu-utils
+	$(BIN)/pytest tests/integration
+
+e2e: $(VENV)/ready  ## Real VMs in the local cluster; half an hour
+	$(BIN)/pytest -m e2e tests/e2e
+
+bench: $(VENV)/ready  ## Every benchmark, with its peer in the same run
+	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
+
+up down: $(VENV)/ready  ## Start or stop the local cluster
+	$(BIN)/python -m localcluster $@
+
+crds: $(VENV)/ready  ## crds/ from the models
+	$(BIN)/python -m kigi.api.crdgen crds
+
+docs: $(VENV)/ready  ## Tables of docs/reference/ from the models
+	$(BIN)/python -m kigi.api.docgen
+
+lock:  ## requirements.lock and requirements-dev.lock from pyproject.toml; needs uv
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		pyproject.toml image/build.in -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--extra dev -c requirements.lock pyproject.toml image/build.in -o requirements-dev.lock
+
+clean:  ## The virtual environment and everything that tests leave
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .out
+
+$(VENV)/ready: requirements-dev.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Kigi needs Python 3.11 or later: make PYTHON=..."'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
