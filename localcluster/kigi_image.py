@@ -1,0 +1,62 @@
+"""Kigi's own image, made by the Dockerfile's steps without a container runtime."""
+
+from pathlib import Path
+
+from localcluster import images, rootfs
+from localcluster.images import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NAME = "docker.io/library/kigi:dev"  # what the kubelet makes of `kigi:dev`
+_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "operator", "node-cache-daemon")
+_ENV = {
+    "PATH": "/opt/kigi/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+def build_kigi_image(cache: Path) -> Path:
+    """Archive with the image ``kigi:dev``.
+
+    Debian packages and locked dependencies are one layer, cached by requirements.lock and image/; Kigi's source is another,
+    so that a change of the source costs seconds.
+    """
+    image = REPOSITORY / "image"
+    lock = REPOSITORY / "requirements.lock"
+    recipe = b"".join(path.read_bytes() for path in sorted(image.iterdir()) if path.is_file())
+    below = rootfs.extend(
+        cache, rootfs.base(cache), "kigi-dependencies",
+        "mkdir -p /tmp/kigi && cp /run/kigi-build/repository/requirements.lock /tmp/kigi/\n"
+        "sh /run/kigi-build/repository/image/install.sh dependencies /tmp/kigi",
+        lend={"repository": REPOSITORY}, salt=(recipe, lock.read_bytes()),
+    )  # fmt: skip
+    sources = _digest_of_sources()
+    copy = " ".join(f"/run/kigi-build/repository/{name}" for name in _SOURCES)
+    root = rootfs.extend(
+        cache, below, "kigi-source",
+        f"mkdir -p /tmp/kigi && cp -r {copy} /tmp/kigi/\n"
+        "sh /run/kigi-build/repository/image/install.sh kigi /tmp/kigi",
+        lend={"repository": REPOSITORY}, salt=(sources,),
+    )  # fmt: skip
+    archive = cache / "images" / f"kigi-{rootfs.key(*(layer.digest for layer in root.layers), repr(_ENV))}.tar"
+    if not archive.exists():
+        _forget_older(cache, archive, root)
+        images.write_archive([Image(NAME, root.layers, entrypoint=(), env=_ENV)], archive)
+    return archive
+
+
+def _digest_of_sources() -> bytes:
+    parts: list[str | bytes] = []
+    for name in _SOURCES:
+        path = REPOSITORY / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                parts += [str(file.relative_to(REPOSITORY)), file.read_bytes()]
+    return rootfs.key(*parts).encode()
+
+
+def _forget_older(cache: Path, archive: Path, root: rootfs.Root) -> None:
+    """Drop the archives and source layers of earlier builds: a day of work would leave gigabytes of them."""
+    kept = {path.name for path in root.directories} | {layer.path.stem for layer in root.layers}
+    for path in archive.parent.glob("kigi-*.tar"):
+        path.unlink()
+    rootfs.forget(cache, "kigi-source-", kept)

@@ -1,0 +1,216 @@
+"""KubeVirt 1.7 from its Go module and Debian packages: its images, and its installation by its own virt-operator.
+
+Nothing of KubeVirt is kept here. Commands are built from the module, the CRD and the operator's RBAC are read from the
+module's folder in the Go module cache, and virt-operator installs the rest.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from localcluster import images, rootfs
+from localcluster.images import Image
+
+VERSION = "v1.7.0"
+NAMESPACE = "kubevirt"
+_REGISTRY = "registry.local/kubevirt"
+
+# libvirt and QEMU for virt-launcher; nftables, iproute2 and procps for virt-handler. One root for all of them: the
+# layer is stored once on the node.
+_PACKAGES = (
+    "qemu-system-x86 qemu-utils libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-log libvirt-clients seabios "
+    "ipxe-qemu nftables iproute2 procps acl passt xorriso libcap2-bin"
+)
+# Debian builds no virtqemud. libvirtd with the QEMU driver serves the same protocol on a socket of another name.
+_VIRTQEMUD = """#!/bin/sh
+mkdir -p /var/run/libvirt
+ln -sf libvirt-sock /var/run/libvirt/virtqemud-sock
+exec /usr/sbin/libvirtd "$@"
+"""
+_ROOT_SCRIPT = f"""
+groupadd --gid 107 qemu
+useradd --uid 107 --gid 107 --home-dir /home/qemu --no-create-home --shell /usr/sbin/nologin qemu
+apt-get update -q
+apt-get install -q -y --no-install-recommends {_PACKAGES}
+ln -sf /usr/bin/qemu-system-x86_64 /usr/bin/qemu-kvm
+mkdir -p /usr/lib64/qemu-kvm /usr/libexec
+ln -sf /usr/bin/qemu-system-x86_64 /usr/libexec/qemu-kvm
+chown root:root /var/lib/libvirt /var/cache/libvirt
+"""
+COMMANDS_STATIC = (
+    "virt-api", "virt-chroot", "virt-controller", "virt-freezer", "virt-operator", "virt-probe", "virt-tail", "virtctl",
+    "sidecars",
+)  # fmt: skip
+COMMANDS_LIBVIRT = ("virt-handler", "virt-launcher", "virt-launcher-monitor")
+# virt-launcher runs as user 107 and hands this capability on; without it the kernel refuses to start it (EPERM).
+_CAP_NET_BIND_SERVICE = 10
+_CAPABILITIES = {"usr/bin/virt-launcher-monitor": images.file_capability(_CAP_NET_BIND_SERVICE)}
+_LAUNCHER = ("virt-launcher", "virt-launcher-monitor", "virt-freezer", "virt-probe", "virt-tail")
+
+
+def image_name(component: str) -> str:
+    """Name of the image of a KubeVirt component, e.g. ``virt-api``."""
+    return f"{_REGISTRY}/{component}:{VERSION}"
+
+
+def build_images(cache: Path, commands: Path, module: Path) -> Path:
+    """Archive with the images of all components.
+
+    ``commands`` holds the commands built from the module, ``module`` is the module's source. Takes a minute the first
+    time (Debian packages), then about a second.
+    """
+    source = module / "cmd/virt-launcher"
+    container_disk = _build_container_disk(cache, module)
+    root = rootfs.extend(cache, rootfs.base(cache), "kubevirt", _ROOT_SCRIPT)
+    state = rootfs.key(
+        *(layer.digest for layer in root.layers),
+        *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(commands.iterdir())),
+        _VIRTQEMUD,
+        repr(_CAPABILITIES),
+    )
+    archive = cache / "images" / f"kubevirt-{state}.tar"
+    if archive.exists():
+        return archive
+
+    def layer(name: str, files: Mapping[str, Path | str | bytes]) -> images.Layer:
+        target = cache / "layers" / f"kubevirt-{name}-{state}.tar"
+        return images.pack_files(files, target, capabilities=_CAPABILITIES)
+
+    def image(name: str, files: Mapping[str, Path | str | bytes], user: str = "") -> Image:
+        entrypoint = (f"/usr/bin/{name}",)
+        return Image(image_name(name), (*root.layers, layer(name, files)), entrypoint=entrypoint, user=user)
+
+    launcher: dict[str, Path | str | bytes] = {f"usr/bin/{name}": commands / name for name in _LAUNCHER}
+    launcher |= {
+        "usr/bin/container-disk": container_disk,
+        "usr/bin/node-labeller.sh": source / "node-labeller/node-labeller.sh",
+        "usr/sbin/virtqemud": _VIRTQEMUD,
+        "etc/libvirt/qemu.conf": source / "qemu.conf",
+        "etc/libvirt/virtqemud.conf": source / "virtqemud.conf",
+        "etc/libvirt/virtlogd.conf": b"",
+        "etc/libvirt/hooks/qemu": source / "qemu",
+    }
+    handler = {f"usr/bin/{name}": commands / name for name in ("virt-handler", "virt-chroot")}
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    for old in archive.parent.glob("kubevirt-*.tar"):
+        old.unlink()
+    built = [
+        *(image(name, {f"usr/bin/{name}": commands / name}, "1001") for name in ("virt-operator", "virt-api", "virt-controller")),
+        image("virt-handler", handler),
+        image("virt-launcher", launcher),
+        image("sidecar-shim", {"usr/bin/sidecar-shim": commands / "sidecars"}, "1001"),
+    ]
+    return images.write_archive(built, archive)
+
+
+def _build_container_disk(cache: Path, module: Path) -> Path:
+    """The static helper that keeps a containerDisk's socket open; one C file of the module."""
+    target = cache / "bin" / f"container-disk-{VERSION}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = module / "cmd/container-disk-v2alpha/main.c"
+        subprocess.run(["gcc", "-static", "-O2", "-o", str(target), str(source)], check=True, capture_output=True)
+    return target
+
+
+def operator_manifests(module: Path) -> list[dict[str, Any]]:
+    """Objects to apply, in order: namespace, KubeVirt's CRD, virt-operator's RBAC, virt-operator itself."""
+    generated = module / "manifests/generated"
+    values = {"Namespace": NAMESPACE}
+    objects: list[dict[str, Any]] = [
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {
+                "name": NAMESPACE,
+                "labels": {"kubevirt.io": "", "pod-security.kubernetes.io/enforce": "privileged"},
+            },
+        }
+    ]
+    for name in ("kv-resource.yaml", "kubevirt-priority-class.yaml", "rbac-operator.authorization.k8s.yaml.in"):
+        text = re.sub(r"{{\s*\.(\w+)\s*}}", lambda match: values[match[1]], (generated / name).read_text())
+        objects.extend(item for item in yaml.safe_load_all(text) if item)
+    return [*objects, _operator_deployment()]
+
+
+def _operator_deployment() -> dict[str, Any]:
+    labels = {"kubevirt.io": "virt-operator"}
+    env = [{"name": f"{name.upper().replace('-', '_')}_IMAGE", "value": image_name(name)} for name in (
+        "virt-operator", "virt-api", "virt-controller", "virt-handler", "virt-launcher", "sidecar-shim",
+    )]  # fmt: skip
+    container = {
+        "name": "virt-operator",
+        "image": image_name("virt-operator"),
+        "imagePullPolicy": "Never",
+        "command": ["virt-operator"],
+        "args": ["--port", "8443", "-v", "2"],
+        "env": [
+            *env,
+            {"name": "KUBEVIRT_VERSION", "value": VERSION},
+            {"name": "WATCH_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['olm.targetNamespaces']"}}},
+        ],
+        "ports": [{"containerPort": 8443, "name": "metrics"}, {"containerPort": 8444, "name": "webhooks"}],
+        "readinessProbe": {"httpGet": {"path": "/metrics", "port": 8443, "scheme": "HTTPS"}, "timeoutSeconds": 30},
+        "resources": {"requests": {"cpu": "10m", "memory": "100Mi"}},
+        "volumeMounts": [
+            {"name": "certificates", "mountPath": "/etc/virt-operator/certificates", "readOnly": True},
+            {"name": "profile-data", "mountPath": "/profile-data"},
+        ],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "virt-operator", "namespace": NAMESPACE, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "strategy": {"type": "Recreate"},
+            "template": {
+                "metadata": {"labels": {**labels, "name": "virt-operator", "prometheus.kubevirt.io": "true"}},
+                "spec": {
+                    "serviceAccountName": "kubevirt-operator",
+                    "priorityClassName": "kubevirt-cluster-critical",
+                    "dnsPolicy": "Default",
+                    "securityContext": {"runAsNonRoot": True},
+                    "tolerations": [{"key": "CriticalAddonsOnly", "operator": "Exists"}],
+                    "containers": [container],
+                    "volumes": [
+                        {"name": "certificates", "secret": {"secretName": "kubevirt-operator-certs", "optional": True}},
+                        {"name": "profile-data", "emptyDir": {}},
+                    ],
+                },
+            },
+        },
+    }
+
+
+def kubevirt_object() -> dict[str, Any]:
+    """The KubeVirt object: software emulation, hook sidecars, one replica of each part, small requests."""
+    return {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "KubeVirt",
+        "metadata": {"name": "kubevirt", "namespace": NAMESPACE},
+        "spec": {
+            "imagePullPolicy": "Never",
+            "infra": {"replicas": 1},
+            "configuration": {
+                "imagePullPolicy": "Never",
+                "developerConfiguration": {
+                    "useEmulation": True,
+                    "featureGates": ["Sidecar"],
+                    # Ten guests share two cores: a guest's CPU asks for a fiftieth of a core.
+                    "cpuAllocationRatio": 50,
+                },
+                "supportContainerResources": [
+                    {"type": "sidecar", "resources": {"requests": {"cpu": "1m", "memory": "32Mi"}}},
+                    {"type": "guest-console-log", "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}}},
+                ],
+            },
+        },
+    }

@@ -1,0 +1,169 @@
+"""Debian root file systems for the images: debootstrap below, overlay layers with packages above.
+
+Each step runs in a mount and PID namespace of its own: whatever happens, no mount stays behind. The machine's network
+settings (name servers, CA bundle, proxies, package indexes) are lent to the step and never become part of a layer.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcluster import images
+from localcluster.images import Layer
+
+SUITE = "trixie"
+MIRROR = "http://deb.debian.org/debian"
+SECURITY_MIRROR = "http://deb.debian.org/debian-security"
+
+# Read by pip, apt and curl; passed on because a development machine may reach the world only through them.
+_LENT_ENVIRONMENT = (
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+    "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT",
+)  # fmt: skip
+_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+_LENT = "/run/kigi-build"  # below a tmpfs that exists only inside the step
+
+# Everything that a layer never needs: package lists, caches, docs that nobody reads inside an image.
+_SCRUB = "rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/log/*.log /var/log/apt /tmp/* /root/.cache"
+_SOURCES = f"""deb {MIRROR} {SUITE} main
+deb {MIRROR} {SUITE}-updates main
+deb {SECURITY_MIRROR} {SUITE}-security main
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A finished stack: directories (bottom first) to build upon, and the layers made of them."""
+
+    directories: tuple[Path, ...]
+    layers: tuple[Layer, ...]
+
+
+def key(*parts: str | bytes) -> str:
+    """Short name of a content: the same parts give the same 16 hex digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:16]
+
+
+def base(cache: Path) -> Root:
+    """Debian's minimal system, as `debian:trixie-slim` is for the Dockerfile."""
+    name = f"base-{SUITE}-{key(_SOURCES, '1')}"
+    directory, target = cache / "roots" / name, cache / "layers" / f"{name}.tar"
+    layer = images.load(target)
+    if layer is None or not directory.is_dir():
+        part = directory.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        mirror = os.environ.get("KIGI_DEBIAN_MIRROR", MIRROR)
+        _run(["debootstrap", "--variant=minbase", SUITE, str(part), mirror], cache / "logs" / f"{name}.log")
+        (part / "etc/apt/sources.list").write_text(_SOURCES)
+        # debootstrap leaves this machine's name and name servers behind; the cluster brings its own.
+        for lent in ("etc/resolv.conf", "etc/hostname"):
+            (part / lent).unlink(missing_ok=True)
+            (part / lent).write_text("")
+        for path in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+            _empty(part / path)
+        (part / "etc/apt/apt.conf.d/70no-translations").write_text('Acquire::Languages "none";\n')
+        (part / "etc/dpkg/dpkg.cfg.d/70no-docs").write_text(
+            "path-exclude /usr/share/doc/*\npath-exclude /usr/share/man/*\npath-exclude /usr/share/locale/*\n"
+        )
+        shutil.rmtree(directory, ignore_errors=True)
+        part.replace(directory)
+        layer = images.pack(directory, target, exclude=("dev", "proc", "sys", "run"))
+    return Root((directory,), (layer,))
+
+
+def extend(
+    cache: Path, below: Root, name: str, script: str, *, lend: Mapping[str, Path] | None = None, salt: Sequence[bytes] = ()
+) -> Root:
+    """``below`` and one layer more: what ``script`` (sh) changes when it runs in it as root.
+
+    The result is cached by the script, the layers below and ``salt`` (contents that the script reads). ``lend`` are
+    directories bound read-only under /run/kigi-build/<name> while it runs. Raises CalledProcessError with the log's end.
+    """
+    name = f"{name}-{key(script, *(layer.digest for layer in below.layers), *salt)}"
+    directory, target = cache / "roots" / name, cache / "layers" / f"{name}.tar"
+    layer = images.load(target)
+    if layer is None or not directory.is_dir():
+        part, work = directory.with_suffix(".part"), directory.with_suffix(".work")
+        for path in (part, work):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+        _in_root(below.directories, part, work, script, lend or {}, cache / "logs" / f"{name}.log")
+        shutil.rmtree(work)
+        shutil.rmtree(directory, ignore_errors=True)
+        part.replace(directory)
+        layer = images.pack(directory, target, exclude=("dev", "proc", "sys", "run", "usr/sbin/policy-rc.d"))
+    return Root((*below.directories, directory), (*below.layers, layer))
+
+
+def forget(cache: Path, prefix: str, kept: Collection[str]) -> None:
+    """Remove the stored steps whose name starts with ``prefix``, except the names in ``kept``."""
+    for path in (cache / "roots").glob(f"{prefix}*"):
+        if path.name not in kept:
+            shutil.rmtree(path)
+    for path in (cache / "layers").glob(f"{prefix}*"):
+        if path.stem not in kept:
+            path.unlink()
+
+
+def _in_root(
+    lowers: Sequence[Path], upper: Path, work: Path, script: str, lend: Mapping[str, Path], log: Path
+) -> None:
+    merged = work.with_suffix(".merged")
+    merged.mkdir(exist_ok=True)
+    lower = ":".join(str(path) for path in reversed(lowers))
+    steps = [
+        "set -eu",
+        f"mount -t overlay overlay -o 'lowerdir={lower},upperdir={upper},workdir={work}' {merged}",
+        f"mount -t proc proc {merged}/proc",
+        f"mount --rbind /dev {merged}/dev",
+        f"mount -t tmpfs tmpfs {merged}/run",
+        f"mkdir -p {merged}{_LENT} {merged}/run/lock",
+        f"mount --bind /etc/resolv.conf {merged}/etc/resolv.conf",
+        # Packages must not start services while they are installed.
+        f"printf '#!/bin/sh\\nexit 101\\n' > {merged}/usr/sbin/policy-rc.d && chmod +x {merged}/usr/sbin/policy-rc.d",
+    ]
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive",
+        **{name: os.environ[name] for name in _LENT_ENVIRONMENT if name in os.environ},
+    }  # fmt: skip
+    if _CA_BUNDLE.exists():
+        steps.append(f"cp {_CA_BUNDLE} {merged}{_LENT}/ca.crt")
+        environment.update(dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE", "CURL_CA_BUNDLE"), f"{_LENT}/ca.crt"))
+    for name, path in lend.items():
+        steps.append(f"mkdir -p {merged}{_LENT}/{name} && mount --bind -o ro {path} {merged}{_LENT}/{name}")
+    steps.append(f"chroot {merged} sh -euc \"$KIGI_SCRIPT\"")
+    steps.append(f"rm -f {merged}/usr/sbin/policy-rc.d")
+    try:
+        _run(
+            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-c", "\n".join(steps)],
+            log,
+            env={**environment, "KIGI_SCRIPT": f"{script}\n{_SCRUB}\n"},
+        )
+    finally:
+        merged.rmdir()
+
+
+def _run(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env, check=False)
+    if result.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        raise subprocess.CalledProcessError(result.returncode, command[0], stderr=f"see {log}:\n{tail}")
+
+
+def _empty(path: Path) -> None:
+    for item in path.iterdir() if path.is_dir() else ():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
