@@ -11,12 +11,12 @@ from pathlib import Path
 
 import yaml
 
-from scenario import kubernetes, tiny
+from scenario import kubernetes, real, tiny
 from scenario.manifest import Manifest, load
 from scenario.packages import BuildFailed
 from scenario.sizes import table
 
-BUILDERS: Mapping[str, Callable[[Path], Manifest]] = {"tiny": tiny.build}
+BUILDERS: Mapping[str, Callable[[Path], Manifest]] = {"tiny": tiny.build, "real": real.build}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The Kubernetes objects of a build: a SystemNode for each state and a SystemDeployment, as ``kubectl apply`` takes them.
+"""The Kubernetes objects of a build: a SystemNode for each state, and a SystemDeployment, for ``kubectl apply``.
 
 The VMImageNodes are not made here: publishing a layer gives its digest, and with it the object.
 """

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scenario.qcow2 import Difference, layer_bytes, read_difference
 from scenario.tree import INFECTED, MACHINES, REPAIRED, Level, resolved_images, system_states
 
 FILE = "manifest.json"
@@ -16,13 +17,17 @@ Variant = Literal["tiny", "real"]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One node of the image tree. ``file`` is relative to the manifest; sizes are in bytes."""
+    """One node of the image tree. ``file`` is relative to the manifest; sizes are in bytes.
+
+    ``flat_size_bytes``: length of one qcow2 file without parent that holds the same disk.
+    """
 
     name: str
     parent: str | None
     file: str
     virtual_size_bytes: int
     file_size_bytes: int
+    flat_size_bytes: int
     kind: str
     machine: str | None
     state: str | None
@@ -50,7 +55,7 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A finished build. ``images`` is in topological order; ``roles``: machine -> role; ``guests``: state -> machine."""
+    """A finished build: ``images`` in topological order, ``roles``: machine -> role, ``guests``: state -> machine."""
 
     variant: Variant
     images: tuple[Image, ...]
@@ -92,6 +97,7 @@ def describe(
     variant: Variant, levels: Sequence[Level], folder: Path, files: Mapping[str, str], virtual_size_bytes: int
 ) -> Manifest:
     """The manifest of these levels, whose ``files`` (image -> file name) lie in ``folder``."""
+    flat = _flat_sizes(levels, folder, files, virtual_size_bytes)
     return Manifest(
         variant=variant,
         images=tuple(
@@ -101,6 +107,7 @@ def describe(
                 file=files[level.name],
                 virtual_size_bytes=virtual_size_bytes,
                 file_size_bytes=(folder / files[level.name]).stat().st_size,
+                flat_size_bytes=flat[level.name],
                 kind=level.kind,
                 machine=level.machine,
                 state=level.state,
@@ -111,6 +118,20 @@ def describe(
         roles={machine.name: machine.role for machine in MACHINES},
         guests=_guests({level.name: level for level in levels}),
     )
+
+
+def _flat_sizes(
+    levels: Sequence[Level], folder: Path, files: Mapping[str, str], virtual_size_bytes: int
+) -> dict[str, int]:
+    held: dict[str, frozenset[int]] = {}
+    for level in levels:
+        own = read_difference(folder / files[level.name])
+        below = held[level.parent] if level.parent else frozenset()
+        held[level.name] = (below - frozenset(own.zero)) | frozenset(own.data)
+    return {
+        name: layer_bytes(virtual_size_bytes, Difference(tuple(sorted(clusters)), ()))
+        for name, clusters in held.items()
+    }
 
 
 def _guests(levels: Mapping[str, Level]) -> dict[str, dict[str, Guest]]:

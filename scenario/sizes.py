@@ -5,16 +5,16 @@ Pure: it reads the manifest alone. The published layers may be a little smaller 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scenario.manifest import Image, Manifest
+from scenario.manifest import Manifest
 from scenario.tree import resolved_images
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One step: ``moved_bytes`` with the trees and the cache, ``full_bytes`` with every VM's whole image."""
+    """One step in bytes: ``moved_bytes`` with trees and cache, ``full_bytes`` with a whole flat image for every VM."""
 
     name: str
     moved_bytes: int
@@ -31,11 +31,13 @@ def moves(manifest: Manifest) -> Iterator[Move]:
     """The first deployment of the root state on an empty node, then each switch to the next state."""
     held: set[str] = set()
     for system in manifest.systems:
-        images = resolved_images(system.name).values()
-        chains = [manifest.chain(image) for image in images]
+        chains = [manifest.chain(image) for image in resolved_images(system.name).values()]
         missing = {layer.name: layer for chain in chains for layer in chain if layer.name not in held}
         verb = "switch to" if held else "first deployment of"
-        yield Move(f"{verb} {system.name}", _total(missing.values()), sum(map(_total, chains)), len(missing))
+        moved_bytes = sum(layer.file_size_bytes for layer in missing.values())
+        yield Move(
+            f"{verb} {system.name}", moved_bytes, sum(chain[-1].flat_size_bytes for chain in chains), len(missing)
+        )
         held |= missing.keys()
 
 
@@ -47,7 +49,3 @@ def table(manifest: Manifest) -> str:
         for move in moves(manifest)
     ]
     return "\n".join(lines)
-
-
-def _total(images: Iterable[Image]) -> int:
-    return sum(image.file_size_bytes for image in images)

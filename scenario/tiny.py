@@ -79,7 +79,10 @@ def _write(path: Path, parent_name: str | None, disk: bytes, parent: bytes) -> N
 
     path.unlink(missing_ok=True)
     changed = compare(
-        DISK_BYTES, range(DISK_BYTES // CLUSTER), lambda index: cluster(disk, index), lambda index: cluster(parent, index)
+        DISK_BYTES,
+        range(DISK_BYTES // CLUSTER),
+        lambda index: cluster(disk, index),
+        lambda index: cluster(parent, index),
     )
     backing = f"{parent_name}.qcow2" if parent_name else None
     write_layer(path, DISK_BYTES, backing, changed, lambda index: cluster(disk, index))

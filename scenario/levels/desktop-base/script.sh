@@ -1,0 +1,1 @@
+adduser --disabled-password --gecos Student student

@@ -1,0 +1,1 @@
+Copied here from desktop1.

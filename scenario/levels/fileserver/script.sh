@@ -1,0 +1,1 @@
+systemctl mask nmbd.service samba-ad-dc.service

@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from kigi.api.deployment import SystemDeployment
+from kigi.api.system import SystemNode
+from scenario import kubernetes
+from scenario.manifest import Manifest, Variant, describe, load
+from scenario.qcow2 import CLUSTER, Difference, write_layer
+from scenario.sizes import moves, table
+from scenario.tree import INFECTED, MACHINES, REPAIRED, image_levels
+
+SIZE = 64 * CLUSTER
+ROOT_CLUSTERS, OTHER_CLUSTERS = 40, 2
+
+
+def made(folder: Path, variant: Variant) -> Manifest:
+    """A build whose root layer holds 40 clusters, and every other one 2, of which 1 lies over the root's."""
+    levels = image_levels()
+    for level in levels:
+        held = tuple(range(ROOT_CLUSTERS)) if level.parent is None else (0, 50)
+        backing = f"{level.parent}.qcow2" if level.parent else None
+        write_layer(
+            folder / f"{level.name}.qcow2", SIZE, backing, Difference(held, ()), lambda index: bytes([index]) * CLUSTER
+        )
+    return describe(variant, levels, folder, {level.name: f"{level.name}.qcow2" for level in levels}, SIZE)
+
+
+@pytest.mark.parametrize("variant", ["tiny", "real"])
+def test_the_api_takes_every_object_and_children_name_only_what_differs(tmp_path: Path, variant: Variant):
+    manifest = made(tmp_path, variant)
+    nodes = [SystemNode.model_validate(node) for node in kubernetes.system_nodes(manifest, "lab")]
+    assert [node.metadata.name for node in nodes] == ["infected", "cleaned", "restored"]
+    infected, cleaned, restored = nodes
+    assert infected.spec.parent is None
+    assert cleaned.spec.parent is not None
+    assert cleaned.spec.parent.name == "infected"
+    assert {machine.name for machine in infected.spec.machines} == {machine.name for machine in MACHINES}
+    assert {machine.name for machine in cleaned.spec.machines} == set(INFECTED)
+    assert {machine.name for machine in restored.spec.machines} == set(REPAIRED)
+    assert all(machine.template is not None and machine.template.memory for machine in infected.spec.machines)
+    assert all(machine.template is None for machine in (*cleaned.spec.machines, *restored.spec.machines))
+
+
+def test_a_deployment_names_its_state_and_takes_more_fields():
+    found = SystemDeployment.model_validate(kubernetes.system_deployment("team", "cleaned", replicas=3, running=False))
+    assert (found.spec.system.name, found.spec.replicas, found.spec.running) == ("cleaned", 3, False)
+
+
+def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path):
+    manifest = made(tmp_path, "tiny")
+    manifest.save(tmp_path)
+    assert load(tmp_path) == manifest
+    assert json.loads((tmp_path / "manifest.json").read_text())["images"][0]["virtualSizeBytes"] == SIZE
+
+
+def test_guests_say_what_each_state_did_to_them(tmp_path: Path):
+    guests = made(tmp_path, "tiny").guests
+    assert {machine for machine, guest in guests["infected"].items() if guest.marker == "running"} == set(INFECTED)
+    assert {guest.marker for guest in guests["cleaned"].values()} == {"none"}
+    assert {machine for machine, guest in guests["cleaned"].items() if guest.services == "bad"} == set(REPAIRED)
+    assert {guest.services for guest in guests["restored"].values()} == {"ok"}
+    assert guests["restored"]["desktop1"].state == "cleaned"
+    assert guests["restored"]["desktop4"].state == "original"
+
+
+def test_sizes_count_each_layer_once_and_each_full_image_as_a_flat_file(tmp_path: Path):
+    manifest = made(tmp_path, "tiny")
+    first, cleaned, restored = moves(manifest)
+    by_name = {image.name: image for image in manifest.images}
+    small = by_name["mail"].file_size_bytes
+    assert first.layers == 24
+    assert first.moved_bytes == by_name["base"].file_size_bytes + 23 * small
+    # The root's clusters and one more; the other one of each level lies over the root's.
+    flat = by_name["base"].file_size_bytes + CLUSTER
+    assert first.full_bytes == cleaned.full_bytes == 10 * flat
+    assert cleaned.moved_bytes == len(INFECTED) * small
+    assert restored.moved_bytes == len(REPAIRED) * small
+    assert f"{cleaned.saved:.2%}" in table(manifest)

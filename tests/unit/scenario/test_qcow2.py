@@ -1,0 +1,72 @@
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scenario.qcow2 import CLUSTER, ZEROS, Difference, compare, layer_bytes, read_difference, write_layer
+
+
+def disk(seed: int, clusters: int) -> list[bytes]:
+    source = random.Random(seed)
+    return [source.randbytes(CLUSTER) if source.random() < 0.5 else ZEROS for _ in range(clusters)]
+
+
+def write(path: Path, now: list[bytes], parent: list[bytes] | None, backing: str | None) -> Difference:
+    size = len(now) * CLUSTER
+    below = parent or [ZEROS] * len(now)
+    found = compare(size, range(len(now)), now.__getitem__, below.__getitem__)
+    write_layer(path, size, backing, found, now.__getitem__)
+    assert read_difference(path) == found
+    assert path.stat().st_size == layer_bytes(size, found)
+    return found
+
+
+def test_only_changed_clusters_are_named_and_new_zeros_apart():
+    data = b"x" * CLUSTER
+    parent, child = [data, data, ZEROS, data], [data, ZEROS, data, data[:-1] + b"y"]
+    found = compare(4 * CLUSTER, range(4), child.__getitem__, parent.__getitem__)
+    assert found == Difference(data=(2, 3), zero=(1,))
+
+
+def test_a_candidate_behind_the_end_is_refused():
+    with pytest.raises(ValueError, match="behind the disk's end"):
+        compare(CLUSTER, [1], lambda _: ZEROS, lambda _: ZEROS)
+
+
+def test_a_size_that_is_not_whole_clusters_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="multiple"):
+        write_layer(tmp_path / "x.qcow2", CLUSTER + 512, None, Difference((), ()), lambda _: ZEROS)
+
+
+def test_qemu_reads_a_chain_of_three_layers_as_it_was_written(tmp_path: Path):
+    disks = [disk(seed, 40) for seed in (1, 2, 3)]
+    names = ["a.qcow2", "b.qcow2", "c.qcow2"]
+    for number, now in enumerate(disks):
+        write(
+            tmp_path / names[number],
+            now,
+            disks[number - 1] if number else None,
+            names[number - 1] if number else None,
+        )
+        subprocess.run(["qemu-img", "check", "-q", tmp_path / names[number]], check=True)
+        raw = tmp_path / "raw"
+        subprocess.run(["qemu-img", "convert", "-O", "raw", tmp_path / names[number], raw], check=True)
+        assert raw.read_bytes() == b"".join(now)
+
+
+def test_a_large_sparse_disk_needs_several_tables_and_stays_consistent(tmp_path: Path):
+    size = 4 << 30
+    path = tmp_path / "large.qcow2"
+    data = b"z" * CLUSTER
+    found = Difference(data=(0, 9000, 65535), zero=(30000,))
+    write_layer(path, size, None, found, lambda _: data)
+    assert read_difference(path) == found
+    subprocess.run(["qemu-img", "check", "-q", path], check=True)
+
+
+def test_equal_contents_give_equal_files(tmp_path: Path):
+    now = disk(7, 12)
+    write(tmp_path / "one", now, None, None)
+    write(tmp_path / "two", now, None, None)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
