@@ -213,27 +213,29 @@ def test_a_daemon_writes_events_about_its_cache(daemon: Callable[[str], RawApi])
     assert daemon_api.create("/api/v1/namespaces/kube-system/events?dryRun=All", event).code == 403
 
 
+TREES = ("vmimagenodes", "systemnodes")
+READ = ("get", "list", "watch")
+OWN = (*READ, "create", "patch", "delete")
 OPERATOR_MAY = [
-    *((verb, "kigi.dev", kind, "") for kind in ("vmimagenodes", "systemnodes", "systemdeployments")
-      for verb in ("get", "list", "watch", "patch")),
-    *(("patch", "kigi.dev", kind, "status") for kind in ("vmimagenodes", "systemnodes", "systemdeployments")),
-    *((verb, "kigi.dev", "nodecaches", "") for verb in ("get", "list", "watch", "create", "patch", "update", "delete")),
-    *((verb, "", kind, "") for kind in ("persistentvolumes", "persistentvolumeclaims")
-      for verb in ("get", "list", "watch", "create", "patch", "update", "delete")),
-    *((verb, "kubevirt.io", "virtualmachines", "")
-      for verb in ("get", "list", "watch", "create", "patch", "update", "delete")),
-    *((verb, "kubevirt.io", "virtualmachineinstances", "") for verb in ("get", "list", "watch", "delete")),
-    *(("update", "subresources.kubevirt.io", "virtualmachines", sub) for sub in ("start", "stop", "restart")),
-    ("list", "kubevirt.io", "kubevirts", ""),
-    ("list", "storage.k8s.io", "csinodes", ""),
-    ("watch", "", "nodes", ""),
-    ("watch", "", "namespaces", ""),
-    ("watch", "apiextensions.k8s.io", "customresourcedefinitions", ""),
-    ("create", "", "events", ""),
-]  # fmt: skip
+    *((verb, "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments") for verb in READ),
+    ("patch", "kigi.dev", "systemdeployments", ""),
+    ("update", "kigi.dev", "systemdeployments", "finalizers"),
+    *(("patch", "kigi.dev", kind, "status") for kind in (*TREES, "systemdeployments")),
+    *((verb, "kigi.dev", "nodecaches", "") for verb in OWN),
+    *((verb, "", kind, "") for kind in ("persistentvolumes", "persistentvolumeclaims") for verb in OWN),
+    *((verb, "kubevirt.io", "virtualmachines", "") for verb in OWN),
+    *((verb, "kubevirt.io", "virtualmachineinstances", "") for verb in (*READ, "delete")),
+    ("update", "subresources.kubevirt.io", "virtualmachines", "restart"),
+    *((verb, "kubevirt.io", "kubevirts", "") for verb in READ),
+    *((verb, "storage.k8s.io", "csinodes", "") for verb in READ),
+    *((verb, "", "nodes", "") for verb in READ),
+    *((verb, "", "namespaces", "") for verb in READ),
+    *((verb, "apiextensions.k8s.io", "customresourcedefinitions", "") for verb in READ),
+    ("create", "events.k8s.io", "events", ""),
+]
 OPERATOR_MAY_NOT = [
-    *((verb, "kigi.dev", kind, "") for kind in ("vmimagenodes", "systemnodes", "systemdeployments")
-      for verb in ("create", "update", "delete", "deletecollection")),
+    *((verb, "kigi.dev", kind, "") for kind in TREES for verb in ("create", "patch", "update", "delete")),
+    *((verb, "kigi.dev", "systemdeployments", "") for verb in ("create", "update", "delete", "deletecollection")),
     *((verb, "kigi.dev", "nodecaches", "status") for verb in ("patch", "update")),
     *((verb, "", "secrets", "") for verb in ("get", "list", "create")),
     *((verb, "", "pods", "") for verb in ("create", "delete", "list")),
@@ -251,7 +253,7 @@ OPERATOR_MAY_NOT = [
     ("deletecollection", "", "persistentvolumes", ""),
     ("impersonate", "", "users", ""),
     ("update", "coordination.k8s.io", "leases", ""),
-]  # fmt: skip
+]
 
 
 def may(server: RawApi, verb: str, group: str, resource: str, subresource: str, namespace: str = "team") -> bool:
@@ -283,7 +285,7 @@ def test_the_operator_may_not(operator: RawApi, verb: str, group: str, resource:
 
 
 def test_the_operator_leads_in_its_own_namespace(operator: RawApi) -> None:
-    for verb in ("get", "create", "patch", "update"):
+    for verb in ("get", "create", "update"):
         assert may(operator, verb, "coordination.k8s.io", "leases", "", SYSTEM)
     assert not may(operator, "delete", "coordination.k8s.io", "leases", "", SYSTEM)
 
