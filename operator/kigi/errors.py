@@ -173,3 +173,45 @@ class LostLeadership(Waiting):
     """Another operator leads, or may: this one must not write."""
 
     reason = "LostLeadership"
+
+
+class LayerMissing(Waiting):
+    """A layer is not in the node's cache (yet)."""
+
+    reason = "LayerMissing"
+
+
+class LayerNotInRepository(Waiting):
+    """The repository has no object for a layer: publish it; it is looked for again."""
+
+    reason = "LayerNotInRepository"
+
+
+class RepositoryUnknown(SpecInvalid):
+    """A layer names a repository, or a repository a bucket, that is not there."""
+
+    reason = "RepositoryUnknown"
+
+
+class AccessDenied(SpecInvalid):
+    """The repository refuses the credentials."""
+
+    reason = "AccessDenied"
+
+
+class RepositoryUnreachable(Unreachable):
+    """The repository does not answer, or breaks off; the transfer goes on from where it was."""
+
+    reason = "RepositoryUnreachable"
+
+
+class BudgetExceeded(SpecInvalid):
+    """The wanted layers do not fit the node's budget, whatever is evicted; nothing was fetched."""
+
+    reason = "BudgetExceeded"
+
+
+class NoRoom(Waiting):
+    """The node's disk is full; tried again when there is room."""
+
+    reason = "NoRoom"

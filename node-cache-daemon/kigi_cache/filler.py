@@ -1,0 +1,371 @@
+"""Brings the wanted layers to the node: what is missing, the most urgent first, and again until it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from kigi.api.node_cache import CachedLayer, WantedLayer
+from kigi.domain.layers import Chain, Digest, Layer, parse_digest
+from kigi.domain.quantities import format_bytes
+from kigi.errors import KigiError, LayerCorrupt, NoRoom, SpecInvalid
+from kigi_cache.eviction import Budget, keep_low, make_room
+from kigi_cache.fetch import Source
+from kigi_cache.store import CHUNK_BYTES, Store
+
+logger = logging.getLogger(__name__)
+RETRY_FIRST_S = 1.0
+RETRY_MOST_S = 60.0
+RESERVE_BYTES = 256 * 2**20
+"""Bytes of the file system that fills leave to others (overlays grow there)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillState:
+    """What the filler and its store say at one moment; sizes in bytes."""
+
+    layers: Sequence[CachedLayer]
+    budget_bytes: int
+    used_bytes: int
+    free_bytes: int
+    fetched_bytes_total: int
+
+
+@dataclass(slots=True)
+class _Job:
+    """One layer that somebody asks for."""
+
+    layer: Layer
+    priority: int
+    state: Literal["Queued", "Fetching", "Refused"] = "Queued"
+    fetched_bytes: int = 0
+    error: KigiError | None = None
+    failures: int = 0
+    not_before: float = 0.0
+    """Monotonic time of the next try."""
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Filler:
+    """Fetches into ``store`` what is asked for. Methods belong to one event loop; disk and network are in threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        budget: Budget,
+        *,
+        parallel: int = 3,
+        on_change: Callable[[], None] = lambda: None,
+        on_error: Callable[[Digest, KigiError], None] = lambda digest, error: None,
+    ) -> None:
+        self.store = store
+        self._source = source
+        self.budget = budget
+        self._parallel = parallel
+        self._on_change = on_change
+        self._on_error = on_error
+        self._jobs: dict[Digest, _Job] = {}
+        self._wanted: dict[Digest, WantedLayer] = {}
+        self._running: dict[Digest, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._reserved: dict[Digest, int] = {}
+        self._doubtful: list[Digest] = []
+
+    async def run(self) -> None:
+        """Take stock, then fill until cancelled."""
+        self._doubtful = await asyncio.to_thread(self.store.recover)
+        try:
+            while True:
+                self._wake.clear()
+                await self._heal()
+                self._start_jobs()
+                await self._evict_idle()
+                await self._sleep()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop all transfers; what has arrived stays and is continued next time."""
+        for job in self._jobs.values():
+            job.stop.set()
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def want(self, layers: Iterable[WantedLayer]) -> None:
+        """The layers that the node shall hold from now on; those that are held and not named may be evicted."""
+        self._wanted = {parse_digest(wanted.digest): wanted for wanted in layers}
+        for digest, wanted in self._wanted.items():
+            if not self.store.is_held(digest):
+                self._ask(_layer(wanted), wanted.priority)
+        for digest, job in list(self._jobs.items()):
+            if digest not in self._wanted and not job.waiters:
+                self._drop(digest, job)
+        self.store.touch(self._wanted)
+        self._wake.set()
+
+    async def ensure(self, chain: Chain, *, priority: int) -> None:
+        """Return when every layer of the chain is held; raise what prevents that. Shares fetches that are under way."""
+        waits: list[asyncio.Future[None]] = []
+        parent: Digest | None = None
+        for layer in chain:
+            if not self.store.is_held(layer.digest):
+                job = self._ask(replace(layer, parent=parent), priority)
+                job.not_before = 0.0
+                future = asyncio.get_running_loop().create_future()
+                job.waiters.append(future)
+                waits.append(future)
+            parent = layer.digest
+        self._wake.set()
+        try:
+            for future in waits:
+                await future
+        finally:
+            for future in waits:
+                future.cancel() if not future.done() else future.exception()
+
+    def describe(self, chain: Chain) -> str:
+        """How far a chain is, for a person."""
+        held = [layer for layer in chain if self.store.is_held(layer.digest)]
+        total = sum(layer.size_bytes for layer in chain)
+        there = sum(layer.size_bytes for layer in held)
+        there += sum(job.fetched_bytes for layer in chain if (job := self._jobs.get(layer.digest)) is not None)
+        causes = [str(job.error) for layer in chain if (job := self._jobs.get(layer.digest)) and job.error]
+        text = f"{len(held)} of {len(chain)} layers ({format_bytes(there)} of {format_bytes(total)})"
+        return f"{text}; {causes[0]}" if causes else text
+
+    def snapshot(self) -> FillState:
+        """Everything held, on its way or refused, by digest."""
+        held = self.store.held()
+        layers = [
+            CachedLayer(
+                digest=layer.digest,
+                state="Held",
+                size_bytes=layer.size_bytes,
+                fetched_bytes=layer.size_bytes,
+                links=layer.links,
+            )
+            for layer in held.values()
+        ]
+        for digest, job in self._jobs.items():
+            if digest not in held:
+                layers.append(
+                    CachedLayer(
+                        digest=digest,
+                        state=job.state,
+                        size_bytes=job.layer.size_bytes,
+                        fetched_bytes=job.fetched_bytes,
+                        reason=job.error.reason if job.error else None,
+                        message=str(job.error)[:4096] if job.error else None,
+                    )
+                )
+        return FillState(
+            layers=sorted(layers, key=lambda layer: layer.digest),
+            budget_bytes=self.budget.limit_bytes,
+            used_bytes=self.store.used_bytes(),
+            free_bytes=self.store.free_bytes(),
+            fetched_bytes_total=self.store.fetched_bytes_total,
+        )
+
+    async def scrub(self, pause_s: float = 0.1) -> list[Digest]:
+        """Read every held layer once more, with a pause after each; the damaged ones, which are fetched anew."""
+        damaged: list[Digest] = []
+        for digest in list(self.store.held()):
+            if not await asyncio.to_thread(self.store.verify, self._declared(digest) or digest):
+                damaged.append(digest)
+                self._report_damage(digest, "its bytes are not those of its digest")
+            await asyncio.sleep(pause_s)
+        self._wake.set()
+        return damaged
+
+    # What follows runs inside ``run``.
+
+    def _ask(self, layer: Layer, priority: int) -> _Job:
+        job = self._jobs.get(layer.digest)
+        if job is None:
+            job = self._jobs[layer.digest] = _Job(layer, priority)
+        job.priority = max(job.priority, priority)
+        if job.layer != layer and layer.digest not in self._running:
+            job.layer, job.not_before, job.error, job.state = layer, 0.0, None, "Queued"
+        return job
+
+    def _drop(self, digest: Digest, job: _Job) -> None:
+        """Nobody asks for it any more: stop, and give its room back."""
+        job.stop.set()
+        if digest not in self._running:
+            del self._jobs[digest]
+            self.store.drop_part(digest)
+
+    def _declared(self, digest: Digest) -> Layer | None:
+        wanted = self._wanted.get(digest)
+        return _layer(wanted) if wanted is not None else None
+
+    async def _heal(self) -> None:
+        """Layers whose file changed or vanished are read again; what is not right is fetched anew if it is wanted."""
+        for digest in [*self._doubtful, *await asyncio.to_thread(self.store.damaged)]:
+            if not await asyncio.to_thread(self.store.verify, self._declared(digest) or digest):
+                self._report_damage(digest, "its file was changed or removed")
+            self._on_change()
+        self._doubtful = []
+        for digest, wanted in self._wanted.items():
+            if digest not in self._jobs and not self.store.is_held(digest):
+                self._ask(_layer(wanted), wanted.priority)
+            elif digest in self._jobs and digest not in self._running and self.store.is_held(digest):
+                self._finish(digest, None)
+
+    def _report_damage(self, digest: Digest, cause: str) -> None:
+        message = f"layer {digest}: {cause}; it is quarantined and fetched again when needed"
+        self._on_error(digest, LayerCorrupt(message))
+
+    def _start_jobs(self) -> None:
+        now = time.monotonic()
+        ready = [
+            (digest, job) for digest, job in self._jobs.items() if digest not in self._running and job.not_before <= now
+        ]
+        for digest, job in sorted(ready, key=lambda item: -item[1].priority):
+            if len(self._running) >= self._parallel:
+                return
+            task = asyncio.get_running_loop().create_task(self._fetch(job), name=f"fetch {digest[:19]}")
+            self._running[digest] = task
+
+    async def _fetch(self, job: _Job) -> None:
+        digest = job.layer.digest
+        try:
+            await self._reserve(job)
+            job.state, job.error = "Fetching", None
+            await asyncio.to_thread(_transfer, self.store, self._source, job)
+        except KigiError as exc:
+            self._finish(digest, exc)
+        except OSError as exc:
+            self._finish(digest, _disk_error(digest, exc))
+        else:
+            if job.stop.is_set() and not self.store.is_held(digest):
+                self._jobs.pop(digest, None)
+                self.store.drop_part(digest)
+            else:
+                self._finish(digest, None)
+        finally:
+            self._reserved.pop(digest, None)
+            self._running.pop(digest, None)
+            self._wake.set()
+            self._on_change()
+
+    async def _reserve(self, job: _Job) -> None:
+        """Make room before the first byte moves. Raises BudgetExceeded or NoRoom; then nothing was fetched."""
+        digest, size_bytes = job.layer.digest, job.layer.size_bytes
+        if self.store.is_held(digest):
+            return
+        held = await asyncio.to_thread(self.store.held)
+        used = sum(layer.size_bytes for layer in held.values()) + sum(self._reserved.values())
+        evict = make_room(
+            held.values(), used_bytes=used, needed_bytes=size_bytes, wanted=self._needed(), budget=self.budget
+        )
+        self._reserved[digest] = size_bytes
+        for victim in evict:
+            await asyncio.to_thread(self.store.evict, victim, self._needed())
+        free = await asyncio.to_thread(self.store.free_bytes)
+        part = self.store.part_path(digest)
+        there = part.stat().st_size if part.exists() else 0
+        if size_bytes - there + RESERVE_BYTES > free:
+            raise NoRoom(
+                f"layer {digest}: {format_bytes(size_bytes - there)} to fetch, {format_bytes(free)} free on the "
+                f"cache's disk, of which {format_bytes(RESERVE_BYTES)} stay free; free some room"
+            )
+
+    def _needed(self) -> set[Digest]:
+        """What must not be evicted: wanted by the operator, or waited for by a volume."""
+        return set(self._wanted) | set(self._jobs)
+
+    def _finish(self, digest: Digest, error: KigiError | None) -> None:
+        job = self._jobs.get(digest)
+        if job is None:
+            return
+        waiters, job.waiters = job.waiters, []
+        for future in waiters:
+            if not future.done():
+                future.set_exception(error) if error is not None else future.set_result(None)
+        if error is None:
+            del self._jobs[digest]
+            return
+        if isinstance(error, LayerCorrupt):
+            logger.warning("layer corrupt", extra={"digest": digest, "cause": str(error)})
+        if job.error is None or type(job.error) is not type(error):
+            self._on_error(digest, error)
+        job.state, job.error, job.fetched_bytes = "Refused", error, 0
+        job.failures += 1
+        delay = min(RETRY_MOST_S, RETRY_FIRST_S * 2 ** min(job.failures - 1, 10))
+        if isinstance(error, SpecInvalid):
+            delay = max(delay, 10.0)
+        job.not_before = time.monotonic() + delay * random.uniform(0.8, 1.2)
+        if digest not in self._wanted:
+            del self._jobs[digest]
+
+    async def _evict_idle(self) -> None:
+        held = await asyncio.to_thread(self.store.held)
+        used = sum(layer.size_bytes for layer in held.values())
+        for victim in keep_low(held.values(), used_bytes=used, wanted=self._needed(), budget=self.budget):
+            await asyncio.to_thread(self.store.evict, victim, self._needed())
+            self._on_change()
+
+    async def _sleep(self) -> None:
+        """Until something happens, a retry is due, or it is time to look at the files again."""
+        due = [job.not_before for digest, job in self._jobs.items() if digest not in self._running]
+        timeout = min([30.0, *(max(0.05, at - time.monotonic()) for at in due)])
+        if len(self._running) >= self._parallel:
+            timeout = 30.0
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        except TimeoutError:
+            return
+
+
+def _transfer(store: Store, source: Source, job: _Job) -> None:
+    """Continue the layer's part and commit it; blocks. Every byte that is kept was hashed, the earlier ones again."""
+    layer = job.layer
+    if store.is_held(layer.digest):
+        return
+    if store.path(layer.digest).exists() and store.verify(layer):
+        return
+    sha = hashlib.sha256()
+    with store.part_path(layer.digest).open("ab+") as part:
+        part.seek(0)
+        if os.fstat(part.fileno()).st_size > layer.size_bytes:
+            part.truncate(0)
+        while chunk := part.read(CHUNK_BYTES):
+            sha.update(chunk)
+        job.fetched_bytes = position = part.tell()
+        body = source.read(layer, position) if position < layer.size_bytes else iter(())
+        for data in body:
+            part.write(data)
+            sha.update(data)
+            job.fetched_bytes = position = position + len(data)
+            if position > layer.size_bytes or job.stop.is_set():
+                break
+    if job.stop.is_set():
+        return
+    store.commit(layer, sha.hexdigest())
+
+
+def _layer(wanted: WantedLayer) -> Layer:
+    return Layer(
+        parse_digest(wanted.digest),
+        wanted.size_bytes,
+        wanted.virtual_size_bytes,
+        parse_digest(wanted.parent) if wanted.parent is not None else None,
+        wanted.repository,
+    )
+
+
+def _disk_error(digest: Digest, exc: OSError) -> KigiError:
+    return NoRoom(f"layer {digest}: writing it to the cache failed: {exc.strerror}; free some room or repair the disk")

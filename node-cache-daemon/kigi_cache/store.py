@@ -1,0 +1,323 @@
+"""The files of a node's cache. Under its final name a layer is complete and right, whenever the machine stops.
+
+<root>/layers/<hex>.qcow2       0444: verified; its other links are volumes that stand on it
+<root>/incoming/<hex>.part      the first bytes of a layer on its way
+<root>/quarantine/<hex>.<n>     files that were found not to be what their name says
+<root>/state.json               what was verified (size, inode, mtime of each), and the bytes fetched so far
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kigi.domain.layers import Chain, Digest, Layer, digest_hex, digest_of_hex
+from kigi.domain.qcow2 import HEADER_BYTES, check_layer
+from kigi.errors import LayerCorrupt, LayerMissing, LayerRefused
+from kigi_cache.eviction import HeldLayer
+
+logger = logging.getLogger(__name__)
+CHUNK_BYTES = 4 * 2**20
+KEPT_IN_QUARANTINE = 4
+_SUFFIX = ".qcow2"
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A verified file as it was when it was verified; anything else is not that file any more."""
+
+    size_bytes: int
+    inode: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> _Seen:
+        return cls(found.st_size, found.st_ino, found.st_mtime_ns)
+
+
+class Store:
+    """Layers on the node's disk. Thread-safe; every method blocks on the file system and does nothing else.
+
+    ``step`` is called with the name of each change before it is made: a test may stop there.
+    """
+
+    def __init__(self, root: Path, *, step: Callable[[str], None] = lambda name: None) -> None:
+        self.root = Path(os.path.realpath(root))
+        self.layers = self.root / "layers"
+        self.incoming = self.root / "incoming"
+        self.quarantine_dir = self.root / "quarantine"
+        self._state = self.root / "state.json"
+        self._step = step
+        self._lock = threading.RLock()
+        self._seen: dict[Digest, _Seen] = {}
+        self._needed: dict[Digest, float] = {}
+        self._fetched_bytes = 0
+
+    def recover(self) -> list[Digest]:
+        """Make the directories and take stock; the layers whose files are not as they were verified last.
+
+        Those are not held until ``verify`` has read them. Junk under foreign names is removed.
+        """
+        with self._lock:
+            for directory in (self.layers, self.incoming, self.quarantine_dir):
+                directory.mkdir(parents=True, exist_ok=True)
+            known = self._load_state()
+            doubtful: list[Digest] = []
+            for entry in sorted(os.scandir(self.layers), key=lambda e: e.name):
+                digest = _digest_of_name(entry.name, _SUFFIX)
+                found = entry.stat(follow_symlinks=False)
+                if digest is None or not stat.S_ISREG(found.st_mode):
+                    logger.warning("foreign file removed from the cache", extra={"file": entry.name})
+                    self._remove(Path(entry.path))
+                elif known.get(digest) == _Seen.of(found):
+                    self._seen[digest] = known[digest]
+                else:
+                    doubtful.append(digest)
+            for entry in os.scandir(self.incoming):
+                if _digest_of_name(entry.name, ".part") is None or not entry.is_file(follow_symlinks=False):
+                    self._remove(Path(entry.path))
+            return doubtful
+
+    def held(self) -> dict[Digest, HeldLayer]:
+        """Every verified layer that is still the file that was verified. O(layers), one stat each."""
+        with self._lock:
+            layers: dict[Digest, HeldLayer] = {}
+            for digest, seen in list(self._seen.items()):
+                found = self._stat(self.path(digest))
+                if found is not None and _Seen.of(found) == seen:
+                    needed = self._needed.get(digest, 0.0)
+                    layers[digest] = HeldLayer(digest, seen.size_bytes, found.st_nlink - 1, needed)
+            return layers
+
+    def is_held(self, digest: Digest) -> bool:
+        """The layer is there and is still the file that was verified. One stat."""
+        seen = self._seen.get(digest)
+        found = self._stat(self.path(digest)) if seen is not None else None
+        return found is not None and _Seen.of(found) == seen
+
+    def damaged(self) -> list[Digest]:
+        """Layers whose file vanished or changed since it was verified."""
+        with self._lock:
+            return [digest for digest in self._seen if not self.is_held(digest)]
+
+    def used_bytes(self) -> int:
+        """Bytes that layers and parts take."""
+        parts = sum(e.stat(follow_symlinks=False).st_size for e in os.scandir(self.incoming))
+        return parts + sum(layer.size_bytes for layer in self.held().values())
+
+    def free_bytes(self) -> int:
+        """Bytes free in the file system, for whoever may not use the reserve."""
+        figures = os.statvfs(self.root)
+        return figures.f_bavail * figures.f_frsize
+
+    @property
+    def fetched_bytes_total(self) -> int:
+        """Bytes of the layers committed since the cache was made."""
+        return self._fetched_bytes
+
+    def path(self, digest: Digest) -> Path:
+        """Where the layer is when it is held."""
+        return self.layers / f"{digest_hex(digest)}{_SUFFIX}"
+
+    def part_path(self, digest: Digest) -> Path:
+        """Where its bytes are collected."""
+        return self.incoming / f"{digest_hex(digest)}.part"
+
+    def touch(self, digests: Collection[Digest]) -> None:
+        """Note that these are needed now; decides who is evicted last."""
+        now = time.time()
+        with self._lock:
+            self._needed.update(dict.fromkeys(digests, now))
+
+    def commit(self, layer: Layer, digest_found: str) -> None:
+        """Make a complete part a layer: check it, fsync, rename, fsync the directory.
+
+        ``digest_found`` is the SHA-256 (hex) of the bytes in the part, computed while they were written. Raises
+        LayerCorrupt (size or digest) or LayerRefused (header), and then the part is in quarantine.
+        """
+        part = self.part_path(layer.digest)
+        with part.open("rb+") as file:
+            header = file.read(HEADER_BYTES)
+            size_bytes = os.fstat(file.fileno()).st_size
+            try:
+                _check(layer, size_bytes, digest_found, header)
+            except (LayerCorrupt, LayerRefused):
+                self._quarantine_file(part, layer.digest)
+                raise
+            self._step("fsync part")
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o444)
+        with self._lock:
+            self._step("rename part")
+            os.rename(part, self.path(layer.digest))
+            self._step("fsync layers")
+            _fsync_directory(self.layers)
+            found = os.lstat(self.path(layer.digest))
+            self._seen[layer.digest] = _Seen.of(found)
+            self._needed[layer.digest] = time.time()
+            self._fetched_bytes += size_bytes
+            self._save_state()
+
+    def verify(self, layer: Layer | Digest, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Read a layer's file whole and hold it if it is right, or move it to quarantine; False then.
+
+        With a Layer, size and header are checked too. Gives up with False and changes nothing when ``stop`` says so.
+        """
+        digest = layer.digest if isinstance(layer, Layer) else layer
+        path = self.path(digest)
+        sha = hashlib.sha256()
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            self._forget(digest)
+            return False
+        with os.fdopen(descriptor, "rb") as file:
+            before = os.fstat(file.fileno())
+            header = b""
+            while chunk := file.read(CHUNK_BYTES):
+                header = header or chunk[:HEADER_BYTES]
+                sha.update(chunk)
+                if stop():
+                    return False
+        try:
+            if isinstance(layer, Layer):
+                _check(layer, before.st_size, sha.hexdigest(), header)
+            elif sha.hexdigest() != digest_hex(digest):
+                raise LayerCorrupt(f"layer {digest}: its file has the digest sha256:{sha.hexdigest()}")
+        except (LayerCorrupt, LayerRefused) as exc:
+            logger.warning("damaged layer quarantined", extra={"digest": digest, "cause": str(exc)})
+            self.quarantine(digest)
+            return False
+        with self._lock:
+            self._seen[digest] = _Seen.of(before)
+            self._save_state()
+        return True
+
+    def link_chain(self, chain: Chain, directory: Path) -> None:
+        """Hard links of the chain's layers in ``directory``, each named ``<hex>.qcow2``.
+
+        Looks at each file once more, under the lock that eviction takes. Raises LayerMissing if one is not held.
+        """
+        with self._lock:
+            for layer in chain:
+                if not self.is_held(layer.digest):
+                    raise LayerMissing(f"layer {layer.digest} is not in the cache of this node; it is fetched first")
+            for layer in chain:
+                self._step("link layer")
+                os.link(self.path(layer.digest), directory / self.path(layer.digest).name, follow_symlinks=False)
+            _fsync_directory(directory)
+            self.touch([layer.digest for layer in chain])
+
+    def evict(self, digest: Digest, wanted: Collection[Digest]) -> bool:
+        """Delete a layer that no volume links and nobody wants, looked at once more under the lock; False if not."""
+        with self._lock:
+            found = self._stat(self.path(digest))
+            if found is None or found.st_nlink != 1 or digest in wanted:
+                return False
+            self._step("evict layer")
+            self._remove(self.path(digest))
+            self._forget(digest)
+            logger.info("layer evicted", extra={"digest": digest, "size_bytes": found.st_size})
+            return True
+
+    def drop_part(self, digest: Digest) -> None:
+        """Forget the bytes of a layer on its way."""
+        self._step("drop part")
+        self.part_path(digest).unlink(missing_ok=True)
+
+    def quarantine(self, digest: Digest) -> None:
+        """Take a layer's file out of use; volumes that stand on it keep their links until they are published anew."""
+        with self._lock:
+            self._quarantine_file(self.path(digest), digest)
+            self._forget(digest)
+
+    def _quarantine_file(self, path: Path, digest: Digest) -> None:
+        number = 0
+        while (target := self.quarantine_dir / f"{digest_hex(digest)}.{number}").exists():
+            number += 1
+        self._step("quarantine")
+        try:
+            os.rename(path, target)
+        except FileNotFoundError:
+            return
+        kept = sorted(self.quarantine_dir.iterdir(), key=lambda p: p.lstat().st_ctime_ns)
+        for old in kept[:-KEPT_IN_QUARANTINE]:
+            self._remove(old)
+
+    def _forget(self, digest: Digest) -> None:
+        with self._lock:
+            self._seen.pop(digest, None)
+            self._needed.pop(digest, None)
+            self._save_state()
+
+    def _load_state(self) -> Mapping[Digest, _Seen]:
+        try:
+            state = json.loads(self._state.read_text())
+            self._fetched_bytes = int(state["fetchedBytesTotal"])
+            return {digest_of_hex(name): _Seen(*map(int, seen)) for name, seen in state["verified"].items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            logger.warning("state of the cache unreadable; every layer is read again")
+            return {}
+
+    def _save_state(self) -> None:
+        """Not fsynced: after a power cut an old state only means that some layers are read again."""
+        verified = {digest_hex(d): [s.size_bytes, s.inode, s.mtime_ns] for d, s in self._seen.items()}
+        new = self._state.with_suffix(".new")
+        self._step("write state")
+        new.write_text(json.dumps({"fetchedBytesTotal": self._fetched_bytes, "verified": verified}))
+        os.rename(new, self._state)
+
+    def _remove(self, path: Path) -> None:
+        if path.is_dir() and not path.is_symlink():
+            for below in path.iterdir():
+                self._remove(below)
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _stat(path: Path) -> os.stat_result | None:
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _check(layer: Layer, size_bytes: int, digest_found: str, header: bytes) -> None:
+    if size_bytes != layer.size_bytes:
+        raise LayerCorrupt(f"layer {layer.digest}: {size_bytes} bytes instead of {layer.size_bytes}")
+    if digest_found != digest_hex(layer.digest):
+        raise LayerCorrupt(f"layer {layer.digest}: the repository's object has the digest sha256:{digest_found}")
+    check_layer(
+        header,
+        digest=layer.digest,
+        parent=layer.parent,
+        virtual_size_bytes=layer.virtual_size_bytes,
+        size_bytes=size_bytes,
+    )
+
+
+def _digest_of_name(name: str, suffix: str) -> Digest | None:
+    try:
+        return digest_of_hex(name.removesuffix(suffix)) if name.endswith(suffix) else None
+    except ValueError:
+        return None
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
