@@ -1,0 +1,80 @@
+"""Where each kind lives in the API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kigi.domain import names
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One kind as the API server serves it."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool = True
+    selector: str = ""
+    """Label selector of those that Kigi looks at; empty: all."""
+
+    @property
+    def group(self) -> str:
+        """API group; empty for the core."""
+        return self.api_version.rpartition("/")[0]
+
+    @property
+    def version(self) -> str:
+        """Version within the group."""
+        return self.api_version.rpartition("/")[2]
+
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str = "") -> str:
+        """Path of an object, or of all of a namespace or of the cluster."""
+        prefix = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
+        parts = [prefix]
+        if self.namespaced and namespace is not None:
+            parts.append(f"namespaces/{namespace}")
+        parts.append(self.plural)
+        parts.extend(part for part in (name, subresource) if part)
+        return "/".join(parts)
+
+
+_OURS = names.LABEL_DEPLOYMENT
+
+IMAGE = Resource(names.API_VERSION, "VMImageNode", "vmimagenodes")
+SYSTEM = Resource(names.API_VERSION, "SystemNode", "systemnodes")
+DEPLOYMENT = Resource(names.API_VERSION, "SystemDeployment", "systemdeployments")
+NODE_CACHE = Resource(names.API_VERSION, "NodeCache", "nodecaches", namespaced=False)
+NODE = Resource("v1", "Node", "nodes", namespaced=False)
+CSI_NODE = Resource("storage.k8s.io/v1", "CSINode", "csinodes", namespaced=False)
+VOLUME = Resource("v1", "PersistentVolume", "persistentvolumes", namespaced=False, selector=_OURS)
+CLAIM = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims", selector=_OURS)
+MACHINE = Resource("kubevirt.io/v1", "VirtualMachine", "virtualmachines", selector=_OURS)
+INSTANCE = Resource("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachineinstances", selector=_OURS)
+KUBEVIRT = Resource("kubevirt.io/v1", "KubeVirt", "kubevirts")
+LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
+EVENT = Resource("events.k8s.io/v1", "Event", "events")
+
+WATCHED = (
+    IMAGE,
+    SYSTEM,
+    DEPLOYMENT,
+    NODE_CACHE,
+    NODE,
+    CSI_NODE,
+    VOLUME,
+    CLAIM,
+    MACHINE,
+    INSTANCE,
+    KUBEVIRT,
+)
+"""What the operator mirrors; in an order in which a reference is listed before what it is followed from."""
+
+BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in WATCHED}
+
+
+def resource_of(manifest: Mapping[str, Any]) -> Resource:
+    """The resource of a manifest; KeyError for a kind that Kigi does not handle."""
+    return BY_KIND[manifest["kind"]]

@@ -1,0 +1,268 @@
+"""Views for decisions, from the mirror alone: no request to the API server is made here."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+
+from kigi.domain import names
+from kigi.domain.layers import Chain
+from kigi.domain.systems import ResolvedSystem
+from kigi.errors import KigiError
+from kigi.mirror import Mirror
+from kigi.observed import CacheRecord, DeploymentRecord, NodeRecord, VolumeRecord
+from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
+from kigi.planning.objects import machine_memory_bytes
+from kigi.planning.view import (
+    ClaimState,
+    DeploymentView,
+    ImageView,
+    KubeVirtState,
+    MachineState,
+    NodeState,
+    NodeView,
+    NodeWish,
+    SystemView,
+    VolumeState,
+)
+from kigi.planning.wishes import named_systems
+
+CACHE_SILENT_AFTER = timedelta(minutes=2)
+"""A daemon writes its NodeCache at least every 30 s; four in a row missed, and it is taken for dead."""
+
+
+def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -> DeploymentView:
+    """The view of one deployment; its spec must be valid. O(its machines + nodes)."""
+    assert not isinstance(record.spec, KigiError)
+    meta = record.meta
+    key = (meta.namespace or "", meta.name)
+    return DeploymentView(
+        namespace=key[0],
+        name=meta.name,
+        uid=meta.uid,
+        generation=meta.generation,
+        deleting=meta.deleting,
+        has_finalizer=names.FINALIZER in meta.finalizers,
+        spec=record.spec,
+        systems={name: mirror.resolved(key[0], name) for name in named_systems(record.spec)},
+        nodes=gather_nodes(mirror, now, without=key),
+        volumes=tuple(_volume_state(volume, meta.uid) for volume in mirror.volumes.by("deployment", key)),
+        claims=tuple(
+            ClaimState(claim.meta.name, claim.volume, claim.meta.deleting, claim.bound)
+            for claim in mirror.claims.by("deployment", key)
+        ),
+        machines=tuple(_machine_states(mirror, record)),
+        kubevirt=kubevirt_of(mirror),
+        now=now,
+        old_status=record.status,
+    )
+
+
+def gather_nodes(mirror: Mirror, now: datetime, *, without: tuple[str, str] | None = None) -> dict[str, NodeState]:
+    """Every node; memory that deployments other than ``without`` ask for is not free. O(nodes + machines of others)."""
+    used: Counter[str] = Counter()
+    for deployment in {str_pair(value) for value in mirror.volumes.values_of("deployment")} - {without}:
+        used.update(memory_by_node(mirror, deployment))
+    return {node.meta.name: _node_state(mirror, node, now, used[node.meta.name]) for node in mirror.nodes}
+
+
+def str_pair(value: object) -> tuple[str, str]:
+    """A key of the index by deployment."""
+    assert isinstance(value, tuple)
+    return (str(value[0]), str(value[1]))
+
+
+def memory_by_node(mirror: Mirror, deployment: tuple[str, str]) -> Mapping[str, int]:
+    """Bytes of memory that the VMs of a deployment ask for, by the node that their newest disk is on."""
+    known = mirror.memory_cache.get(deployment)
+    if known is not None:
+        return known
+    newest: dict[tuple[int, str], VolumeRecord] = {}
+    for volume in mirror.volumes.by("deployment", deployment):
+        slot = (volume.instance, volume.machine)
+        if not volume.meta.deleting and (slot not in newest or newest[slot].revision < volume.revision):
+            newest[slot] = volume
+    used: Counter[str] = Counter()
+    for (instance, machine), volume in newest.items():
+        vm = mirror.machines.get(deployment[0], names.machine_name(deployment[1], instance, machine))
+        # A VM that waits for its layers is not there yet, but its room is taken.
+        used[volume.node] += vm.memory_bytes if vm else _memory_of(mirror, deployment[0], volume)
+    mirror.memory_cache[deployment] = used
+    return used
+
+
+def _memory_of(mirror: Mirror, namespace: str, volume: VolumeRecord) -> int:
+    system = mirror.resolved(namespace, volume.system)
+    if isinstance(system, ResolvedSystem):
+        for machine in system.machines:
+            if machine.name == volume.machine:
+                return machine_memory_bytes(machine.template)
+    return machine_memory_bytes({})
+
+
+def _node_state(mirror: Mirror, node: NodeRecord, now: datetime, used_bytes: int) -> NodeState:
+    cache = mirror.caches.get(None, node.meta.name)
+    csi = mirror.csi_nodes.get(None, node.meta.name)
+    state = {
+        "name": node.meta.name,
+        "ready": node.ready,
+        "schedulable": node.schedulable,
+        "labels": node.labels,
+        "taints": node.taints,
+        "memory_bytes": node.memory_bytes - used_bytes,
+        "has_driver": csi is not None and csi.has_driver,
+    }
+    if cache is None:
+        return NodeState(**state, cache_alive=False)  # type: ignore[arg-type]
+    return NodeState(
+        **state,  # type: ignore[arg-type]
+        held=cache.held,
+        fetching=cache.fetching,
+        refused=cache.refused,
+        cache_free_bytes=max(cache.budget_bytes - cache.wanted_bytes, 0),
+        cache_alive=_is_alive(cache, now),
+    )
+
+
+def _is_alive(cache: CacheRecord, now: datetime) -> bool:
+    return cache.heartbeat is not None and now - cache.heartbeat < CACHE_SILENT_AFTER
+
+
+def _volume_state(volume: VolumeRecord, uid: str) -> VolumeState:
+    # A deployment of the same name that was deleted by force may have left a volume: its fingerprint is hidden, so
+    # that its overlay is never taken for this deployment's, and its number is not used again.
+    ours = volume.owner_uid == uid
+    return VolumeState(
+        name=volume.meta.name,
+        handle=volume.handle,
+        instance=volume.instance,
+        machine=volume.machine,
+        revision=volume.revision,
+        node=volume.node,
+        fingerprint=volume.fingerprint if ours else "",
+        system=volume.system,
+        chain=volume.chain,
+        deleting=volume.meta.deleting,
+        claim_bound=volume.claim_bound,
+    )
+
+
+def _machine_states(mirror: Mirror, record: DeploymentRecord) -> Iterator[MachineState]:
+    key = (record.meta.namespace or "", record.meta.name)
+    for vm in mirror.machines.by("deployment", key):
+        vmi = mirror.instances.get(key[0], vm.meta.name)
+        yield MachineState(
+            name=vm.meta.name,
+            instance=vm.instance,
+            machine=vm.machine,
+            owned=vm.owner_uid == record.meta.uid,
+            deleting=vm.meta.deleting,
+            claim=vm.claim,
+            running=vm.running,
+            template_hash=vm.template_hash,
+            instance_uid=vmi.meta.uid if vmi else None,
+            instance_claim=vmi.claim if vmi else None,
+            instance_phase=vmi.phase if vmi else "",
+            instance_ready=vmi.ready if vmi else False,
+            instance_deleting=vmi.meta.deleting if vmi else False,
+            instance_node=vmi.node if vmi else None,
+            printable_status=vm.printable_status,
+            message=vm.message,
+        )
+
+
+def kubevirt_of(mirror: Mirror) -> KubeVirtState:
+    """What KubeVirt can do here."""
+    for record in mirror.kubevirts:
+        assert isinstance(record.state, KubeVirtState)
+        return record.state
+    return KubeVirtState(why_not="KubeVirt is not installed: there is no KubeVirt object in the cluster")
+
+
+def gather_node(mirror: Mirror, name: str) -> NodeView:
+    """The view of one node's cache. O(its volumes + machines of deployments that prefetch)."""
+    cache = mirror.caches.get(None, name)
+    csi = mirror.csi_nodes.get(None, name)
+    volumes = list(mirror.volumes.by("node", name))
+    terminating = [v for v in volumes if v.meta.deleting and names.OVERLAY_FINALIZER in v.meta.finalizers]
+    return NodeView(
+        name=name,
+        node_exists=mirror.nodes.get(None, name) is not None,
+        has_driver=csi is not None and csi.has_driver,
+        cache_exists=cache is not None,
+        wishes=(
+            *(NodeWish(v.chain, PRIORITY_DISK) for v in volumes if not v.meta.deleting),
+            *_prefetches(mirror, volumes),
+        ),
+        terminating=tuple((v.meta.name, v.handle) for v in terminating),
+        terminating_in_use=frozenset(v.meta.name for v in terminating if _in_use(mirror, v)),
+        spec_current=cache is not None and cache.observed_generation == cache.meta.generation,
+        discard=frozenset(cache.spec.discard) if cache and cache.spec else frozenset(),
+        volumes=cache.volumes if cache else frozenset(),
+        present=cache.spec if cache else None,
+    )
+
+
+def _in_use(mirror: Mirror, volume: VolumeRecord) -> bool:
+    namespace, deployment = volume.deployment
+    vmi = mirror.instances.get(namespace, names.machine_name(deployment, volume.instance, volume.machine))
+    claim = names.claim_name(deployment, volume.instance, volume.machine, volume.revision)
+    return vmi is not None and vmi.claim == claim
+
+
+def _prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iterator[NodeWish]:
+    """Chains of the states that deployments on this node keep warm: of the machines that are here, and of new ones."""
+    machines: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for volume in volumes:
+        if not volume.meta.deleting:
+            machines[volume.deployment].add(volume.machine)
+    for deployment, here in sorted(machines.items()):
+        record = mirror.deployments.get(*deployment)
+        if record is None or isinstance(record.spec, KigiError) or record.meta.deleting or not record.spec.prefetch:
+            continue
+        everywhere = {v.machine for v in mirror.volumes.by("deployment", deployment)}
+        for ref in record.spec.prefetch:
+            system = mirror.resolved(deployment[0], ref.name)
+            if isinstance(system, ResolvedSystem):
+                for machine in system.machines:
+                    if machine.name in here or machine.name not in everywhere:
+                        yield NodeWish(machine.chain, PRIORITY_PREFETCH)
+
+
+def gather_image(mirror: Mirror, namespace: str, name: str, now: datetime) -> ImageView | None:
+    """The view of one image; None if it is gone."""
+    record = mirror.images.get(namespace, name)
+    if record is None:
+        return None
+    chain = mirror.chain(namespace, name)
+    return ImageView(
+        generation=record.meta.generation,
+        chain=chain,
+        children=mirror.trees(namespace).children(name),
+        cached_on=0 if isinstance(chain, KigiError) else _cached_on(mirror, chain),
+        now=now,
+        old_status=record.status,
+    )
+
+
+def _cached_on(mirror: Mirror, chain: Chain) -> int:
+    """Nodes that hold every layer of the chain."""
+    holders = [mirror.holders.get(layer.digest, set()) for layer in chain]
+    return len(set.intersection(*holders)) if all(holders) else 0
+
+
+def gather_system(mirror: Mirror, namespace: str, name: str, now: datetime) -> SystemView | None:
+    """The view of one state; None if it is gone."""
+    record = mirror.systems.get(namespace, name)
+    if record is None:
+        return None
+    parent = getattr(record.system, "parent", None)
+    above = mirror.resolved(namespace, parent) if parent is not None else None
+    return SystemView(
+        generation=record.meta.generation,
+        system=mirror.resolved(namespace, name),
+        parent=above if isinstance(above, ResolvedSystem) else None,
+        now=now,
+        old_status=record.status,
+    )

@@ -1,0 +1,161 @@
+"""Who must look again when an object has changed. Cheap, and rather one waking too many: the queue merges them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kigi.gather import CACHE_SILENT_AFTER
+from kigi.mirror import Change, Mirror
+from kigi.observed import (
+    CacheRecord,
+    ClaimRecord,
+    CsiNodeRecord,
+    DeploymentRecord,
+    ImageRecord,
+    InstanceRecord,
+    KubeVirtRecord,
+    MachineRecord,
+    NodeRecord,
+    SystemRecord,
+    VolumeRecord,
+)
+from kigi.queue import Key
+
+Waking = tuple[Key, float]
+"""A key, and the seconds after which it shall be looked at; later ones gather several changes."""
+
+GATHER_S = 0.05
+"""A node's cache waits this long for the other volumes of the same pass."""
+PROGRESS_S = 1.0
+"""How often the bytes of a fill are looked at."""
+COUNT_S = 2.0
+"""How often an image's number of caches is counted."""
+
+
+def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
+    """Keys that a change concerns, each with its delay in seconds."""
+    record = change.new or change.old
+    namespace = change.key[0] or ""
+    match record:
+        case ImageRecord() | SystemRecord():
+            yield from _tree_changed(mirror, change, namespace)
+        case DeploymentRecord():
+            yield from _deployment_changed(mirror, change, namespace)
+        case NodeRecord() | CsiNodeRecord() | KubeVirtRecord():
+            if _besides_meta(change):
+                if not isinstance(record, KubeVirtRecord):
+                    yield Key("node", "", change.key[1]), 0.0
+                yield from ((key, GATHER_S) for key in all_deployments(mirror))
+        case CacheRecord():
+            yield from _cache_changed(mirror, change)
+        case VolumeRecord():
+            yield Key("deployment", *record.deployment), 0.0
+            yield Key("node", "", record.node), GATHER_S
+        case InstanceRecord():
+            yield Key("deployment", *record.deployment), 0.0
+            if change.new is None:
+                # Overlays of its old disks may be deleted now.
+                nodes = {v.node for v in mirror.volumes.by("deployment", record.deployment) if v.meta.deleting}
+                yield from ((Key("node", "", node), GATHER_S) for node in nodes)
+        case ClaimRecord() | MachineRecord():
+            yield Key("deployment", *record.deployment), 0.0
+
+
+def everything(mirror: Mirror) -> Iterator[Key]:
+    """Every key there is: trees first, so that deployments find them resolved."""
+    yield from (Key("image", r.meta.namespace or "", r.meta.name) for r in mirror.images)
+    yield from (Key("system", r.meta.namespace or "", r.meta.name) for r in mirror.systems)
+    yield from all_deployments(mirror)
+    nodes = {name for _, name in (*mirror.nodes.objects, *mirror.caches.objects)}
+    nodes.update(str(node) for node in mirror.volumes.values_of("node"))
+    yield from (Key("node", "", node) for node in sorted(nodes))
+
+
+def all_deployments(mirror: Mirror) -> Iterator[Key]:
+    """Every deployment of the cluster."""
+    return (Key("deployment", r.meta.namespace or "", r.meta.name) for r in mirror.deployments)
+
+
+def _tree_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Waking]:
+    """A node of a tree concerns itself, its parent's count, and whatever may stand on it."""
+    old, new = change.old, change.new
+    part = "image" if isinstance(new or old, ImageRecord) else "system"
+    if old is not None and new is not None and getattr(old, part) == getattr(new, part):
+        return
+    if part == "image":
+        images = set(mirror.trees(namespace).subtree(change.key[1]))
+        for record in (old, new):
+            parent = getattr(getattr(record, "image", None), "parent", None)
+            if parent is not None:
+                images.add(parent)
+        yield from ((Key("image", namespace, name), 0.0) for name in sorted(images))
+    yield from ((Key("system", namespace, r.meta.name), 0.0) for r in mirror.systems.by("namespace", namespace))
+    for deployment in mirror.deployments.by("namespace", namespace):
+        yield Key("deployment", namespace, deployment.meta.name), GATHER_S
+        yield from ((key, COUNT_S) for key in _caches_of(mirror, deployment))
+
+
+def _deployment_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Waking]:
+    old, new = change.old, change.new
+    if isinstance(new, DeploymentRecord):
+        seen = (new.meta.uid, new.meta.generation, new.meta.deleting, new.meta.finalizers)
+        before = (old.meta.uid, old.meta.generation, old.meta.deleting, old.meta.finalizers) if old else None
+        if seen == before:
+            return
+        yield Key("deployment", namespace, new.meta.name), 0.0
+        yield from ((key, GATHER_S) for key in _caches_of(mirror, new))
+
+
+def _cache_changed(mirror: Mirror, change: Change) -> Iterator[Waking]:
+    old, new = change.old, change.new
+    node = change.key[1]
+    assert old is None or isinstance(old, CacheRecord)
+    assert new is None or isinstance(new, CacheRecord)
+    if old is None or new is None or _has_more_room(old, new) or _woke_up(old, new):
+        yield Key("node", "", node), 0.0
+        yield from ((key, GATHER_S) for key in all_deployments(mirror))
+    elif (old.held, old.refused) != (new.held, new.refused):
+        yield from ((key, 0.0) for key in _deployments_on(mirror, node))
+    elif old.fetching != new.fetching:
+        yield from ((key, PROGRESS_S) for key in _deployments_on(mirror, node))
+    if old is not None and new is not None and _acts(old) != _acts(new):
+        yield Key("node", "", node), 0.0
+    changed = (old.held if old else frozenset()) ^ (new.held if new else frozenset())
+    if changed:
+        for namespace in {str(value) for value in mirror.images.values_of("namespace")}:
+            trees = mirror.trees(namespace)
+            touched = {name for top in trees.image_names_of(changed) for name in trees.subtree(top)}
+            yield from ((Key("image", namespace, name), COUNT_S) for name in touched)
+
+
+def _has_more_room(old: CacheRecord, new: CacheRecord) -> bool:
+    return new.budget_bytes != old.budget_bytes or new.wanted_bytes < old.wanted_bytes
+
+
+def _woke_up(old: CacheRecord, new: CacheRecord) -> bool:
+    if old.heartbeat is None or new.heartbeat is None:
+        return old.heartbeat != new.heartbeat
+    return new.heartbeat - old.heartbeat > CACHE_SILENT_AFTER
+
+
+def _acts(cache: CacheRecord) -> object:
+    return (cache.volumes, cache.observed_generation, cache.meta.generation)
+
+
+def _deployments_on(mirror: Mirror, node: str) -> set[Key]:
+    return {Key("deployment", *volume.deployment) for volume in mirror.volumes.by("node", node)}
+
+
+def _caches_of(mirror: Mirror, record: DeploymentRecord) -> set[Key]:
+    key = (record.meta.namespace or "", record.meta.name)
+    return {Key("node", "", volume.node) for volume in mirror.volumes.by("deployment", key)}
+
+
+def _besides_meta(change: Change) -> bool:
+    """Whether a change is in what Kigi reads of the kind, not in the metadata alone."""
+    old, new = change.old, change.new
+    if old is None or new is None:
+        return True
+    return any(getattr(old, name) != getattr(new, name) for name in new.__slots__ if name not in ("meta", "body")) or (
+        old.meta.deleting != new.meta.deleting
+    )

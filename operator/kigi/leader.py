@@ -1,0 +1,141 @@
+"""One operator works at a time: a coordination Lease, and a guard that forbids every write once it may have ended.
+
+Clocks of different machines are never compared: a foreign lease has ended when this process has seen it unchanged for
+its whole duration. The holder stops working a third of the duration before anybody else may begin.
+Source: Kubernetes client-go tools/leaderelection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from kigi import metrics
+from kigi.adapters.resources import LEASE, Resource
+from kigi.errors import Conflict, KigiError, LostLeadership
+
+logger = logging.getLogger(__name__)
+
+LEASE_NAME = "kigi-operator"
+
+
+class LeaseApi(Protocol):
+    """The part of the API client that an election needs."""
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
+        """The object; None if there is none."""
+
+    async def create(self, resource: Resource, manifest: dict[str, Any]) -> dict[str, Any]:
+        """A new object; Conflict if there is one."""
+
+    async def replace(self, resource: Resource, manifest: dict[str, Any]) -> dict[str, Any]:
+        """The whole object; Conflict if it has changed."""
+
+
+class Election:
+    """A candidate. ``clock`` gives monotonic seconds, ``sleep`` waits; both are arguments for tests."""
+
+    def __init__(
+        self,
+        api: LeaseApi,
+        *,
+        namespace: str,
+        identity: str,
+        lease_s: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._api, self._namespace, self.identity = api, namespace, identity
+        self._lease_s, self._clock, self._sleep = lease_s, clock, sleep
+        self._valid_until = float("-inf")
+        self._seen: tuple[Any, float] = (None, clock())
+        """What the foreign lease said, and when it was first seen to say so."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process may write now."""
+        return self._clock() < self._valid_until
+
+    def guard(self) -> None:
+        """Raises LostLeadership unless this process may write now."""
+        if not self.is_leader:
+            raise LostLeadership("this operator's lease has ended; another one may be at work")
+
+    async def acquire(self) -> None:
+        """Returns once this process leads."""
+        while not await self._try():
+            await self._sleep(self._lease_s / 5)
+        metrics.LEADER.set(1)
+        logger.info("leading", extra={"identity": self.identity})
+
+    async def hold(self) -> None:
+        """Renews until the lease is lost, then returns; the guard forbids writes from that moment."""
+        while self.is_leader:
+            await self._sleep(self._lease_s / 5)
+            await self._try()
+        metrics.LEADER.set(0)
+        logger.warning("leadership lost", extra={"identity": self.identity})
+
+    async def release(self) -> None:
+        """Lets the next candidate begin at once."""
+        held, self._valid_until = self.is_leader, float("-inf")
+        metrics.LEADER.set(0)
+        if not held:
+            return
+        try:
+            lease = await self._api.get(LEASE, self._namespace, LEASE_NAME)
+            if lease and lease["spec"].get("holderIdentity") == self.identity:
+                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+                await self._api.replace(LEASE, lease)
+        except KigiError as exc:
+            logger.info("lease not released", extra={"error": str(exc)})
+
+    async def _try(self) -> bool:
+        """One try to take or renew the lease; whether this process leads after it."""
+        # Counted from before the request: the server may have written the lease at any moment since.
+        began = self._clock()
+        try:
+            lease = await self._api.get(LEASE, self._namespace, LEASE_NAME)
+            if lease is None:
+                await self._api.create(LEASE, self._manifest({}, {}))
+            elif self._may_take(lease["spec"]):
+                await self._api.replace(LEASE, self._manifest(lease["metadata"], lease["spec"]))
+            else:
+                self._valid_until = float("-inf")
+                return False
+        except Conflict:
+            return self.is_leader
+        except KigiError as exc:
+            logger.warning("lease not renewed", extra={"error": str(exc)})
+            return self.is_leader
+        self._valid_until = began + self._lease_s * 2 / 3
+        return self.is_leader
+
+    def _may_take(self, spec: dict[str, Any]) -> bool:
+        if spec.get("holderIdentity") in (self.identity, "", None):
+            return True
+        now = self._clock()
+        state = (spec.get("holderIdentity"), spec.get("renewTime"))
+        if self._seen[0] != state:
+            self._seen = (state, now)
+        return now - self._seen[1] > float(spec.get("leaseDurationSeconds") or self._lease_s)
+
+    def _manifest(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        mine = spec.get("holderIdentity") == self.identity
+        return {
+            "apiVersion": LEASE.api_version,
+            "kind": LEASE.kind,
+            "metadata": metadata or {"name": LEASE_NAME, "namespace": self._namespace},
+            "spec": {
+                "holderIdentity": self.identity,
+                "leaseDurationSeconds": int(self._lease_s),
+                "acquireTime": spec.get("acquireTime") if mine else now,
+                "renewTime": now,
+                "leaseTransitions": int(spec.get("leaseTransitions") or 0) + (not mine),
+            },
+        }

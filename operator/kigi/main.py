@@ -1,0 +1,94 @@
+"""Console script ``kigi-operator``: logs as JSON, serves health and metrics, runs until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from datetime import UTC, datetime
+
+import uvloop
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from kigi.operator_process import open_ports, run_operator
+from kigi.settings import Settings
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "settings", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and what ``extra`` gave."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{key: value for key, value in vars(record).items() if key not in _PLAIN},
+        }
+        if record.exc_info:
+            fields["error"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
+
+
+def set_up_logging(level: str) -> None:
+    """JSON on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+async def serve(settings: Settings, ready: asyncio.Event) -> web.AppRunner:
+    """/healthz: the process answers. /readyz: its watches run. /metrics: Prometheus."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(
+            text="ok" if ready.is_set() else "watches are starting", status=200 if ready.is_set() else 503
+        )
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, settings.http_host, settings.http_port).start()
+    return runner
+
+
+async def run(settings: Settings) -> None:
+    """The whole process."""
+    stop, ready = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    ports = await open_ports(settings)
+    runner = await serve(settings, ready)
+    try:
+        await run_operator(ports, stop=stop, ready=ready)
+    finally:
+        await runner.cleanup()
+        await ports.kube.close()
+
+
+def main() -> None:
+    """Settings from the environment, see ``kigi.settings``."""
+    try:
+        settings = Settings.from_environment()
+    except ValueError as exc:
+        sys.exit(f"kigi-operator: {exc}")
+    set_up_logging(settings.log_level)
+    uvloop.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""What the operator knows of the cluster, in memory: fed by watches, by listings and by the answers to our own writes.
+
+Decisions read nothing else. The newest resourceVersion of an object wins, from wherever it comes, so that a write is
+seen by the next decision at once and a late watch event cannot undo it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from kigi.adapters import resources
+from kigi.domain.images import Image
+from kigi.domain.layers import Chain, Digest
+from kigi.domain.systems import ResolvedSystem, System
+from kigi.errors import KigiError, SpecInvalid
+from kigi.observed import (
+    CacheRecord,
+    ClaimRecord,
+    CsiNodeRecord,
+    DeploymentRecord,
+    ImageRecord,
+    InstanceRecord,
+    KubeVirtRecord,
+    MachineRecord,
+    NodeRecord,
+    Record,
+    SystemRecord,
+    VolumeRecord,
+    parse,
+)
+from kigi.trees import Trees
+
+R = TypeVar("R", bound=Record)
+ObjectKey = tuple[str | None, str]
+"""(namespace, name)."""
+TOMBSTONES = 20_000
+"""uids remembered as gone, so that an event from before the deletion does not bring the object back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object before and after; ``None``: it did not or does not exist."""
+
+    kind: str
+    key: ObjectKey
+    old: Record | None
+    new: Record | None
+
+
+class Store(Generic[R]):
+    """The objects of one kind, and those that share an index's value."""
+
+    def __init__(self, **indexes: Callable[[R], object]) -> None:
+        self.objects: dict[ObjectKey, R] = {}
+        self._functions = indexes
+        self._indexes: dict[str, dict[object, dict[ObjectKey, R]]] = {name: defaultdict(dict) for name in indexes}
+
+    def get(self, namespace: str | None, name: str) -> R | None:
+        """The object, if there is one."""
+        return self.objects.get((namespace, name))
+
+    def by(self, index: str, value: object) -> Iterable[R]:
+        """Objects with that value of the index."""
+        return self._indexes[index].get(value, {}).values()
+
+    def values_of(self, index: str) -> Iterable[object]:
+        """Values of the index that some object has."""
+        return self._indexes[index].keys()
+
+    def put(self, key: ObjectKey, record: R) -> None:
+        """Takes the place of what was there."""
+        self.remove(key)
+        self.objects[key] = record
+        for name, function in self._functions.items():
+            self._indexes[name][function(record)][key] = record
+
+    def remove(self, key: ObjectKey) -> None:
+        """Forgets it; absent is done."""
+        record = self.objects.pop(key, None)
+        if record is None:
+            return
+        for name, function in self._functions.items():
+            value = function(record)
+            group = self._indexes[name][value]
+            group.pop(key, None)
+            if not group:
+                del self._indexes[name][value]
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self.objects.values())
+
+
+class Mirror:
+    """All kinds. ``synced`` is set by whoever has listed them all; nothing may be decided before."""
+
+    def __init__(self) -> None:
+        self.synced = False
+        self.images: Store[ImageRecord] = Store(namespace=lambda r: r.meta.namespace)
+        self.systems: Store[SystemRecord] = Store(namespace=lambda r: r.meta.namespace)
+        self.deployments: Store[DeploymentRecord] = Store(namespace=lambda r: r.meta.namespace)
+        self.nodes: Store[NodeRecord] = Store()
+        self.csi_nodes: Store[CsiNodeRecord] = Store()
+        self.caches: Store[CacheRecord] = Store()
+        self.volumes: Store[VolumeRecord] = Store(deployment=lambda r: r.deployment, node=lambda r: r.node)
+        self.claims: Store[ClaimRecord] = Store(deployment=lambda r: r.deployment)
+        self.machines: Store[MachineRecord] = Store(deployment=lambda r: r.deployment)
+        self.instances: Store[InstanceRecord] = Store(deployment=lambda r: r.deployment)
+        self.kubevirts: Store[KubeVirtRecord] = Store()
+        self.stores: Mapping[str, Store[Any]] = {
+            resources.IMAGE.kind: self.images,
+            resources.SYSTEM.kind: self.systems,
+            resources.DEPLOYMENT.kind: self.deployments,
+            resources.NODE.kind: self.nodes,
+            resources.CSI_NODE.kind: self.csi_nodes,
+            resources.NODE_CACHE.kind: self.caches,
+            resources.VOLUME.kind: self.volumes,
+            resources.CLAIM.kind: self.claims,
+            resources.MACHINE.kind: self.machines,
+            resources.INSTANCE.kind: self.instances,
+            resources.KUBEVIRT.kind: self.kubevirts,
+        }
+        self.holders: dict[Digest, set[str]] = defaultdict(set)
+        """Nodes that hold each layer."""
+        self.memory_cache: dict[tuple[str, str], Mapping[str, int]] = {}
+        """Memory that each deployment asks for, by node; forgotten when one of its volumes or VMs changes."""
+        self._tombstones: OrderedDict[str, None] = OrderedDict()
+        self._trees: dict[str, Trees] = {}
+
+    # Feeding.
+
+    def put(self, kind: str, body: Mapping[str, Any]) -> Change | None:
+        """Takes an object in; None if it is known already in this or a newer state, or known to be gone."""
+        meta = body["metadata"]
+        store, key = self.stores[kind], (meta.get("namespace"), meta["name"])
+        old = store.objects.get(key)
+        version = int(meta.get("resourceVersion") or 0)
+        if meta.get("uid") in self._tombstones or (old is not None and old.meta.version >= version):
+            return None
+        new = parse(kind, body)
+        self._settle(kind, key, old, new)
+        return Change(kind, key, old, new)
+
+    def gone(self, kind: str, namespace: str | None, name: str, uid: str) -> Change | None:
+        """The object of that uid does not exist any more; None if it is not known."""
+        self._bury(uid)
+        key = (namespace, name)
+        old = self.stores[kind].objects.get(key)
+        if old is None or (uid and old.meta.uid != uid):
+            return None
+        self._settle(kind, key, old, None)
+        return Change(kind, key, old, None)
+
+    def known_uids(self, kind: str) -> dict[str, ObjectKey]:
+        """uid and key of every object of a kind."""
+        return {record.meta.uid: key for key, record in self.stores[kind].objects.items()}
+
+    def _settle(self, kind: str, key: ObjectKey, old: Record | None, new: Record | None) -> None:
+        store = self.stores[kind]
+        if new is None:
+            store.remove(key)
+        else:
+            store.put(key, new)
+        if kind == resources.NODE_CACHE.kind:
+            self._index_holders(key[1], cast("CacheRecord | None", old), cast("CacheRecord | None", new))
+        if _tree_part(old) != _tree_part(new):
+            self._trees.pop(key[0] or "", None)
+        for record in (old, new):
+            if isinstance(record, VolumeRecord | MachineRecord):
+                self.memory_cache.pop(record.deployment, None)
+
+    def _index_holders(self, node: str, old: CacheRecord | None, new: CacheRecord | None) -> None:
+        before, after = old.held if old else frozenset(), new.held if new else frozenset()
+        for digest in before - after:
+            self.holders[digest].discard(node)
+            if not self.holders[digest]:
+                del self.holders[digest]
+        for digest in after - before:
+            self.holders[digest].add(node)
+
+    def _bury(self, uid: str) -> None:
+        self._tombstones[uid] = None
+        while len(self._tombstones) > TOMBSTONES:
+            self._tombstones.popitem(last=False)
+
+    # Reading.
+
+    def trees(self, namespace: str) -> Trees:
+        """Both trees of a namespace, resolved as far as they are asked for; made anew when a node of them changes."""
+        if namespace not in self._trees:
+            self._trees[namespace] = Trees(
+                {record.meta.name: record.image for record in self.images.by("namespace", namespace)},
+                {record.meta.name: record.system for record in self.systems.by("namespace", namespace)},
+            )
+        return self._trees[namespace]
+
+    def resolved(self, namespace: str, system: str) -> ResolvedSystem | KigiError:
+        """A state, resolved, or why it cannot be."""
+        return self.trees(namespace).system(system)
+
+    def chain(self, namespace: str, image: str) -> Chain | KigiError:
+        """Chain of an image, or why it has none."""
+        return self.trees(namespace).chain(image)
+
+
+def _tree_part(record: Record | None) -> Image | System | SpecInvalid | None:
+    if isinstance(record, ImageRecord):
+        return record.image
+    if isinstance(record, SystemRecord):
+        return record.system
+    return None

@@ -1,0 +1,446 @@
+"""API objects as Kigi keeps them in memory: parsed once when they arrive, small, immutable."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from kigi.adapters import kubevirt, resources
+from kigi.api.base import Status
+from kigi.api.deployment import SystemDeployment, SystemDeploymentSpec, SystemDeploymentStatus
+from kigi.api.image import VMImageNode, VMImageNodeSpec, VMImageNodeStatus
+from kigi.api.node_cache import NodeCacheSpec, NodeCacheStatus
+from kigi.api.system import SystemNode, SystemNodeSpec, SystemNodeStatus
+from kigi.domain import names
+from kigi.domain.images import Image
+from kigi.domain.layers import Chain, Digest, Layer
+from kigi.domain.quantities import parse_quantity
+from kigi.domain.systems import MachineChange, System
+from kigi.errors import SpecInvalid
+from kigi.planning.objects import ANNOTATION_TEMPLATE_HASH, DEFAULT_MEMORY, LAUNCHER_OVERHEAD_BYTES
+from kigi.planning.wishes import Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """The part of metadata that every kind is handled by."""
+
+    namespace: str | None
+    name: str
+    uid: str
+    version: int
+    """resourceVersion: of two states of one object the greater is the newer (Kubernetes KEP-5504)."""
+    generation: int = 0
+    deleting: bool = False
+    finalizers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """A VMImageNode."""
+
+    meta: Meta
+    image: Image | SpecInvalid
+    status: VMImageNodeStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRecord:
+    """A SystemNode."""
+
+    meta: Meta
+    system: System | SpecInvalid
+    status: SystemNodeStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRecord:
+    """A SystemDeployment."""
+
+    meta: Meta
+    spec: SystemDeploymentSpec | SpecInvalid
+    status: SystemDeploymentStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A Node."""
+
+    meta: Meta
+    ready: bool
+    schedulable: bool
+    labels: Mapping[str, str]
+    taints: tuple[tuple[str, str, str], ...]
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CsiNodeRecord:
+    """A CSINode: whether our daemon is registered with that node's kubelet."""
+
+    meta: Meta
+    has_driver: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRecord:
+    """A NodeCache."""
+
+    meta: Meta
+    spec: NodeCacheSpec | None
+    wanted_bytes: int
+    observed_generation: int
+    held: frozenset[Digest]
+    fetching: Mapping[Digest, int]
+    refused: Mapping[Digest, tuple[str, str]]
+    volumes: frozenset[str]
+    budget_bytes: int
+    heartbeat: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRecord:
+    """A PersistentVolume that carries our label."""
+
+    meta: Meta
+    owner_uid: str
+    deployment: tuple[str, str]
+    """(namespace, name) of its SystemDeployment."""
+    instance: int
+    machine: str
+    revision: int
+    node: str
+    handle: str
+    fingerprint: str
+    system: str
+    chain: Chain
+    claim_bound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRecord:
+    """A PersistentVolumeClaim that carries our label."""
+
+    meta: Meta
+    deployment: tuple[str, str]
+    volume: str
+    bound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRecord:
+    """A VirtualMachine that carries our label."""
+
+    meta: Meta
+    owner_uid: str
+    deployment: tuple[str, str]
+    instance: int
+    machine: str
+    claim: str | None
+    running: bool
+    template_hash: str
+    memory_bytes: int
+    printable_status: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """A VirtualMachineInstance that carries our label."""
+
+    meta: Meta
+    deployment: tuple[str, str]
+    claim: str | None
+    phase: str
+    ready: bool
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KubeVirtRecord:
+    """A KubeVirt installation, as the few fields that tell its hooks."""
+
+    meta: Meta
+    body: Mapping[str, Any] = field(compare=False)
+    state: object = None
+
+
+Record = (
+    ImageRecord
+    | SystemRecord
+    | DeploymentRecord
+    | NodeRecord
+    | CsiNodeRecord
+    | CacheRecord
+    | VolumeRecord
+    | ClaimRecord
+    | MachineRecord
+    | InstanceRecord
+    | KubeVirtRecord
+)
+
+
+def parse(kind: str, body: Mapping[str, Any]) -> Record:
+    """The record of an object; a damaged one gives a record that says so. KeyError for a kind that is not mirrored."""
+    return _PARSERS[kind](body, _meta(body["metadata"]))
+
+
+def _meta(meta: Mapping[str, Any]) -> Meta:
+    return Meta(
+        namespace=meta.get("namespace"),
+        name=meta["name"],
+        uid=meta.get("uid", ""),
+        version=int(meta.get("resourceVersion") or 0),
+        generation=int(meta.get("generation") or 0),
+        deleting=bool(meta.get("deletionTimestamp")),
+        finalizers=tuple(meta.get("finalizers") or ()),
+    )
+
+
+def _image(body: Mapping[str, Any], meta: Meta) -> ImageRecord:
+    image: Image | SpecInvalid
+    try:
+        spec = VMImageNodeSpec.model_validate(body.get("spec") or {})
+        layer = spec.layer
+        image = Image(
+            name=meta.name,
+            digest=Digest(layer.digest),
+            size_bytes=layer.size_bytes,
+            virtual_size_bytes=layer.virtual_size_bytes,
+            parent=spec.parent.name if spec.parent else None,
+            repository=layer.repository,
+        )
+    except ValidationError as exc:
+        image = _invalid(VMImageNode.KIND, meta, exc)
+    return ImageRecord(meta, image, _status(VMImageNodeStatus, body))
+
+
+def _system(body: Mapping[str, Any], meta: Meta) -> SystemRecord:
+    system: System | SpecInvalid
+    try:
+        spec = SystemNodeSpec.model_validate(body.get("spec") or {})
+        raw = {item["name"]: item for item in (body.get("spec") or {}).get("machines") or ()}
+        system = System(
+            name=meta.name,
+            parent=spec.parent.name if spec.parent else None,
+            machines=tuple(
+                # The template stays as it was written: a null in it deletes what the parent state says.
+                MachineChange(m.name, m.image.name if m.image else None, raw[m.name].get("template"), m.removed)
+                for m in spec.machines
+            ),
+            networks=tuple(network.to_api() for network in spec.networks),
+        )
+    except ValidationError as exc:
+        system = _invalid(SystemNode.KIND, meta, exc)
+    return SystemRecord(meta, system, _status(SystemNodeStatus, body))
+
+
+def _deployment(body: Mapping[str, Any], meta: Meta) -> DeploymentRecord:
+    spec: SystemDeploymentSpec | SpecInvalid
+    try:
+        spec = SystemDeploymentSpec.model_validate(body.get("spec") or {})
+    except ValidationError as exc:
+        spec = _invalid(SystemDeployment.KIND, meta, exc)
+    return DeploymentRecord(meta, spec, _status(SystemDeploymentStatus, body))
+
+
+def _node(body: Mapping[str, Any], meta: Meta) -> NodeRecord:
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    return NodeRecord(
+        meta=meta,
+        ready=kubevirt.condition(body, "Ready").get("status") == "True",
+        schedulable=not spec.get("unschedulable") and not meta.deleting,
+        labels=dict(body["metadata"].get("labels") or {}),
+        taints=tuple((t["key"], t.get("value") or "", t["effect"]) for t in spec.get("taints") or ()),
+        memory_bytes=_bytes((status.get("allocatable") or {}).get("memory"), "0"),
+    )
+
+
+def _csi_node(body: Mapping[str, Any], meta: Meta) -> CsiNodeRecord:
+    drivers = (body.get("spec") or {}).get("drivers") or ()
+    return CsiNodeRecord(meta, any(driver.get("name") == names.CSI_DRIVER for driver in drivers))
+
+
+def _cache(body: Mapping[str, Any], meta: Meta) -> CacheRecord:
+    try:
+        spec = NodeCacheSpec.model_validate(body.get("spec") or {})
+    except ValidationError:
+        spec = None
+    status = _status(NodeCacheStatus, body) or NodeCacheStatus()
+    return CacheRecord(
+        meta=meta,
+        spec=spec,
+        wanted_bytes=sum(layer.size_bytes for layer in spec.layers) if spec else 0,
+        observed_generation=status.observed_generation,
+        held=frozenset(Digest(layer.digest) for layer in status.layers if layer.state == "Held"),
+        fetching={Digest(x.digest): x.fetched_bytes for x in status.layers if x.state in ("Fetching", "Queued")},
+        refused={
+            Digest(x.digest): (x.reason or "Refused", x.message or "") for x in status.layers if x.state == "Refused"
+        },
+        volumes=frozenset(volume.name for volume in status.volumes),
+        budget_bytes=status.budget_bytes,
+        heartbeat=status.last_heartbeat_time,
+    )
+
+
+def _volume(body: Mapping[str, Any], meta: Meta) -> VolumeRecord:
+    metadata, spec = body["metadata"], body.get("spec") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    csi = spec.get("csi") or {}
+    text = annotations.get(names.ANNOTATION_FINGERPRINT, "")
+    fingerprint = Fingerprint.from_text(text)
+    return VolumeRecord(
+        meta=meta,
+        owner_uid=annotations.get(names.ANNOTATION_OWNER, ""),
+        deployment=_owner(labels),
+        instance=_int(labels.get(names.LABEL_INSTANCE)),
+        machine=labels.get(names.LABEL_MACHINE, ""),
+        revision=_int(labels.get(names.LABEL_REVISION)),
+        node=_affinity(spec),
+        handle=csi.get("volumeHandle", ""),
+        fingerprint=text,
+        system=fingerprint.system if fingerprint else "",
+        chain=_chain((csi.get("volumeAttributes") or {}).get("chain", "[]")),
+        claim_bound=bool((spec.get("claimRef") or {}).get("uid")),
+    )
+
+
+def _claim(body: Mapping[str, Any], meta: Meta) -> ClaimRecord:
+    labels = body["metadata"].get("labels") or {}
+    phase = (body.get("status") or {}).get("phase")
+    return ClaimRecord(
+        meta=meta,
+        deployment=(meta.namespace or "", labels.get(names.LABEL_DEPLOYMENT, "")),
+        volume=(body.get("spec") or {}).get("volumeName", ""),
+        bound=phase == "Bound",
+    )
+
+
+def _machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
+    metadata, spec = body["metadata"], body.get("spec") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    template = (spec.get("template") or {}).get("spec") or {}
+    memory = ((template.get("domain") or {}).get("memory") or {}).get("guest")
+    return MachineRecord(
+        meta=meta,
+        owner_uid=annotations.get(names.ANNOTATION_OWNER, ""),
+        deployment=(meta.namespace or "", labels.get(names.LABEL_DEPLOYMENT, "")),
+        instance=_int(labels.get(names.LABEL_INSTANCE)),
+        machine=labels.get(names.LABEL_MACHINE, ""),
+        claim=kubevirt.root_claim(template.get("volumes"), names.DISK_VOLUME),
+        running=spec.get("runStrategy") == "Always",
+        template_hash=annotations.get(ANNOTATION_TEMPLATE_HASH, ""),
+        memory_bytes=_bytes(memory, DEFAULT_MEMORY) + LAUNCHER_OVERHEAD_BYTES,
+        printable_status=(body.get("status") or {}).get("printableStatus", ""),
+        message=kubevirt.trouble(body),
+    )
+
+
+def _instance(body: Mapping[str, Any], meta: Meta) -> InstanceRecord:
+    labels, status = body["metadata"].get("labels") or {}, body.get("status") or {}
+    return InstanceRecord(
+        meta=meta,
+        deployment=(meta.namespace or "", labels.get(names.LABEL_DEPLOYMENT, "")),
+        claim=kubevirt.root_claim((body.get("spec") or {}).get("volumes"), names.DISK_VOLUME),
+        phase=status.get("phase", ""),
+        ready=kubevirt.condition(body, "Ready").get("status") == "True",
+        node=status.get("nodeName"),
+    )
+
+
+def _kubevirt(body: Mapping[str, Any], meta: Meta) -> KubeVirtRecord:
+    developer = (body.get("spec") or {}).get("configuration", {}).get("developerConfiguration") or {}
+    status = body.get("status") or {}
+    kept = {
+        "metadata": {"name": meta.name, "namespace": meta.namespace},
+        "spec": {"configuration": {"developerConfiguration": developer}},
+        "status": {"observedKubeVirtVersion": status.get("observedKubeVirtVersion")},
+    }
+    return KubeVirtRecord(meta, kept, kubevirt.kubevirt_state([kept]))
+
+
+_PARSERS: Mapping[str, Callable[[Mapping[str, Any], Meta], Record]] = {
+    resources.IMAGE.kind: _image,
+    resources.SYSTEM.kind: _system,
+    resources.DEPLOYMENT.kind: _deployment,
+    resources.NODE.kind: _node,
+    resources.CSI_NODE.kind: _csi_node,
+    resources.NODE_CACHE.kind: _cache,
+    resources.VOLUME.kind: _volume,
+    resources.CLAIM.kind: _claim,
+    resources.MACHINE.kind: _machine,
+    resources.INSTANCE.kind: _instance,
+    resources.KUBEVIRT.kind: _kubevirt,
+}
+
+
+def _invalid(kind: str, meta: Meta, exc: ValidationError) -> SpecInvalid:
+    first = exc.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return SpecInvalid(f"{kind} {meta.name}: spec.{where}: {first['msg']}; correct it")
+
+
+S = TypeVar("S", bound=Status)
+
+
+def _status(model: type[S], body: Mapping[str, Any]) -> S | None:
+    try:
+        return model.model_validate(body["status"]) if body.get("status") else None
+    except ValidationError:
+        return None
+
+
+def _owner(labels: Mapping[str, str]) -> tuple[str, str]:
+    return (labels.get(names.LABEL_NAMESPACE, ""), labels.get(names.LABEL_DEPLOYMENT, ""))
+
+
+def _affinity(spec: Mapping[str, Any]) -> str:
+    """Node of a volume: our own nodeAffinity names exactly one."""
+    terms = ((spec.get("nodeAffinity") or {}).get("required") or {}).get("nodeSelectorTerms") or ()
+    for term in terms:
+        for field_ in (*(term.get("matchFields") or ()), *(term.get("matchExpressions") or ())):
+            if field_.get("values"):
+                return str(field_["values"][0])
+    return ""
+
+
+@functools.lru_cache(maxsize=65536)
+def _chain(text: str) -> Chain:
+    """Chain of a volume's attributes, root first; volumes of the same image share one. Empty if it is damaged."""
+    layers: list[Layer] = []
+    parent: Digest | None = None
+    try:
+        for item in json.loads(text):
+            layer = Layer(
+                Digest(item["digest"]), item["sizeBytes"], item["virtualSizeBytes"], parent, item["repository"]
+            )
+            layers.append(layer)
+            parent = layer.digest
+    except (ValueError, KeyError, TypeError):
+        return ()
+    return tuple(layers)
+
+
+@functools.lru_cache(maxsize=1024)
+def _quantity(text: str) -> int:
+    try:
+        return parse_quantity(text)
+    except ValueError:
+        return 0
+
+
+def _bytes(value: object, default: str) -> int:
+    return _quantity(str(value) if value else default)
+
+
+def _int(text: object) -> int:
+    try:
+        return int(str(text))
+    except ValueError:
+        return 0

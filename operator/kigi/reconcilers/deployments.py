@@ -1,0 +1,78 @@
+"""SystemDeployment: disks and machines of a system on its nodes."""
+
+from __future__ import annotations
+
+from kigi import metrics
+from kigi.adapters.resources import DEPLOYMENT
+from kigi.api.deployment import SystemDeploymentStatus
+from kigi.apply import apply_steps
+from kigi.conditions import merge_conditions
+from kigi.errors import Conflict, KigiError, LostLeadership
+from kigi.gather import gather_deployment
+from kigi.observed import DeploymentRecord
+from kigi.planning.deployment import plan_deployment
+from kigi.ports import Ports
+from kigi.queue import Key
+from kigi.reconcilers.writing import write_status
+from kigi.status.deployments import deployment_status
+from kigi.status.trees import problem_findings
+
+LOOK_AGAIN_S = 30.0
+"""While a deployment is not ready: a silent daemon is no event."""
+
+
+async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
+    """One pass. An error of the steps is in the status before it is raised."""
+    record = ports.mirror.deployments.get(key.namespace, key.name)
+    if record is None:
+        _forget(key)
+        return None
+    if isinstance(record.spec, KigiError):
+        await _report_invalid(ports, record, record.spec)
+        return None
+    view = gather_deployment(ports.mirror, record, ports.now())
+    if view.deleting and not view.has_finalizer:
+        return None
+    plan = plan_deployment(view, hook_image=ports.settings.hook_image)
+    error: KigiError | None = None
+    try:
+        await apply_steps(ports, plan.steps)
+    except LostLeadership:
+        raise
+    except KigiError as exc:
+        error = exc
+    # A conflict says that the mirror was old: the next pass will be right, and nobody need know.
+    status = deployment_status(view, plan, None if isinstance(error, Conflict) else error)
+    if ports.mirror.deployments.get(key.namespace, key.name) is not None:
+        await write_status(ports, DEPLOYMENT, record.meta, record.status, status)
+    _measure(key, status)
+    if error is not None:
+        raise error
+    ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions)
+    return plan.retry_after_s if ready else min(plan.retry_after_s or LOOK_AGAIN_S, LOOK_AGAIN_S)
+
+
+async def _report_invalid(ports: Ports, record: DeploymentRecord, error: KigiError) -> None:
+    """A stored spec that is none: said, and nothing is touched; the finalizer waits for a spec that can be read."""
+    old = record.status or SystemDeploymentStatus()
+    conditions = merge_conditions(
+        old.conditions, problem_findings(error), generation=record.meta.generation, now=ports.now()
+    )
+    status = old.model_copy(update={"observed_generation": record.meta.generation, "conditions": conditions})
+    await write_status(ports, DEPLOYMENT, record.meta, record.status, status)
+
+
+def _measure(key: Key, status: SystemDeploymentStatus) -> None:
+    progress = status.progress
+    if progress is not None:
+        missing = progress.wanted_bytes - progress.held_bytes
+        metrics.MISSING_BYTES.labels(key.namespace, key.name).set(missing)
+    metrics.READY_INSTANCES.labels(key.namespace, key.name).set(status.ready_replicas)
+
+
+def _forget(key: Key) -> None:
+    for gauge in (metrics.MISSING_BYTES, metrics.READY_INSTANCES):
+        try:
+            gauge.remove(key.namespace, key.name)
+        except KeyError:
+            continue

@@ -1,0 +1,19 @@
+"""VMImageNode: its chain, and how many nodes hold it."""
+
+from __future__ import annotations
+
+from kigi.adapters.resources import IMAGE
+from kigi.gather import gather_image
+from kigi.ports import Ports
+from kigi.queue import Key
+from kigi.reconcilers.writing import write_status
+from kigi.status.trees import image_status
+
+
+async def reconcile_image(ports: Ports, key: Key) -> float | None:
+    """Status alone: an image makes nothing."""
+    view = gather_image(ports.mirror, key.namespace, key.name, ports.now())
+    record = ports.mirror.images.get(key.namespace, key.name)
+    if view is not None and record is not None:
+        await write_status(ports, IMAGE, record.meta, record.status, image_status(view))
+    return None

@@ -1,0 +1,92 @@
+"""Both trees of one namespace, resolved when asked and remembered."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from kigi.domain.images import Image, image_chain
+from kigi.domain.layers import Chain
+from kigi.domain.systems import ResolvedSystem, System, resolve_system
+from kigi.errors import KigiError, SpecInvalid
+
+
+class Trees:
+    """Immutable trees; a change makes a new one. An invalid node is an error for itself and all that stand on it."""
+
+    def __init__(self, images: Mapping[str, Image | SpecInvalid], systems: Mapping[str, System | SpecInvalid]) -> None:
+        self._bad = {("image", n): i for n, i in images.items() if isinstance(i, SpecInvalid)}
+        self._bad |= {("system", n): s for n, s in systems.items() if isinstance(s, SpecInvalid)}
+        self._images = {n: i for n, i in images.items() if isinstance(i, Image)}
+        self._systems = {n: s for n, s in systems.items() if isinstance(s, System)}
+        self._chains: dict[str, Chain | KigiError] = {}
+        self._resolved: dict[str, ResolvedSystem | KigiError] = {}
+        self._children: dict[str, list[str]] | None = None
+
+    def chain(self, name: str) -> Chain | KigiError:
+        """Chain of an image, or why it has none."""
+        if name not in self._chains:
+            try:
+                self._chains[name] = self._chain(name)
+            except KigiError as exc:
+                self._chains[name] = exc
+        return self._chains[name]
+
+    def system(self, name: str) -> ResolvedSystem | KigiError:
+        """A state, resolved, or why it cannot be."""
+        if name not in self._resolved:
+            try:
+                self._refuse_bad("system", name, {n: s.parent for n, s in self._systems.items()})
+                self._resolved[name] = resolve_system(self._systems, self._chain_or_raise, name)
+            except KigiError as exc:
+                self._resolved[name] = exc
+        return self._resolved[name]
+
+    def children(self, image: str) -> int:
+        """Number of images whose parent is this one."""
+        return len(self._child_names(image))
+
+    def subtree(self, image: str) -> Iterable[str]:
+        """The image and all that stand on it; each once, also in a circle."""
+        seen, queue = {image}, [image]
+        while queue:
+            name = queue.pop()
+            yield name
+            for child in self._child_names(name):
+                if child not in seen:
+                    seen.add(child)
+                    queue.append(child)
+
+    def image_names_of(self, digests: Iterable[str]) -> Iterable[str]:
+        """Images whose own layer is one of these."""
+        wanted = set(digests)
+        return (name for name, image in self._images.items() if image.digest in wanted)
+
+    def _child_names(self, image: str) -> list[str]:
+        if self._children is None:
+            children: dict[str, list[str]] = defaultdict(list)
+            for name, child in self._images.items():
+                if child.parent is not None:
+                    children[child.parent].append(name)
+            self._children = children
+        return self._children.get(image, [])
+
+    def _chain(self, name: str) -> Chain:
+        self._refuse_bad("image", name, {n: i.parent for n, i in self._images.items()} if self._bad else {})
+        return image_chain(self._images, name)
+
+    def _chain_or_raise(self, name: str) -> Chain:
+        chain = self.chain(name)
+        if isinstance(chain, KigiError):
+            raise chain
+        return chain
+
+    def _refuse_bad(self, kind: str, name: str, parents: Mapping[str, str | None]) -> None:
+        """Raises the error of an invalid ancestor, which is better than 'does not exist'."""
+        seen: set[str] = set()
+        at: str | None = name
+        while self._bad and at is not None and at not in seen:
+            if (kind, at) in self._bad:
+                raise self._bad[kind, at]
+            seen.add(at)
+            at = parents.get(at)

@@ -1,0 +1,213 @@
+"""The operator on a real API server with the real controller manager; KubeVirt, kubelets and daemons are played."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from kigi.adapters.kube import KubeClient, load_configuration
+from kigi.adapters.resources import CLAIM, EVENT, INSTANCE, MACHINE, VOLUME
+from localcluster.controlplane import ControlPlane
+from tests.support.actors import Actors
+from tests.support.cluster import eventually_async, install_crds
+from tests.support.deployments import (
+    apply,
+    condition,
+    deployment,
+    get_deployment,
+    is_ready,
+    left_over,
+    listing,
+    node_caches,
+    outcome,
+    trees,
+)
+from tests.support.kubevirt_crds import install_kubevirt_crds, install_kubevirt_object
+from tests.support.operator_run import OperatorRun
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane(tmp_path_factory.mktemp("operator"), parts=["controller-manager"]) as server:
+        install_crds(server)
+        install_kubevirt_crds(server)
+        install_kubevirt_object(server)
+        yield server
+
+
+@pytest.fixture(scope="module")
+async def actors(plane: ControlPlane) -> AsyncIterator[Actors]:
+    async with Actors(str(plane.kubeconfig), nodes=2) as played:
+        yield played
+
+
+@pytest.fixture(scope="module")
+async def kube(plane: ControlPlane) -> AsyncIterator[KubeClient]:
+    async with KubeClient(await load_configuration(str(plane.kubeconfig))) as client:
+        yield client
+
+
+_numbers = iter(range(1000))
+
+
+@pytest.fixture
+def ns(plane: ControlPlane) -> str:
+    name = f"op-{next(_numbers)}"
+    plane.kubectl("create", "namespace", name)
+    return name
+
+
+async def wait_ready(kube: KubeClient, ns: str, name: str = "class", timeout_s: float = 40) -> dict[str, Any]:
+    try:
+        await eventually_async(lambda: is_ready(kube, ns, name), timeout_s)
+    except AssertionError:
+        body = await get_deployment(kube, ns, name)
+        raise AssertionError(f"not ready: {body and body.get('status', {}).get('conditions')}") from None
+    body = await get_deployment(kube, ns, name)
+    assert body is not None
+    return body
+
+
+async def wait_gone(plane: ControlPlane, kube: KubeClient, ns: str, name: str = "class") -> None:
+    plane.kubectl("delete", "systemdeployment", name, "-n", ns, "--wait=false")
+
+    async def gone() -> bool:
+        return await get_deployment(kube, ns, name) is None and not await left_over(kube, ns)
+
+    try:
+        await eventually_async(gone, 40)
+    except AssertionError:
+        body = await get_deployment(kube, ns, name)
+        raise AssertionError(f"left: {await left_over(kube, ns)} {body}") from None
+
+
+async def test_deploy_switch_reset_and_delete(plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str) -> None:
+    async with OperatorRun(str(plane.kubeconfig)):
+        apply(plane, ns, *trees(), deployment(replicas=2))
+        body = await wait_ready(kube, ns)
+        machines = await listing(kube, MACHINE, ns)
+        assert len(machines) == len(await listing(kube, VOLUME, ns)) == len(await listing(kube, CLAIM, ns)) == 6
+        assert body["status"]["readyReplicas"] == 2
+        assert set(body["metadata"]["finalizers"]) == {"kigi.dev/finalizer"}
+        assert not [key for key in body["metadata"].get("annotations", {}) if "kopf" in key]
+        before = await outcome(kube, ns)
+
+        # A switch: machines with fresh disks, the same identity.
+        apply(plane, ns, deployment(state="cleaned", replicas=2))
+        await wait_ready(kube, ns)
+        after = await outcome(kube, ns)
+        for name, machine in before.items():
+            if isinstance(machine, dict):
+                assert after[name]["firmware"] == machine["firmware"]
+                assert after[name]["mac"] == machine["mac"]
+        assert after["class-0-m0"]["chain"] != before["class-0-m0"]["chain"]
+        await eventually_async(lambda: has_only(kube, ns, 6), 20, "old disks are gone")
+
+        # A reset of all.
+        starts = len(actors.starts)
+        apply(plane, ns, deployment(state="cleaned", replicas=2, reset="1"))
+        await wait_ready(kube, ns)
+        assert len(actors.starts) == starts + 6
+        assert await outcome(kube, ns) | {"volumes": 0, "claims": 0} == after | {"volumes": 0, "claims": 0}
+
+        # Scale down.
+        apply(plane, ns, deployment(state="cleaned", replicas=1, reset="1"))
+        await wait_ready(kube, ns)
+        await eventually_async(lambda: has_only(kube, ns, 3), 20, "the second instance is gone")
+
+        await wait_gone(plane, kube, ns)
+        await eventually_async(lambda: no_overlays(actors, ns), 20, "overlays are gone")
+        for cache in (await node_caches(kube)).values():
+            assert not cache["spec"].get("layers")
+            assert not cache["spec"].get("discard")
+        assert not actors.violations
+
+
+async def has_only(kube: KubeClient, ns: str, count: int) -> bool:
+    for resource in (VOLUME, CLAIM, MACHINE, INSTANCE):
+        if len(await listing(kube, resource, ns)) != count:
+            return False
+    return True
+
+
+def no_overlays(actors: Actors, ns: str) -> bool:
+    return not any(f"kigi.{ns}." in handle for disk in actors.disks.values() for handle in disk.overlays)
+
+
+async def test_kubectl_wait_works_on_every_kind(plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str) -> None:
+    async with OperatorRun(str(plane.kubeconfig)):
+        apply(plane, ns, *trees(1), deployment())
+        for kind in ("vmimagenodes", "systemnodes", "systemdeployments"):
+            await asyncio.to_thread(
+                plane.kubectl, "wait", "--for=condition=Ready", kind, "--all", "-n", ns, "--timeout=30s"
+            )
+        events = await kube.get(EVENT, ns, "")
+        assert events is not None
+        reasons = {item["reason"] for item in events["items"] if item["regarding"]["kind"] == "SystemDeployment"}
+        assert {"LayersCached", "ClaimsBound", "MachinesCreated", "Deployed"} <= reasons
+        await wait_gone(plane, kube, ns)
+        assert not actors.violations
+
+
+async def test_a_missing_image_is_said_and_waited_for(
+    plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(str(plane.kubeconfig)):
+        objects = trees(1)
+        late = [item for item in objects if item["metadata"]["name"] == "role-0"]
+        apply(plane, ns, *(item for item in objects if item not in late), deployment())
+
+        async def said() -> bool:
+            body = await get_deployment(kube, ns)
+            return body is not None and condition(body, "Resolved").get("reason") == "ImageMissing"
+
+        await eventually_async(said, 20)
+        body = await get_deployment(kube, ns)
+        assert body is not None
+        assert "role-0" in condition(body, "Ready")["message"]
+        assert condition(body, "Stalled")["status"] == "False"
+        apply(plane, ns, *late)
+        await wait_ready(kube, ns)
+        await wait_gone(plane, kube, ns)
+
+
+async def test_a_vm_of_that_name_that_is_somebody_elses_is_never_touched(
+    plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    foreign = {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": "class-0-m0"},
+        "spec": {
+            "runStrategy": "Halted",
+            "template": {
+                "spec": {"domain": {"devices": {}}, "volumes": [{"name": "x", "emptyDisk": {"capacity": "1Gi"}}]}
+            },
+        },
+    }
+    async with OperatorRun(str(plane.kubeconfig)):
+        apply(plane, ns, foreign)
+        apply(plane, ns, *trees(1), deployment())
+
+        async def said() -> bool:
+            body = await get_deployment(kube, ns)
+            return body is not None and condition(body, "Ready").get("reason") == "NameTaken"
+
+        await eventually_async(said, 30)
+        vm = await kube.get(MACHINE, ns, "class-0-m0")
+        assert vm is not None
+        assert vm["spec"] == foreign["spec"]
+        await wait_gone_but(plane, kube, ns)
+        assert await kube.get(MACHINE, ns, "class-0-m0") is not None
+
+
+async def wait_gone_but(plane: ControlPlane, kube: KubeClient, ns: str) -> None:
+    plane.kubectl("delete", "systemdeployment", "class", "-n", ns, "--wait=false")
+
+    async def gone() -> bool:
+        return await get_deployment(kube, ns) is None
+
+    await eventually_async(gone, 40)

@@ -1,0 +1,407 @@
+"""Parts of a cluster that a bare control plane lacks, played over its real API: KubeVirt, kubelets and node daemons.
+
+They do what the real ones do as far as the operator can see it: a VM that shall run gets an instance, when its claim is
+bound and the node holds the chain; an instance that is deleted ends and is started anew from its template; a node holds
+the layers that its NodeCache wants; an overlay comes with the first start on a volume and goes when it is discarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from kigi.adapters.kube import JSON, KubeClient, load_configuration
+from kigi.adapters.resources import (
+    CLAIM,
+    CSI_NODE,
+    INSTANCE,
+    LEASE,
+    MACHINE,
+    NODE,
+    NODE_CACHE,
+    VOLUME,
+    Resource,
+)
+from kigi.domain import names
+from kigi.errors import Conflict, KigiError, SpecInvalid, Waiting
+
+VM_FINALIZER = "kubevirt.io/virtualMachineControllerFinalize"
+VMI_FINALIZER = "foregroundDeleteVirtualMachine"
+Key = tuple[str, str]
+
+
+@dataclass
+class NodeDisk:
+    """What is on the disk of one node."""
+
+    held: dict[str, int] = field(default_factory=dict)
+    """Digest -> bytes."""
+    overlays: dict[str, int] = field(default_factory=dict)
+    """Handle -> number in the order of creation."""
+    moved_bytes: int = 0
+
+
+class Actors:
+    """An async context manager; ``nodes`` are made at start. ``violations`` must stay empty."""
+
+    def __init__(self, kubeconfig: str, nodes: int = 2, *, start_s: float = 0.0, fill_s: float = 0.0) -> None:
+        self._kubeconfig = kubeconfig
+        self.node_names = [f"node-{number}" for number in range(nodes)]
+        self.disks: dict[str, NodeDisk] = defaultdict(NodeDisk)
+        self.violations: list[str] = []
+        self.starts: list[tuple[str, str]] = []
+        """(VM, claim) of each instance that was started."""
+        self.alive: set[str] = set(self.node_names)
+        """Nodes whose daemon and kubelet work."""
+        self._start_s, self._fill_s = start_s, fill_s
+        self._seen: dict[str, dict[Key, dict[str, Any]]] = {
+            r.kind: {} for r in (MACHINE, INSTANCE, NODE_CACHE, VOLUME, CLAIM)
+        }
+        self._work: asyncio.Queue[tuple[str, Key]] = asyncio.Queue()
+        self._pending: set[tuple[str, Key]] = set()
+        self._order = itertools.count(1)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self.kube = KubeClient(await load_configuration(self._kubeconfig), concurrency=64)
+        for node in self.node_names:
+            await self.add_node(node)
+        for kind in (MACHINE, INSTANCE, NODE_CACHE, VOLUME, CLAIM):
+            self._tasks.append(asyncio.create_task(self._watch(kind)))
+        self._tasks.extend(asyncio.create_task(self._worker()) for _ in range(16))
+        self._tasks.append(asyncio.create_task(self._heartbeats()))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.kube.close()
+
+    # Nodes.
+
+    async def add_node(self, name: str, memory: str = "64Gi") -> None:
+        """A Ready node with our driver."""
+        labels = {"kubernetes.io/hostname": name}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+        with contextlib.suppress(Conflict):
+            await self.kube.create(NODE, node)
+        await self._renew(name)
+        now = _now()
+        status = {
+            "allocatable": {"memory": memory, "cpu": "64", "pods": "500"},
+            "capacity": {"memory": memory, "cpu": "64", "pods": "500"},
+            "conditions": [
+                {
+                    "type": "Ready",
+                    "status": "True",
+                    "reason": "KubeletReady",
+                    "message": "",
+                    "lastHeartbeatTime": now,
+                    "lastTransitionTime": now,
+                }
+            ],
+        }
+        await self._merge(NODE, None, name, {"status": status}, "status")
+        await self._merge(NODE, None, name, {"spec": {"taints": None}})
+        driver = {"name": names.CSI_DRIVER, "nodeID": name, "topologyKeys": []}
+        csi = {
+            "apiVersion": CSI_NODE.api_version,
+            "kind": "CSINode",
+            "metadata": {"name": name},
+            "spec": {"drivers": [driver]},
+        }
+        with contextlib.suppress(Conflict):
+            await self.kube.create(CSI_NODE, csi)
+        self.alive.add(name)
+
+    async def lose_node(self, name: str) -> None:
+        """The Node object is deleted, and all on it gone."""
+        self.alive.discard(name)
+        self.disks.pop(name, None)
+        await self.kube.delete(CSI_NODE, None, name)
+        await self.kube.delete(NODE, None, name)
+        for key, vmi in list(self._seen["VirtualMachineInstance"].items()):
+            if vmi.get("status", {}).get("nodeName") == name:
+                await self.kube.delete(INSTANCE, *key)
+
+    async def _renew(self, name: str) -> None:
+        lease = {
+            "apiVersion": LEASE.api_version,
+            "kind": "Lease",
+            "metadata": {"name": name, "namespace": "kube-node-lease"},
+            "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": _now(micro=True)},
+        }
+        try:
+            await self.kube.create(LEASE, lease)
+        except Conflict:
+            await self._merge(LEASE, "kube-node-lease", name, {"spec": lease["spec"]})
+        except (Waiting, SpecInvalid):
+            # The namespace is made by the API server some seconds after its start.
+            return
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(8)
+            for name in sorted(self.alive):
+                with contextlib.suppress(KigiError):
+                    await self._renew(name)
+                    if (None, name) in self._seen["NodeCache"]:
+                        await self._report(name)
+
+    # Watching.
+
+    async def _watch(self, resource: Resource) -> None:
+        while True:
+            with contextlib.suppress(KigiError, OSError, TimeoutError, ValueError):
+                async for body in self.kube.list_all(resource):
+                    self._see(resource, body)
+                async for event in self._events(resource):
+                    self._see(resource, event["object"], gone=event["type"] == "DELETED")
+            await asyncio.sleep(0.2)
+
+    async def _events(self, resource: Resource) -> AsyncIterator[dict[str, Any]]:
+        query = f"?watch=1&labelSelector={resource.selector.replace('/', '%2F')}&timeoutSeconds=300"
+        url = self.kube._configuration.host + resource.path() + query
+        answer = await self.kube._api.rest_client.request("GET", url, headers={"Accept": JSON}, _request_timeout=400)
+        try:
+            async for line in answer.response.content:
+                yield json.loads(line)
+        finally:
+            answer.response.close()
+
+    def _see(self, resource: Resource, body: dict[str, Any], gone: bool = False) -> None:
+        meta = body.get("metadata", {})
+        if "name" not in meta:
+            return
+        key = (meta.get("namespace"), meta["name"])
+        store = self._seen[resource.kind]
+        if gone:
+            store.pop(key, None)
+        else:
+            store[key] = body
+        match resource.kind:
+            case "VirtualMachine":
+                self._wake("vm", key)
+            case "VirtualMachineInstance":
+                self._wake("vmi", key)
+                self._wake("vm", key)
+            case "NodeCache":
+                self._wake("cache", key)
+            case _:
+                # A claim or a volume that changes may let a VM start.
+                owner = _vm_of(body)
+                if owner is not None:
+                    self._wake("vm", owner)
+
+    def _wake(self, what: str, key: Key) -> None:
+        if (what, key) not in self._pending:
+            self._pending.add((what, key))
+            self._work.put_nowait((what, key))
+
+    async def _worker(self) -> None:
+        act = {"vm": self._vm, "vmi": self._vmi, "cache": self._cache}
+        while True:
+            what, key = await self._work.get()
+            self._pending.discard((what, key))
+            try:
+                await act[what](key)
+            except KigiError:
+                await asyncio.sleep(0.1)
+                self._wake(what, key)
+
+    # KubeVirt.
+
+    async def _vm(self, key: Key) -> None:
+        vm = self._seen["VirtualMachine"].get(key)
+        vmi = self._seen["VirtualMachineInstance"].get(key)
+        if vm is None:
+            if vmi is not None and not vmi["metadata"].get("deletionTimestamp"):
+                await self._end(key, vmi)
+            return
+        finalizers = vm["metadata"].get("finalizers") or []
+        if vm["metadata"].get("deletionTimestamp"):
+            if vmi is not None:
+                await self._end(key, vmi)
+            elif VM_FINALIZER in finalizers:
+                rest = [item for item in finalizers if item != VM_FINALIZER]
+                await self.kube.set_finalizers(MACHINE, key[0], vm, rest)
+            return
+        if VM_FINALIZER not in finalizers:
+            await self.kube.set_finalizers(MACHINE, key[0], vm, [*finalizers, VM_FINALIZER])
+        if vm["spec"].get("runStrategy") != "Always":
+            if vmi is not None:
+                await self._end(key, vmi)
+            return
+        if vmi is None:
+            await self._start(key, vm)
+
+    async def _start(self, key: Key, vm: dict[str, Any]) -> None:
+        template = vm["spec"]["template"]
+        claim = next(
+            v["persistentVolumeClaim"]["claimName"]
+            for v in template["spec"]["volumes"]
+            if v["name"] == names.DISK_VOLUME
+        )
+        pvc = self._seen["PersistentVolumeClaim"].get((key[0], claim))
+        if pvc is None or pvc.get("status", {}).get("phase") != "Bound" or pvc["metadata"].get("deletionTimestamp"):
+            return
+        volume = self._seen["PersistentVolume"].get((None, pvc["spec"]["volumeName"]))
+        if volume is None:
+            return
+        node = _node_of(volume)
+        if node not in self.alive:
+            return
+        self._publish(key, volume, node)
+        if self._start_s:
+            await asyncio.sleep(self._start_s)
+        owner = {
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachine",
+            "name": key[1],
+            "uid": vm["metadata"]["uid"],
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+        meta = {
+            **template.get("metadata", {}),
+            "name": key[1],
+            "namespace": key[0],
+            "ownerReferences": [owner],
+            "finalizers": [VMI_FINALIZER],
+        }
+        body = {
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachineInstance",
+            "metadata": meta,
+            "spec": template["spec"],
+            "status": {
+                "phase": "Running",
+                "nodeName": node,
+                "conditions": [
+                    {"type": "Ready", "status": "True", "lastProbeTime": None, "lastTransitionTime": _now()}
+                ],
+            },
+        }
+        with contextlib.suppress(Conflict):
+            made = await self.kube.create(INSTANCE, body)
+            self.starts.append((key[1], claim))
+            self._see(INSTANCE, made)
+        await self._merge(MACHINE, key[0], key[1], {"status": {"printableStatus": "Running", "ready": True}}, "status")
+
+    def _publish(self, key: Key, volume: dict[str, Any], node: str) -> None:
+        chain = json.loads(volume["spec"]["csi"]["volumeAttributes"]["chain"])
+        disk = self.disks[node]
+        missing = [item["digest"] for item in chain if item["digest"] not in disk.held]
+        if missing:
+            self.violations.append(f"{key[1]} starts on {node} above missing layers {missing}")
+        disk.overlays.setdefault(volume["spec"]["csi"]["volumeHandle"], next(self._order))
+        self._wake("cache", (None, node))  # type: ignore[arg-type]
+
+    async def _end(self, key: Key, vmi: dict[str, Any]) -> None:
+        if not vmi["metadata"].get("deletionTimestamp"):
+            await self.kube.delete(INSTANCE, key[0], key[1], uid=vmi["metadata"]["uid"])
+
+    async def _vmi(self, key: Key) -> None:
+        vmi = self._seen["VirtualMachineInstance"].get(key)
+        if vmi is not None and vmi["metadata"].get("deletionTimestamp") and vmi["metadata"].get("finalizers"):
+            await self.kube.set_finalizers(INSTANCE, key[0], vmi, [])
+        if vmi is None:
+            # Its claim may go now, and its overlay too.
+            for name in self.alive:
+                if self.disks[name].overlays:
+                    self._wake("cache", (None, name))  # type: ignore[arg-type]
+
+    # Node daemons.
+
+    async def _cache(self, key: Key) -> None:
+        name = key[1]
+        body = self._seen["NodeCache"].get(key)
+        if body is None or name not in self.alive:
+            return
+        disk = self.disks[name]
+        for layer in body.get("spec", {}).get("layers") or ():
+            if layer["digest"] not in disk.held:
+                if self._fill_s:
+                    await asyncio.sleep(self._fill_s)
+                disk.held[layer["digest"]] = layer["sizeBytes"]
+                disk.moved_bytes += layer["sizeBytes"]
+        mounted = self._mounted()
+        for handle in body.get("spec", {}).get("discard") or ():
+            if handle not in mounted:
+                disk.overlays.pop(handle, None)
+        await self._report(name)
+
+    def _mounted(self) -> set[str]:
+        handles = set()
+        for (namespace, _), vmi in self._seen["VirtualMachineInstance"].items():
+            for volume in vmi["spec"].get("volumes") or ():
+                claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+                pv = self._seen["PersistentVolume"].get((None, f"kigi.{namespace}.{claim}"))  # type: ignore[arg-type]
+                if pv is not None:
+                    handles.add(pv["spec"]["csi"]["volumeHandle"])
+        return handles
+
+    async def _report(self, name: str) -> None:
+        body = self._seen["NodeCache"].get((None, name))  # type: ignore[arg-type]
+        if body is None:
+            return
+        disk, mounted = self.disks[name], self._mounted()
+        new = {
+            "observedGeneration": body["metadata"]["generation"],
+            "layers": [
+                {"digest": d, "state": "Held", "sizeBytes": n, "fetchedBytes": n} for d, n in sorted(disk.held.items())
+            ],
+            "volumes": [{"name": handle, "mounted": handle in mounted} for handle in sorted(disk.overlays)],
+            "budgetBytes": 2**40,
+            "usedBytes": sum(disk.held.values()),
+        }
+        old = body.get("status") or {}
+        stale = time.time() - _seconds(old.get("lastHeartbeatTime")) > 5
+        if stale or any(old.get(field) != value for field, value in new.items()):
+            answer = await self._merge(
+                NODE_CACHE, None, name, {"status": {**new, "lastHeartbeatTime": _now()}}, "status"
+            )
+            if answer is not None:
+                self._seen["NodeCache"][None, name] = answer  # type: ignore[index]
+
+    async def _merge(
+        self, resource: Resource, namespace: str | None, name: str, patch: dict[str, Any], subresource: str = ""
+    ) -> dict[str, Any] | None:
+        path = resource.path(namespace, name, subresource)
+        return await self.kube._write("PATCH", path, patch, "application/merge-patch+json", {})
+
+
+def _vm_of(body: dict[str, Any]) -> Key | None:
+    labels = body["metadata"].get("labels") or {}
+    try:
+        name = names.machine_name(
+            labels[names.LABEL_DEPLOYMENT], int(labels[names.LABEL_INSTANCE]), labels[names.LABEL_MACHINE]
+        )
+        return (labels[names.LABEL_NAMESPACE], name)
+    except KeyError:
+        return None
+
+
+def _node_of(volume: dict[str, Any]) -> str:
+    terms = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+    return str(terms[0]["matchFields"][0]["values"][0])
+
+
+def _now(micro: bool = False) -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
+
+
+def _seconds(text: str | None) -> float:
+    return datetime.fromisoformat(text).timestamp() if text else 0.0

@@ -1,0 +1,123 @@
+"""Small trees and deployments on a real API server, and questions about what became of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from kigi.adapters.kube import KubeClient
+from kigi.adapters.resources import CLAIM, DEPLOYMENT, INSTANCE, MACHINE, NODE_CACHE, VOLUME, Resource
+from kigi.domain import names
+from localcluster.controlplane import ControlPlane
+
+GIB = 2**30
+MIB = 2**20
+
+
+def digest(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _object(kind: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": names.API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": dict(spec)}
+
+
+def image(name: str, parent: str | None = None, size_bytes: int = MIB) -> dict[str, Any]:
+    layer = {"digest": digest(name), "sizeBytes": size_bytes, "virtualSizeBytes": GIB}
+    return _object("VMImageNode", name, {"layer": layer, **({"parent": {"name": parent}} if parent else {})})
+
+
+def system(name: str, parent: str | None, machines: list[dict[str, Any]]) -> dict[str, Any]:
+    return _object("SystemNode", name, {"machines": machines, **({"parent": {"name": parent}} if parent else {})})
+
+
+def deployment(name: str = "class", state: str = "infected", **spec: Any) -> dict[str, Any]:
+    return _object("SystemDeployment", name, {"system": {"name": state}, **spec})
+
+
+def trees(machines: int = 3) -> list[dict[str, Any]]:
+    """One base, a role, a machine and a state layer each; states infected, cleaned (half the machines) and restored."""
+    objects = [image("base")]
+    for number in range(machines):
+        objects.append(image(f"role-{number}", "base"))
+        objects.append(image(f"infected-{number}", f"role-{number}"))
+        objects.append(image(f"cleaned-{number}", f"infected-{number}"))
+    template = {"cpu": 1, "memory": "128Mi"}
+    every = [{"name": f"m{n}", "image": {"name": f"infected-{n}"}, "template": template} for n in range(machines)]
+    half = [{"name": f"m{n}", "image": {"name": f"cleaned-{n}"}} for n in range(0, machines, 2)]
+    objects.append(system("infected", None, every))
+    objects.append(system("cleaned", "infected", half))
+    objects.append(system("restored", "cleaned", [{"name": "m0", "image": {"name": "role-0"}}]))
+    return objects
+
+
+def apply(api: ControlPlane, namespace: str, *objects: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump_all([dict(item) for item in objects])
+    api.kubectl("apply", "--server-side", "-n", namespace, "-f", "-", input_text=text)
+
+
+async def left_over(kube: KubeClient, namespace: str) -> list[str]:
+    """Every object that a deployment makes in that namespace."""
+    found: list[str] = []
+    for resource in (MACHINE, INSTANCE, CLAIM, VOLUME):
+        async for body in kube.list_all(resource):
+            if body["metadata"]["labels"].get(names.LABEL_NAMESPACE) == namespace:
+                found.append(f"{resource.kind} {body['metadata']['name']}")
+    return found
+
+
+async def get_deployment(kube: KubeClient, namespace: str, name: str = "class") -> dict[str, Any] | None:
+    return await kube.get(DEPLOYMENT, namespace, name)
+
+
+def condition(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    for item in body.get("status", {}).get("conditions") or ():
+        if item["type"] == kind:
+            return dict(item)
+    return {}
+
+
+async def is_ready(kube: KubeClient, namespace: str, name: str = "class") -> bool:
+    """Ready, of the generation that is there."""
+    body = await get_deployment(kube, namespace, name)
+    if body is None:
+        return False
+    ready = condition(body, "Ready")
+    return ready.get("status") == "True" and ready["observedGeneration"] == body["metadata"]["generation"]
+
+
+async def listing(kube: KubeClient, resource: Resource, namespace: str) -> dict[str, dict[str, Any]]:
+    """Objects of a kind that were made for deployments of the namespace, by name."""
+    found = {}
+    async for body in kube.list_all(resource):
+        if body["metadata"].get("labels", {}).get(names.LABEL_NAMESPACE) == namespace:
+            found[body["metadata"]["name"]] = body
+    return found
+
+
+async def outcome(kube: KubeClient, namespace: str) -> dict[str, Any]:
+    """What must be the same however often the operator died: machines, disks, chains, identity; not the revisions."""
+    machines = await listing(kube, MACHINE, namespace)
+    claims = await listing(kube, CLAIM, namespace)
+    volumes = await listing(kube, VOLUME, namespace)
+    result: dict[str, Any] = {"claims": len(claims), "volumes": len(volumes)}
+    for name, vm in machines.items():
+        spec = vm["spec"]["template"]["spec"]
+        claim = spec["volumes"][0]["persistentVolumeClaim"]["claimName"]
+        volume = volumes[claims[claim]["spec"]["volumeName"]]
+        domain = spec["domain"]
+        result[name] = {
+            "chain": [item["digest"] for item in json.loads(volume["spec"]["csi"]["volumeAttributes"]["chain"])],
+            "firmware": domain["firmware"],
+            "mac": [item["macAddress"] for item in domain["devices"]["interfaces"]],
+            "strategy": vm["spec"]["runStrategy"],
+        }
+    return result
+
+
+async def node_caches(kube: KubeClient) -> dict[str, dict[str, Any]]:
+    return {body["metadata"]["name"]: body async for body in kube.list_all(NODE_CACHE)}

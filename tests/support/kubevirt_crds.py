@@ -1,0 +1,68 @@
+"""KubeVirt's CRDs, with its own schemas, read from its Go module at run time: nothing of it is kept here."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from localcluster.controlplane import ControlPlane
+from localcluster.kubevirt import VERSION
+
+KINDS = {
+    "virtualmachine": ("VirtualMachine", "virtualmachines", ["vm", "vms"]),
+    "virtualmachineinstance": ("VirtualMachineInstance", "virtualmachineinstances", ["vmi", "vmis"]),
+    "kubevirt": ("KubeVirt", "kubevirts", ["kv", "kvs"]),
+}
+_SCHEMAS = "pkg/virt-operator/resource/generate/components/validations_generated.go"
+
+
+def schemas() -> dict[str, Any]:
+    """Schema of each of KubeVirt's kinds, by singular name."""
+    command = ["go", "mod", "download", "-json", f"kubevirt.io/kubevirt@{VERSION}"]
+    module = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    text = (Path(module["Dir"]) / _SCHEMAS).read_text()
+    found = re.findall(r'^\t"([a-z]+)": `(.*?)`,$', text, re.MULTILINE | re.DOTALL)
+    return {name: yaml.load(body, yaml.CSafeLoader)["openAPIV3Schema"] for name, body in found if name in KINDS}
+
+
+def install_kubevirt_crds(api: ControlPlane) -> None:
+    """Has the API server serve VirtualMachines, their instances and KubeVirt objects, as KubeVirt would."""
+    crds = []
+    for singular, schema in schemas().items():
+        kind, plural, short = KINDS[singular]
+        version = {
+            "name": "v1",
+            "served": True,
+            "storage": True,
+            "schema": {"openAPIV3Schema": schema},
+            # An instance has no status subresource in KubeVirt: its own components write the whole object.
+            "subresources": {} if singular == "virtualmachineinstance" else {"status": {}},
+        }
+        names = {"kind": kind, "plural": plural, "singular": singular, "shortNames": short}
+        spec = {"group": "kubevirt.io", "names": names, "scope": "Namespaced", "versions": [version]}
+        crds.append(
+            {
+                "apiVersion": "apiextensions.k8s.io/v1",
+                "kind": "CustomResourceDefinition",
+                "metadata": {"name": f"{plural}.kubevirt.io"},
+                "spec": spec,
+            }
+        )
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": crds})
+    api.kubectl("apply", "--server-side", "-f", "-", input_text=text)
+    names = [f"crd/{crd['metadata']['name']}" for crd in crds]  # type: ignore[index]
+    api.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+
+
+def install_kubevirt_object(api: ControlPlane, version: str = VERSION, gates: tuple[str, ...] = ("Sidecar",)) -> None:
+    """A KubeVirt that says it is deployed, with these feature gates on."""
+    spec = {"configuration": {"developerConfiguration": {"featureGates": list(gates)}}}
+    body = {"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"}, "spec": spec}
+    api.kubectl("apply", "--server-side", "-n", "default", "-f", "-", input_text=json.dumps(body))
+    status = json.dumps({"status": {"phase": "Deployed", "observedKubeVirtVersion": version}})
+    api.kubectl("patch", "-n", "default", "kubevirt/kubevirt", "--subresource=status", "--type=merge", "-p", status)

@@ -1,0 +1,91 @@
+"""The operator inside a test: started, stopped and killed at will."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+from kigi.operator_process import open_ports, run_operator
+from kigi.ports import Ports
+from kigi.settings import Settings
+
+FAST = Settings(resync_s=20.0, lease_s=3.0, leader_election=False, namespace="default", identity="test", http_port=0)
+
+
+class OperatorRun:
+    """An operator in this event loop. ``kill_after``: it dies right after that many of its writes were answered.
+
+    A killed operator sends nothing more, ends nothing in good order, and forgets everything: what is left of it is
+    what the API server has.
+    """
+
+    def __init__(self, kubeconfig: str, *, settings: Settings = FAST, kill_after: int | None = None) -> None:
+        self._settings = replace(settings, kubeconfig=kubeconfig)
+        self._kill_after = kill_after
+        self.dead = asyncio.Event()
+        self.ports: Ports | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> OperatorRun:
+        """Returns when its watches run."""
+        self.ports = await open_ports(self._settings)
+        if self._kill_after is not None:
+            self.ports.kube.guard = self._refuse
+            self.ports.kube.after_write = self._count
+        self._stop, ready = asyncio.Event(), asyncio.Event()
+        self._task = asyncio.create_task(run_operator(self.ports, stop=self._stop, ready=ready))
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait({waiting, self._task}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+        waiting.cancel()
+        if self._task.done():
+            self._task.result()
+        return self
+
+    @property
+    def writes(self) -> int:
+        """Requests that changed something, so far."""
+        assert self.ports is not None
+        return self.ports.kube.writes
+
+    def _count(self, writes: int) -> None:
+        assert self._kill_after is not None
+        if writes >= self._kill_after:
+            self.dead.set()
+            raise asyncio.CancelledError
+
+    def _refuse(self) -> None:
+        if self.dead.is_set():
+            raise asyncio.CancelledError
+
+    async def kill(self) -> None:
+        """As SIGKILL: no release of the lease, no last write."""
+        assert self._task is not None
+        assert self.ports is not None
+        self.dead.set()
+        self.ports.kube.guard = self._refuse
+        await self._end()
+
+    async def stop(self) -> None:
+        """As SIGTERM."""
+        self._stop.set()
+        assert self._task is not None
+        await asyncio.wait({self._task}, timeout=15)
+        await self._end()
+
+    async def _end(self) -> None:
+        assert self._task is not None
+        assert self.ports is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._task
+        await self.ports.kube.close()
+
+    async def __aenter__(self) -> OperatorRun:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self.dead.is_set():
+            await self.stop()
+        else:
+            await self.kill()
