@@ -1,0 +1,65 @@
+"""Every alert asks for metrics that exist, and has a page that says what to do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from kigi import metrics as operator_metrics
+from kigi.api.node_cache import NodeCacheStatus
+from kigi_cache import metrics as cache_metrics
+
+ROOT = Path(__file__).parents[3]
+RULES: list[dict[str, Any]] = [
+    rule
+    for path in sorted((ROOT / "manifests/alerts").glob("*.yaml"))
+    for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+]
+RUNBOOK = ROOT / "docs/runbook"
+HEADINGS = ["What it says", "What it means for users", "Look", "Do"]
+
+
+def _samples() -> set[str]:
+    """Names under which Prometheus sees the metrics of operator and daemon."""
+    assert operator_metrics.LEADER
+    cache = CollectorRegistry()
+    cache.register(cache_metrics.CacheCollector(NodeCacheStatus))
+    names = set()
+    for registry in (REGISTRY, cache_metrics.REGISTRY, cache):
+        for metric in registry.collect():
+            names |= {f"{metric.name}{end}" for end in (("_total",) if metric.type == "counter" else ("", "_bucket"))}
+    return names
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_uses_metrics_that_exist(rule: dict[str, Any]) -> None:
+    used = set(re.findall(r"\bkigi_\w+", rule["expr"]))
+    assert used
+    assert used <= _samples()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_has_severity_summary_and_a_page(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("warning", "critical")
+    assert rule["annotations"]["summary"].endswith(".")
+    page = ROOT / rule["annotations"]["runbook"]
+    assert page == RUNBOOK / f"{rule['alert']}.md"
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# {rule['alert']}\n")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == HEADINGS
+
+
+def test_every_page_has_an_alert() -> None:
+    assert {path.stem for path in RUNBOOK.glob("Kigi*.md")} == {rule["alert"] for rule in RULES}
+
+
+def test_parentheses_and_braces_of_expressions_close() -> None:
+    for rule in RULES:
+        for left, right in ("()", "[]", "{}"):
+            assert rule["expr"].count(left) == rule["expr"].count(right), rule["alert"]
