@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -324,10 +325,9 @@ class Filler:
         timeout = min([30.0, *(max(0.05, at - time.monotonic()) for at in due)])
         if len(self._running) >= self._parallel:
             timeout = 30.0
-        try:
-            await asyncio.wait_for(self._wake.wait(), timeout)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):  # wait_for may swallow a cancellation (Python < 3.12)
+                await self._wake.wait()
 
 
 def _transfer(store: Store, source: Source, job: _Job) -> None:
