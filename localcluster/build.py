@@ -18,6 +18,8 @@ from pathlib import Path
 from localcluster.paths import cache_dir
 from localcluster.system import ensure_apt_packages
 
+_KUBEVIRT_STAMP = "-X kubevirt.io/client-go/version.gitVersion=v1.7.0"
+_CONTAINERD_STAMP = "-X github.com/containerd/containerd/v2/version.Version=v2.4.2"
 _GO = Path(__file__).parent / "go"
 _KUBERNETES = "v1.36.3"
 _STAMPS = {"gitVersion": _KUBERNETES, "gitMajor": "1", "gitMinor": "36", "gitTreeState": "clean"}
@@ -65,6 +67,7 @@ MODULES = (
     Module(
         "containerd",
         _programs("github.com/containerd/containerd/v2/cmd", "containerd", "containerd-shim-runc-v2", "ctr"),
+        ldflags=f"-s -w {_CONTAINERD_STAMP}",
     ),
     Module(
         "containerd",
@@ -95,10 +98,12 @@ MODULES = (
             "virt-tail",
             "virtctl",
         ),
+        ldflags=f"-s -w {_KUBEVIRT_STAMP}",
     ),
     Module(
         "kubevirt",
         _programs("kubevirt.io/kubevirt/cmd", "virt-handler", "virt-launcher", "virt-launcher-monitor"),
+        ldflags=f"-s -w {_KUBEVIRT_STAMP}",
         cgo=True,
         packages=("libvirt-dev", "pkg-config", "gcc", "libc6-dev"),
     ),

@@ -1,7 +1,7 @@
 """OCI images without a container runtime: layers from directories, archives for ``ctr images import``.
 
 A layer is an uncompressed tar, so its digest is also its diff id and unpacking costs one copy. Entries are sorted and
-their times fixed: the same tree gives the same digest, and containerd keeps one copy of a layer that several images name.
+their times fixed: the same tree gives the same digest, and containerd keeps one copy of a layer that many images name.
 """
 
 import hashlib
@@ -62,8 +62,8 @@ class _Hashing(io.RawIOBase):
 def pack(root: Path, target: Path, *, exclude: Iterable[str] = ()) -> Layer:
     """Layer of every file below ``root``, written to ``target`` (replaced only when complete).
 
-    ``root`` may be the upper directory of an overlay mount: a removed file becomes an OCI whiteout, a replaced directory
-    an opaque one. ``exclude`` are paths relative to ``root`` that are left out together with what is below them.
+    ``root`` may be the upper directory of an overlay mount: a removed file becomes an OCI whiteout, a replaced
+    directory an opaque one. ``exclude`` are paths relative to ``root`` that are left out with all that is below them.
     """
     skipped = {Path(item) for item in exclude}
     part = target.with_suffix(".part")

@@ -17,8 +17,8 @@ _ENV = {
 def build_kigi_image(cache: Path) -> Path:
     """Archive with the image ``kigi:dev``.
 
-    Debian packages and locked dependencies are one layer, cached by requirements.lock and image/; Kigi's source is another,
-    so that a change of the source costs seconds.
+    Debian packages and locked dependencies are one layer, cached by requirements.lock and image/; Kigi's source is
+    another, so that a change of the source costs seconds.
     """
     image = REPOSITORY / "image"
     lock = REPOSITORY / "requirements.lock"

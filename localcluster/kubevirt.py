@@ -6,9 +6,8 @@ module's folder in the Go module cache, and virt-operator installs the rest.
 
 import json
 import re
-import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,6 @@ mkdir -p /usr/lib64/qemu-kvm /usr/libexec
 ln -sf /usr/bin/qemu-system-x86_64 /usr/libexec/qemu-kvm
 chown root:root /var/lib/libvirt /var/cache/libvirt
 """
-COMMANDS_STATIC = (
-    "virt-api", "virt-chroot", "virt-controller", "virt-freezer", "virt-operator", "virt-probe", "virt-tail", "virtctl",
-    "sidecars",
-)  # fmt: skip
-COMMANDS_LIBVIRT = ("virt-handler", "virt-launcher", "virt-launcher-monitor")
 # virt-launcher runs as user 107 and hands this capability on; without it the kernel refuses to start it (EPERM).
 _CAP_NET_BIND_SERVICE = 10
 _CAPABILITIES = {"usr/bin/virt-launcher-monitor": images.file_capability(_CAP_NET_BIND_SERVICE)}
@@ -59,18 +53,26 @@ def image_name(component: str) -> str:
     return f"{_REGISTRY}/{component}:{VERSION}"
 
 
-def build_images(cache: Path, commands: Path, module: Path) -> Path:
+def module_source() -> Path:
+    """Folder of KubeVirt's module in the Go module cache, fetched if it is not there."""
+    folder = Path(__file__).parent / "go/kubevirt"
+    command = ["go", "mod", "download", "-json", f"kubevirt.io/kubevirt@{VERSION}"]
+    answer = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return Path(json.loads(answer.stdout)["Dir"])
+
+
+def build_images(cache: Path, command: Callable[[str], Path], module: Path) -> Path:
     """Archive with the images of all components.
 
-    ``commands`` holds the commands built from the module, ``module`` is the module's source. Takes a minute the first
-    time (Debian packages), then about a second.
+    ``command`` gives the path of a built command by its name, ``module`` is the module's source. Takes a minute the
+    first time (Debian packages), then about a second.
     """
     source = module / "cmd/virt-launcher"
     container_disk = _build_container_disk(cache, module)
     root = rootfs.extend(cache, rootfs.base(cache), "kubevirt", _ROOT_SCRIPT)
     state = rootfs.key(
         *(layer.digest for layer in root.layers),
-        *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(commands.iterdir())),
+        *(str(command(name)) for name in ("virt-api", "virt-handler")),  # the path names all that they are built from
         _VIRTQEMUD,
         repr(_CAPABILITIES),
     )
@@ -86,7 +88,7 @@ def build_images(cache: Path, commands: Path, module: Path) -> Path:
         entrypoint = (f"/usr/bin/{name}",)
         return Image(image_name(name), (*root.layers, layer(name, files)), entrypoint=entrypoint, user=user)
 
-    launcher: dict[str, Path | str | bytes] = {f"usr/bin/{name}": commands / name for name in _LAUNCHER}
+    launcher: dict[str, Path | str | bytes] = {f"usr/bin/{name}": command(name) for name in _LAUNCHER}
     launcher |= {
         "usr/bin/container-disk": container_disk,
         "usr/bin/node-labeller.sh": source / "node-labeller/node-labeller.sh",
@@ -96,15 +98,18 @@ def build_images(cache: Path, commands: Path, module: Path) -> Path:
         "etc/libvirt/virtlogd.conf": b"",
         "etc/libvirt/hooks/qemu": source / "qemu",
     }
-    handler = {f"usr/bin/{name}": commands / name for name in ("virt-handler", "virt-chroot")}
+    handler = {f"usr/bin/{name}": command(name) for name in ("virt-handler", "virt-chroot")}
     archive.parent.mkdir(parents=True, exist_ok=True)
     for old in archive.parent.glob("kubevirt-*.tar"):
         old.unlink()
     built = [
-        *(image(name, {f"usr/bin/{name}": commands / name}, "1001") for name in ("virt-operator", "virt-api", "virt-controller")),
+        *(
+            image(name, {f"usr/bin/{name}": command(name)}, "1001")
+            for name in ("virt-operator", "virt-api", "virt-controller")
+        ),
         image("virt-handler", handler),
         image("virt-launcher", launcher),
-        image("sidecar-shim", {"usr/bin/sidecar-shim": commands / "sidecars"}, "1001"),
+        image("sidecar-shim", {"usr/bin/sidecar-shim": command("sidecars")}, "1001"),
     ]
     return images.write_archive(built, archive)
 
@@ -153,7 +158,10 @@ def _operator_deployment() -> dict[str, Any]:
         "env": [
             *env,
             {"name": "KUBEVIRT_VERSION", "value": VERSION},
-            {"name": "WATCH_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['olm.targetNamespaces']"}}},
+            {
+                "name": "WATCH_NAMESPACE",
+                "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['olm.targetNamespaces']"}},
+            },
         ],
         "ports": [{"containerPort": 8443, "name": "metrics"}, {"containerPort": 8444, "name": "webhooks"}],
         "readinessProbe": {"httpGet": {"path": "/metrics", "port": 8443, "scheme": "HTTPS"}, "timeoutSeconds": 30},

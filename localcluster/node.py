@@ -1,11 +1,13 @@
-"""One real node: containerd and kubelet in namespaces of their own, a bridge for its pods.
+"""Real nodes: containerd and kubelet in namespaces of their own, a bridge for the pods of each.
 
-The machine keeps nothing of it but one directory, one bridge link and one cgroup per controller; `stop` removes all three, also
-when what started them was killed.
+The machine keeps nothing of a node but one directory, one bridge and one cgroup per controller; `stop`,
+`clean_machine` and `remove` take these away, also when what made them was killed.
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,11 +22,10 @@ import yaml
 from localcluster import images, node_init
 from localcluster.images import Image
 
-BRIDGE = "kigi0"
-POD_NETWORK = "10.244.0.0/24"
-GATEWAY = "10.244.0.1"
 CGROUP = "kigi-local"
+_BRIDGE = re.compile(r"kigi\d+")
 _CGROUPS = Path("/sys/fs/cgroup")
+_LINKS = Path("/sys/class/net")
 _PAUSE_IMAGE = "registry.local/pause:1"
 _PAUSE = """#include <signal.h>
 #include <sys/wait.h>
@@ -40,15 +41,31 @@ int main(void) {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Where a node lives and what it runs. ``directory`` belongs to the node alone and is removed with it."""
+    """Where a node lives and what it runs. ``directory`` belongs to the node alone and is removed with it.
+
+    ``number`` (from 1) gives it a bridge ``kigi<number>`` and the pod network 10.244.<number>.0/24, whose first address
+    is the node's own: independent of the machine's network, and of other nodes on the same machine.
+    """
 
     name: str
+    number: int
     directory: Path
-    binaries: Path
+    containerd: Path
+    runc: Path
+    plugins: Path
     kubelet: Path
     kubeconfig: Path
     client_ca: Path
-    address: str
+
+    @property
+    def bridge(self) -> str:
+        """Link that joins its pods."""
+        return f"kigi{self.number}"
+
+    @property
+    def address(self) -> str:
+        """The node's address, the gateway of its pods; the machine answers there."""
+        return node_address(self.number)
 
     @property
     def socket(self) -> Path:
@@ -61,7 +78,8 @@ class Node:
             return
         stop(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
-        _make_cgroups()
+        add_bridge(self.number)
+        _make_cgroups(self.name)
         for place in node_init.BOUND.values():
             Path(place).mkdir(parents=True, exist_ok=True)
         self._write_config()
@@ -84,7 +102,7 @@ class Node:
 
     def ctr(self, *arguments: str) -> str:
         """Run ``ctr`` in Kubernetes' namespace, inside the node."""
-        command = [str(self.binaries / "ctr"), "--address", str(self.socket), "--namespace", "k8s.io", *arguments]
+        command = [str(self.containerd / "ctr"), "--address", str(self.socket), "--namespace", "k8s.io", *arguments]
         return self.enter(*command)
 
     def enter(self, *command: str) -> str:
@@ -93,7 +111,10 @@ class Node:
         if pid is None:
             raise RuntimeError("the node does not run")
         result = subprocess.run(
-            ["nsenter", "--target", str(pid), "--mount", "--pid", "--", *command], capture_output=True, text=True, check=False
+            ["nsenter", "--target", str(pid), "--mount", "--pid", "--", *command],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if result.returncode:
             raise RuntimeError(f"{' '.join(command)}: {result.stderr.strip()[-2000:]}")
@@ -103,23 +124,35 @@ class Node:
         directory = self.directory
         network = directory / "cni"
         network.mkdir(exist_ok=True)
-        (network / "10-bridge.conflist").write_text(json.dumps(_network(directory)))
+        (network / "10-bridge.conflist").write_text(json.dumps(_network(self)))
         (directory / "containerd.toml").write_text(_containerd_config(self))
         (directory / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet_config(self)))
         # The name servers as they are now: inside the node /run is its own, and resolv.conf often links there.
         (directory / "resolv.conf").write_text(Path("/etc/resolv.conf").read_text())
         commands = {
-            "containerd": [str(self.binaries / "containerd"), "--config", str(directory / "containerd.toml")],
+            "containerd": [str(self.containerd / "containerd"), "--config", str(directory / "containerd.toml")],
             "kubelet": [
                 str(self.kubelet), f"--config={directory / 'kubelet.yaml'}", f"--kubeconfig={self.kubeconfig}",
                 f"--hostname-override={self.name}", f"--node-ip={self.address}", "--v=1",
                 "--node-labels=kubernetes.io/os=linux",
             ],
         }  # fmt: skip
-        (directory / "commands.json").write_text(
-            json.dumps({"commands": commands, "containerd_socket": str(self.socket)}, indent=1)
-        )
+        plan = {"commands": commands, "containerd_socket": str(self.socket), "path": str(self.containerd)}
+        (directory / "commands.json").write_text(json.dumps(plan, indent=1))
         (directory / "started").unlink(missing_ok=True)
+
+
+def node_address(number: int) -> str:
+    """Address of a node by its number."""
+    return f"10.244.{number}.1"
+
+
+def add_bridge(number: int) -> None:
+    """Make a node's bridge with its address, if it is not there. The CNI plugin takes it as it is."""
+    if not (_LINKS / f"kigi{number}").exists():
+        _ip("link", "add", f"kigi{number}", "type", "bridge")
+        _ip("address", "add", f"{node_address(number)}/24", "dev", f"kigi{number}")
+        _ip("link", "set", f"kigi{number}", "up")
 
 
 def build_pause_image(cache: Path) -> Path:
@@ -143,8 +176,10 @@ def find_init(directory: Path) -> int | None:
 
 
 def stop(directory: Path, timeout_s: float = 30) -> None:
-    """Kill all of the node, then remove its link and cgroups; its directory stays. Safe to repeat, and after a crash."""
-    doomed = [pid for pid, arguments in _processes() if "localcluster.node_init" in arguments and str(directory) in arguments]
+    """Kill every process of the node; its directory stays. Safe to repeat, and after a crash."""
+    doomed = [
+        pid for pid, arguments in _processes() if "localcluster.node_init" in arguments and str(directory) in arguments
+    ]
     for pid in doomed:
         _kill(pid)
     deadline = time.monotonic() + timeout_s
@@ -152,8 +187,13 @@ def stop(directory: Path, timeout_s: float = 30) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"processes {doomed} of the node do not end")
         time.sleep(0.05)
-    if Path(f"/sys/class/net/{BRIDGE}").exists():
-        subprocess.run(["ip", "link", "delete", BRIDGE], check=True)
+
+
+def clean_machine(timeout_s: float = 30) -> None:
+    """Remove the bridges and cgroups of all (stopped) nodes. Raises OSError if a process still sits in a cgroup."""
+    for link in _bridges():
+        _ip("link", "delete", link)
+    deadline = time.monotonic() + timeout_s
     while leftover := list(_cgroups()):
         for path in leftover:
             # Processes of a killed namespace leave their cgroup a moment after their parent is gone.
@@ -177,10 +217,18 @@ def remove(directory: Path) -> None:
 
 def leftovers(directory: Path) -> list[str]:
     """What of a node is still there; empty when `stop` and `remove` did all of their work."""
-    found = [f"process {pid}: {' '.join(arguments)[:120]}" for pid, arguments in _processes() if _belongs(arguments, directory)]
-    found += [f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(directory) in line]
+    found = [
+        f"process {pid}: {' '.join(arguments)[:120]}"
+        for pid, arguments in _processes()
+        if _belongs(arguments, directory)
+    ]
+    found += [
+        f"mount {line.split()[4]}"
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if str(directory) in line
+    ]
     found += [f"cgroup {path}" for path in _cgroups()]
-    found += [f"link {BRIDGE}"] if Path(f"/sys/class/net/{BRIDGE}").exists() else []
+    found += [f"link {link}" for link in _bridges()]
     found += [f"directory {directory}"] if directory.exists() else []
     return found
 
@@ -190,20 +238,28 @@ def _belongs(arguments: Sequence[str], directory: Path) -> bool:
     return any(inside in argument or argument == str(directory) for argument in arguments)
 
 
-def _network(directory: Path) -> dict[str, object]:
+def _bridges() -> list[str]:
+    return sorted(path.name for path in _LINKS.iterdir() if _BRIDGE.fullmatch(path.name))
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def _network(node: Node) -> dict[str, object]:
     return {
         "cniVersion": "1.0.0",
         "name": "pods",
         "plugins": [
             {
                 "type": "bridge",
-                "bridge": BRIDGE,
+                "bridge": node.bridge,
                 "isGateway": True,
                 "hairpinMode": True,
                 "ipam": {
                     "type": "host-local",
-                    "dataDir": str(directory / "addresses"),
-                    "ranges": [[{"subnet": POD_NETWORK, "gateway": GATEWAY}]],
+                    "dataDir": str(node.directory / "addresses"),
+                    "ranges": [[{"subnet": f"10.244.{node.number}.0/24", "gateway": node.address}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
             }
@@ -215,7 +271,7 @@ def _containerd_config(node: Node) -> str:
     return f"""version = 3
 root = "{node.directory}/containerd"
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp", "io.containerd.nri.v1.nri"]
+disabled_plugins = ["io.containerd.internal.v1.tracing", "io.containerd.nri.v1.nri"]
 
 [grpc]
 address = "{node.socket}"
@@ -223,14 +279,14 @@ address = "{node.socket}"
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
-bin_dirs = ["{node.binaries}"]
+bin_dirs = ["{node.plugins}"]
 conf_dir = "{node.directory}/cni"
 [plugins."io.containerd.cri.v1.runtime".containerd]
 default_runtime_name = "runc"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-BinaryName = "{node.binaries}/runc"
+BinaryName = "{node.runc}"
 SystemdCgroup = false
 
 [plugins."io.containerd.cri.v1.images"]
@@ -245,10 +301,16 @@ def _kubelet_config(node: Node) -> dict[str, object]:
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": f"unix://{node.socket}",
-        "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}, "x509": {"clientCAFile": str(node.client_ca)}},
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": str(node.client_ca)},
+        },
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{CGROUP}",
+        "cgroupRoot": f"/{CGROUP}/{node.name}",
+        "address": node.address,
+        "healthzPort": 0,
         "failCgroupV1": False,
         "failSwapOn": False,
         "enforceNodeAllocatable": [],
@@ -268,13 +330,12 @@ def _kubelet_config(node: Node) -> dict[str, object]:
     }
 
 
-def _make_cgroups() -> None:
-    for controller in _controllers():
-        path = controller / CGROUP
+def _make_cgroups(node: str) -> None:
+    for path in (controller / CGROUP / part for controller in _controllers() for part in ("", node)):
         path.mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):  # a new cpuset of cgroup v1 starts empty and takes no process
             if (path / name).exists() and not (path / name).read_text().strip():
-                (path / name).write_text((controller / name).read_text())
+                (path / name).write_text((path.parent / name).read_text())
 
 
 def _controllers() -> Iterator[Path]:
@@ -310,10 +371,8 @@ def _processes() -> Iterator[tuple[int, list[str]]]:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _is_zombie(pid: int) -> bool:

@@ -1,8 +1,8 @@
 """Process 1 of the node's namespaces: mounts, containerd, kubelet, and the reaping of what they leave.
 
-Run as ``python -m localcluster.node_init <node directory>`` below ``unshare --mount --pid``. virt-handler and privileged
-pods enter /proc/1/ns/mnt, so process 1 must be this one and not the machine's. When it dies, the kernel kills every process
-of the node (containers and virtual machines too) and drops every mount: that is how the node is cleaned up.
+Run as ``python -m localcluster.node_init <node directory>`` below ``unshare --mount --pid``. virt-handler and
+privileged pods enter /proc/1/ns/mnt, so process 1 must be this one and not the machine's. When it dies, the kernel
+kills every process of the node (containers and virtual machines too) and drops every mount: so the node is cleaned up.
 """
 
 import json
@@ -66,6 +66,7 @@ def main() -> None:
     plan = json.loads((node / "commands.json").read_text())
     for number in _SIGNALS:
         signal.signal(number, lambda *_: os._exit(0))
+    os.environ["PATH"] = f"{plan['path']}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"  # finds its shim
     _set_up(node)
     commands: dict[str, list[str]] = plan["commands"]
     running: dict[int, str] = {}

@@ -28,7 +28,9 @@ _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _LENT = "/run/kigi-build"  # below a tmpfs that exists only inside the step
 
 # Everything that a layer never needs: package lists, caches, docs that nobody reads inside an image.
-_SCRUB = "rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/log/*.log /var/log/apt /tmp/* /root/.cache"
+_SCRUB = """rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
+rm -rf /var/log/*.log /var/log/apt /tmp/* /root/.cache
+"""
 _SOURCES = f"""deb {MIRROR} {SUITE} main
 deb {MIRROR} {SUITE}-updates main
 deb {SECURITY_MIRROR} {SUITE}-security main
@@ -68,7 +70,13 @@ def base(cache: Path) -> Root:
         for lent in ("etc/resolv.conf", "etc/hostname"):
             (part / lent).unlink(missing_ok=True)
             (part / lent).write_text("")
-        for path in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+        for path in (
+            "var/cache/apt/archives",
+            "var/lib/apt/lists",
+            "usr/share/doc",
+            "usr/share/man",
+            "usr/share/locale",
+        ):
             _empty(part / path)
         (part / "etc/apt/apt.conf.d/70no-translations").write_text('Acquire::Languages "none";\n')
         (part / "etc/dpkg/dpkg.cfg.d/70no-docs").write_text(
@@ -81,12 +89,19 @@ def base(cache: Path) -> Root:
 
 
 def extend(
-    cache: Path, below: Root, name: str, script: str, *, lend: Mapping[str, Path] | None = None, salt: Sequence[bytes] = ()
+    cache: Path,
+    below: Root,
+    name: str,
+    script: str,
+    *,
+    lend: Mapping[str, Path] | None = None,
+    salt: Sequence[bytes] = (),
 ) -> Root:
     """``below`` and one layer more: what ``script`` (sh) changes when it runs in it as root.
 
     The result is cached by the script, the layers below and ``salt`` (contents that the script reads). ``lend`` are
-    directories bound read-only under /run/kigi-build/<name> while it runs. Raises CalledProcessError with the log's end.
+    directories bound read-only under /run/kigi-build/<name> while it runs. Raises CalledProcessError, with the end of
+    the log.
     """
     name = f"{name}-{key(script, *(layer.digest for layer in below.layers), *salt)}"
     directory, target = cache / "roots" / name, cache / "layers" / f"{name}.tar"
@@ -114,9 +129,7 @@ def forget(cache: Path, prefix: str, kept: Collection[str]) -> None:
             path.unlink()
 
 
-def _in_root(
-    lowers: Sequence[Path], upper: Path, work: Path, script: str, lend: Mapping[str, Path], log: Path
-) -> None:
+def _in_root(lowers: Sequence[Path], upper: Path, work: Path, script: str, lend: Mapping[str, Path], log: Path) -> None:
     merged = work.with_suffix(".merged")
     merged.mkdir(exist_ok=True)
     lower = ":".join(str(path) for path in reversed(lowers))
@@ -132,19 +145,33 @@ def _in_root(
         f"printf '#!/bin/sh\\nexit 101\\n' > {merged}/usr/sbin/policy-rc.d && chmod +x {merged}/usr/sbin/policy-rc.d",
     ]
     environment = {
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive",
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LC_ALL": "C.UTF-8",
+        "DEBIAN_FRONTEND": "noninteractive",
         **{name: os.environ[name] for name in _LENT_ENVIRONMENT if name in os.environ},
-    }  # fmt: skip
+    }
     if _CA_BUNDLE.exists():
         steps.append(f"cp {_CA_BUNDLE} {merged}{_LENT}/ca.crt")
         environment.update(dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE", "CURL_CA_BUNDLE"), f"{_LENT}/ca.crt"))
     for name, path in lend.items():
         steps.append(f"mkdir -p {merged}{_LENT}/{name} && mount --bind -o ro {path} {merged}{_LENT}/{name}")
-    steps.append(f"chroot {merged} sh -euc \"$KIGI_SCRIPT\"")
+    steps.append(f'chroot {merged} sh -euc "$KIGI_SCRIPT"')
     steps.append(f"rm -f {merged}/usr/sbin/policy-rc.d")
     try:
         _run(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-c", "\n".join(steps)],
+            [
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                "\n".join(steps),
+            ],
             log,
             env={**environment, "KIGI_SCRIPT": f"{script}\n{_SCRUB}\n"},
         )
@@ -155,7 +182,9 @@ def _in_root(
 def _run(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env, check=False)
+        result = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env, check=False
+        )
     if result.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
         raise subprocess.CalledProcessError(result.returncode, command[0], stderr=f"see {log}:\n{tail}")

@@ -1,0 +1,78 @@
+"""``python -m localcluster``: the one entry point of the local cluster."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+
+from localcluster import full
+from localcluster.build import BuildFailed, binary
+from localcluster.full import Cluster, ClusterError, Progress
+from localcluster.processes import StartFailed
+from localcluster.system import PackagesMissing
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m localcluster", description="A real Kubernetes with KubeVirt on this machine."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    up = verbs.add_parser("up", help="build what is missing and start what does not run")
+    up.add_argument("--without", action="append", default=[], choices=["kubevirt", "kigi"], help="leave a part out")
+    up.add_argument("--nodes", type=int, default=1, help="number of nodes, each in namespaces of its own (default 1)")
+    verbs.add_parser("down", help="stop and remove everything; fails if something is left")
+    verbs.add_parser("status", help="state of each part as JSON; exit code 1 if it is not healthy")
+    verbs.add_parser("env", help="shell lines with KUBECONFIG and the S3 settings")
+    verbs.add_parser("build", help="build all programs and images into the cache, start nothing")
+    verbs.add_parser("image", help="build Kigi's image from the present source and load it on every node")
+    for name in ("kubectl", "virtctl"):
+        verbs.add_parser(name, help=f"{name} on this cluster", add_help=False)
+    return parser
+
+
+def main() -> int:
+    """Run one verb; 0 if it did what it says."""
+    if len(sys.argv) > 1 and sys.argv[1] in ("kubectl", "virtctl"):
+        program = binary(sys.argv[1])
+        os.environ["KUBECONFIG"] = str(Cluster().kubeconfig)
+        os.execv(program, [sys.argv[1], *sys.argv[2:]])
+    arguments = _parser().parse_args()
+    try:
+        return _run(arguments)
+    except (BuildFailed, ClusterError, PackagesMissing, StartFailed, RuntimeError) as error:
+        print(f"{arguments.verb} failed: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    cluster = Cluster()
+    say = Progress()
+    match arguments.verb:
+        case "up":
+            cluster.up(without=arguments.without, nodes=arguments.nodes)
+            print("environment: eval $(python -m localcluster env)")
+        case "down":
+            left = cluster.down()
+            print("\n".join(["still there:", *left]) if left else "nothing is left")
+            return 1 if left else 0
+        case "status":
+            status = cluster.status()
+            print(json.dumps(status, indent=2))
+            return 0 if status["healthy"] else 1
+        case "env":
+            for name, value in cluster.environment().items():
+                print(f"export {name}={shlex.quote(value)}")
+        case "build":
+            full.build_programs()
+            say("programs are built")
+            for archive in full.build_images():
+                say(f"{archive.name}: {archive.stat().st_size / 1e6:.0f} MB")
+        case "image":
+            cluster.load_kigi()
+            say("kigi:dev is on every node")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""The whole cluster on this machine: control plane, S3, nodes, KubeVirt, and Kigi's image on every node.
+
+Everything of it is below the state directory, in processes on record there, and in links, cgroups and one address that
+`down` finds by their names: a start that was killed anywhere is cleaned up, or continued, from what is there.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from localcluster import kubevirt, node
+from localcluster.build import binary
+from localcluster.controlplane import SERVICE_ADDRESS, ControlPlane, Options
+from localcluster.kigi_image import build_kigi_image
+from localcluster.node import Node
+from localcluster.paths import cache_dir, state_dir
+from localcluster.processes import Processes
+from localcluster.s3 import S3Server
+from localcluster.system import ensure_apt_packages
+
+BUCKET = "kigi"
+_S3_PORT = 9000
+_PACKAGES = ("debootstrap", "gcc", "iproute2", "libc6-dev", "mount", "util-linux")
+_FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+class ClusterError(RuntimeError):
+    """The cluster did not get where it should; the text says what was tried and what came back."""
+
+
+@dataclass
+class Progress:
+    """Prints each step with the seconds since the start."""
+
+    started: float = field(default_factory=time.monotonic)
+
+    def __call__(self, text: str) -> None:
+        """Print ``text`` behind the time."""
+        print(f"[{time.monotonic() - self.started:6.1f} s] {text}", flush=True)
+
+
+class Cluster:
+    """The local cluster of this machine. There is one: addresses and names of links are fixed."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory or state_dir()
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Of the administrator; there once `up` has started the control plane."""
+        return self.directory / "kubeconfig"
+
+    def up(self, *, without: Sequence[str] = (), nodes: int = 1) -> None:
+        """Start what does not run: idempotent. ``without`` may name ``kubevirt`` and ``kigi``.
+
+        Raises ClusterError, or what a part raises; what was started stays, for a look and the next try.
+        """
+        _require_root()
+        ensure_apt_packages(_PACKAGES)
+        say = Progress()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            build_programs(kubevirt="kubevirt" not in without)
+            say("programs are built")
+            images = _InBackground(lambda: list(build_images(without)))
+            plane = self._start_control_plane()
+            say(f"API server is ready at {plane.server}")
+            server = self._start_s3()
+            say(f"S3 server is ready at {server.endpoint}")
+            members = [self._node(plane, number) for number in range(1, nodes + 1)]
+            if nodes > 1:
+                self._forward()
+            for member in members:
+                member.start()
+            archives = images.result()
+            say("images are built")
+            for member in members:
+                self._load(member, archives)
+            plane.kubectl("wait", "--for=condition=Ready", "--timeout=120s", *(f"node/{one.name}" for one in members))
+            names = [one.name for one in members]
+            plane.kubectl("label", "node", *names, "--overwrite", "node-role.kubernetes.io/control-plane=")
+            say(f"{len(members)} node(s) ready, images imported")
+            if "kubevirt" not in without:
+                self._deploy_kubevirt(plane)
+                say(f"KubeVirt {kubevirt.VERSION} is deployed")
+            (self.directory / "up").write_text(json.dumps({"without": list(without), "nodes": nodes}))
+
+    def load_kigi(self) -> None:
+        """Build Kigi's image from the present source and bring it to every node: seconds after a change."""
+        archive = build_kigi_image(cache_dir())
+        for member in self.nodes():
+            self._load(member, [archive])
+
+    def down(self) -> list[str]:
+        """Stop and remove everything; what could still be found afterwards is returned, so empty is right.
+
+        Works without knowledge of what was started: after a crash, a half-done `up`, or kill -9.
+        """
+        _require_root()
+        directory = self.directory
+        nodes = sorted((directory / "nodes").glob("*")) if directory.exists() else []
+        for path in nodes:
+            node.stop(path)
+        for part in ("control-plane", "s3"):
+            if (directory / part).exists():
+                Processes(directory / part, detached=True).stop_all()
+        node.clean_machine()
+        _service_address("delete")
+        self._restore_forwarding()
+        for path in nodes:
+            node.remove(path)
+        shutil.rmtree(directory, ignore_errors=True)
+        return self.leftovers()
+
+    def leftovers(self) -> list[str]:
+        """What of a cluster is on this machine: processes, mounts, cgroups, links, addresses, files."""
+        found = node.leftovers(self.directory)
+        return [*found, f"address {SERVICE_ADDRESS}"] if _has_service_address() else found
+
+    def status(self) -> dict[str, Any]:
+        """State of each part: ``healthy`` sums up what `up` was asked for."""
+        wanted = self._wanted()
+        running = {
+            name: Processes(self.directory / part).is_running(name)
+            for part, names in (
+                ("control-plane", ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")),
+                ("s3", ("versitygw",)),
+            )
+            for name in names
+            if (self.directory / part).exists()
+        }
+        running |= {
+            path.name: node.find_init(path) is not None for path in sorted((self.directory / "nodes").glob("*"))
+        }
+        answer: dict[str, Any] = {"directory": str(self.directory), "running": running, "healthy": False}
+        if wanted is None or not all(running.values()):
+            return answer
+        try:
+            listing = json.loads(self.kubectl("get", "nodes", "-o", "json"))
+            answer["nodes"] = {item["metadata"]["name"]: _is_ready(item) for item in listing["items"]}
+            healthy = len(answer["nodes"]) >= wanted["nodes"] and all(answer["nodes"].values())
+            if "kubevirt" not in wanted["without"]:
+                path = "jsonpath={.status.phase}"
+                answer["kubevirt"] = self.kubectl("get", "kubevirt", "-n", kubevirt.NAMESPACE, "kubevirt", "-o", path)
+                healthy = healthy and answer["kubevirt"] == "Deployed"
+            answer["healthy"] = healthy
+        except ClusterError as error:
+            answer["error"] = str(error)
+        return answer
+
+    def environment(self) -> dict[str, str]:
+        """Variables for kubectl, S3 clients and `kigi publish` on this machine."""
+        server = self.s3()
+        return {
+            "KUBECONFIG": str(self.kubeconfig),
+            "KIGI_S3_ENDPOINT": server.endpoint,
+            "KIGI_S3_BUCKET": BUCKET,
+            "AWS_ACCESS_KEY_ID": server.credentials.access_key,
+            "AWS_SECRET_ACCESS_KEY": server.credentials.secret_key,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def s3(self) -> S3Server:
+        """The S3 server, whether it runs or not; pods reach it under the same endpoint."""
+        return S3Server(self.directory / "s3", node.node_address(1), _S3_PORT, detached=True)
+
+    def nodes(self) -> list[Node]:
+        """The nodes that run."""
+        plane = self._control_plane()
+        numbers = sorted(int(path.name.rpartition("-")[2]) for path in (self.directory / "nodes").glob("*"))
+        return [self._node(plane, number) for number in numbers]
+
+    def kubectl(self, *arguments: str, input_text: str | None = None) -> str:
+        """What kubectl prints. Raises ClusterError with its error text."""
+        command = [str(binary("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
+        result = subprocess.run(command, input=input_text, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise ClusterError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
+        return result.stdout
+
+    def _start_control_plane(self) -> ControlPlane:
+        _service_address("add")
+        plane = self._control_plane().start()
+        self.kubeconfig.write_bytes(plane.kubeconfig.read_bytes())
+        self.kubeconfig.chmod(0o600)
+        return plane
+
+    def _control_plane(self) -> ControlPlane:
+        # Only on the service address: pods and this machine reach it there, the machine's network does not.
+        options = Options(
+            address=SERVICE_ADDRESS, port=443, advertise_address=node.node_address(1), pods=True, detached=True
+        )
+        return ControlPlane(self.directory / "control-plane", ("controller-manager", "scheduler"), options)
+
+    def _start_s3(self) -> S3Server:
+        node.add_bridge(1)  # its address must be there before the server binds to it
+        server = self.s3().start()
+        server.create_bucket(BUCKET)
+        return server
+
+    def _node(self, plane: ControlPlane, number: int) -> Node:
+        name = f"kigi-{number}"
+        return Node(
+            name=name,
+            number=number,
+            directory=self.directory / "nodes" / name,
+            containerd=binary("containerd").parent,
+            runc=binary("runc"),
+            plugins=binary("bridge").parent,
+            kubelet=binary("kubelet"),
+            kubeconfig=plane.user_kubeconfig(f"system:node:{name}", ["system:nodes"]),
+            client_ca=plane.authority.pair.certificate,
+        )
+
+    def _load(self, member: Node, archives: Sequence[Path]) -> None:
+        """Import the archives that this node has not seen; their names tell their content."""
+        record = member.directory / "imported.json"
+        seen: list[str] = json.loads(record.read_text()) if record.exists() else []
+        for archive in archives:
+            if archive.name not in seen:
+                member.load(archive)
+                seen.append(archive.name)
+                record.write_text(json.dumps(seen))
+
+    def _deploy_kubevirt(self, plane: ControlPlane) -> None:
+        objects = kubevirt.operator_manifests(kubevirt.module_source())
+        plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input_text=yaml.safe_dump_all(objects))
+        plane.kubectl("wait", "--for=condition=Established", "crd/kubevirts.kubevirt.io", "--timeout=60s")
+        plane.kubectl("apply", "--server-side", "-f", "-", input_text=yaml.safe_dump(kubevirt.kubevirt_object()))
+        arguments = ("-n", kubevirt.NAMESPACE, "kubevirt/kubevirt", "--for=jsonpath={.status.phase}=Deployed")
+        try:
+            plane.kubectl("wait", *arguments, "--timeout=900s")
+            plane.kubectl("wait", "-n", kubevirt.NAMESPACE, "pod", "--all", "--for=condition=Ready", "--timeout=300s")
+        except subprocess.CalledProcessError as error:
+            pods = plane.kubectl("get", "pods", "-A", "-o", "wide")
+            raise ClusterError(f"KubeVirt did not get Deployed: {error.stderr}\n{pods}") from error
+
+    def _forward(self) -> None:
+        """Let the machine forward between the bridges of several nodes, until `down`."""
+        record = self.directory / "ip_forward"
+        if not record.exists():
+            record.write_text(_FORWARDING.read_text())
+        _FORWARDING.write_text("1")
+
+    def _restore_forwarding(self) -> None:
+        record = self.directory / "ip_forward"
+        if record.exists():
+            _FORWARDING.write_text(record.read_text())
+
+    def _wanted(self) -> dict[str, Any] | None:
+        try:
+            wanted: dict[str, Any] = json.loads((self.directory / "up").read_text())
+        except FileNotFoundError:
+            return None
+        return wanted
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with (self.directory / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+class _InBackground:
+    """A function that runs in a thread; its error appears where the result is asked for."""
+
+    def __init__(self, function: Callable[[], list[Path]]) -> None:
+        self._function = function
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._value: list[Path] = []
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._function()
+        except Exception as error:  # raised again in result()
+            self._error = error
+
+    def result(self) -> list[Path]:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def build_programs(*, kubevirt: bool = True) -> None:
+    """Build every program of the cluster that the cache lacks: about 20 minutes on two cores the first time."""
+    names = ["etcd", "kube-apiserver", "versitygw", "containerd", "bridge", "runc"]
+    for name in names + (["virt-api", "virt-handler"] if kubevirt else []):
+        binary(name)
+
+
+def build_images(without: Sequence[str] = ()) -> Iterator[Path]:
+    """Archives of all images of the cluster, built if the cache lacks them."""
+    cache = cache_dir()
+    yield node.build_pause_image(cache)
+    if "kubevirt" not in without:
+        yield kubevirt.build_images(cache, binary, kubevirt.module_source())
+    if "kigi" not in without:
+        yield build_kigi_image(cache)
+
+
+def _is_ready(item: dict[str, Any]) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in item["status"].get("conditions", ()))
+
+
+def _service_address(verb: str) -> None:
+    if _has_service_address() != (verb == "add"):
+        subprocess.run(["ip", "address", verb, f"{SERVICE_ADDRESS}/32", "dev", "lo"], check=True, capture_output=True)
+
+
+def _has_service_address() -> bool:
+    listing = subprocess.run(["ip", "-o", "address", "show", "dev", "lo"], capture_output=True, text=True, check=True)
+    return f" {SERVICE_ADDRESS}/32 " in listing.stdout
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise ClusterError("the local cluster needs root: it makes namespaces, mounts, links and cgroups")
