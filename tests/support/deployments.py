@@ -13,6 +13,8 @@ from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import CLAIM, DEPLOYMENT, INSTANCE, MACHINE, NODE_CACHE, VOLUME, Resource
 from kigi.domain import names
 from localcluster.controlplane import ControlPlane
+from tests.support.actors import Actors
+from tests.support.cluster import eventually_async
 
 GIB = 2**30
 MIB = 2**20
@@ -121,3 +123,38 @@ async def outcome(kube: KubeClient, namespace: str) -> dict[str, Any]:
 
 async def node_caches(kube: KubeClient) -> dict[str, dict[str, Any]]:
     return {body["metadata"]["name"]: body async for body in kube.list_all(NODE_CACHE)}
+
+
+async def wait_ready(kube: KubeClient, ns: str, name: str = "class", timeout_s: float = 40) -> dict[str, Any]:
+    try:
+        await eventually_async(lambda: is_ready(kube, ns, name), timeout_s)
+    except AssertionError:
+        body = await get_deployment(kube, ns, name)
+        raise AssertionError(f"not ready: {body and body.get('status', {}).get('conditions')}") from None
+    body = await get_deployment(kube, ns, name)
+    assert body is not None
+    return body
+
+
+async def wait_gone(plane: ControlPlane, kube: KubeClient, ns: str, name: str = "class") -> None:
+    plane.kubectl("delete", "systemdeployment", name, "-n", ns, "--wait=false")
+
+    async def gone() -> bool:
+        return await get_deployment(kube, ns, name) is None and not await left_over(kube, ns)
+
+    try:
+        await eventually_async(gone, 40)
+    except AssertionError:
+        body = await get_deployment(kube, ns, name)
+        raise AssertionError(f"left: {await left_over(kube, ns)} {body}") from None
+
+
+async def has_only(kube: KubeClient, ns: str, count: int) -> bool:
+    for resource in (VOLUME, CLAIM, MACHINE, INSTANCE):
+        if len(await listing(kube, resource, ns)) != count:
+            return False
+    return True
+
+
+def no_overlays(actors: Actors, ns: str) -> bool:
+    return not any(f"kigi.{ns}." in handle for disk in actors.disks.values() for handle in disk.overlays)

@@ -3,89 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
-import pytest
-
-from kigi.adapters.kube import KubeClient, load_configuration
-from kigi.adapters.resources import CLAIM, EVENT, INSTANCE, MACHINE, VOLUME
+from kigi.adapters.kube import KubeClient
+from kigi.adapters.resources import CLAIM, EVENT, MACHINE, VOLUME
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
-from tests.support.cluster import eventually_async, install_crds
+from tests.support.cluster import eventually_async
 from tests.support.deployments import (
     apply,
     condition,
     deployment,
     get_deployment,
-    is_ready,
-    left_over,
+    has_only,
     listing,
+    no_overlays,
     node_caches,
     outcome,
     trees,
+    wait_gone,
+    wait_ready,
 )
-from tests.support.kubevirt_crds import install_kubevirt_crds, install_kubevirt_object
 from tests.support.operator_run import OperatorRun
 
 
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    with ControlPlane(tmp_path_factory.mktemp("operator"), parts=["controller-manager"]) as server:
-        install_crds(server)
-        install_kubevirt_crds(server)
-        install_kubevirt_object(server)
-        yield server
-
-
-@pytest.fixture(scope="module")
-async def actors(plane: ControlPlane) -> AsyncIterator[Actors]:
-    async with Actors(str(plane.kubeconfig), nodes=2) as played:
-        yield played
-
-
-@pytest.fixture(scope="module")
-async def kube(plane: ControlPlane) -> AsyncIterator[KubeClient]:
-    async with KubeClient(await load_configuration(str(plane.kubeconfig))) as client:
-        yield client
-
-
-_numbers = iter(range(1000))
-
-
-@pytest.fixture
-def ns(plane: ControlPlane) -> str:
-    name = f"op-{next(_numbers)}"
-    plane.kubectl("create", "namespace", name)
-    return name
-
-
-async def wait_ready(kube: KubeClient, ns: str, name: str = "class", timeout_s: float = 40) -> dict[str, Any]:
-    try:
-        await eventually_async(lambda: is_ready(kube, ns, name), timeout_s)
-    except AssertionError:
-        body = await get_deployment(kube, ns, name)
-        raise AssertionError(f"not ready: {body and body.get('status', {}).get('conditions')}") from None
-    body = await get_deployment(kube, ns, name)
-    assert body is not None
-    return body
-
-
-async def wait_gone(plane: ControlPlane, kube: KubeClient, ns: str, name: str = "class") -> None:
-    plane.kubectl("delete", "systemdeployment", name, "-n", ns, "--wait=false")
-
-    async def gone() -> bool:
-        return await get_deployment(kube, ns, name) is None and not await left_over(kube, ns)
-
-    try:
-        await eventually_async(gone, 40)
-    except AssertionError:
-        body = await get_deployment(kube, ns, name)
-        raise AssertionError(f"left: {await left_over(kube, ns)} {body}") from None
-
-
-async def test_deploy_switch_reset_and_delete(plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str) -> None:
-    async with OperatorRun(str(plane.kubeconfig)):
+async def test_deploy_switch_reset_and_delete(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(), deployment(replicas=2))
         body = await wait_ready(kube, ns)
         machines = await listing(kube, MACHINE, ns)
@@ -126,19 +70,10 @@ async def test_deploy_switch_reset_and_delete(plane: ControlPlane, actors: Actor
         assert not actors.violations
 
 
-async def has_only(kube: KubeClient, ns: str, count: int) -> bool:
-    for resource in (VOLUME, CLAIM, MACHINE, INSTANCE):
-        if len(await listing(kube, resource, ns)) != count:
-            return False
-    return True
-
-
-def no_overlays(actors: Actors, ns: str) -> bool:
-    return not any(f"kigi.{ns}." in handle for disk in actors.disks.values() for handle in disk.overlays)
-
-
-async def test_kubectl_wait_works_on_every_kind(plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str) -> None:
-    async with OperatorRun(str(plane.kubeconfig)):
+async def test_kubectl_wait_works_on_every_kind(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(1), deployment())
         for kind in ("vmimagenodes", "systemnodes", "systemdeployments"):
             await asyncio.to_thread(
@@ -153,9 +88,9 @@ async def test_kubectl_wait_works_on_every_kind(plane: ControlPlane, actors: Act
 
 
 async def test_a_missing_image_is_said_and_waited_for(
-    plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    async with OperatorRun(str(plane.kubeconfig)):
+    async with OperatorRun(operator_kubeconfig):
         objects = trees(1)
         late = [item for item in objects if item["metadata"]["name"] == "role-0"]
         apply(plane, ns, *(item for item in objects if item not in late), deployment())
@@ -175,7 +110,7 @@ async def test_a_missing_image_is_said_and_waited_for(
 
 
 async def test_a_vm_of_that_name_that_is_somebody_elses_is_never_touched(
-    plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     foreign = {
         "apiVersion": "kubevirt.io/v1",
@@ -188,7 +123,7 @@ async def test_a_vm_of_that_name_that_is_somebody_elses_is_never_touched(
             },
         },
     }
-    async with OperatorRun(str(plane.kubeconfig)):
+    async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, foreign)
         apply(plane, ns, *trees(1), deployment())
 

@@ -1,0 +1,53 @@
+"""A control plane for the operator: real, with the controller manager that binds claims and collects garbage."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from kigi.adapters.kube import KubeClient, load_configuration
+from localcluster.controlplane import ControlPlane
+from tests.support.actors import Actors
+from tests.support.cluster import REPOSITORY, install_crds
+from tests.support.kubevirt_crds import install_kubevirt_crds, install_kubevirt_object
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="package")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane(tmp_path_factory.mktemp("operator"), parts=["controller-manager"]) as server:
+        install_crds(server)
+        install_kubevirt_crds(server)
+        install_kubevirt_object(server)
+        server.kubectl("create", "namespace", "kigi-system")
+        server.kubectl("apply", "-f", str(REPOSITORY / "manifests/rbac/operator.yaml"))
+        yield server
+
+
+@pytest.fixture(scope="package")
+def operator_kubeconfig(plane: ControlPlane) -> str:
+    """Access with the rights of ``manifests/rbac`` and no more."""
+    account = "system:serviceaccount:kigi-system:kigi-operator"
+    return str(plane.user_kubeconfig(account, ["system:serviceaccounts", "system:authenticated"]))
+
+
+@pytest.fixture(scope="package")
+async def actors(plane: ControlPlane) -> AsyncIterator[Actors]:
+    async with Actors(str(plane.kubeconfig), nodes=2) as played:
+        yield played
+
+
+@pytest.fixture(scope="package")
+async def kube(plane: ControlPlane) -> AsyncIterator[KubeClient]:
+    async with KubeClient(await load_configuration(str(plane.kubeconfig))) as client:
+        yield client
+
+
+@pytest.fixture
+def ns(plane: ControlPlane) -> str:
+    name = f"op-{next(_numbers)}"
+    plane.kubectl("create", "namespace", name)
+    return name
