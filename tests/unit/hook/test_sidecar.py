@@ -86,7 +86,7 @@ def test_sigterm_ends_the_sidecar(sidecar: tuple[subprocess.Popen[bytes], Path])
 
 def test_the_sidecar_imports_neither_protobuf_nor_the_rest_of_kigi() -> None:
     code = (
-        "import sys, kigi.hook.main; print(*(n for n in sys.modules if n.split('.')[0] in ('kigi', 'google', 'yaml')))"
+        "import sys, kigi.hook.main\nprint(*(n for n in sys.modules if n.split('.')[0] in ('kigi', 'google', 'yaml')))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert sorted(loaded) == ["kigi", "kigi.hook", "kigi.hook.domain", "kigi.hook.main", "kigi.hook.messages"]

@@ -1,0 +1,136 @@
+"""``kigi-cache``: the daemon of one node."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from kigi.adapters.qemu_img import create_overlay
+from kigi.api.repositories import load_repositories
+from kigi.errors import KigiError
+from kigi_cache import metrics, web
+from kigi_cache.csi import NodePlugin
+from kigi_cache.eviction import Budget
+from kigi_cache.fetch import S3Source
+from kigi_cache.filler import Filler
+from kigi_cache.grpc_server import SocketServer
+from kigi_cache.kube import KubeApi
+from kigi_cache.node_cache import NodeCacheKeeper
+from kigi_cache.registration import Registration
+from kigi_cache.settings import Settings, from_environment
+from kigi_cache.store import Store
+from kigi_cache.volumes import Volumes
+
+logger = logging.getLogger(__name__)
+
+_PLAIN_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message and the fields of ``extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        entry.update({key: value for key, value in record.__dict__.items() if key not in _PLAIN_FIELDS})
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+class CallObserver:
+    """Passes what CSI calls say on to metrics, status and events."""
+
+    def __init__(self, keeper: NodeCacheKeeper) -> None:
+        self._keeper = keeper
+
+    def called(self, method: str, code: str, seconds: float) -> None:
+        """Count it."""
+        metrics.CSI_CALLS.labels(method, code).inc()
+        metrics.CSI_SECONDS.labels(method).observe(seconds)
+
+    def volumes_changed(self) -> None:
+        """The status lists overlays."""
+        self._keeper.changed()
+
+    def failed(self, handle: str, error: KigiError) -> None:
+        """Perhaps an event."""
+        self._keeper.volume_failed(handle, error)
+
+
+async def run(settings: Settings) -> None:
+    """Serve until cancelled; what is half fetched stays and is continued at the next start."""
+    api = KubeApi(settings.node_name)
+    await api.open()
+    source = S3Source(load_repositories(settings.repositories))
+    store = Store(settings.root)
+    volumes = Volumes(settings.root, store, create_overlay)
+    await asyncio.to_thread(volumes.recover)
+    filler = Filler(
+        store,
+        source,
+        Budget(budget_bytes(settings)),
+        on_change=lambda: keeper.changed(),
+        on_error=lambda digest, error: keeper.warn(error.reason, digest, str(error)),
+    )
+    keeper = NodeCacheKeeper(api, volumes, filler)
+    metrics.REGISTRY.register(metrics.CacheCollector(lambda: keeper.status))
+    plugin = NodePlugin(settings.node_name, volumes, filler, CallObserver(keeper), max_volumes=settings.max_volumes)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(filler.run())
+            group.create_task(keeper.run())
+            group.create_task(SocketServer(settings.csi_socket, plugin.services()).run())
+            group.create_task(web.serve(web.build_app(keeper.unready), settings.http_host, settings.http_port))
+            if settings.registration_dir:
+                group.create_task(Registration(settings.registration_dir, settings.csi_endpoint).run())
+            logger.info("started", extra={"node": settings.node_name, "root": str(settings.root)})
+    finally:
+        source.close()
+        await api.close()
+
+
+def budget_bytes(settings: Settings) -> int:
+    """Most that layers may take: as set, or a share of the whole file system."""
+    if settings.budget_bytes is not None:
+        return settings.budget_bytes
+    space = os.statvfs(settings.root)
+    return int(space.f_blocks * space.f_frsize * settings.budget_share)
+
+
+def main() -> None:
+    """Read the environment, run, and end cleanly on SIGTERM."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    try:
+        settings = from_environment()
+    except ValueError as exc:
+        sys.exit(str(exc))
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
+    asyncio.run(_until_signalled(settings))
+
+
+async def _until_signalled(settings: Settings) -> None:
+    task = asyncio.ensure_future(run(settings))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        logger.info("stopped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Settings of the daemon, from its environment, read once at start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kigi.domain.names import CSI_DRIVER
+from kigi.domain.quantities import parse_quantity
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """See each field; the variable that sets it is in ``from_environment``."""
+
+    node_name: str
+    root: Path
+    """Directory of the cache: layers, parts and overlays, on one file system."""
+    budget_bytes: int | None
+    """Most that layers may take; None: ``budget_share`` of the file system."""
+    budget_share: float
+    csi_socket: str
+    csi_endpoint: str
+    """The same socket's path as the kubelet sees it."""
+    registration_dir: str | None
+    """The kubelet's plugin registry; None: somebody else registers the driver."""
+    repositories: Path | None
+    http_host: str
+    http_port: int
+    max_volumes: int
+    """Disks that one node may run; 0: no limit."""
+    log_level: str
+
+
+def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from ``env``; ValueError with the variable's name when one is missing or makes no sense."""
+    node_name = env.get("NODE_NAME", "")
+    if not node_name:
+        raise ValueError("NODE_NAME: the name of this node is required")
+    host, _, port = env.get("KIGI_HTTP_ADDR", ":9780").rpartition(":")
+    budget_bytes, share = _budget(env.get("KIGI_BUDGET_BYTES", ""), env.get("KIGI_BUDGET_PERCENT", "70"))
+    repositories = env.get("KIGI_REPOSITORIES", "")
+    return Settings(
+        node_name=node_name,
+        root=Path(env.get("KIGI_CACHE_ROOT", "/var/lib/kigi")),
+        budget_bytes=budget_bytes,
+        budget_share=share,
+        csi_socket=env.get("KIGI_CSI_SOCKET", "/csi/csi.sock"),
+        csi_endpoint=env.get("KIGI_CSI_ENDPOINT", f"/var/lib/kubelet/plugins/{CSI_DRIVER}/csi.sock"),
+        registration_dir=env.get("KIGI_REGISTRATION_DIR") or None,
+        repositories=Path(repositories) if repositories else None,
+        http_host=host or "0.0.0.0",
+        http_port=_whole("KIGI_HTTP_ADDR", port),
+        max_volumes=_whole("KIGI_MAX_VOLUMES", env.get("KIGI_MAX_VOLUMES", "0")),
+        log_level=env.get("KIGI_LOG_LEVEL", "INFO").upper(),
+    )
+
+
+def _budget(size: str, percent: str) -> tuple[int | None, float]:
+    """Bytes or a quantity (``200Gi``) wins over the share of the file system."""
+    try:
+        share = float(percent.rstrip("%")) / 100
+    except ValueError as exc:
+        raise ValueError(f"KIGI_BUDGET_PERCENT: {percent!r} is not a number") from exc
+    if not 0 < share <= 1:
+        raise ValueError(f"KIGI_BUDGET_PERCENT: {percent!r} is not above 0 and at most 100")
+    if not size:
+        return None, share
+    try:
+        return parse_quantity(size), share
+    except ValueError as exc:
+        raise ValueError(f"KIGI_BUDGET_BYTES: {exc}") from exc
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"{name}: {text!r} is not a whole number")
+    return int(text)

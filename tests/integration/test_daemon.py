@@ -1,0 +1,195 @@
+"""The whole daemon as a process: real API server, real S3, real mounts. Needs root."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from kigi.api.node_cache import NodeCache
+from kigi.domain.names import API_VERSION
+from kigi_cache.rpc import csi_pb2 as pb
+from kigi_cache.rpc import registration_pb2 as reg
+from localcluster.controlplane import ControlPlane
+from localcluster.s3 import S3Server
+from tests.support.chains import LayerFile, build_chain, layers_of
+from tests.support.cluster import eventually
+from tests.support.daemons import Node, daemon_env
+from tests.support.layers import upload, wanted
+from tests.support.raw_api import RawApi
+
+CACHES = f"/apis/{API_VERSION}/nodecaches"
+HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
+
+
+@pytest.fixture
+def server(crds: ControlPlane) -> RawApi:
+    return RawApi(crds.kubeconfig)
+
+
+@pytest.fixture
+def files(tmp_path: Path, s3: S3Server, bucket: str) -> list[LayerFile]:
+    built = build_chain(tmp_path / "source")
+    upload(s3, bucket, tmp_path / "source", layers_of(built))
+    return built
+
+
+@pytest.fixture
+def start(tmp_path: Path, crds: ControlPlane, s3: S3Server, bucket: str) -> Iterator[Callable[[str], Node]]:
+    nodes: list[Node] = []
+
+    def start_one(name: str) -> Node:
+        nodes.append(Node(tmp_path / name, name, daemon_env(crds.kubeconfig, s3, bucket)))
+        return nodes[-1].start().wait_ready()
+
+    yield start_one
+    for node in nodes:
+        node.close()
+
+
+def put(server: RawApi, name: str, **spec: object) -> None:
+    """The NodeCache of a node, made or changed, as the operator writes it."""
+    body = {"apiVersion": API_VERSION, "kind": "NodeCache", "metadata": {"name": name}, "spec": spec}
+    if server.get(f"{CACHES}/{name}").code == 404:
+        server.create(CACHES, body).object()
+    else:
+        server.patch(f"{CACHES}/{name}", {"spec": spec}).object()
+
+
+def cache_of(server: RawApi, name: str) -> NodeCache:
+    return NodeCache.model_validate(server.get(f"{CACHES}/{name}").object())
+
+
+def settled(server: RawApi, name: str) -> NodeCache | None:
+    """The NodeCache once its status speaks of its newest spec and is Ready."""
+    cache = cache_of(server, name)
+    ready = any(c.type == "Ready" and c.status == "True" for c in cache.status.conditions)
+    return cache if ready and cache.status.observed_generation == cache.metadata.generation else None
+
+
+def test_wanted_layers_are_fetched_reported_and_mounted(
+    server: RawApi, start: Callable[[str], Node], files: list[LayerFile]
+) -> None:
+    chain = layers_of(files)
+    put(server, "daemon-a", layers=[layer.to_api() for layer in wanted(chain)])
+    node = start("daemon-a")
+    cache = eventually(lambda: settled(server, "daemon-a"))
+    total = sum(layer.size_bytes for layer in chain)
+    assert {layer.digest: layer.state for layer in cache.status.layers} == {layer.digest: "Held" for layer in chain}
+    assert (cache.status.used_bytes, cache.status.fetched_bytes_total) == (total, total)
+    assert cache.status.budget_bytes == 2**30
+    node.publish(HANDLE, chain)
+    disk = node.seen(node.target()) / "disk.img"
+    assert disk.stat().st_uid == 107
+    cache = eventually(lambda: (c := cache_of(server, "daemon-a")).status.volumes and c)
+    assert [(v.name, v.mounted) for v in cache.status.volumes] == [(HANDLE, True)]
+    assert {layer.links for layer in cache.status.layers} == {1}
+    assert 'kigi_cache_layers{state="Held"} 3.0' in node.get("/metrics")
+    assert (node.get("/healthz"), node.get("/readyz")) == ("ok\n", "ok\n")
+
+
+def test_a_volume_whose_layers_nobody_announced_is_filled_on_the_way(
+    server: RawApi, start: Callable[[str], Node], files: list[LayerFile]
+) -> None:
+    node = start("daemon-b")
+    node.publish(HANDLE, layers_of(files))
+    assert (node.seen(node.target()) / "disk.img").exists()
+
+
+def test_an_overlay_is_deleted_by_order_when_it_is_no_longer_mounted(
+    server: RawApi, start: Callable[[str], Node], files: list[LayerFile]
+) -> None:
+    put(server, "daemon-c")
+    node = start("daemon-c")
+    node.publish(HANDLE, layers_of(files))
+    put(server, "daemon-c", discard=[HANDLE])
+
+    def waits() -> bool:
+        status = cache_of(server, "daemon-c").status
+        reasons = {c.type: c.reason for c in status.conditions}
+        return status.observed_generation == 2 and reasons["Ready"] == "OverlaysDeleting"
+
+    eventually(waits)
+    assert [v.mounted for v in cache_of(server, "daemon-c").status.volumes] == [True]
+    node.unpublish(HANDLE)
+    cache = eventually(lambda: settled(server, "daemon-c"))
+    assert cache.status.volumes == []
+    assert not (node.root / "volumes" / HANDLE).exists()
+    with pytest.raises(grpc.RpcError) as refused:
+        node.publish(HANDLE, layers_of(files))
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_a_hostile_overlay_is_refused_with_an_event(
+    server: RawApi, start: Callable[[str], Node], files: list[LayerFile]
+) -> None:
+    put(server, "daemon-d")
+    node = start("daemon-d")
+    node.publish(HANDLE, layers_of(files))
+    node.unpublish(HANDLE)
+    disk = node.root / "volumes" / HANDLE / "disk.img"
+    disk.write_bytes(b"\0" * 512 + disk.read_bytes()[512:])
+    with pytest.raises(grpc.RpcError) as refused:
+        node.publish(HANDLE, layers_of(files))
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "OverlayRejected" in refused.value.details()
+    assert node.mounts() == []
+
+    def told() -> bool:
+        events = server.get("/api/v1/namespaces/default/events").object()["items"]
+        return any(e["reason"] == "OverlayRejected" and e["involvedObject"]["name"] == "daemon-d" for e in events)
+
+    eventually(told)
+
+
+def test_a_kubelet_learns_of_the_driver_from_its_registry(start: Callable[[str], Node]) -> None:
+    node = start("daemon-e")
+    socket = node.registration / "disk.kigi.dev-reg.sock"
+
+    def info() -> reg.PluginInfo:
+        with grpc.insecure_channel(f"unix:{socket}") as channel:
+            ask = channel.unary_unary(
+                "/pluginregistration.Registration/GetInfo",
+                request_serializer=reg.InfoRequest.SerializeToString,
+                response_deserializer=reg.PluginInfo.FromString,
+            )
+            return ask(reg.InfoRequest(), timeout=20, wait_for_ready=True)
+
+    found = info()
+    assert (found.type, found.name, found.endpoint) == ("CSIPlugin", "disk.kigi.dev", str(node.socket))
+    assert list(found.supported_versions) == ["1.0.0"]
+    socket.unlink()
+    eventually(socket.exists)
+    assert info() == found
+
+
+def test_three_nodes_hold_what_each_of_them_wants(
+    server: RawApi, start: Callable[[str], Node], files: list[LayerFile]
+) -> None:
+    chain = layers_of(files)
+    names = ["daemon-f", "daemon-g", "daemon-h"]
+    for number, name in enumerate(names, 1):
+        put(server, name, layers=[layer.to_api() for layer in wanted(chain[:number])])
+        start(name)
+    for number, name in enumerate(names, 1):
+        cache = eventually(lambda name=name: settled(server, name))  # type: ignore[misc]
+        assert {layer.digest for layer in cache.status.layers} == {layer.digest for layer in chain[:number]}
+
+
+def test_the_daemon_ends_cleanly(server: RawApi, start: Callable[[str], Node], files: list[LayerFile]) -> None:
+    put(server, "daemon-i", layers=[layer.to_api() for layer in wanted(layers_of(files))])
+    node = start("daemon-i")
+    eventually(lambda: settled(server, "daemon-i"))
+    node.publish(HANDLE, layers_of(files))
+    before = node.mounts()
+    assert node.stop() == 0
+    assert node.mounts() == before
+    lines = [json.loads(line) for line in node.log.read_text().splitlines()]
+    assert [line["message"] for line in lines][-1] == "stopped"
+    assert not any("exception" in line for line in lines)
+    node.start().wait_ready()
+    assert node.call("Node/NodeGetInfo", pb.NodeGetInfoRequest(), pb.NodeGetInfoResponse).node_id == "daemon-i"
+    assert node.mounts() == before
