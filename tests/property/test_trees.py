@@ -6,12 +6,12 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kigi.domain.images import Image, image_chain, image_path
 from kigi.domain.layers import Digest, missing_layers, total_bytes, unique_layers
-from kigi.domain.systems import MachineChange, System, merge_patch, resolve_system, system_path
+from kigi.domain.systems import MachineChange, System, join_patches, merge_patch, resolve_system, system_path
 from kigi.errors import ImageCycle, VirtualSizeShrinks
 
 MACHINES = ("dns", "files", "mail", "proxy")
@@ -230,3 +230,25 @@ def test_patches_of_different_fields_can_be_applied_in_any_order(
 ) -> None:
     apart = {key: value for key, value in second.items() if key not in first}
     assert merge_patch(merge_patch(base, first), apart) == merge_patch(merge_patch(base, apart), first)
+
+
+def _restores_a_map(first: Any, second: Any) -> bool:
+    """``second`` gives a map where ``first`` deletes or gives something else: what no merge patch can say."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return isinstance(second, dict)
+    return any(_restores_a_map(first[key], second[key]) for key in first.keys() & second.keys())
+
+
+@given(json_objects, json_objects, json_objects)
+def test_joined_patches_do_what_they_do_one_after_the_other(
+    base: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    assume(not _restores_a_map(first, second))
+    assert merge_patch(base, join_patches(first, second)) == merge_patch(merge_patch(base, first), second)
+
+
+@given(json_objects, json_objects, json_objects)
+def test_joining_patches_is_associative(first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]) -> None:
+    assume(not (_restores_a_map(first, second) or _restores_a_map(join_patches(first, second), third)))
+    assume(not _restores_a_map(second, third))
+    assert join_patches(join_patches(first, second), third) == join_patches(first, join_patches(second, third))

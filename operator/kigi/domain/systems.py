@@ -120,7 +120,30 @@ def _apply_change(
     elif change.name not in images:
         raise MachineWithoutImage(f"{field_name}.image: no ancestor state has this machine; name its image")
     if change.template is not None:
-        templates[change.name] = merge_patch(templates.get(change.name, {}), change.template)
+        templates[change.name] = merge_template(templates.get(change.name, {}), change.template)
+
+
+def merge_template(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A child's template over its parent's; their ``patch`` fields are not applied but put together."""
+    merged = merge_patch(base, {key: value for key, value in change.items() if key != "patch"})
+    if isinstance(change.get("patch"), Mapping):
+        below = base.get("patch")
+        merged["patch"] = join_patches(below if isinstance(below, Mapping) else {}, change["patch"])
+    return merged
+
+
+def join_patches(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """One merge patch that does what ``first`` and then ``second`` do; deletions stay in it, to be done.
+
+    Where ``first`` deletes a field, or gives it no map, and ``second`` gives it a map, that map is merged
+    over what was there before both: RFC 7396 has no words for "replace by this map".
+    """
+    joined = dict(first)
+    for key, value in second.items():
+        below = joined.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        joined[key] = join_patches(below, value) if both else value  # type: ignore[arg-type]
+    return joined
 
 
 def merge_patch(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,11 +97,29 @@ def test_templates_merge_field_by_field_along_the_path() -> None:
     )
     (machine,) = resolve_system(systems, chain_of, "top").machines
     assert machine.image == "dns2"
-    assert machine.template == {"cpu": 2, "memory": "1Gi", "networks": [], "patch": {"spec": {"a": 1}}}
+    assert machine.template == {"cpu": 2, "memory": "1Gi", "networks": [], "patch": {"spec": {"a": 1, "b": None}}}
     assert resolve_system(systems, chain_of, "root").machines[0].template == {
         "cpu": 1,
         "patch": {"spec": {"a": 1, "b": 2}},
     }
+
+
+@pytest.mark.parametrize(
+    ("root", "child", "patch"),
+    [
+        pytest.param({"spec": {"x": None}}, None, {"spec": {"x": None}}, id="in-a-root"),
+        pytest.param(None, {"spec": {"x": None}}, {"spec": {"x": None}}, id="in-a-child"),
+        pytest.param({"spec": {"x": 1}}, {"spec": {"x": None}}, {"spec": {"x": None}}, id="over-the-parents-value"),
+        pytest.param({"spec": {"x": None}}, {"spec": {"x": 1}}, {"spec": {"x": 1}}, id="taken-back-by-the-child"),
+    ],
+)
+def test_a_deletion_in_a_patch_stays_until_it_meets_the_vm(root: Any, child: Any, patch: Any) -> None:
+    systems = states(
+        System("root", None, (on("dns", "dns", template={"patch": root} if root else None),)),
+        System("top", "root", (on("dns", template={"patch": child} if child else {}),)),
+    )
+    (machine,) = resolve_system(systems, chain_of, "top").machines
+    assert machine.template["patch"] == patch
 
 
 def test_a_new_image_keeps_the_inherited_template() -> None:
