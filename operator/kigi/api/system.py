@@ -113,7 +113,7 @@ class MachineNetwork(Model):
         default=None,
         max_length=17,
         pattern=MAC,
-        description="Unicast MAC address, lower case, the same in every instance; left out: derived from the machine's place.",
+        description="Unicast MAC address, lower case, the same in every instance; default: from the VM's name.",
     )
     model: str | None = Field(default=None, max_length=32, description="Model of the device, such as virtio or e1000e.")
 
