@@ -51,6 +51,9 @@ class Authority:
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         builder = _builder(x509.Name(attributes), self._certificate.subject, key.public_key())
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        # Python 3.13 and OpenSSL's strict mode refuse a certificate that does not name its authority's key.
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
         if hosts:
             names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
             builder = builder.add_extension(names, critical=False)
@@ -84,6 +87,8 @@ class Authority:
         builder = _builder(subject, subject, key.public_key())
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         builder = builder.add_extension(usage, critical=True)
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = builder.add_extension(identifier, critical=False)
         _write_key(self.pair.key, key)
         self.pair.certificate.write_bytes(_pem(builder.sign(key, hashes.SHA256())))
 
