@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -300,24 +299,3 @@ def test_users_roles_cover_the_users_kinds(server: RawApi) -> None:
     assert roles["kigi-view"] == {(kind, verb) for kind in kinds for verb in ("get", "list", "watch")}
     assert {("systemdeployments", "create"), ("systemdeployments/scale", "update")} <= roles["kigi-edit"]
     assert not any(resource.endswith("/status") or "nodecache" in resource for resource, _ in roles["kigi-edit"])
-
-
-def test_the_whole_installation_is_taken_by_the_server(kubectl: Callable[..., str]) -> None:
-    said = kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-k", str(ROOT / "manifests"))
-    applied = {line.split()[0] for line in said.splitlines()}
-    assert {
-        "namespace/kigi-system",
-        "serviceaccount/kigi-operator",
-        "serviceaccount/kigi-node-cache",
-        "clusterrole.rbac.authorization.k8s.io/kigi-operator",
-        "customresourcedefinition.apiextensions.k8s.io/systemdeployments.kigi.dev",
-        "validatingadmissionpolicy.admissionregistration.k8s.io/kigi-node-cache-writes-its-own-status",
-        "validatingadmissionpolicybinding.admissionregistration.k8s.io/kigi-node-cache-writes-its-own-status",
-    } <= applied
-
-
-def test_every_pod_runs_under_an_account_of_its_own(kubectl: Callable[..., str]) -> None:
-    rendered = subprocess.run(
-        ["kubectl", "kustomize", str(ROOT / "manifests")], check=True, capture_output=True, text=True
-    ).stdout
-    assert "serviceAccountName: default" not in rendered
