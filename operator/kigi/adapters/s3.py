@@ -1,0 +1,216 @@
+"""Layers into a repository: never overwritten, in parallel parts, continued after a break. For publishing only."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from kigi.api.repositories import Repository
+from kigi.domain.layers import Digest, object_key, parse_digest
+from kigi.errors import (
+    AccessDenied,
+    KigiError,
+    LayerCorrupt,
+    LayerNotInRepository,
+    RepositoryUnknown,
+    RepositoryUnreachable,
+)
+
+PART_BYTES = 16 * 2**20
+"""S3 allows 10,000 parts: 156 GiB of one layer; larger ones get larger parts."""
+PARALLEL = 4
+Progress = Callable[[int], None]
+"""Called with the number of bytes that have arrived since the last call."""
+
+
+class LayerRepository:
+    """One bucket, with credentials that may write."""
+
+    def __init__(self, repository: Repository, client: Any) -> None:
+        self._repository = repository
+        self._client = client
+        self._bucket = repository.bucket
+
+    async def size_of(self, digest: Digest) -> int | None:
+        """Bytes of the stored layer; None if there is none."""
+        try:
+            answer = await self._client.head_object(Bucket=self._bucket, Key=object_key(digest))
+        except ClientError as exc:
+            if exc.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise self._translated(exc) from exc
+        except BotoCoreError as exc:
+            raise self._translated(exc) from exc
+        return int(answer["ContentLength"])
+
+    async def publish(self, path: Path, digest: Digest, progress: Progress = lambda count: None) -> bool:
+        """Store the file as that layer; False if it was there already. Never overwrites; safe against other publishers.
+
+        A break leaves an unfinished upload which the next call continues: parts that have arrived are not sent again.
+        """
+        size_bytes = path.stat().st_size
+        there = await self.size_of(digest)
+        if there is not None:
+            if there != size_bytes:
+                raise LayerCorrupt(
+                    f"{self._where()}: layer {digest} is stored with {there} bytes instead of {size_bytes}; "
+                    "remove the damaged object and publish again"
+                )
+            progress(size_bytes)
+            return False
+        try:
+            if size_bytes <= PART_BYTES:
+                return await self._put_whole(path, digest, progress)
+            return await self._put_parts(path, digest, size_bytes, progress)
+        except (ClientError, BotoCoreError) as exc:
+            raise self._translated(exc) from exc
+
+    async def fetch(self, digest: Digest, target: Path) -> None:
+        """The layer as ``target``, verified; nothing is there under that name before it is right."""
+        part = target.with_suffix(".part")
+        sha = hashlib.sha256()
+        try:
+            answer = await self._client.get_object(Bucket=self._bucket, Key=object_key(digest))
+            async with answer["Body"] as body:
+                with part.open("wb") as file:
+                    async for chunk in body.iter_chunks(2**20):
+                        sha.update(chunk)
+                        file.write(chunk)
+        except ClientError as exc:
+            raise self._translated(exc) from exc
+        except (BotoCoreError, OSError) as exc:
+            raise self._translated(exc) from exc
+        if parse_digest(f"sha256:{sha.hexdigest()}") != digest:
+            part.unlink()
+            raise LayerCorrupt(f"{self._where()}: the object of layer {digest} has the digest sha256:{sha.hexdigest()}")
+        os.rename(part, target)
+
+    async def _put_whole(self, path: Path, digest: Digest, progress: Progress) -> bool:
+        data = await asyncio.to_thread(path.read_bytes)
+        try:
+            await self._client.put_object(Bucket=self._bucket, Key=object_key(digest), Body=data, IfNoneMatch="*")
+        except ClientError as exc:
+            if _is_taken(exc):
+                return False
+            raise
+        progress(len(data))
+        return True
+
+    async def _put_parts(self, path: Path, digest: Digest, size_bytes: int, progress: Progress) -> bool:
+        key = object_key(digest)
+        part_bytes = max(PART_BYTES, -(-size_bytes // 9_000))
+        upload = await self._unfinished(key) or await self._begin(key)
+        arrived = await self._parts(key, upload)
+        limit = asyncio.Semaphore(PARALLEL)
+
+        async def put(number: int) -> dict[str, Any]:
+            async with limit:
+                data = await asyncio.to_thread(_read_at, path, (number - 1) * part_bytes, part_bytes)
+                etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+                if arrived.get(number) != etag:
+                    answer = await self._client.upload_part(
+                        Bucket=self._bucket, Key=key, UploadId=upload, PartNumber=number, Body=data
+                    )
+                    etag = str(answer["ETag"]).strip('"')
+                progress(len(data))
+                return {"PartNumber": number, "ETag": etag}
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(put(number)) for number in range(1, -(-size_bytes // part_bytes) + 1)]
+        parts = {"Parts": [task.result() for task in tasks]}
+        try:
+            await self._client.complete_multipart_upload(
+                Bucket=self._bucket, Key=key, UploadId=upload, MultipartUpload=parts, IfNoneMatch="*"
+            )
+        except ClientError as exc:
+            if not _is_taken(exc) and exc.response["Error"]["Code"] != "NoSuchUpload":
+                raise
+            if await self.size_of(digest) is None:
+                raise
+            return False
+        return True
+
+    async def _begin(self, key: str) -> str:
+        answer = await self._client.create_multipart_upload(Bucket=self._bucket, Key=key)
+        return str(answer["UploadId"])
+
+    async def _unfinished(self, key: str) -> str | None:
+        """The newest unfinished upload of this key: the content is the key's digest, so anybody's will do."""
+        answer = await self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
+        uploads = [upload for upload in answer.get("Uploads", []) if upload["Key"] == key]
+        newest = max(uploads, key=lambda upload: upload["Initiated"], default=None)
+        return str(newest["UploadId"]) if newest else None
+
+    async def _parts(self, key: str, upload: str) -> Mapping[int, str]:
+        found: dict[int, str] = {}
+        marker = 0
+        while True:
+            answer = await self._client.list_parts(
+                Bucket=self._bucket, Key=key, UploadId=upload, PartNumberMarker=marker
+            )
+            for part in answer.get("Parts", []):
+                found[int(part["PartNumber"])] = str(part["ETag"]).strip('"')
+            if not answer.get("IsTruncated"):
+                return found
+            marker = int(answer["NextPartNumberMarker"])
+
+    def _where(self) -> str:
+        return f"{self._repository.endpoint}: bucket {self._bucket}"
+
+    def _translated(self, exc: Exception) -> KigiError:
+        if isinstance(exc, ClientError):
+            code, status = exc.response["Error"]["Code"], exc.response["ResponseMetadata"]["HTTPStatusCode"]
+            if code == "NoSuchBucket":
+                return RepositoryUnknown(f"{self._where()} does not exist; create it or correct KIGI_S3_BUCKET")
+            if code == "NoSuchKey":
+                return LayerNotInRepository(f"{self._where()} lacks a layer of the parent's chain")
+            if status in (401, 403):
+                return AccessDenied(f"{self._where()}: {code}; publishing needs credentials that may write layers/")
+            return RepositoryUnreachable(f"{self._where()} answers {code} ({status}); call again, it goes on from here")
+        return RepositoryUnreachable(f"{self._where()}: {exc}; call again, it goes on from here")
+
+
+@asynccontextmanager
+async def open_repository(
+    repository: Repository, environment: Mapping[str, str] = os.environ
+) -> AsyncIterator[LayerRepository]:
+    """One client for the time of the context. Raises SpecInvalid without credentials."""
+    access, secret = repository.credentials(environment)
+    config = AioConfig(
+        s3={"addressing_style": "path" if repository.path_style else "virtual"},
+        connect_timeout=5,
+        read_timeout=60,
+        retries={"max_attempts": 4, "mode": "standard"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    options: dict[str, Any] = {"verify": repository.ca_file} if repository.ca_file else {}
+    async with get_session().create_client(
+        "s3",
+        region_name=repository.region,
+        endpoint_url=repository.endpoint,
+        aws_access_key_id=access,
+        aws_secret_access_key=secret,
+        config=config,
+        **options,
+    ) as client:
+        yield LayerRepository(repository, client)
+
+
+def _is_taken(exc: ClientError) -> bool:
+    return bool(exc.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412))
+
+
+def _read_at(path: Path, offset: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)

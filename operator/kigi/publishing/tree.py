@@ -1,0 +1,95 @@
+"""Publishes a whole folder of images and states, as its ``manifest.json`` describes them.
+
+{"images":  [{"name", "parent": name or null, "file": relative path}, ...]      parents first
+ "systems": [{"name", "parent": name or null, "description"?, "machines": {machine: image}}, ...]}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from kigi.adapters.s3 import LayerRepository
+from kigi.api.base import Model
+from kigi.domain import names
+from kigi.errors import SpecInvalid
+from kigi.publishing.publish import LayerFolder, Published, publish_image
+
+MANIFEST = "manifest.json"
+
+
+class TreeImage(Model):
+    """One image of the folder."""
+
+    name: str
+    parent: str | None = None
+    file: str
+    os: str | None = None
+    description: str | None = None
+
+
+class TreeManifest(Model):
+    """The folder's description; what it says beside the images is for others."""
+
+    images: list[TreeImage] = Field(min_length=1)
+
+
+def load_manifest(folder: Path) -> TreeManifest:
+    """The description in ``folder``; raises SpecInvalid with what is wrong in it."""
+    try:
+        return TreeManifest.model_validate(json.loads((folder / MANIFEST).read_text()))
+    except (OSError, ValueError, ValidationError) as exc:
+        raise SpecInvalid(f"{folder / MANIFEST}: {exc}") from exc
+
+
+async def publish_tree(
+    folder: Path,
+    layers: LayerFolder,
+    repository: LayerRepository,
+    report: Callable[[TreeImage, Published], None] = lambda image, published: None,
+) -> list[dict[str, Any]]:
+    """Publish every image, parents first; the VMImageNodes of all, in that order. Safe to call again after a break."""
+    published: dict[str, Published] = {}
+    objects: list[dict[str, Any]] = []
+    for image in load_manifest(folder).images:
+        if image.parent is not None and image.parent not in published:
+            raise SpecInvalid(f"{MANIFEST}: image {image.name}: its parent {image.parent!r} does not come before it")
+        parent = published[image.parent].layer.digest if image.parent is not None else None
+        done = await publish_image(folder / image.file, layers, repository, parent=parent)
+        published[image.name] = done
+        objects.append(image_object(image.name, done, image.parent, os=image.os, description=image.description))
+        report(image, done)
+    return objects
+
+
+def image_object(
+    name: str,
+    published: Published,
+    parent: str | None,
+    *,
+    os: str | None = None,
+    description: str | None = None,
+    repository: str | None = None,
+) -> dict[str, Any]:
+    """The VMImageNode of a published layer."""
+    layer = published.layer
+    spec: dict[str, Any] = {
+        "layer": {
+            "digest": layer.digest,
+            "sizeBytes": layer.size_bytes,
+            "virtualSizeBytes": layer.virtual_size_bytes,
+        }
+    }
+    if repository is not None:
+        spec["layer"]["repository"] = repository
+    if parent is not None:
+        spec["parent"] = {"name": parent}
+    if os is not None:
+        spec["os"] = os
+    if description is not None:
+        spec["description"] = description
+    return {"apiVersion": names.API_VERSION, "kind": "VMImageNode", "metadata": {"name": name}, "spec": spec}
