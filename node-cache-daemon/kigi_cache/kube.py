@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator
@@ -48,8 +49,10 @@ class KubeApi:
     async def open(self) -> None:
         """Configuration of the pod, or of KUBECONFIG."""
         configuration = client.Configuration()
-        if os.environ.get("KUBECONFIG"):
-            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        path = os.environ.get("KUBECONFIG")
+        if path:
+            # Named, because the library reads the variable once, when it is imported.
+            await config.load_kube_config(config_file=path, client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         self._api = client.ApiClient(configuration)
@@ -181,5 +184,9 @@ def _read(obj: dict[str, Any]) -> NodeCache:
 
 def _short(exc: Exception) -> str:
     if isinstance(exc, ApiException):
-        return f"HTTP {exc.status} {exc.reason}: {str(exc.body)[:300]}"
+        text = str(exc.body)
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            # The server's own words, without the object around them.
+            text = json.loads(text)["message"]
+        return f"HTTP {exc.status} {exc.reason}: {text[:500]}"
     return f"{type(exc).__name__}: {exc}"

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from kigi.api.node_cache import NodeCacheStatus
 from kigi.domain.names import API_VERSION
+from kigi.errors import Unreachable
+from kigi_cache.kube import KubeApi
 from localcluster.controlplane import ControlPlane
 from tests.support.cluster import eventually
 from tests.support.raw_api import Object, RawApi
@@ -210,6 +214,41 @@ def test_a_daemon_writes_events_about_its_cache(daemon: Callable[[str], RawApi])
     daemon_api = daemon("rbac-a")
     assert daemon_api.create("/api/v1/namespaces/default/events?dryRun=All", event).code == 201
     assert daemon_api.create("/api/v1/namespaces/kube-system/events?dryRun=All", event).code == 403
+
+
+async def test_the_daemons_own_client_does_all_that_it_does_on_these_rights(
+    server: RawApi,
+    nodes: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "name": "daemon-rbac-b", "uid": nodes["rbac-b"]}
+    config = yaml.safe_load(server.kubeconfig.read_text())
+    bound = token(server, "kigi-node-cache", pod)
+    config["users"] = [{"name": user["name"], "user": {"token": bound}} for user in config["users"]]
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    client = KubeApi("rbac-b")
+    await client.open()
+    try:
+        seen = await client.get()
+        assert seen.cache is not None
+        await client.write_status(NodeCacheStatus(observed_generation=1, used_bytes=42))
+        async for later in client.watch(seen.resource_version):
+            assert later is not None
+            assert later.status.used_bytes == 42
+            break
+        await client.warn(seen.cache.metadata.uid, "LayerCorrupt", "a test")
+    finally:
+        await client.close()
+    stranger = KubeApi("rbac-a")
+    await stranger.open()
+    try:
+        with pytest.raises(Unreachable, match="node rbac-b may not write NodeCache rbac-a"):
+            await stranger.write_status(NodeCacheStatus(observed_generation=1))
+    finally:
+        await stranger.close()
 
 
 TREES = ("vmimagenodes", "systemnodes")
