@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from kigi.adapters.qemu_img import create_overlay
 
+from kigi.adapters.qemu_img import create_overlay
 from kigi.domain.layers import Chain, digest_hex
 from kigi.errors import (
     KigiError,

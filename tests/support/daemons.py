@@ -94,6 +94,11 @@ class Node:
         self._namespace.kill()
         self._namespace.wait()
 
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """A program on the node: it sees the node's mounts."""
+        enter = ["nsenter", "-t", str(self._namespace.pid), "-m", *command]
+        return subprocess.run(enter, capture_output=True, text=True, check=False)
+
     def mounts(self) -> list[Mount]:
         """The mounts below the pods' directory."""
         table = parse_mountinfo(Path(f"/proc/{self._namespace.pid}/mountinfo").read_text())
