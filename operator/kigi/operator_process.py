@@ -62,8 +62,9 @@ async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Even
 
 
 async def _watch(ports: Ports, ended: asyncio.Event, ready: asyncio.Event | None) -> None:
+    """Watches until ``ended`` is set or SIGTERM comes, which kopf takes for itself."""
     feed.quiet()
-    await kopf.operator(
+    tasks = await kopf.spawn_tasks(
         registry=feed.registry(ports),
         settings=feed.operator_settings(ports.settings.request_timeout_s),
         clusterwide=True,
@@ -71,6 +72,15 @@ async def _watch(ports: Ports, ended: asyncio.Event, ready: asyncio.Event | None
         stop_flag=ended,
         ready_flag=ready,
     )
+    # kopf.run_tasks would take every task of the event loop for its own at the end, and cancel it.
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _lead(ports: Ports, election: Election) -> None:

@@ -46,7 +46,7 @@ def transitions(old: Sequence[Condition], new: Sequence[Condition]) -> list[tupl
         elif condition.status == "True" and (was is None or was.status != "True"):
             if condition.type not in ("Reconciling", "Resolved"):
                 told.append(("Normal", condition))
-        elif condition.type == READY and was is not None and was.status == "True":
+        elif condition.type == READY and condition.status != "True" and was is not None and was.status == "True":
             told.append(("Normal", condition))
     return told
 

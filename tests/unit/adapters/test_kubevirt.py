@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kigi.adapters.kubevirt import kubevirt_state, root_claim, trouble
+
+
+def kubevirt(version: str, *gates: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "kubevirt", "namespace": "kubevirt"},
+        "spec": {"configuration": {"developerConfiguration": {"featureGates": list(gates)}}},
+        "status": {"observedKubeVirtVersion": version},
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "gates", "hook"),
+    [
+        ("v1.7.0", ("Sidecar",), "Sidecar"),
+        ("v1.8.2", ("Sidecar", "Plugins"), "Sidecar"),
+        ("v1.9.0", ("Sidecar", "Plugins"), "Plugin"),
+        ("v1.9.0-rc.1", ("Plugins",), "Plugin"),
+        ("v1.10.0", ("Plugins",), "Plugin"),
+        ("1.9.1", ("Sidecar",), "Sidecar"),
+        ("v1.7.0", ("Plugins",), None),
+        ("v1.6.9", ("Sidecar",), None),
+        ("", ("Sidecar",), None),
+    ],
+)
+def test_the_hook_follows_version_and_gates(version: str, gates: tuple[str, ...], hook: str | None) -> None:
+    assert kubevirt_state([kubevirt(version, *gates)]).hook == hook
+
+
+@pytest.mark.parametrize(("version", "gate"), [("v1.7.0", "Sidecar"), ("v1.8.0", "Sidecar"), ("v1.9.0", "Plugins")])
+def test_without_a_gate_the_reason_names_the_one_to_set(version: str, gate: str) -> None:
+    state = kubevirt_state([kubevirt(version)])
+    assert state.hook is None
+    assert f"feature gate {gate} " in state.why_not
+
+
+def test_a_disabled_gate_is_off() -> None:
+    body = kubevirt("v1.7.0", "Sidecar")
+    body["spec"]["configuration"]["developerConfiguration"]["disabledFeatureGates"] = ["Sidecar"]
+    assert kubevirt_state([body]).hook is None
+
+
+def test_no_kubevirt_is_said() -> None:
+    assert "not installed" in kubevirt_state([]).why_not
+
+
+def test_the_disk_is_found_among_other_volumes() -> None:
+    volumes = [{"name": "cloud-init"}, {"name": "kigi-root", "persistentVolumeClaim": {"claimName": "c"}}]
+    assert root_claim(volumes, "kigi-root") == "c"
+    assert root_claim([], "kigi-root") is None
+    assert root_claim(None, "kigi-root") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "reason", "message"),
+    [
+        ("Failure", "True", "FailedCreate", "no such preference"),
+        ("Ready", "False", "PodNotExists", ""),
+        ("Ready", "False", "Unschedulable", "0/1 nodes"),
+        ("Ready", "True", "", ""),
+    ],
+)
+def test_trouble_is_what_kubevirt_says_and_no_stage_of_a_start(
+    kind: str, status: str, reason: str, message: str
+) -> None:
+    vm = {"status": {"conditions": [{"type": kind, "status": status, "reason": reason, "message": message or "stage"}]}}
+    assert trouble(vm) == message

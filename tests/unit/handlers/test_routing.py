@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kigi.domain.images import Image
+from kigi.handlers.routing import everything, wakings
+from kigi.mirror import Mirror
+from kigi.queue import Key
+from tests.support.bodies import (
+    GIB,
+    NAME,
+    NS,
+    cache_body,
+    chain_of,
+    claim_body,
+    deployment_body,
+    image_body,
+    instance_body,
+    machine_body,
+    node_body,
+    system_body,
+    volume_body,
+    wish,
+)
+
+DEPLOYMENT = Key("deployment", NS, NAME)
+
+
+@pytest.fixture
+def mirror() -> Mirror:
+    mirror = Mirror()
+    mirror.put("VMImageNode", image_body(Image("top", chain_of("top")[0].digest, 100, GIB)))
+    mirror.put("SystemNode", system_body("a", [{"name": "m", "image": {"name": "top"}}]))
+    mirror.put("SystemDeployment", deployment_body())
+    mirror.put("Node", node_body())
+    mirror.put("NodeCache", cache_body())
+    mirror.put("PersistentVolume", volume_body(wish()))
+    return mirror
+
+
+def woken(mirror: Mirror, kind: str, body: dict[str, Any]) -> set[Key]:
+    change = mirror.put(kind, body)
+    return {key for key, _ in wakings(mirror, change)} if change else set()
+
+
+def test_children_wake_their_deployment(mirror: Mirror) -> None:
+    for kind, body in (
+        ("PersistentVolumeClaim", claim_body(wish())),
+        ("VirtualMachine", machine_body(wish())),
+        ("VirtualMachineInstance", instance_body(wish())),
+    ):
+        assert DEPLOYMENT in woken(mirror, kind, body)
+
+
+def test_a_volume_wakes_its_deployment_and_its_node(mirror: Mirror) -> None:
+    assert woken(mirror, "PersistentVolume", volume_body(wish("other"))) == {DEPLOYMENT, Key("node", "", "n1")}
+
+
+def test_a_new_layer_wakes_the_deployments_of_the_node_and_its_images(mirror: Mirror) -> None:
+    keys = woken(mirror, "NodeCache", cache_body(version=2, held=(chain_of("top")[0].digest,)))
+    assert keys == {DEPLOYMENT, Key("image", NS, "top")}
+
+
+def test_a_heartbeat_wakes_nobody(mirror: Mirror) -> None:
+    assert woken(mirror, "NodeCache", cache_body(version=2, heartbeat="2026-01-01T00:00:30Z")) == set()
+
+
+def test_a_daemon_that_speaks_again_wakes_every_deployment(mirror: Mirror) -> None:
+    assert DEPLOYMENT in woken(mirror, "NodeCache", cache_body(version=2, heartbeat="2026-01-01T00:05:00Z"))
+
+
+def test_an_overlay_that_is_gone_wakes_its_node(mirror: Mirror) -> None:
+    assert Key("node", "", "n1") in woken(mirror, "NodeCache", cache_body(version=2, volumes=("x",)))
+
+
+def test_our_own_status_wakes_nobody(mirror: Mirror) -> None:
+    body = deployment_body(2)
+    body["status"] = {"observedGeneration": 1, "replicas": 1}
+    assert woken(mirror, "SystemDeployment", body) == set()
+    image = image_body(Image("top", chain_of("top")[0].digest, 100, GIB), 2)
+    image["status"] = {"observedGeneration": 1, "depth": 1}
+    assert woken(mirror, "VMImageNode", image) == set()
+
+
+def test_a_new_generation_wakes_the_deployment_and_its_caches(mirror: Mirror) -> None:
+    body = deployment_body(2, prefetch=[{"name": "b"}])
+    body["metadata"]["generation"] = 2
+    assert woken(mirror, "SystemDeployment", body) == {DEPLOYMENT, Key("node", "", "n1")}
+
+
+def test_a_late_image_wakes_what_stands_on_it(mirror: Mirror) -> None:
+    child = Image("child", chain_of("child")[0].digest, 100, GIB, "late")
+    mirror.put("VMImageNode", image_body(child))
+    keys = woken(mirror, "VMImageNode", image_body(Image("late", chain_of("late")[0].digest, 100, GIB, "top"), 2))
+    assert {Key("image", NS, name) for name in ("late", "child", "top")} <= keys
+    assert {Key("system", NS, "a"), DEPLOYMENT} <= keys
+
+
+def test_a_nodes_own_heartbeat_wakes_nobody_and_its_readiness_does(mirror: Mirror) -> None:
+    assert woken(mirror, "Node", node_body(version=2)) == set()
+    lost = node_body(version=3)
+    lost["status"]["conditions"][0]["status"] = "Unknown"
+    assert woken(mirror, "Node", lost) == {Key("node", "", "n1"), DEPLOYMENT}
+
+
+def test_an_ended_instance_lets_overlays_be_deleted(mirror: Mirror) -> None:
+    mirror.put("PersistentVolume", volume_body(wish(), version=2, deletionTimestamp="2026-01-01T00:00:00Z"))
+    mirror.put("VirtualMachineInstance", instance_body(wish()))
+    change = mirror.gone("VirtualMachineInstance", NS, "dep-0-m", "vmi-1")
+    assert change is not None
+    assert Key("node", "", "n1") in {key for key, _ in wakings(mirror, change)}
+
+
+def test_everything_is_every_object_and_every_node_that_still_has_a_volume(mirror: Mirror) -> None:
+    mirror.put("PersistentVolume", volume_body(wish("far"), node="lost"))
+    keys = list(everything(mirror))
+    assert len(keys) == len(set(keys))
+    assert {Key("node", "", "lost"), Key("node", "", "n1"), DEPLOYMENT, Key("image", NS, "top")} <= set(keys)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from kigi.api.base import Condition
+from kigi.conditions import Finding, merge_conditions, summary
+from kigi.reconcilers.writing import transitions
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def conditions(*findings: Finding) -> list[Condition]:
+    return merge_conditions([], findings, generation=1, now=NOW)
+
+
+def told(old: list[Condition], new: list[Condition]) -> list[tuple[str, str]]:
+    return [(kind, condition.reason) for kind, condition in transitions(old, new)]
+
+
+BUSY = conditions(*summary(ready=False, stalled=False, reason="LayersWarming", message="1 of 2"))
+READY = conditions(*summary(ready=True, stalled=False, reason="Deployed", message=""))
+STALLED = conditions(*summary(ready=False, stalled=True, reason="ImageCycle", message=""))
+
+
+def test_a_transition_is_told_once() -> None:
+    assert told(BUSY, READY) == [("Normal", "Deployed")]
+    assert told(READY, READY) == []
+
+
+def test_losing_ready_and_a_stall_are_told() -> None:
+    assert told(READY, BUSY) == [("Normal", "LayersWarming")]
+    assert ("Warning", "ImageCycle") in told(BUSY, STALLED)
+
+
+def test_another_cause_of_a_stall_is_told_and_the_same_is_not() -> None:
+    other = conditions(*summary(ready=False, stalled=True, reason="NameTaken", message=""))
+    assert told(STALLED, other) == [("Warning", "NameTaken")]
+    assert told(STALLED, STALLED) == []
+
+
+def test_progress_within_a_phase_is_not_told() -> None:
+    more = conditions(*summary(ready=False, stalled=False, reason="LayersWarming", message="2 of 2"))
+    assert told(BUSY, more) == []

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from kigi.domain.images import Image
+from kigi.gather import gather_deployment, gather_image, gather_node, gather_nodes
+from kigi.mirror import Mirror
+from kigi.planning.objects import LAUNCHER_OVERHEAD_BYTES, Owner
+from tests.support.bodies import (
+    GIB,
+    NAME,
+    NS,
+    cache_body,
+    chain_of,
+    claim_body,
+    csi_node_body,
+    deployment_body,
+    image_body,
+    instance_body,
+    machine_body,
+    node_body,
+    system_body,
+    volume_body,
+    wish,
+)
+
+NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def mirror() -> Mirror:
+    mirror = Mirror()
+    mirror.put("VMImageNode", image_body(Image("top", chain_of("top")[0].digest, 100, GIB)))
+    mirror.put("SystemNode", system_body("a", [{"name": "m", "image": {"name": "top"}, "template": {"memory": "1Gi"}}]))
+    mirror.put("SystemDeployment", deployment_body())
+    mirror.put("Node", node_body())
+    mirror.put("CSINode", csi_node_body())
+    mirror.put("NodeCache", cache_body(held=(chain_of("top")[0].digest,)))
+    return mirror
+
+
+def view(mirror: Mirror, now: datetime = NOW):  # type: ignore[no-untyped-def]
+    record = mirror.deployments.get(NS, NAME)
+    assert record is not None
+    return gather_deployment(mirror, record, now)
+
+
+def test_a_machine_is_seen_with_its_instance_and_its_disk(mirror: Mirror) -> None:
+    mirror.put("PersistentVolume", volume_body(wish()))
+    mirror.put("PersistentVolumeClaim", claim_body(wish()))
+    mirror.put("VirtualMachine", machine_body(wish()))
+    mirror.put("VirtualMachineInstance", instance_body(wish()))
+    seen = view(mirror)
+    (machine,), (volume,), (claim,) = seen.machines, seen.volumes, seen.claims
+    assert (machine.claim, machine.instance_claim, machine.instance_phase) == (claim.name, claim.name, "Running")
+    assert machine.owned
+    assert machine.instance_ready
+    assert claim.bound
+    assert (volume.node, volume.revision, volume.chain[-1].digest) == ("n1", 1, chain_of("top")[0].digest)
+
+
+def test_a_volume_of_a_predecessor_of_the_same_name_has_no_fingerprint(mirror: Mirror) -> None:
+    mirror.put("PersistentVolume", volume_body(wish(), owner=Owner(NS, NAME, "another")))
+    (volume,) = view(mirror).volumes
+    assert volume.fingerprint == ""
+
+
+def test_a_vm_of_a_predecessor_is_not_owned(mirror: Mirror) -> None:
+    mirror.put("VirtualMachine", machine_body(wish(), owner=Owner(NS, NAME, "another")))
+    (machine,) = view(mirror).machines
+    assert not machine.owned
+
+
+def test_memory_of_other_deployments_is_not_free_and_of_this_one_is(mirror: Mirror) -> None:
+    mirror.put("PersistentVolume", volume_body(wish(memory="2Gi")))
+    mirror.put("VirtualMachine", machine_body(wish(memory="2Gi")))
+    assert view(mirror).nodes["n1"].memory_bytes == 8 * GIB
+    others = gather_nodes(mirror, NOW, without=("ns", "other"))
+    assert others["n1"].memory_bytes == 8 * GIB - 2 * GIB - LAUNCHER_OVERHEAD_BYTES
+
+
+def test_a_vm_that_waits_for_its_layers_has_its_room_already(mirror: Mirror) -> None:
+    mirror.put("PersistentVolume", volume_body(wish()))
+    others = gather_nodes(mirror, NOW, without=("ns", "other"))
+    assert others["n1"].memory_bytes == 8 * GIB - GIB - LAUNCHER_OVERHEAD_BYTES
+
+
+def test_old_revisions_take_no_room(mirror: Mirror) -> None:
+    for revision in (1, 2, 3):
+        mirror.put("PersistentVolume", volume_body(wish(), revision))
+    others = gather_nodes(mirror, NOW, without=("ns", "other"))
+    assert others["n1"].memory_bytes == 8 * GIB - GIB - LAUNCHER_OVERHEAD_BYTES
+
+
+@pytest.mark.parametrize(("age_s", "alive"), [(0, True), (119, True), (121, False)])
+def test_a_daemon_is_dead_two_minutes_after_its_last_word(mirror: Mirror, age_s: int, alive: bool) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=age_s)
+    assert view(mirror, now).nodes["n1"].cache_alive is alive
+
+
+def test_a_node_without_our_driver_says_so(mirror: Mirror) -> None:
+    mirror.put("CSINode", csi_node_body(version=2, driver="other"))
+    assert not view(mirror).nodes["n1"].has_driver
+
+
+def test_a_node_wants_the_chains_of_its_live_volumes(mirror: Mirror) -> None:
+    mirror.put("PersistentVolume", volume_body(wish()))
+    mirror.put("PersistentVolume", volume_body(wish("gone"), deletionTimestamp="2026-01-01T00:00:00Z"))
+    node = gather_node(mirror, "n1")
+    assert [w.chain for w in node.wishes] == [chain_of("top")]
+    assert [name for name, _ in node.terminating] == ["kigi.ns.dep.0.gone.r1"]
+
+
+def test_the_overlay_of_a_running_instance_is_in_use(mirror: Mirror) -> None:
+    mirror.put("PersistentVolume", volume_body(wish(), deletionTimestamp="2026-01-01T00:00:00Z"))
+    mirror.put("VirtualMachineInstance", instance_body(wish()))
+    assert gather_node(mirror, "n1").terminating_in_use == {"kigi.ns.dep.0.m.r1"}
+
+
+def test_prefetched_states_are_wanted_where_the_machine_is(mirror: Mirror) -> None:
+    mirror.put("VMImageNode", image_body(Image("next", chain_of("next")[0].digest, 100, GIB), 2))
+    mirror.put("SystemNode", system_body("b", [{"name": "m", "image": {"name": "next"}}], "a", 3))
+    mirror.put("SystemDeployment", deployment_body(4, prefetch=[{"name": "b"}]))
+    mirror.put("PersistentVolume", volume_body(wish()))
+    wishes = gather_node(mirror, "n1").wishes
+    assert [w.chain[-1].digest for w in wishes] == [chain_of("top")[0].digest, chain_of("next")[0].digest]
+    assert wishes[0].priority > wishes[1].priority
+    assert not gather_node(mirror, "n2").wishes
+
+
+def test_an_image_counts_the_nodes_that_hold_its_whole_chain(mirror: Mirror) -> None:
+    mirror.put("VMImageNode", image_body(Image("child", chain_of("child")[0].digest, 100, GIB, "top"), 2))
+    for name, child in (("top", 1), ("child", 0)):
+        seen = gather_image(mirror, NS, name, NOW)
+        assert seen is not None
+        assert seen.cached_on == child
+    mirror.put("NodeCache", cache_body(version=2, held=(chain_of("top")[0].digest, chain_of("child")[0].digest)))
+    seen = gather_image(mirror, NS, "child", NOW)
+    assert seen is not None
+    assert seen.cached_on == 1
