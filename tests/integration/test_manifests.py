@@ -48,6 +48,8 @@ def test_the_server_takes_the_whole_installation(crds: ControlPlane) -> None:
         "validatingadmissionpolicy.admissionregistration.k8s.io/kigi-node-cache-writes-its-own-status",
         "validatingadmissionpolicybinding.admissionregistration.k8s.io/kigi-node-cache-writes-its-own-status",
         "deployment.apps/kigi-operator",
+        "daemonset.apps/kigi-node-cache",
+        "csidriver.storage.k8s.io/disk.kigi.dev",
     } <= taken
 
 
@@ -109,3 +111,27 @@ def test_nothing_is_open_to_the_internet_or_pulls_by_a_moving_tag(installation: 
             assert not container["image"].endswith(":latest")
             assert ":" in container["image"]
     assert all(service["spec"].get("type", "ClusterIP") == "ClusterIP" for service in of_kind(installation, "Service"))
+
+
+def test_only_the_daemon_is_privileged_and_shares_no_more_than_directories(installation: list[dict[str, Any]]) -> None:
+    for workload in of_kind(installation, "Deployment", "DaemonSet"):
+        spec = workload["spec"]["template"]["spec"]
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        privileged = any(container["securityContext"].get("privileged") for container in spec["containers"])
+        assert privileged == (workload["metadata"]["name"] == "kigi-node-cache")
+        paths = {volume["hostPath"]["path"] for volume in spec.get("volumes", []) if "hostPath" in volume}
+        assert privileged or not paths
+        assert all(path.startswith(("/var/lib/kubelet", "/var/lib/kigi")) for path in paths)
+
+
+def test_no_pod_can_ask_the_driver_for_a_volume_by_itself(installation: list[dict[str, Any]]) -> None:
+    """Inline volumes carry attributes that the pod's author writes; a chain comes from a PersistentVolume alone."""
+    (driver,) = of_kind(installation, "CSIDriver")
+    assert driver["spec"]["volumeLifecycleModes"] == ["Persistent"]
+
+
+def test_the_daemon_names_its_node_by_what_kubernetes_says(installation: list[dict[str, Any]]) -> None:
+    (daemon,) = of_kind(installation, "DaemonSet")
+    (container,) = daemon["spec"]["template"]["spec"]["containers"]
+    env = {item["name"]: item for item in container["env"]}
+    assert env["NODE_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
