@@ -7,6 +7,7 @@ module's folder in the Go module cache, and virt-operator installs the rest.
 import json
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,6 @@ def build_images(cache: Path, command: Callable[[str], Path], module: Path) -> P
     if archive.exists():
         return archive
 
-    def layer(name: str, files: Mapping[str, Path | str | bytes]) -> images.Layer:
-        target = cache / "layers" / f"kubevirt-{name}-{state}.tar"
-        return images.pack_files(files, target, capabilities=_CAPABILITIES)
-
-    def image(name: str, files: Mapping[str, Path | str | bytes], user: str = "") -> Image:
-        entrypoint = (f"/usr/bin/{name}",)
-        return Image(image_name(name), (*root.layers, layer(name, files)), entrypoint=entrypoint, user=user)
-
     launcher: dict[str, Path | str | bytes] = {f"usr/bin/{name}": command(name) for name in _LAUNCHER}
     launcher |= {
         "usr/bin/container-disk": container_disk,
@@ -102,16 +95,23 @@ def build_images(cache: Path, command: Callable[[str], Path], module: Path) -> P
     archive.parent.mkdir(parents=True, exist_ok=True)
     for old in archive.parent.glob("kubevirt-*.tar"):
         old.unlink()
-    built = [
-        *(
-            image(name, {f"usr/bin/{name}": command(name)}, "1001")
-            for name in ("virt-operator", "virt-api", "virt-controller")
-        ),
-        image("virt-handler", handler),
-        image("virt-launcher", launcher),
-        image("sidecar-shim", {"usr/bin/sidecar-shim": command("sidecars")}, "1001"),
-    ]
-    return images.write_archive(built, archive)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".layers-") as scratch:
+
+        def image(name: str, files: Mapping[str, Path | str | bytes], user: str = "") -> Image:
+            layer = images.pack_files(files, Path(scratch) / f"{name}.tar", capabilities=_CAPABILITIES)
+            entrypoint = (f"/usr/bin/{name}",)
+            return Image(image_name(name), (*root.layers, layer), entrypoint=entrypoint, user=user)
+
+        built = [
+            *(
+                image(name, {f"usr/bin/{name}": command(name)}, "1001")
+                for name in ("virt-operator", "virt-api", "virt-controller")
+            ),
+            image("virt-handler", handler),
+            image("virt-launcher", launcher),
+            image("sidecar-shim", {"usr/bin/sidecar-shim": command("sidecars")}, "1001"),
+        ]
+        return images.write_archive(built, archive)
 
 
 def _build_container_disk(cache: Path, module: Path) -> Path:

@@ -1,0 +1,21 @@
+"""The local cluster for the tests of this tier: started once, used by all, kept if it ran before."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from localcluster.full import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The whole cluster with KubeVirt and `kigi:dev`. Needs root; the first start builds for half an hour."""
+    if os.geteuid() != 0:
+        pytest.skip("the local cluster needs root")
+    one = Cluster()
+    was_up = one.status()["healthy"]
+    one.up()
+    yield one
+    if not was_up:
+        assert one.down() == []
