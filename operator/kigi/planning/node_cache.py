@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kigi.api.node_cache import NodeCacheSpec, WantedLayer
+from kigi.api.node_cache import MAX_LAYERS, NodeCacheSpec, WantedLayer
 from kigi.domain import names
 from kigi.domain.layers import Digest
 from kigi.planning.steps import ApplyObject, DeleteObject, Plan, ReleaseVolume, Step
@@ -20,7 +20,8 @@ def plan_node_cache(view: NodeView) -> Plan:
     """Next steps for one node's cache.
 
     A volume is released only when the daemon, having read the order to discard it, no longer reports its overlay; or
-    when the node is gone, and the overlay with it. O(layers of the node).
+    when the node is gone, and the overlay with it. What does not fit into one object waits: layers of the lowest
+    priority, and overlays that are discarded when others are gone. O(layers of the node).
     """
     if not view.node_exists:
         released: list[Step] = [ReleaseVolume(volume) for volume, _ in view.terminating]
@@ -29,7 +30,7 @@ def plan_node_cache(view: NodeView) -> Plan:
         waiting = f"the daemon of node {view.name}" if view.terminating else ""
         return Plan(waiting_for=waiting)
     discard = [handle for volume, handle in view.terminating if volume not in view.terminating_in_use]
-    wanted = NodeCacheSpec(layers=wanted_layers(view.wishes), discard=sorted(discard))
+    wanted = NodeCacheSpec(layers=wanted_layers(view.wishes), discard=sorted(discard)[:MAX_LAYERS])
     steps: list[Step] = []
     if view.present != wanted:
         steps.append(ApplyObject(build_node_cache(view.name, wanted)))
@@ -42,7 +43,7 @@ def plan_node_cache(view: NodeView) -> Plan:
 
 
 def wanted_layers(wishes: Iterable[NodeWish]) -> list[WantedLayer]:
-    """Every layer of the wishes once, with the highest priority that any gives it, by digest."""
+    """Every layer of the wishes once, with the highest priority that any gives it, by digest; at most MAX_LAYERS."""
     wanted: dict[Digest, WantedLayer] = {}
     for wish in wishes:
         for layer in wish.chain:
@@ -58,7 +59,8 @@ def wanted_layers(wishes: Iterable[NodeWish]) -> list[WantedLayer]:
                 priority=max(wish.priority, other.priority if other else 0),
                 pinned=wish.pinned or (other is not None and other.pinned),
             )
-    return [wanted[digest] for digest in sorted(wanted)]
+    first = sorted(wanted.values(), key=lambda layer: (not layer.pinned, -layer.priority, layer.digest))
+    return sorted(first[:MAX_LAYERS], key=lambda layer: layer.digest)
 
 
 def build_node_cache(node: str, spec: NodeCacheSpec) -> dict[str, object]:
