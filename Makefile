@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := operator node-cache-daemon localcluster scenario tests benchmarks
+SOURCES := operator node-cache-daemon localcluster scenario demo tests benchmarks
 CLUSTER ?= local
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

@@ -1,0 +1,71 @@
+"""The report: a table for the terminal, JSON, and a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from rich.table import Table
+
+from demo.costs import Step
+
+PHASES = ("placed", "cached", "machines", "ready", "guests")
+_COLOURS = {"full": "#c9ced6", "image cache": "#8fa3bf", "moved": "#1f7a4d"}
+
+
+def mb(size_bytes: int) -> str:
+    """Megabytes (10^6) with the digits that a person wants."""
+    return f"{size_bytes / 1e6:,.1f}" if size_bytes >= 1e5 or size_bytes == 0 else f"{size_bytes / 1e6:.3f}"
+
+
+def build_table(steps: Sequence[Step]) -> Table:
+    """One row a step."""
+    table = Table(title="What each step moved (MB = 10^6 bytes), and how long it took (s)", title_justify="left")
+    table.add_column("exercise")
+    table.add_column("step")
+    for name in ("moved", "minimum", "each VM's full image", "flat images, cached", "saved", *PHASES):
+        table.add_column(name, justify="right")
+    for step in steps:
+        times = [step.seconds.get(phase) for phase in PHASES]
+        table.add_row(
+            step.variant,
+            step.name,
+            mb(step.moved_bytes),
+            mb(step.minimum_bytes),
+            mb(step.full_bytes),
+            mb(step.image_cache_bytes),
+            f"{step.saved:.2%}",
+            *(f"{seconds:.1f}" if seconds is not None else "-" for seconds in times),
+        )
+    return table
+
+
+def build_svg(steps: Sequence[Step], title: str) -> str:
+    """Horizontal bars on a logarithmic scale, three for each step."""
+    width, left, row, top = 860, 210, 62, 56
+    most = max(step.full_bytes for step in steps)
+    scale = (width - left - 130) / math.log10(max(most / 1e4, 10))
+
+    def length(size_bytes: int) -> float:
+        return max(2.0, scale * math.log10(max(size_bytes / 1e4, 1)))
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + row * len(steps) + 30}" '
+        f'font-family="system-ui, sans-serif" font-size="12" role="img" aria-label="{escape(title)}">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+        f'<text x="12" y="22" font-size="15" font-weight="600" fill="#1b1f24">{escape(title)}</text>',
+        '<text x="12" y="40" fill="#57606a">bytes on a logarithmic scale; '
+        "grey: each VM's full image, blue: flat images with a cache, green: Kigi</text>",
+    ]
+    for number, step in enumerate(steps):
+        y = top + number * row
+        parts.append(f'<text x="12" y="{y + 30}" fill="#1b1f24">{escape(step.name)}</text>')
+        figures = {"full": step.full_bytes, "image cache": step.image_cache_bytes, "moved": step.moved_bytes}
+        for place, (name, size_bytes) in enumerate(figures.items()):
+            bar = y + 6 + place * 16
+            end, colour = length(size_bytes), _COLOURS[name]
+            parts.append(f'<rect x="{left}" y="{bar}" width="{end:.1f}" height="12" rx="2" fill="{colour}"/>')
+            at = left + end + 6
+            parts.append(f'<text x="{at:.1f}" y="{bar + 10}" fill="#57606a">{mb(size_bytes)} MB</text>')
+    return "\n".join([*parts, "</svg>", ""])

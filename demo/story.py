@@ -1,0 +1,137 @@
+"""The story: deploy, switch twice, reset, add an instance; each step applied as a user would, measured and checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demo.console import read_guest
+from demo.costs import Ledger, Step
+from demo.targets import DemoFailed, Target
+from scenario import kubernetes
+from scenario.manifest import Manifest
+
+NAME = "exercise"
+READY_S = 1800
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """One exercise: its build, its namespace, and the machines that run. All ten are deployed in any case."""
+
+    variant: str
+    manifest: Manifest
+    namespace: str
+    layer_bytes: Mapping[str, int]
+    running: Sequence[str]
+    second_instance_runs: bool
+
+
+def play(target: Target, chapter: Chapter, say: Say, done: Callable[[Step], None]) -> None:
+    """All steps of a chapter in order; ``done`` gets each when it is measured. Raises DemoFailed."""
+    first, second, third = (system.name for system in chapter.manifest.systems)
+    ledger = Ledger(chapter.manifest, chapter.layer_bytes)
+    target.apply(*kubernetes.system_nodes(chapter.manifest, chapter.namespace))
+    story: list[tuple[str, str, dict[str, Any], int]] = [
+        (f"deploy {first}", first, {}, 1),
+        (f"switch to {second}", second, {}, 1),
+        (f"switch to {third}", third, {}, 1),
+        ("reset", third, {"reset": "again"}, 1),
+        ("second instance", third, {"reset": "again", "replicas": 2}, 2),
+    ]
+    for name, state, changes, replicas in story:
+        say(f"{chapter.variant}: {name}")
+        step = _step(target, chapter, ledger, name, state, changes, replicas)
+        if step.moved_bytes != step.minimum_bytes:
+            raise DemoFailed(f"{name}: {step.moved_bytes} bytes moved, {step.minimum_bytes} were needed")
+        done(step)
+
+
+def _step(
+    target: Target, chapter: Chapter, ledger: Ledger, name: str, state: str, changes: dict[str, Any], replicas: int
+) -> Step:
+    before = fetched_bytes(target)
+    started = time.monotonic()
+    wish = kubernetes.system_deployment(NAME, state, chapter.namespace, **changes, **_running(chapter, replicas))
+    target.apply(wish)
+    status = wait_ready(target, chapter.namespace, NAME)
+    guests_s = _check_guests(target, chapter, state, replicas, started)
+    minimum, full, image_cache = ledger.book(state)
+    timings = status.get("timings", {})
+    return Step(
+        variant=chapter.variant,
+        name=name,
+        moved_bytes=fetched_bytes(target) - before,
+        minimum_bytes=minimum,
+        full_bytes=full,
+        image_cache_bytes=image_cache,
+        seconds={
+            "placed": timings.get("placedSeconds"),
+            "cached": timings.get("cachedSeconds"),
+            "machines": timings.get("machinesCreatedSeconds"),
+            "ready": timings.get("readySeconds"),
+            "guests": guests_s,
+        },
+    )
+
+
+def fetched_bytes(target: Target) -> int:
+    """Bytes that all daemons have fetched since they were made, as their NodeCaches report."""
+    caches = target.get("nodecaches")["items"]
+    return sum(cache.get("status", {}).get("fetchedBytesTotal", 0) for cache in caches)
+
+
+def wait_ready(target: Target, namespace: str, name: str) -> dict[str, Any]:
+    """The status of a deployment that is Ready in its present generation. Raises DemoFailed."""
+    deadline = time.monotonic() + READY_S
+    message = "no status"
+    while time.monotonic() < deadline:
+        found = target.get("systemdeployment", name, "-n", namespace)
+        status: dict[str, Any] = found.get("status", {})
+        conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
+        current = status.get("observedGeneration", -1) >= found["metadata"]["generation"]
+        if current and conditions.get("Ready", {}).get("status") == "True":
+            return status
+        if current and conditions.get("Stalled", {}).get("status") == "True":
+            raise DemoFailed(f"{name} is Stalled: {conditions['Stalled']['message']}")
+        message = conditions.get("Ready", {}).get("message", message)
+        time.sleep(0.5)
+    raise DemoFailed(f"{name} is not Ready after {READY_S} s: {message}")
+
+
+def _running(chapter: Chapter, replicas: int) -> dict[str, Any]:
+    """Which VMs are on: all, or some of the first instance; the others are deployed, their caches warm."""
+    everyone = set(chapter.manifest.roles) == set(chapter.running)
+    if everyone and (replicas == 1 or chapter.second_instance_runs):
+        return {"running": True}
+    if everyone:
+        return {"running": True, "overrides": [{"instance": 1, "running": False}]}
+    machines = [{"name": machine, "running": True} for machine in chapter.running]
+    return {"running": False, "overrides": [{"instance": 0, "machines": machines}]}
+
+
+def _check_guests(target: Target, chapter: Chapter, state: str, replicas: int, started: float) -> float:
+    """Seconds until every running guest has said on its serial console that it is that machine in that state."""
+    kubeconfig = Path(target.environment["KUBECONFIG"])
+    instances = range(replicas if chapter.second_instance_runs else 1)
+    expected = {
+        f"{NAME}-{instance}-{machine}": chapter.manifest.guests[state][machine]
+        for instance in instances
+        for machine in chapter.running
+    }
+    with ThreadPoolExecutor(len(expected)) as pool:
+        heard = dict(
+            zip(
+                expected, pool.map(lambda vm: read_guest(kubeconfig, chapter.namespace, vm, 900), expected), strict=True
+            )
+        )
+    for vm, guest in expected.items():
+        machine = vm.split("-", 2)[2]
+        if (heard[vm].get("machine"), heard[vm].get("state")) != (machine, guest.state):
+            raise DemoFailed(f"{vm} says {heard[vm]} instead of machine={machine} state={guest.state}")
+    return time.monotonic() - started

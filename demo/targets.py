@@ -1,0 +1,125 @@
+"""The cluster that the demo runs on: the local one, or kind where there is Docker."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from localcluster.build import binary
+from localcluster.full import Cluster
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+_KIND = REPOSITORY / "localcluster" / "kind" / "cluster.sh"
+SYSTEM_NAMESPACE = "kigi-system"
+
+
+class DemoFailed(RuntimeError):
+    """A step did not get where it should; the text says which and what came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running cluster with KubeVirt, an S3 server and the image ``kigi:dev``."""
+
+    environment: Mapping[str, str]
+    """KUBECONFIG, KIGI_S3_ENDPOINT, KIGI_S3_BUCKET and AWS_* as ``kigi publish`` reads them."""
+    kubectl_path: str
+
+    def kubectl(self, *arguments: str, objects: list[dict[str, Any]] | None = None) -> str:
+        """What kubectl prints; ``objects`` are given on its standard input. Raises DemoFailed."""
+        text = yaml.safe_dump_all(objects) if objects is not None else None
+        command = [self.kubectl_path, *arguments]
+        environment = {**os.environ, **self.environment}
+        done = subprocess.run(command, env=environment, input=text, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DemoFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """``kubectl get ... -o json``."""
+        answer: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return answer
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """``kubectl apply`` of these objects, as a user or a pipeline would."""
+        self.kubectl(
+            "apply", "--server-side", "--force-conflicts", "--field-manager=demo", "-f", "-", objects=list(objects)
+        )
+
+
+def start(kind: str) -> Target:
+    """Bring the cluster up, or go on with the one that runs."""
+    if kind == "local":
+        cluster = Cluster()
+        cluster.up()
+        cluster.load_kigi()
+        return Target(cluster.environment(), str(binary("kubectl")))
+    for program in ("docker", "kind", "kubectl"):
+        if shutil.which(program) is None:
+            raise DemoFailed(f"CLUSTER=kind needs the program {program}; without Docker use CLUSTER=local")
+    subprocess.run(["bash", str(_KIND), "up"], check=True)
+    lines = subprocess.run(["bash", str(_KIND), "env"], check=True, capture_output=True, text=True).stdout.splitlines()
+    pairs = (shlex.split(line)[1].partition("=") for line in lines)
+    return Target({name: value for name, _, value in pairs}, "kubectl")
+
+
+def install_kigi(target: Target) -> None:
+    """Everything of ``manifests/``, with the S3 server as repository; returns when operator and daemon are ready."""
+    repositories = {
+        "repositories": {
+            "default": {
+                "endpoint": target.environment["KIGI_S3_ENDPOINT"],
+                "bucket": target.environment["KIGI_S3_BUCKET"],
+                "credentialsDir": "/etc/kigi-credentials/default",
+            }
+        }
+    }
+    secret = {
+        "accessKeyId": target.environment["AWS_ACCESS_KEY_ID"],
+        "secretAccessKey": target.environment["AWS_SECRET_ACCESS_KEY"],
+    }
+    target.kubectl(
+        "apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "manifests" / "namespace.yaml")
+    )
+    target.apply(
+        _object("ConfigMap", "kigi-repositories", data={"repositories.yaml": yaml.safe_dump(repositories)}),
+        _object(
+            "Secret",
+            "kigi-repository-reader",
+            data={name: base64.b64encode(value.encode()).decode() for name, value in secret.items()},
+        ),
+    )
+    target.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(REPOSITORY / "manifests"))
+    workloads = ("deployment/kigi-operator", "daemonset/kigi-node-cache")
+    target.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "restart", *workloads)
+    for workload in workloads:
+        target.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "status", workload, "--timeout=300s")
+    _wait_for_caches(target)
+
+
+def _wait_for_caches(target: Target) -> None:
+    """Every node's daemon has reported: its NodeCache is there and Ready has been said."""
+    deadline = time.monotonic() + 120
+    while True:
+        caches = target.get("nodecaches")["items"]
+        if caches and all(cache.get("status", {}).get("observedGeneration", -1) >= 0 for cache in caches):
+            return
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"no NodeCache was reported in 120 s; there are {len(caches)}")
+        time.sleep(0.5)
+
+
+def _object(kind: str, name: str, **fields: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": SYSTEM_NAMESPACE}
+    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, **fields}
