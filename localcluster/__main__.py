@@ -66,8 +66,8 @@ def _run(arguments: argparse.Namespace) -> int:
         case "build":
             full.build_programs()
             say("programs are built")
-            for archive in full.build_images():
-                say(f"{archive.name}: {archive.stat().st_size / 1e6:.0f} MB")
+            for image in full.build_images():
+                say(f"{image.name}: {sum(layer.size_bytes for layer in image.layers) / 1e6:.0f} MB")
         case "image":
             cluster.load_kigi()
             say("kigi:dev is on every node")

@@ -22,6 +22,7 @@ import yaml
 from localcluster import kubevirt, node
 from localcluster.build import binary
 from localcluster.controlplane import SERVICE_ADDRESS, ControlPlane, Options
+from localcluster.images import Image
 from localcluster.kigi_image import build_kigi_image
 from localcluster.node import Node
 from localcluster.paths import cache_dir, state_dir
@@ -83,10 +84,10 @@ class Cluster:
                 self._forward()
             for member in members:
                 member.start()
-            archives = images.result()
+            built = images.result()
             say("images are built")
             for member in members:
-                self._load(member, archives)
+                self._load(member, built)
             plane.kubectl("wait", "--for=condition=Ready", "--timeout=120s", *(f"node/{one.name}" for one in members))
             names = [one.name for one in members]
             plane.kubectl("label", "node", *names, "--overwrite", "node-role.kubernetes.io/control-plane=")
@@ -98,9 +99,9 @@ class Cluster:
 
     def load_kigi(self) -> None:
         """Build Kigi's image from the present source and bring it to every node: seconds after a change."""
-        archive = build_kigi_image(cache_dir())
+        image = build_kigi_image(cache_dir())
         for member in self.nodes():
-            self._load(member, [archive])
+            self._load(member, [image])
 
     def down(self) -> list[str]:
         """Stop and remove everything; what could still be found afterwards is returned, so empty is right.
@@ -223,15 +224,15 @@ class Cluster:
             client_ca=plane.authority.pair.certificate,
         )
 
-    def _load(self, member: Node, archives: Sequence[Path]) -> None:
-        """Import the archives that this node has not seen; their names tell their content."""
+    def _load(self, member: Node, images: Sequence[Image]) -> None:
+        """Import the images that this node does not have as they are now."""
         record = member.directory / "imported.json"
-        seen: list[str] = json.loads(record.read_text()) if record.exists() else []
-        for archive in archives:
-            if archive.name not in seen:
-                member.load(archive)
-                seen.append(archive.name)
-                record.write_text(json.dumps(seen))
+        seen: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+        wanted = {image.name: repr(image) for image in images}
+        changed = [image for image in images if seen.get(image.name) != wanted[image.name]]
+        if changed:
+            member.load(changed)
+            record.write_text(json.dumps(seen | wanted))
 
     def _deploy_kubevirt(self, plane: ControlPlane) -> None:
         objects = kubevirt.operator_manifests(kubevirt.module_source())
@@ -275,11 +276,11 @@ class Cluster:
 class _InBackground:
     """A function that runs in a thread; its error appears where the result is asked for."""
 
-    def __init__(self, function: Callable[[], list[Path]]) -> None:
+    def __init__(self, function: Callable[[], list[Image]]) -> None:
         self._function = function
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._value: list[Path] = []
+        self._value: list[Image] = []
         self._thread.start()
 
     def _run(self) -> None:
@@ -288,7 +289,7 @@ class _InBackground:
         except Exception as error:  # raised again in result()
             self._error = error
 
-    def result(self) -> list[Path]:
+    def result(self) -> list[Image]:
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -302,12 +303,12 @@ def build_programs(*, kubevirt: bool = True) -> None:
         binary(name)
 
 
-def build_images(without: Sequence[str] = ()) -> Iterator[Path]:
-    """Archives of all images of the cluster, built if the cache lacks them."""
+def build_images(without: Sequence[str] = ()) -> Iterator[Image]:
+    """All images of the cluster, built if the cache lacks them."""
     cache = cache_dir()
     yield node.build_pause_image(cache)
     if "kubevirt" not in without:
-        yield kubevirt.build_images(cache, binary, kubevirt.module_source())
+        yield from kubevirt.build_images(cache, binary, kubevirt.module_source())
     if "kigi" not in without:
         yield build_kigi_image(cache)
 

@@ -1,4 +1,4 @@
-"""OCI images without a container runtime: layers from directories, archives for ``ctr images import``.
+"""OCI images without a container runtime: layers from directories, and the stream that ``ctr images import`` reads.
 
 A layer is an uncompressed tar, so its digest is also its diff id and unpacking costs one copy. Entries are sorted and
 their times fixed: the same tree gives the same digest, and containerd keeps one copy of a layer that many images name.
@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -122,19 +122,18 @@ def load(target: Path) -> Layer | None:
     return None
 
 
-def write_archive(images: Sequence[Image], target: Path) -> Path:
-    """OCI archive of all ``images`` for ``ctr images import``; a layer that several of them name is stored once."""
-    part = target.with_suffix(".part")
-    target.parent.mkdir(parents=True, exist_ok=True)
+def write_archive(images: Sequence[Image], stream: IO[bytes], present: Collection[str] = ()) -> None:
+    """Write the OCI archive of all ``images`` to ``stream``; a layer that several of them name is written once.
+
+    Layers whose digest is in ``present`` are left out: whoever reads the archive has them.
+    """
     manifests = []
-    with tarfile.open(part, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        written: set[str] = set()
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as archive:
+        written: set[str] = set(present)
 
         def blob(data: bytes) -> dict[str, Any]:
             digest = "sha256:" + hashlib.sha256(data).hexdigest()
-            if digest not in written:
-                written.add(digest)
-                _add_bytes(archive, f"blobs/sha256/{digest.removeprefix('sha256:')}", data)
+            _add_bytes(archive, f"blobs/sha256/{digest.removeprefix('sha256:')}", data)
             return {"digest": digest, "size": len(data)}
 
         _add_bytes(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
@@ -161,8 +160,6 @@ def write_archive(images: Sequence[Image], target: Path) -> Path:
                 }
             )
         _add_bytes(archive, "index.json", _json({"schemaVersion": 2, "manifests": manifests}))
-    part.replace(target)
-    return target
 
 
 def _config(image: Image) -> dict[str, Any]:

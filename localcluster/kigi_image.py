@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from localcluster import images, rootfs
+from localcluster import rootfs
 from localcluster.images import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -14,8 +14,8 @@ _ENV = {
 }
 
 
-def build_kigi_image(cache: Path) -> Path:
-    """Archive with the image ``kigi:dev``.
+def build_kigi_image(cache: Path) -> Image:
+    """The image ``kigi:dev``.
 
     Debian packages and locked dependencies are one layer, cached by requirements.lock and image/; Kigi's source is
     another, so that a change of the source costs seconds.
@@ -37,11 +37,10 @@ def build_kigi_image(cache: Path) -> Path:
         "sh /run/kigi-build/repository/image/install.sh kigi /tmp/kigi",
         lend={"repository": REPOSITORY}, salt=(sources,),
     )  # fmt: skip
-    archive = cache / "images" / f"kigi-{rootfs.key(*(layer.digest for layer in root.layers), repr(_ENV))}.tar"
-    if not archive.exists():
-        _forget_older(cache, archive, root)
-        images.write_archive([Image(NAME, root.layers, entrypoint=(), env=_ENV)], archive)
-    return archive
+    kept = {path.name for path in root.directories}
+    for step in ("kigi-source-", "kigi-dependencies-"):  # a day of work would leave gigabytes of them
+        rootfs.forget(cache, step, kept)
+    return Image(NAME, root.layers, env=_ENV)
 
 
 def _digest_of_sources() -> bytes:
@@ -52,11 +51,3 @@ def _digest_of_sources() -> bytes:
             if file.is_file() and "__pycache__" not in file.parts:
                 parts += [str(file.relative_to(REPOSITORY)), file.read_bytes()]
     return rootfs.key(*parts).encode()
-
-
-def _forget_older(cache: Path, archive: Path, root: rootfs.Root) -> None:
-    """Drop the archives and source layers of earlier builds: a day of work would leave gigabytes of them."""
-    kept = {path.name for path in root.directories} | {layer.path.stem for layer in root.layers}
-    for path in archive.parent.glob("kigi-*.tar"):
-        path.unlink()
-    rootfs.forget(cache, "kigi-source-", kept)

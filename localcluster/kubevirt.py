@@ -7,7 +7,6 @@ module's folder in the Go module cache, and virt-operator installs the rest.
 import json
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,28 +61,17 @@ def module_source() -> Path:
     return Path(json.loads(answer.stdout)["Dir"])
 
 
-def build_images(cache: Path, command: Callable[[str], Path], module: Path) -> Path:
-    """Archive with the images of all components.
+def build_images(cache: Path, command: Callable[[str], Path], module: Path) -> list[Image]:
+    """The images of all components.
 
     ``command`` gives the path of a built command by its name, ``module`` is the module's source. Takes a minute the
     first time (Debian packages), then about a second.
     """
     source = module / "cmd/virt-launcher"
-    container_disk = _build_container_disk(cache, module)
     root = rootfs.extend(cache, rootfs.base(cache), "kubevirt", _ROOT_SCRIPT)
-    state = rootfs.key(
-        *(layer.digest for layer in root.layers),
-        *(str(command(name)) for name in ("virt-api", "virt-handler")),  # the path names all that they are built from
-        _VIRTQEMUD,
-        repr(_CAPABILITIES),
-    )
-    archive = cache / "images" / f"kubevirt-{state}.tar"
-    if archive.exists():
-        return archive
-
     launcher: dict[str, Path | str | bytes] = {f"usr/bin/{name}": command(name) for name in _LAUNCHER}
     launcher |= {
-        "usr/bin/container-disk": container_disk,
+        "usr/bin/container-disk": _build_container_disk(cache, module),
         "usr/bin/node-labeller.sh": source / "node-labeller/node-labeller.sh",
         "usr/sbin/virtqemud": _VIRTQEMUD,
         "etc/libvirt/qemu.conf": source / "qemu.conf",
@@ -91,27 +79,22 @@ def build_images(cache: Path, command: Callable[[str], Path], module: Path) -> P
         "etc/libvirt/virtlogd.conf": b"",
         "etc/libvirt/hooks/qemu": source / "qemu",
     }
-    handler = {f"usr/bin/{name}": command(name) for name in ("virt-handler", "virt-chroot")}
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    for old in archive.parent.glob("kubevirt-*.tar"):
-        old.unlink()
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".layers-") as scratch:
+    # The path of a built command names everything that it was built from.
+    state = rootfs.key(str(command("virt-api")), str(command("virt-handler")), _VIRTQEMUD, repr(_CAPABILITIES))
 
-        def image(name: str, files: Mapping[str, Path | str | bytes], user: str = "") -> Image:
-            layer = images.pack_files(files, Path(scratch) / f"{name}.tar", capabilities=_CAPABILITIES)
-            entrypoint = (f"/usr/bin/{name}",)
-            return Image(image_name(name), (*root.layers, layer), entrypoint=entrypoint, user=user)
+    def image(name: str, files: Mapping[str, Path | str | bytes], user: str = "") -> Image:
+        target = cache / "layers" / f"kubevirt-{name}-{state}.tar"
+        layer = images.load(target) or images.pack_files(files, target, capabilities=_CAPABILITIES)
+        rootfs.forget(cache, f"kubevirt-{name}-", {target.stem})
+        return Image(image_name(name), (*root.layers, layer), entrypoint=(f"/usr/bin/{name}",), user=user)
 
-        built = [
-            *(
-                image(name, {f"usr/bin/{name}": command(name)}, "1001")
-                for name in ("virt-operator", "virt-api", "virt-controller")
-            ),
-            image("virt-handler", handler),
-            image("virt-launcher", launcher),
-            image("sidecar-shim", {"usr/bin/sidecar-shim": command("sidecars")}, "1001"),
-        ]
-        return images.write_archive(built, archive)
+    plain = ("virt-operator", "virt-api", "virt-controller")
+    return [
+        *(image(name, {f"usr/bin/{name}": command(name)}, "1001") for name in plain),
+        image("virt-handler", {f"usr/bin/{name}": command(name) for name in ("virt-handler", "virt-chroot")}),
+        image("virt-launcher", launcher),
+        image("sidecar-shim", {"usr/bin/sidecar-shim": command("sidecars")}, "1001"),
+    ]
 
 
 def _build_container_disk(cache: Path, module: Path) -> Path:

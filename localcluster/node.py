@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from localcluster import images, node_init
+from localcluster import images, node_init, rootfs
 from localcluster.images import Image
 
 CGROUP = "kigi-local"
@@ -96,29 +97,35 @@ class Node:
                 raise RuntimeError(f"the node did not start:\n{_tail(self.directory / 'init.log')}")
             time.sleep(0.05)
 
-    def load(self, archive: Path) -> None:
-        """Import an archive of images; quick when its layers are there already."""
-        self.ctr("images", "import", "--all-platforms", str(archive))
+    def load(self, wanted: Sequence[Image]) -> None:
+        """Import images; only layers that the node lacks are moved. Raises RuntimeError with what ctr said."""
+        present = set(self.ctr("content", "ls", "--quiet").split())
+        command = self._inside("ctr", "images", "import", "--all-platforms", "-")
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=errors, stderr=errors)
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                images.write_archive(wanted, process.stdin, present)
+            if process.wait():
+                errors.seek(0)
+                raise RuntimeError(f"import of {[image.name for image in wanted]}: {errors.read().decode()[-2000:]}")
 
     def ctr(self, *arguments: str) -> str:
         """Run ``ctr`` in Kubernetes' namespace, inside the node."""
-        command = [str(self.containerd / "ctr"), "--address", str(self.socket), "--namespace", "k8s.io", *arguments]
-        return self.enter(*command)
+        return _output(self._inside("ctr", *arguments))
 
     def enter(self, *command: str) -> str:
         """Standard output of a command run in the node's mount and PID namespaces. Raises RuntimeError if it fails."""
+        return _output(self._inside(*command))
+
+    def _inside(self, program: str, *arguments: str) -> list[str]:
         pid = find_init(self.directory)
         if pid is None:
             raise RuntimeError("the node does not run")
-        result = subprocess.run(
-            ["nsenter", "--target", str(pid), "--mount", "--pid", "--", *command],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {result.stderr.strip()[-2000:]}")
-        return result.stdout
+        command = [program, *arguments]
+        if program == "ctr":
+            command = [str(self.containerd / "ctr"), "--address", str(self.socket), "--namespace", "k8s.io", *arguments]
+        return ["nsenter", "--target", str(pid), "--mount", "--pid", "--", *command]
 
     def _write_config(self) -> None:
         directory = self.directory
@@ -155,16 +162,17 @@ def add_bridge(number: int) -> None:
         _ip("link", "set", f"kigi{number}", "up")
 
 
-def build_pause_image(cache: Path) -> Path:
-    """Archive of the sandbox image: one static binary that holds a pod's namespaces open."""
-    archive = cache / "images" / "pause.tar"
-    if not archive.exists():
-        binary = cache / "bin" / "pause"
-        binary.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["gcc", "-xc", "-static", "-Os", "-o", str(binary), "-"], input=_PAUSE.encode(), check=True)
-        layer = images.pack_files({"pause": binary}, cache / "layers" / "pause.tar")
-        images.write_archive([Image(_PAUSE_IMAGE, (layer,), entrypoint=("/pause",), user="65535:65535")], archive)
-    return archive
+def build_pause_image(cache: Path) -> Image:
+    """The sandbox image: one static binary that holds a pod's namespaces open."""
+    target = cache / "layers" / f"pause-{rootfs.key(_PAUSE)}.tar"
+    layer = images.load(target)
+    if layer is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            program = Path(scratch) / "pause"
+            command = ["gcc", "-xc", "-static", "-Os", "-o", str(program), "-"]
+            subprocess.run(command, input=_PAUSE.encode(), check=True)
+            layer = images.pack_files({"pause": program}, target)
+    return Image(_PAUSE_IMAGE, (layer,), entrypoint=("/pause",), user="65535:65535")
 
 
 def find_init(directory: Path) -> int | None:
@@ -380,6 +388,13 @@ def _is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def _output(command: Sequence[str]) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {result.stderr.strip()[-2000:]}")
+    return result.stdout
 
 
 def _tail(path: Path, lines: int = 20) -> str:
