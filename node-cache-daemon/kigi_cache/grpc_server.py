@@ -46,7 +46,7 @@ class SocketServer:
         self.path = path
         self._services = services
         self._server: grpc.aio.Server | None = None
-        self._inode = 0
+        self._bound = (0, 0)
         self._again = asyncio.Event()
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -77,12 +77,12 @@ class SocketServer:
         server.add_insecure_port(f"unix:{self.path}")
         os.chmod(self.path, 0o600)
         await server.start()
-        self._server, self._inode = server, os.lstat(self.path).st_ino
+        self._server, self._bound = server, _identity(self.path)
         logger.info("socket bound", extra={"path": self.path})
 
     def _is_ours(self) -> bool:
         try:
-            return self._server is not None and os.lstat(self.path).st_ino == self._inode
+            return self._server is not None and _identity(self.path) == self._bound
         except FileNotFoundError:
             return False
 
@@ -90,3 +90,9 @@ class SocketServer:
         if self._server is not None:
             server, self._server = self._server, None
             await server.stop(grace=2)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Inode and time of its last change: the number alone may be given to the next socket."""
+    found = os.lstat(path)
+    return found.st_ino, found.st_ctime_ns
