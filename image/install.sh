@@ -16,6 +16,8 @@ dependencies)
     # qemu-utils makes and checks overlays; util-linux and mount hold the bind mounts of the CSI plugin.
     apt-get install -q -y --no-install-recommends \
         ca-certificates mount python3 python3-venv qemu-utils util-linux
+    # The operator's user: libraries ask for the name that belongs to the number.
+    useradd --uid 65532 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin kigi
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --no-cache-dir --require-hashes --only-binary :all: -r "$source/requirements.lock"
     apt-get clean
