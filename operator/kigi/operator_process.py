@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+from typing import Any, cast
 
 import kopf
 
@@ -69,6 +70,8 @@ async def _watch(ports: Ports, ended: asyncio.Event, ready: asyncio.Event | None
         settings=feed.operator_settings(ports.settings.request_timeout_s),
         clusterwide=True,
         standalone=True,
+        # Without one, kopf asks the system for its user's name, which a container's user has not.
+        identity=cast("Any", ports.settings.identity),
         stop_flag=ended,
         ready_flag=ready,
     )
