@@ -100,7 +100,7 @@ def _key(level: Level, parent_key: str) -> str:
         "removed": level.removed,
         "packages": level.packages,
         "script": level.script,
-        "disk": [DISK_BYTES, SUITE, MKE2FS, _CLEAN, _POLICY] if level.parent is None else [],
+        "disk": [DISK_BYTES, SUITE, MKE2FS, _CLEAN, _POLICY, _LEFT] if level.parent is None else [],
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
@@ -195,8 +195,11 @@ def _script(level: Level) -> str:
 def _debootstrap() -> str:
     (mirror,) = {line.split()[2] for line in debian_sources() if line.split()[3] == SUITE}
     archives = _shares()["/var/cache/apt/archives"]
-    return f'attach\ndebootstrap --variant=minbase --cache-dir="{archives}" {SUITE} "$root" "{mirror}"'
+    return f'attach\ndebootstrap --variant=minbase --cache-dir="{archives}" {SUITE} "$root" "{mirror}"\n{_LEFT}'
 
+
+_LEFT = 'rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/archives/*'
+"""What debootstrap leaves where the later levels have the shared folders mounted."""
 
 _POLICY = """
 printf '#!/bin/sh\\nexit 101\\n' >"$root/usr/sbin/policy-rc.d"
