@@ -32,7 +32,7 @@ from kigi.adapters.resources import (
     Resource,
 )
 from kigi.domain import names
-from kigi.errors import Conflict, KigiError, SpecInvalid, Waiting
+from kigi.errors import Conflict, KigiError, SpecInvalid, Unreachable, Waiting
 
 VM_FINALIZER = "kubevirt.io/virtualMachineControllerFinalize"
 VMI_FINALIZER = "foregroundDeleteVirtualMachine"
@@ -53,7 +53,15 @@ class NodeDisk:
 class Actors:
     """An async context manager; ``nodes`` are made at start. ``violations`` must stay empty."""
 
-    def __init__(self, kubeconfig: str, nodes: int = 2, *, start_s: float = 0.0, fill_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        kubeconfig: str,
+        nodes: int = 2,
+        *,
+        start_s: float = 0.0,
+        fill_s: float = 0.0,
+        play: tuple[Resource, ...] = (MACHINE, INSTANCE, NODE_CACHE, VOLUME, CLAIM),
+    ) -> None:
         self._kubeconfig = kubeconfig
         self.node_names = [f"node-{number}" for number in range(nodes)]
         self.disks: dict[str, NodeDisk] = defaultdict(NodeDisk)
@@ -62,7 +70,7 @@ class Actors:
         """(VM, claim) of each instance that was started."""
         self.alive: set[str] = set(self.node_names)
         """Nodes whose daemon and kubelet work."""
-        self._start_s, self._fill_s = start_s, fill_s
+        self._start_s, self._fill_s, self._play = start_s, fill_s, play
         self._seen: dict[str, dict[Key, dict[str, Any]]] = {
             r.kind: {} for r in (MACHINE, INSTANCE, NODE_CACHE, VOLUME, CLAIM)
         }
@@ -75,7 +83,7 @@ class Actors:
         self.kube = KubeClient(await load_configuration(self._kubeconfig), concurrency=64)
         for node in self.node_names:
             await self.add_node(node)
-        for kind in (MACHINE, INSTANCE, NODE_CACHE, VOLUME, CLAIM):
+        for kind in self._play:
             self._tasks.append(asyncio.create_task(self._watch(kind)))
         self._tasks.extend(asyncio.create_task(self._worker()) for _ in range(16))
         self._tasks.append(asyncio.create_task(self._heartbeats()))
@@ -176,6 +184,8 @@ class Actors:
         url = self.kube._configuration.host + resource.path() + query
         answer = await self.kube._api.rest_client.request("GET", url, headers={"Accept": JSON}, _request_timeout=400)
         try:
+            if answer.status != 200:
+                raise Unreachable(f"watch of {resource.plural}: HTTP {answer.status}")
             async for line in answer.response.content:
                 yield json.loads(line)
         finally:

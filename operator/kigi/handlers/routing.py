@@ -26,6 +26,8 @@ Waking = tuple[Key, float]
 
 GATHER_S = 0.05
 """A node's cache waits this long for the other volumes of the same pass."""
+ROOM_S = 0.5
+"""When daemons come up together, the first of them shall not be given everything."""
 PROGRESS_S = 1.0
 """How often the bytes of a fill are looked at."""
 COUNT_S = 2.0
@@ -113,7 +115,7 @@ def _cache_changed(mirror: Mirror, change: Change) -> Iterator[Waking]:
     assert new is None or isinstance(new, CacheRecord)
     if old is None or new is None or _has_more_room(old, new) or _woke_up(old, new):
         yield Key("node", "", node), 0.0
-        yield from ((key, GATHER_S) for key in all_deployments(mirror))
+        yield from ((key, ROOM_S) for key in all_deployments(mirror))
     elif (old.held, old.refused) != (new.held, new.refused):
         yield from ((key, 0.0) for key in _deployments_on(mirror, node))
     elif old.fetching != new.fetching:

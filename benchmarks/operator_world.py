@@ -1,0 +1,164 @@
+"""What the operator's benchmarks share: a real control plane, played nodes, the operator as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kigi.adapters.kube import KubeClient, load_configuration
+from kigi.adapters.resources import Resource
+from kigi.domain import names
+from kigi.errors import KigiError
+from localcluster.controlplane import ControlPlane
+from localcluster.processes import free_port
+from tests.support.actors import Actors
+from tests.support.cluster import install_crds
+from tests.support.deployments import image, system
+from tests.support.kubevirt_crds import install_kubevirt_crds, install_kubevirt_object
+
+MACHINES = 10
+DEPTH = 10
+
+
+@contextmanager
+def control_plane(directory: Path) -> Iterator[ControlPlane]:
+    """etcd, kube-apiserver and kube-controller-manager, with the CRDs of Kigi and KubeVirt."""
+    with ControlPlane(directory, parts=["controller-manager"]) as plane:
+        install_crds(plane)
+        install_kubevirt_crds(plane)
+        install_kubevirt_object(plane)
+        yield plane
+
+
+@dataclass
+class Operator:
+    """The operator's process."""
+
+    process: subprocess.Popen[bytes]
+
+    def memory_bytes(self) -> int:
+        """Resident memory now."""
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def cpu_seconds(self) -> float:
+        """Processor time so far."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
+
+@contextmanager
+def operator(plane: ControlPlane, log: Path) -> Iterator[Operator]:
+    """``kigi-operator`` as its own process, with its defaults."""
+    env = {
+        **os.environ,
+        "KUBECONFIG": str(plane.kubeconfig),
+        "KIGI_HTTP_HOST": "127.0.0.1",
+        "KIGI_HTTP_PORT": str(free_port()),
+        "POD_NAMESPACE": "default",
+        "KIGI_LOG_LEVEL": "WARNING",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "kigi.main"], env=env, stdout=output, stderr=output)
+    try:
+        yield Operator(process)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@asynccontextmanager
+async def client(plane: ControlPlane) -> AsyncIterator[KubeClient]:
+    """An administrator's client."""
+    async with KubeClient(await load_configuration(str(plane.kubeconfig))) as kube:
+        yield kube
+
+
+def trees() -> list[dict[str, Any]]:
+    """Ten machines, each on ten layers of which five are shared by all; states s0 and s1 (every top replaced)."""
+    objects, shared = [], None
+    for level in range(DEPTH // 2):
+        objects.append(image(f"shared-{level}", shared))
+        shared = f"shared-{level}"
+    tops = []
+    for number in range(MACHINES):
+        below = shared
+        for level in range(DEPTH - DEPTH // 2):
+            objects.append(image(f"m{number}-{level}", below))
+            below = f"m{number}-{level}"
+        objects.append(image(f"m{number}-next", below))
+        tops.append(below)
+    template = {"cpu": 1, "memory": "128Mi"}
+    first = [{"name": f"m{n}", "image": {"name": top}, "template": template} for n, top in enumerate(tops)]
+    objects.append(system("s0", None, first))
+    objects.append(system("s1", "s0", [{"name": f"m{n}", "image": {"name": f"m{n}-next"}} for n in range(MACHINES)]))
+    return objects
+
+
+class Counting:
+    """Watches a kind and tells when enough objects of a namespace satisfy a condition; in a thread of its own."""
+
+    def __init__(self, plane: ControlPlane, actors: Actors, resources: tuple[Resource, ...]) -> None:
+        self._actors, self._resources = actors, resources
+        self.seen: dict[str, dict[str, dict[str, Any]]] = {resource.kind: {} for resource in resources}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> Counting:
+        self._tasks = [asyncio.create_task(self._watch(resource)) for resource in self._resources]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch(self, resource: Resource) -> None:
+        while True:
+            # A CRD that was just made is not served at once.
+            with contextlib.suppress(KigiError):
+                await self._follow(resource)
+            await asyncio.sleep(0.2)
+
+    async def _follow(self, resource: Resource) -> None:
+        # A watch from nowhere begins with what there is.
+        async for event in self._actors._events(resource):
+            body = event["object"]
+            if event["type"] == "DELETED":
+                self.seen[resource.kind].pop(body["metadata"]["name"], None)
+            elif event["type"] in ("ADDED", "MODIFIED"):
+                self.seen[resource.kind][body["metadata"]["name"]] = body
+            self._changed.set()
+
+    def of(self, resource: Resource, namespace: str) -> list[dict[str, Any]]:
+        """Objects made for that namespace."""
+        return [
+            body
+            for body in self.seen[resource.kind].values()
+            if body["metadata"].get("labels", {}).get(names.LABEL_NAMESPACE) == namespace
+        ]
+
+    async def until(self, condition: Any, timeout_s: float = 60) -> float:
+        """The moment (perf_counter) at which ``condition()`` was first true."""
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+        return time.perf_counter()
+
+
+async def kubectl_apply(plane: ControlPlane, namespace: str, *objects: dict[str, Any]) -> None:
+    """``kubectl apply``, without holding up the event loop."""
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+    await asyncio.to_thread(plane.kubectl, "apply", "-n", namespace, "-f", "-", input_text=text)
