@@ -20,6 +20,7 @@ from kigi_cache.rpc import csi_pb2 as pb
 from localcluster.processes import free_port
 from localcluster.s3 import S3Server
 from tests.support.chains import chain_attribute
+from tests.support.cluster import eventually
 from tests.support.layers import environment
 
 
@@ -49,6 +50,8 @@ class Node:
             **env,
         }
         self._namespace = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "infinity"])
+        comm = Path(f"/proc/{self._namespace.pid}/comm")
+        eventually(lambda: comm.read_text() == "sleep\n", what="the namespace is made before the program in it runs")
 
     def __enter__(self) -> Self:
         return self.start().wait_ready()

@@ -1,0 +1,212 @@
+"""The daemon among failures: killed at any moment, without API server, with damaged files. Needs root."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from kigi.api.node_cache import NodeCache
+from kigi.domain.layers import Chain, digest_hex
+from kigi.domain.names import API_VERSION
+from localcluster.controlplane import ControlPlane
+from localcluster.s3 import S3Server
+from tests.support.chains import LayerFile, build_chain, layers_of
+from tests.support.cluster import eventually, install_crds
+from tests.support.daemons import Node, daemon_env
+from tests.support.layers import upload, wanted
+from tests.support.raw_api import RawApi
+
+CACHES = f"/apis/{API_VERSION}/nodecaches"
+HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
+
+
+@pytest.fixture
+def files(tmp_path: Path, s3: S3Server, bucket: str) -> list[LayerFile]:
+    built = build_chain(tmp_path / "source", length=4, size_bytes=4 * 2**20)
+    upload(s3, bucket, tmp_path / "source", layers_of(built))
+    return built
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, s3: S3Server, bucket: str) -> Iterator[Callable[[str, ControlPlane], Node]]:
+    made: list[Node] = []
+
+    def node(name: str, api: ControlPlane) -> Node:
+        made.append(Node(tmp_path / name, name, daemon_env(api.kubeconfig, s3, bucket)))
+        return made[-1]
+
+    yield node
+    for one in made:
+        one.close()
+
+
+def create(server: RawApi, name: str, chain: Chain) -> None:
+    spec = {"layers": [layer.to_api() for layer in wanted(chain)]}
+    body = {"apiVersion": API_VERSION, "kind": "NodeCache", "metadata": {"name": name}, "spec": spec}
+    server.create(CACHES, body).object()
+
+
+def cache_of(server: RawApi, name: str) -> NodeCache:
+    return NodeCache.model_validate(server.get(f"{CACHES}/{name}").object())
+
+
+def is_ready(cache: NodeCache) -> bool:
+    current = cache.status.observed_generation == cache.metadata.generation
+    return current and any(c.type == "Ready" and c.status == "True" for c in cache.status.conditions)
+
+
+def settle(node: Node, chain: Chain) -> None:
+    """Publish as a kubelet does: again and again until it works."""
+
+    def published() -> bool:
+        try:
+            node.publish(HANDLE, chain)
+        except grpc.RpcError:
+            return False
+        return True
+
+    eventually(published, 60)
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_state(
+    crds: ControlPlane, nodes: Callable[[str, ControlPlane], Node], files: list[LayerFile]
+) -> None:
+    """Forty kills, from the first import to the steady state, while a kubelet mounts and unmounts."""
+    server, chain = RawApi(crds.kubeconfig), layers_of(files)
+    create(server, "faults-a", chain)
+    node = nodes("faults-a", crds)
+    chance = random.Random(1)
+    done = threading.Event()
+
+    def kubelet() -> None:
+        while not done.is_set():
+            for call in (lambda: node.publish(HANDLE, chain, timeout_s=10), lambda: node.unpublish(HANDLE)):
+                try:
+                    call()
+                except grpc.RpcError:
+                    time.sleep(0.02)
+
+    pods = threading.Thread(target=kubelet)
+    pods.start()
+    try:
+        node.start().wait_ready()
+        ready_after_s = 1.5
+        for _ in range(40):
+            time.sleep(chance.uniform(0, ready_after_s))
+            node.kill()
+            node.start()
+        node.wait_ready()
+    finally:
+        done.set()
+        pods.join()
+    settle(node, chain)
+    cache = eventually(lambda: is_ready(c := cache_of(server, "faults-a")) and c.status.volumes and c)
+    assert {layer.state for layer in cache.status.layers} == {"Held"}
+    assert {layer.links for layer in cache.status.layers} == {1}
+    assert cache.status.used_bytes == sum(layer.size_bytes for layer in chain)
+    assert [(v.name, v.mounted) for v in cache.status.volumes] == [(HANDLE, True)]
+    assert [m.point for m in node.mounts()] == [node.target(), node.target() + "/chain"]
+    assert sorted(os.listdir(node.root / "volumes")) == [".new", ".old", HANDLE]
+    assert os.listdir(node.root / "volumes" / ".new") == os.listdir(node.root / "volumes" / ".old") == []
+    assert os.listdir(node.root / "incoming") == []
+    assert os.listdir(node.root / "quarantine") == []
+
+
+def test_disks_are_served_while_the_api_server_is_gone_and_status_follows_when_it_is_back(
+    tmp_path: Path, nodes: Callable[[str, ControlPlane], Node], files: list[LayerFile]
+) -> None:
+    chain = layers_of(files)
+    with ControlPlane(tmp_path / "own") as api:
+        install_crds(api)
+        server = RawApi(api.kubeconfig)
+        create(server, "faults-b", chain[:1])
+        node = nodes("faults-b", api).start().wait_ready()
+        eventually(lambda: is_ready(cache_of(server, "faults-b")))
+        api.stop()
+        node.publish(HANDLE, chain)
+        assert (node.seen(node.target()) / "disk.img").exists()
+        time.sleep(5)
+        node.unpublish(HANDLE)
+        node.publish(HANDLE, chain)
+        assert node.get("/healthz") == "ok\n"
+        api.start()
+        told = eventually(lambda: (c := cache_of(server, "faults-b")).status.volumes and c, 60)
+        assert [(v.name, v.mounted) for v in told.status.volumes] == [(HANDLE, True)]
+        assert {layer.digest for layer in told.status.layers} == {layer.digest for layer in chain}
+        server.patch(f"{CACHES}/faults-b", {"spec": {"layers": [x.to_api() for x in wanted(chain)]}}).object()
+        eventually(lambda: is_ready(cache_of(server, "faults-b")), 60, "the watch came back")
+
+
+def test_a_daemon_starts_and_serves_disks_without_the_api_server(
+    tmp_path: Path, nodes: Callable[[str, ControlPlane], Node], files: list[LayerFile]
+) -> None:
+    with ControlPlane(tmp_path / "own") as api:
+        api.stop()
+        node = nodes("faults-c", api).start().wait_ready()
+        node.publish(HANDLE, layers_of(files))
+        assert (node.seen(node.target()) / "disk.img").exists()
+
+
+def test_a_damaged_layer_heals_under_its_disk(
+    crds: ControlPlane, nodes: Callable[[str, ControlPlane], Node], files: list[LayerFile]
+) -> None:
+    server, chain = RawApi(crds.kubeconfig), layers_of(files)
+    create(server, "faults-d", chain)
+    node = nodes("faults-d", crds).start().wait_ready()
+    node.publish(HANDLE, chain)
+    node.unpublish(HANDLE)
+    held = node.root / "layers" / f"{digest_hex(chain[1].digest)}.qcow2"
+    damaged = bytearray(held.read_bytes())
+    damaged[-1] ^= 1
+    os.chmod(held, 0o644)
+    held.write_bytes(damaged)
+    settle(node, chain)
+    assert held.read_bytes() == files[1].path.read_bytes()
+    linked = node.seen(node.target()) / "chain" / held.name
+    assert linked.read_bytes() == files[1].path.read_bytes()
+
+    def told() -> bool:
+        events = server.get("/api/v1/namespaces/default/events").object()["items"]
+        return any(e["reason"] == "LayerCorrupt" and e["involvedObject"]["name"] == "faults-d" for e in events)
+
+    eventually(told)
+
+
+def test_a_deleted_and_made_again_nodecache_is_followed(
+    crds: ControlPlane, nodes: Callable[[str, ControlPlane], Node], files: list[LayerFile]
+) -> None:
+    server, chain = RawApi(crds.kubeconfig), layers_of(files)
+    node = nodes("faults-e", crds).start().wait_ready()
+    create(server, "faults-e", chain[:1])
+    eventually(lambda: is_ready(cache_of(server, "faults-e")))
+    server.delete(f"{CACHES}/faults-e")
+    create(server, "faults-e", chain[:2])
+    cache = eventually(lambda: is_ready(c := cache_of(server, "faults-e")) and c)
+    assert {layer.digest for layer in cache.status.layers} == {layer.digest for layer in chain[:2]}
+    assert node.get("/readyz") == "ok\n"
+
+
+def test_the_budget_refuses_before_a_byte_moves_and_a_person_is_told(
+    crds: ControlPlane, nodes: Callable[[str, ControlPlane], Node], files: list[LayerFile]
+) -> None:
+    server, chain = RawApi(crds.kubeconfig), layers_of(files)
+    create(server, "faults-f", chain)
+    node = nodes("faults-f", crds).start(KIGI_BUDGET_BYTES=str(chain[0].size_bytes)).wait_ready()
+
+    def stalled() -> NodeCache | None:
+        cache = cache_of(server, "faults-f")
+        true = [(c.type, c.reason) for c in cache.status.conditions if c.status == "True"]
+        return cache if true == [("Stalled", "BudgetExceeded")] else None
+
+    cache = eventually(stalled)
+    assert cache.status.used_bytes <= chain[0].size_bytes
+    with pytest.raises(grpc.RpcError) as refused:
+        node.publish(HANDLE, chain)
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
