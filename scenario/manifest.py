@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scenario.qcow2 import Difference, layer_bytes, read_difference
+from kigi.publishing.layer_writer import Difference, layer_bytes, read_difference
 from scenario.tree import INFECTED, MACHINES, REPAIRED, Level, resolved_images, system_states
 
 FILE = "manifest.json"

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kigi.publishing.layer_writer import CLUSTER, ZEROS, Difference, ReadCluster, compare, write_layer
 from scenario.packages import BuildFailed, run
-from scenario.qcow2 import CLUSTER, ZEROS, Difference, ReadCluster, compare, write_layer
 
 START_TIMEOUT_S = 20
 PARTITION_START = 1 << 20

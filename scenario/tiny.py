@@ -16,10 +16,10 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from kigi.publishing.layer_writer import CLUSTER, compare, write_layer
 from scenario import cpio
 from scenario.manifest import Manifest, describe
 from scenario.packages import BuildFailed, cache_dir, kernel_package, run, unpack
-from scenario.qcow2 import CLUSTER, compare, write_layer
 from scenario.tree import Entry, Level, image_levels
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kigi.publishing.layer_writer import CLUSTER, read_difference
 from scenario import mounted
 from scenario.mounted import Export, create, exported, reduce, run_mounted
 from scenario.packages import BuildFailed
-from scenario.qcow2 import CLUSTER, read_difference
 
 SIZE = 64 << 20
 

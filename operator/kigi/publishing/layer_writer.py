@@ -77,6 +77,30 @@ def write_layer(path: Path, size_bytes: int, backing: str | None, difference: Di
             out.write(read(index))
 
 
+def layer_bytes(size_bytes: int, difference: Difference) -> int:
+    """Length of the file that ``write_layer`` makes of this difference."""
+    return _Layout.of(size_bytes, difference).total * CLUSTER
+
+
+def read_difference(path: Path) -> Difference:
+    """The clusters that a file of ``write_layer`` holds; it is no reader for other people's qcow2 files."""
+    data: list[int] = []
+    zero: list[int] = []
+    with path.open("rb") as file:
+        header = _HEADER.unpack(file.read(_HEADER.size))
+        l1_entries, l1_start = header[7], header[8]
+        file.seek(l1_start)
+        l1 = struct.unpack(f">{l1_entries}Q", file.read(l1_entries * 8))
+        for table, entry in enumerate(l1):
+            if not entry:
+                continue
+            file.seek(entry & ~_COPIED)
+            for place, target in enumerate(struct.unpack(f">{_ENTRIES}Q", file.read(CLUSTER))):
+                if target:
+                    (zero if target == _READS_ZERO else data).append(table * _ENTRIES + place)
+    return Difference(tuple(data), tuple(zero))
+
+
 def with_backing(first_cluster: bytes, backing: str | None) -> bytes:
     """The first cluster of a layer file, with another backing file's name and nothing else changed.
 

@@ -5,9 +5,9 @@ import pytest
 
 from kigi.api.deployment import SystemDeployment
 from kigi.api.system import SystemNode
+from kigi.publishing.layer_writer import CLUSTER, Difference, write_layer
 from scenario import kubernetes
 from scenario.manifest import Manifest, Variant, describe, load
-from scenario.qcow2 import CLUSTER, Difference, write_layer
 from scenario.sizes import moves, table
 from scenario.tree import INFECTED, MACHINES, REPAIRED, image_levels
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scenario.qcow2 import CLUSTER, ZEROS, Difference, compare, layer_bytes, read_difference, write_layer
+from kigi.publishing.layer_writer import CLUSTER, ZEROS, Difference, compare, layer_bytes, read_difference, write_layer
 
 
 def disk(seed: int, clusters: int) -> list[bytes]:
@@ -34,9 +34,9 @@ def test_a_candidate_behind_the_end_is_refused():
         compare(CLUSTER, [1], lambda _: ZEROS, lambda _: ZEROS)
 
 
-def test_a_size_that_is_not_whole_clusters_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="multiple"):
-        write_layer(tmp_path / "x.qcow2", CLUSTER + 512, None, Difference((), ()), lambda _: ZEROS)
+def test_a_size_that_is_not_whole_sectors_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="multiple of 512"):
+        write_layer(tmp_path / "x.qcow2", CLUSTER + 511, None, Difference((), ()), lambda _: ZEROS)
 
 
 def test_qemu_reads_a_chain_of_three_layers_as_it_was_written(tmp_path: Path):
