@@ -1,7 +1,7 @@
 """OCI images without a container runtime: layers from directories, and the stream that ``ctr images import`` reads.
 
-A layer is an uncompressed tar, so its digest is also its diff id and unpacking costs one copy. Entries are sorted and
-their times fixed: the same tree gives the same digest, and containerd keeps one copy of a layer that many images name.
+A layer is an uncompressed tar, so its digest is also its diff id and unpacking costs one copy. Entries are sorted: the
+same tree gives the same digest, and containerd keeps one copy of a layer that many images name.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _MEDIA = "application/vnd.oci.image"
-_EPOCH = 1577836800  # 2020-01-01T00:00:00Z; a fixed time keeps digests equal from build to build
+_EPOCH = 1577836800  # 2020-01-01T00:00:00Z, for files that are made here
 _CAPABILITY = "security.capability"
 
 
@@ -197,7 +197,8 @@ def _add(archive: tarfile.TarFile, path: Path, name: Path, links: dict[tuple[int
         return
     info = archive.gettarinfo(str(path), arcname=str(name))
     info.uname = info.gname = ""
-    info.mtime = _EPOCH
+    # Kept, in whole seconds: Python takes a compiled module for stale if its source has another time than it recorded.
+    info.mtime = int(status.st_mtime)
     # Hard links are found here and not by tarfile, which remembers them by the path outside the archive.
     if info.isreg() or info.islnk():
         info.type, info.linkname, info.size = tarfile.REGTYPE, "", status.st_size

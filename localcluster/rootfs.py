@@ -4,11 +4,14 @@ Each step runs in a mount and PID namespace of its own: whatever happens, no mou
 settings (name servers, CA bundle, proxies, package indexes) are lent to the step and never become part of a layer.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,7 @@ _LENT_ENVIRONMENT = (
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
     "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT",
 )  # fmt: skip
+_IN_USE_S = 1800  # no build takes longer from a step's end to the import of its layer
 _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _LENT = "/run/kigi-build"  # below a tmpfs that exists only inside the step
 
@@ -56,35 +60,36 @@ def key(*parts: str | bytes) -> str:
 
 def base(cache: Path) -> Root:
     """Debian's minimal system, as `debian:trixie-slim` is for the Dockerfile."""
-    name = f"base-{SUITE}-{key(_SOURCES, '1')}"
+    name = f"base-{SUITE}-{key(_SOURCES, '2')}"
     directory, target = cache / "roots" / name, cache / "layers" / f"{name}.tar"
-    layer = images.load(target)
-    if layer is None or not directory.is_dir():
-        part = directory.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        mirror = os.environ.get("KIGI_DEBIAN_MIRROR", MIRROR)
-        _run(["debootstrap", "--variant=minbase", SUITE, str(part), mirror], cache / "logs" / f"{name}.log")
-        (part / "etc/apt/sources.list").write_text(_SOURCES)
-        # debootstrap leaves this machine's name and name servers behind; the cluster brings its own.
-        for lent in ("etc/resolv.conf", "etc/hostname"):
-            (part / lent).unlink(missing_ok=True)
-            (part / lent).write_text("")
-        for path in (
-            "var/cache/apt/archives",
-            "var/lib/apt/lists",
-            "usr/share/doc",
-            "usr/share/man",
-            "usr/share/locale",
-        ):
-            _empty(part / path)
-        (part / "etc/apt/apt.conf.d/70no-translations").write_text('Acquire::Languages "none";\n')
-        (part / "etc/dpkg/dpkg.cfg.d/70no-docs").write_text(
-            "path-exclude /usr/share/doc/*\npath-exclude /usr/share/man/*\npath-exclude /usr/share/locale/*\n"
-        )
-        shutil.rmtree(directory, ignore_errors=True)
-        part.replace(directory)
-        layer = images.pack(directory, target, exclude=("dev", "proc", "sys", "run"))
+    with _lock(directory):
+        layer = images.load(target)
+        if layer is None or not directory.is_dir():
+            part = directory.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            mirror = os.environ.get("KIGI_DEBIAN_MIRROR", MIRROR)
+            _run(["debootstrap", "--variant=minbase", SUITE, str(part), mirror], cache / "logs" / f"{name}.log")
+            (part / "etc/apt/sources.list").write_text(_SOURCES)
+            # debootstrap leaves this machine's name and name servers behind; the cluster brings its own.
+            for lent in ("etc/resolv.conf", "etc/hostname"):
+                (part / lent).unlink(missing_ok=True)
+                (part / lent).write_text("")
+            for path in (
+                "var/cache/apt/archives",
+                "var/lib/apt/lists",
+                "usr/share/doc",
+                "usr/share/man",
+                "usr/share/locale",
+            ):
+                _empty(part / path)
+            (part / "etc/apt/apt.conf.d/70no-translations").write_text('Acquire::Languages "none";\n')
+            (part / "etc/dpkg/dpkg.cfg.d/70no-docs").write_text(
+                "path-exclude /usr/share/doc/*\npath-exclude /usr/share/man/*\npath-exclude /usr/share/locale/*\n"
+            )
+            shutil.rmtree(directory, ignore_errors=True)
+            part.replace(directory)
+            layer = images.pack(directory, target, exclude=("dev", "proc", "sys", "run"))
     return Root((directory,), (layer,))
 
 
@@ -105,28 +110,37 @@ def extend(
     """
     name = f"{name}-{key(script, *(layer.digest for layer in below.layers), *salt)}"
     directory, target = cache / "roots" / name, cache / "layers" / f"{name}.tar"
-    layer = images.load(target)
-    if layer is None or not directory.is_dir():
-        part, work = directory.with_suffix(".part"), directory.with_suffix(".work")
-        for path in (part, work):
-            shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(parents=True)
-        _in_root(below.directories, part, work, script, lend or {}, cache / "logs" / f"{name}.log")
-        shutil.rmtree(work)
-        shutil.rmtree(directory, ignore_errors=True)
-        part.replace(directory)
-        layer = images.pack(directory, target, exclude=("dev", "proc", "sys", "run", "usr/sbin/policy-rc.d"))
+    with _lock(directory):
+        layer = images.load(target)
+        if layer is None or not directory.is_dir():
+            part, work = directory.with_suffix(".part"), directory.with_suffix(".work")
+            for path in (part, work):
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir(parents=True)
+            _in_root(below.directories, part, work, script, lend or {}, cache / "logs" / f"{name}.log")
+            shutil.rmtree(work)
+            shutil.rmtree(directory, ignore_errors=True)
+            part.replace(directory)
+            layer = images.pack(directory, target, exclude=("dev", "proc", "sys", "run", "usr/sbin/policy-rc.d"))
     return Root((*below.directories, directory), (*below.layers, layer))
 
 
 def forget(cache: Path, prefix: str, kept: Collection[str]) -> None:
-    """Remove the stored steps whose name starts with ``prefix``, except the names in ``kept``."""
-    for path in (cache / "roots").glob(f"{prefix}*"):
-        if path.name not in kept:
-            shutil.rmtree(path)
-    for path in (cache / "layers").glob(f"{prefix}*"):
-        if path.stem not in kept:
-            path.unlink()
+    """Remove the stored steps whose name starts with ``prefix``, but not ``kept`` or what a build may be using."""
+    limit = time.time() - _IN_USE_S
+    for folder in ("roots", "layers"):
+        for path in (cache / folder).glob(f"{prefix}*"):
+            if path.stem not in kept and path.stat().st_mtime < limit:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """One process makes a step, the others wait for it."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _in_root(lowers: Sequence[Path], upper: Path, work: Path, script: str, lend: Mapping[str, Path], log: Path) -> None:
