@@ -241,7 +241,13 @@ class Volumes:
         """The header is ours: a guest that reached its disk as raw could have written any other."""
         with _plain_file(disk) as descriptor:
             header = os.pread(descriptor, HEADER_BYTES, 0)
-        check_overlay(header, backing_name=_backing_name(chain), virtual_size_bytes=chain[-1].virtual_size_bytes)
+            size_bytes = os.fstat(descriptor).st_size
+        check_overlay(
+            header,
+            backing_name=_backing_name(chain),
+            virtual_size_bytes=chain[-1].virtual_size_bytes,
+            size_bytes=size_bytes,
+        )
 
     def _link_healed(self, directory: Path, chain: Chain) -> None:
         """Link the layers of an unmounted overlay anew, so that it uses those that the store holds now."""

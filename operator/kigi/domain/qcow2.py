@@ -147,8 +147,10 @@ def check_layer(
     return header
 
 
-def check_overlay(data: bytes, *, backing_name: str, virtual_size_bytes: int) -> Qcow2Header:
+def check_overlay(data: bytes, *, backing_name: str, virtual_size_bytes: int, size_bytes: int) -> Qcow2Header:
     """The header of an overlay that still refers to ``backing_name`` (relative) and nothing else.
+
+    ``size_bytes`` is the length of the whole file.
 
     Raises OverlayRejected: a guest may have written the header, so the disk is not started and must be reset.
     """
@@ -157,6 +159,7 @@ def check_overlay(data: bytes, *, backing_name: str, virtual_size_bytes: int) ->
         _require(header.backing_file == backing_name, "parent", f"the backing file {header.backing_file!r}")
         same = header.virtual_size_bytes == virtual_size_bytes
         _require(same, "declared-virtual-size", f"a virtual size of {header.virtual_size_bytes} bytes")
+        _require(header.tables_end <= size_bytes, "truncated", f"tables beyond its end at {size_bytes} bytes")
     except LayerRefused as exc:
         raise OverlayRejected(f"the overlay's header has {_bare(exc)} ({exc.rule}); reset the machine") from exc
     return header
