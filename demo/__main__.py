@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+import scenario
 from demo.costs import Step
 from demo.report import build_svg, build_table
 from demo.story import Chapter, play
@@ -73,8 +75,8 @@ def main() -> int:
 
 def prepare(target: Target, variant: str) -> Chapter:
     """Build the exercise (cached), publish its layers, apply its VMImageNodes."""
-    folder = cache_dir() / "demo" / variant
-    say(f"{variant}: building the exercise's disks")
+    folder = cache_dir() / "demo" / f"{variant}-{_recipe()}"
+    say(f"{variant}: building the exercise's disks (once; the real one takes some minutes)")
     manifest: Manifest = load(folder) if (folder / "manifest.json").exists() else BUILDERS[variant](folder)
     say(f"{variant}: publishing {len(manifest.images)} layers")
     os.environ.update(target.environment)
@@ -92,6 +94,15 @@ def prepare(target: Target, variant: str) -> Chapter:
         running=everyone if variant == "tiny" else REAL_RUNNING,
         second_instance_runs=variant == "tiny",
     )
+
+
+def _recipe() -> str:
+    """Short digest of everything that the disks are made from."""
+    digest = hashlib.sha256()
+    root = Path(scenario.__file__).parent
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and path.suffix not in (".pyc", ".md")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 async def _publish(folder: Path) -> list[dict]:  # type: ignore[type-arg]
