@@ -8,6 +8,7 @@ Source of methods and codes: https://github.com/container-storage-interface/spec
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -23,8 +24,10 @@ from kigi.api.node_cache import MAX_FILE_BYTES
 from kigi.domain.layers import DEFAULT_REPOSITORY, MAX_DEPTH, Chain, Digest, Layer
 from kigi.domain.names import CSI_DRIVER
 from kigi.errors import (
+    BudgetExceeded,
     KigiError,
     LayerCorrupt,
+    NoRoom,
     SpecInvalid,
     Unreachable,
     VolumeBusy,
@@ -126,9 +129,9 @@ def parse_chain(text: str) -> Chain:
 
 def code_of(error: KigiError) -> StatusCode:
     """How the kubelet shall read an error: each code but INVALID_ARGUMENT and FAILED_PRECONDITION means try again."""
-    if error.reason in ("NoRoom", "BudgetExceeded", "DiskFull"):
-        return StatusCode.RESOURCE_EXHAUSTED
     for kind, code in (
+        (BudgetExceeded, StatusCode.RESOURCE_EXHAUSTED),
+        (NoRoom, StatusCode.RESOURCE_EXHAUSTED),
         (VolumeUnknown, StatusCode.NOT_FOUND),
         (VolumeBusy, StatusCode.ABORTED),
         (Unreachable, StatusCode.UNAVAILABLE),
@@ -281,7 +284,9 @@ class NodePlugin:
             except KigiError as exc:
                 code, text = code_of(exc), f"{exc.reason}: {exc}"
             except OSError as exc:
-                code, text = StatusCode.INTERNAL, f"{exc.strerror}: {exc.filename}"
+                full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+                code = StatusCode.RESOURCE_EXHAUSTED if full else StatusCode.INTERNAL
+                text = f"{exc.strerror}: {exc.filename}"
             finally:
                 self._observer.called(method, code.name, time.monotonic() - started)
             volume = request.volume_id[:253]

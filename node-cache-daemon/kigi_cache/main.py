@@ -29,6 +29,8 @@ from kigi_cache.volumes import Volumes
 
 logger = logging.getLogger(__name__)
 
+SCRUB_INTERVAL_S = 24 * 3600.0
+
 _PLAIN_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -90,6 +92,7 @@ async def run(settings: Settings) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(filler.run())
+            group.create_task(_scrub(filler))
             group.create_task(keeper.run())
             group.create_task(SocketServer(settings.csi_socket, plugin.services()).run())
             group.create_task(web.serve(web.build_app(keeper.unready), settings.http_host, settings.http_port))
@@ -99,6 +102,14 @@ async def run(settings: Settings) -> None:
     finally:
         source.close()
         await api.close()
+
+
+async def _scrub(filler: Filler) -> None:
+    """Read every layer again once in a while: a disk may forget what was verified when it was written."""
+    while True:
+        await asyncio.sleep(SCRUB_INTERVAL_S)
+        damaged = await filler.scrub()
+        logger.info("layers read again", extra={"damaged": damaged})
 
 
 def budget_bytes(settings: Settings) -> int:

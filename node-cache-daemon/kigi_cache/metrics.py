@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kigi.api.node_cache import NodeCacheStatus
 
 REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
 CSI_CALLS = Counter("kigi_cache_csi_calls", "CSI calls answered.", ["method", "code"], registry=REGISTRY)
 CSI_SECONDS = Histogram(
     "kigi_cache_csi_seconds",

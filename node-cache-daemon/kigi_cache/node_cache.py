@@ -30,6 +30,8 @@ BACKOFF_S = (0.5, 30.0)
 SAME_EVENT_S = 300.0
 """One event of a reason about a subject in this time: a person needs one, etcd keeps each for an hour."""
 WAITING_EVENTS = 200
+EVENT_ATTEMPTS = 20
+"""Ten minutes of a silent API server; a refusal that is meant ends there too."""
 API_SILENCE_S = 60.0
 
 
@@ -150,7 +152,9 @@ class NodeCacheKeeper:
             await asyncio.sleep(SHORTEST_INTERVAL_S)
             limits = [HEARTBEAT_S - (time.monotonic() - written_at)]
             limits += [DISCARD_RETRY_S] if waiting else []
-            limits += [] if told else [pause - (time.monotonic() - written_at)]
+            # bytes that arrive are not announced: look again for as long as some are on their way
+            moving = any(layer.state == "Fetching" for layer in status.layers)
+            limits += [max(0.0, pause - (time.monotonic() - written_at)) or pause] if moving or not told else []
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), max(0.0, min(limits)))
 
@@ -206,10 +210,13 @@ class NodeCacheKeeper:
     async def _tell(self) -> None:
         while True:
             reason, message = await self._events.get()
-            try:
-                await self._api.warn(self._cache.metadata.uid if self._cache else "", reason, message)
-            except Unreachable as exc:
-                logger.warning("event not written", extra={"event": reason, "cause": str(exc)})
+            for _ in range(EVENT_ATTEMPTS):
+                try:
+                    await self._api.warn(self._cache.metadata.uid if self._cache else "", reason, message)
+                    break
+                except Unreachable as exc:
+                    logger.warning("event not written", extra={"event": reason, "cause": str(exc)})
+                    await asyncio.sleep(BACKOFF_S[1])
 
 
 def _identity(cache: NodeCache) -> tuple[str, int]:
