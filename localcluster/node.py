@@ -325,6 +325,9 @@ def _kubelet_config(node: Node) -> dict[str, object]:
         "evictionHard": {},
         "makeIPTablesUtilChains": False,
         "resolvConf": str(node.directory / "resolv.conf"),
+        # No DNS of its own: pods that ask for the cluster's get the machine's, without a warning event for each sync.
+        "clusterDNS": _name_servers(),
+        "clusterDomain": "cluster.local",
         "maxPods": 200,
         "podPidsLimit": -1,
         "serializeImagePulls": False,
@@ -336,6 +339,11 @@ def _kubelet_config(node: Node) -> dict[str, object]:
         "imageGCHighThresholdPercent": 100,
         "syncFrequency": "10s",
     }
+
+
+def _name_servers() -> list[str]:
+    lines = [line.split() for line in Path("/etc/resolv.conf").read_text().splitlines()]
+    return [line[1] for line in lines if len(line) > 1 and line[0] == "nameserver"][:3]
 
 
 def _make_cgroups(node: str) -> None:
