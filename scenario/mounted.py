@@ -98,7 +98,7 @@ def reduce(dirty: Path, parent: Path | None, final: Path, size_bytes: int) -> Di
 
     ``dirty`` must lie above ``parent``, so that all that may differ is allocated in it.
     """
-    candidates = _allocated(dirty)
+    candidates = _candidates(dirty, parent)
     exports = [Export(dirty, writable=False)] + ([Export(parent, writable=False)] if parent else [])
     with exported(*exports) as shown:
         descriptors = [os.open(path, os.O_RDONLY) for path in shown]
@@ -117,23 +117,37 @@ def _reader(descriptor: int) -> ReadCluster:
     return lambda index: os.pread(descriptor, CLUSTER, index * CLUSTER)
 
 
-def _allocated(dirty: Path) -> list[int]:
-    """Clusters that the file itself holds, zeros included, and not one of its parents."""
-    extents = json.loads(run("qemu-img", "map", "--output=json", dirty))
-    found: set[int] = set()
-    for extent in extents:
+def _candidates(dirty: Path, parent: Path | None) -> list[int]:
+    """Clusters that ``dirty`` itself holds, but for those that are known to be zeros both there and in ``parent``.
+
+    Discarding all free blocks leaves most of a disk in that state; reading it would take most of a build.
+    """
+    held, zeros = _mapped(dirty)
+    if parent is None:
+        return sorted(held - zeros)
+    _, below = _mapped(parent)
+    return sorted(held - (zeros & below))
+
+
+def _mapped(image: Path) -> tuple[set[int], set[int]]:
+    """Clusters of which the file itself holds a part, and clusters that are all zeros by its chain's tables."""
+    held: set[int] = set()
+    zeros: set[int] = set()
+    for extent in json.loads(run("qemu-img", "map", "--output=json", image)):
+        first, end = extent["start"], extent["start"] + extent["length"]
         if extent["depth"] == 0 and extent.get("present", True):
-            first, end = extent["start"], extent["start"] + extent["length"]
-            found.update(range(first // CLUSTER, -(-end // CLUSTER)))
-    return sorted(found)
+            held.update(range(first // CLUSTER, -(-end // CLUSTER)))
+        if extent["zero"]:
+            zeros.update(range(-(-first // CLUSTER), end // CLUSTER))
+    return held, zeros
 
 
 def run_mounted(export: Path, script: str, shares: dict[str, Path], content: Path) -> None:
-    """Run a shell script with the export's partition mounted at ``$root``, in namespaces of its own.
+    """Run a shell script in namespaces of its own; its ``attach`` mounts the export's partition at ``$root``.
 
     ``shares``: path in the guest -> folder of this machine that is mounted there (package caches). ``content``: tar
     archive that the script finds as ``$content``. ``inside CMD`` runs a command in the guest's file system; no service
-    is started by it. When the script has ended, all is written, free blocks are discarded, and nothing is mounted.
+    is started by it. When the script has ended, all is written, freed blocks are discarded, and nothing is mounted.
     """
     binds = "\n".join(
         f'mkdir -p "$root{inside}" && mount --bind "{folder}" "$root{inside}"' for inside, folder in shares.items()
@@ -151,7 +165,7 @@ def run_mounted(export: Path, script: str, shares: dict[str, Path], content: Pat
 
 _PROLOGUE = """
 attach() {{
-    mount -t ext4 -o "loop,offset={start},noatime,lazytime,nobarrier" "$disk" "$root"
+    mount -t ext4 -o "loop,offset={start},noatime,lazytime,nobarrier,discard" "$disk" "$root"
 }}
 inside() {{
     mountpoint -q "$root/proc" || {{
@@ -171,6 +185,5 @@ for inner in $(awk -v root="$root/" 'index($2, root) == 1 {print $2}' /proc/moun
     umount --lazy "$inner"
 done
 sync -f "$root"
-fstrim "$root"
 umount "$root"
 """

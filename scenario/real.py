@@ -188,7 +188,8 @@ def _script(level: Level) -> str:
     if level.parent is None:
         loader = unpack(("extlinux",), cache_dir())["extlinux"]
         parts.append(f'"{loader}/usr/bin/extlinux" --install "$root/boot/extlinux"')
-    parts.append(_CLEAN)
+    # Freed blocks are discarded one by one; together they fill clusters that singly they do not.
+    parts += [_CLEAN, 'fstrim "$root"']
     return "\n".join([*parts, ""])
 
 
