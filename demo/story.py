@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from demo.console import read_guest
@@ -117,19 +116,15 @@ def _running(chapter: Chapter, replicas: int) -> dict[str, Any]:
 
 def _check_guests(target: Target, chapter: Chapter, state: str, replicas: int, started: float) -> float:
     """Seconds until every running guest has said on its serial console that it is that machine in that state."""
-    kubeconfig = Path(target.environment["KUBECONFIG"])
     instances = range(replicas if chapter.second_instance_runs else 1)
     expected = {
         f"{NAME}-{instance}-{machine}": chapter.manifest.guests[state][machine]
         for instance in instances
         for machine in chapter.running
     }
-    with ThreadPoolExecutor(len(expected)) as pool:
-        heard = dict(
-            zip(
-                expected, pool.map(lambda vm: read_guest(kubeconfig, chapter.namespace, vm, 900), expected), strict=True
-            )
-        )
+    with ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda vm: read_guest(target, chapter.namespace, vm), expected)
+        heard = dict(zip(expected, answers, strict=True))
     for vm, guest in expected.items():
         machine = vm.split("-", 2)[2]
         if (heard[vm].get("machine"), heard[vm].get("state")) != (machine, guest.state):

@@ -32,12 +32,15 @@ mkdir -p /var/run/libvirt
 ln -sf libvirt-sock /var/run/libvirt/virtqemud-sock
 exec /usr/sbin/libvirtd "$@"
 """
+# virt-handler looks for serial consoles below /proc/PID/root/var/run: Debian's absolute link there would lead it into its
+# own root.
 _ROOT_SCRIPT = f"""
 groupadd --gid 107 qemu
 useradd --uid 107 --gid 107 --home-dir /home/qemu --no-create-home --shell /usr/sbin/nologin qemu
 apt-get update -q
 apt-get install -q -y --no-install-recommends {_PACKAGES}
 ln -sf /usr/bin/qemu-system-x86_64 /usr/bin/qemu-kvm
+ln -sfn ../run /var/run
 mkdir -p /usr/lib64/qemu-kvm /usr/libexec
 ln -sf /usr/bin/qemu-system-x86_64 /usr/libexec/qemu-kvm
 chown root:root /var/lib/libvirt /var/cache/libvirt
