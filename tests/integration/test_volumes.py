@@ -84,6 +84,7 @@ def start(directory: Path, files: list[LayerFile]) -> Node:
     for file in files:
         if not store.path(file.layer.digest).exists():
             shutil.copy(file.path, store.path(file.layer.digest))
+            store.path(file.layer.digest).chmod(0o444)
         assert store.verify(file.layer)
     volumes = Volumes(store.root, store, create_overlay)
     volumes.recover()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import resource
 from collections.abc import Sequence
@@ -79,8 +80,8 @@ async def _run_raw(arguments: Sequence[str], timeout_s: float) -> tuple[int, str
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            preexec_fn=_limit,
         )
+        _limit(process.pid)
     except FileNotFoundError as exc:
         raise SpecInvalid("the program qemu-img is not on the PATH; install qemu-utils") from exc
     try:
@@ -95,6 +96,8 @@ async def _run_raw(arguments: Sequence[str], timeout_s: float) -> tuple[int, str
     return process.returncode or 0, output.decode(errors="replace")
 
 
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+def _limit(pid: int) -> None:
+    """From outside: code between fork and exec may hang in a process with threads, as the node's daemon is."""
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.prlimit(pid, resource.RLIMIT_CPU, (CPU_S, CPU_S))
