@@ -31,7 +31,8 @@ def read_guest(target: Target, namespace: str, vm: str, timeout_s: float = 900) 
 
 def _newest_pod(target: Target, namespace: str, vm: str) -> str | None:
     """The pod of the VM's present run; earlier ones may still be ending."""
-    selector = f"kubevirt.io=virt-launcher,vm.kubevirt.io/name={vm}"
+    _, instance, machine = vm.split("-", 2)
+    selector = f"kubevirt.io=virt-launcher,kigi.dev/instance={instance},kigi.dev/machine={machine}"
     pods: list[dict[str, Any]] = target.get("pods", "-n", namespace, "-l", selector)["items"]
     alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] == "Running"]
     newest = max(alive, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)

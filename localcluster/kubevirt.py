@@ -32,8 +32,8 @@ mkdir -p /var/run/libvirt
 ln -sf libvirt-sock /var/run/libvirt/virtqemud-sock
 exec /usr/sbin/libvirtd "$@"
 """
-# virt-handler looks for serial consoles below /proc/PID/root/var/run: Debian's absolute link there would lead it into its
-# own root.
+# virt-handler looks for serial consoles below /proc/PID/root/var/run: Debian's absolute link there would lead it into
+# its own root.
 _ROOT_SCRIPT = f"""
 groupadd --gid 107 qemu
 useradd --uid 107 --gid 107 --home-dir /home/qemu --no-create-home --shell /usr/sbin/nologin qemu
