@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -88,12 +89,13 @@ class Cluster:
             say("images are built")
             for member in members:
                 self._load(member, built)
-            plane.kubectl("wait", "--for=condition=Ready", "--timeout=120s", *(f"node/{one.name}" for one in members))
             names = [one.name for one in members]
-            plane.kubectl("label", "node", *names, "--overwrite", "node-role.kubernetes.io/control-plane=")
+            for condition in ("create", "condition=Ready"):
+                self.kubectl("wait", f"--for={condition}", "--timeout=120s", *(f"node/{name}" for name in names))
+            self.kubectl("label", "node", *names, "--overwrite", "node-role.kubernetes.io/control-plane=")
             say(f"{len(members)} node(s) ready, images imported")
             if "kubevirt" not in without:
-                self._deploy_kubevirt(plane)
+                self._deploy_kubevirt()
                 say(f"KubeVirt {kubevirt.VERSION} is deployed")
             (self.directory / "up").write_text(json.dumps({"without": list(without), "nodes": nodes}))
 
@@ -115,7 +117,10 @@ class Cluster:
             node.stop(path)
         for part in ("control-plane", "s3"):
             if (directory / part).exists():
-                Processes(directory / part, detached=True).stop_all()
+                processes = Processes(directory / part, detached=True)
+                for name in processes.names():
+                    processes.stop(name, sig=signal.SIGKILL)  # their data is removed: nothing to finish
+        node.kill_strays(directory)
         node.clean_machine()
         _service_address("delete")
         self._restore_forwarding()
@@ -234,18 +239,18 @@ class Cluster:
             member.load(changed)
             record.write_text(json.dumps(seen | wanted))
 
-    def _deploy_kubevirt(self, plane: ControlPlane) -> None:
+    def _deploy_kubevirt(self) -> None:
         objects = kubevirt.operator_manifests(kubevirt.module_source())
-        plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input_text=yaml.safe_dump_all(objects))
-        plane.kubectl("wait", "--for=condition=Established", "crd/kubevirts.kubevirt.io", "--timeout=60s")
-        plane.kubectl("apply", "--server-side", "-f", "-", input_text=yaml.safe_dump(kubevirt.kubevirt_object()))
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input_text=yaml.safe_dump_all(objects))
+        self.kubectl("wait", "--for=condition=Established", "crd/kubevirts.kubevirt.io", "--timeout=60s")
+        self.kubectl("apply", "--server-side", "-f", "-", input_text=yaml.safe_dump(kubevirt.kubevirt_object()))
         arguments = ("-n", kubevirt.NAMESPACE, "kubevirt/kubevirt", "--for=jsonpath={.status.phase}=Deployed")
         try:
-            plane.kubectl("wait", *arguments, "--timeout=900s")
-            plane.kubectl("wait", "-n", kubevirt.NAMESPACE, "pod", "--all", "--for=condition=Ready", "--timeout=300s")
-        except subprocess.CalledProcessError as error:
-            pods = plane.kubectl("get", "pods", "-A", "-o", "wide")
-            raise ClusterError(f"KubeVirt did not get Deployed: {error.stderr}\n{pods}") from error
+            self.kubectl("wait", *arguments, "--timeout=900s")
+            self.kubectl("wait", "-n", kubevirt.NAMESPACE, "pod", "--all", "--for=condition=Ready", "--timeout=300s")
+        except ClusterError as error:
+            pods = self.kubectl("get", "pods", "-A", "-o", "wide")
+            raise ClusterError(f"KubeVirt did not get Deployed: {error}\n{pods}") from error
 
     def _forward(self) -> None:
         """Let the machine forward between the bridges of several nodes, until `down`."""

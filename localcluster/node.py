@@ -26,6 +26,10 @@ from localcluster.images import Image
 CGROUP = "kigi-local"
 _BRIDGE = re.compile(r"kigi\d+")
 _CGROUPS = Path("/sys/fs/cgroup")
+_PROGRAMS = {
+    *("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "versitygw"),
+    *("containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "nsenter"),
+}
 _LINKS = Path("/sys/class/net")
 _PAUSE_IMAGE = "registry.local/pause:1"
 _PAUSE = """#include <signal.h>
@@ -190,11 +194,15 @@ def stop(directory: Path, timeout_s: float = 30) -> None:
     ]
     for pid in doomed:
         _kill(pid)
-    deadline = time.monotonic() + timeout_s
-    while any(Path(f"/proc/{pid}").exists() and not _is_zombie(pid) for pid in doomed):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"processes {doomed} of the node do not end")
-        time.sleep(0.05)
+    _wait_for_end(doomed, timeout_s)
+
+
+def kill_strays(directory: Path) -> None:
+    """Kill programs of the cluster that work below ``directory`` and are on no record, as a killed start leaves them."""
+    strays = [pid for pid, arguments in _processes() if _belongs(arguments, directory) and _is_program(arguments)]
+    for pid in strays:
+        _kill(pid)
+    _wait_for_end(strays, 10)
 
 
 def clean_machine(timeout_s: float = 30) -> None:
@@ -252,6 +260,19 @@ def _bridges() -> list[str]:
 
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def _is_program(arguments: Sequence[str]) -> bool:
+    name = Path(arguments[0]).name
+    return name in _PROGRAMS or "localcluster.node_init" in arguments
+
+
+def _wait_for_end(pids: Sequence[int], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while any(Path(f"/proc/{pid}").exists() and not _is_zombie(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"processes {list(pids)} do not end")
+        time.sleep(0.05)
 
 
 def _network(node: Node) -> dict[str, object]:
