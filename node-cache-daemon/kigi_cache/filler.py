@@ -49,6 +49,8 @@ class _Job:
     state: Literal["Queued", "Fetching", "Refused"] = "Queued"
     fetched_bytes: int = 0
     error: KigiError | None = None
+    reported: str | None = None
+    """Reason of the last error that was reported; the same one again is no news."""
     failures: int = 0
     not_before: float = 0.0
     """Monotonic time of the next try."""
@@ -246,10 +248,16 @@ class Filler:
             await self._reserve(job)
             job.state, job.error = "Fetching", None
             await asyncio.to_thread(_transfer, self.store, self._source, job)
+        except LayerCorrupt as exc:
+            await asyncio.to_thread(self.store.drop_part, digest)  # nothing tells which of its bytes are right
+            self._finish(digest, exc)
         except KigiError as exc:
             self._finish(digest, exc)
         except OSError as exc:
             self._finish(digest, _disk_error(digest, exc))
+        except Exception as exc:  # one layer's fault must not end the others', nor be tried again at once
+            logger.exception("fetch failed", extra={"digest": digest})
+            self._finish(digest, KigiError(f"layer {digest}: {type(exc).__name__}: {exc}"))
         else:
             if job.stop.is_set() and not self.store.is_held(digest):
                 self._jobs.pop(digest, None)
@@ -301,8 +309,9 @@ class Filler:
             return
         if isinstance(error, LayerCorrupt):
             logger.warning("layer corrupt", extra={"digest": digest, "cause": str(error)})
-        if job.error is None or type(job.error) is not type(error):
+        if job.reported != error.reason:
             self._on_error(digest, error)
+        job.reported = error.reason
         job.state, job.error, job.fetched_bytes = "Refused", error, 0
         job.failures += 1
         delay = min(RETRY_MOST_S, RETRY_FIRST_S * 2 ** min(job.failures - 1, 10))
@@ -335,7 +344,7 @@ def _transfer(store: Store, source: Source, job: _Job) -> None:
     layer = job.layer
     if store.is_held(layer.digest):
         return
-    if store.path(layer.digest).exists() and store.verify(layer):
+    if os.path.lexists(store.path(layer.digest)) and store.verify(layer):
         return
     sha = hashlib.sha256()
     with store.part_path(layer.digest).open("ab+") as part:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 CHUNK_BYTES = 4 * 2**20
 KEPT_IN_QUARANTINE = 4
 _SUFFIX = ".qcow2"
+_DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ELOOP, errno.EISDIR, errno.ENXIO}
+"""Answers of the file system that no other try makes better: a bad disk, a link, a directory, a socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,31 +176,26 @@ class Store:
         """
         digest = layer.digest if isinstance(layer, Layer) else layer
         path = self.path(digest)
-        sha = hashlib.sha256()
+        if not os.path.lexists(path):
+            self._forget(digest)
+            return False
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            read = _read_whole(path, stop)
+            if read is None:
+                return False
+            if isinstance(layer, Layer):
+                _check(layer, read.found.st_size, read.sha256, read.header)
+            elif read.sha256 != digest_hex(digest):
+                raise LayerCorrupt(f"layer {digest}: its file has the digest sha256:{read.sha256}")
         except FileNotFoundError:
             self._forget(digest)
             return False
-        with os.fdopen(descriptor, "rb") as file:
-            before = os.fstat(file.fileno())
-            header = b""
-            while chunk := file.read(CHUNK_BYTES):
-                header = header or chunk[:HEADER_BYTES]
-                sha.update(chunk)
-                if stop():
-                    return False
-        try:
-            if isinstance(layer, Layer):
-                _check(layer, before.st_size, sha.hexdigest(), header)
-            elif sha.hexdigest() != digest_hex(digest):
-                raise LayerCorrupt(f"layer {digest}: its file has the digest sha256:{sha.hexdigest()}")
         except (LayerCorrupt, LayerRefused) as exc:
             logger.warning("damaged layer quarantined", extra={"digest": digest, "cause": str(exc)})
             self.quarantine(digest)
             return False
         with self._lock:
-            self._seen[digest] = _Seen.of(before)
+            self._seen[digest] = _Seen.of(read.found)
             self._save_state()
         return True
 
@@ -240,17 +238,18 @@ class Store:
             self._forget(digest)
 
     def _quarantine_file(self, path: Path, digest: Digest) -> None:
-        number = 0
-        while (target := self.quarantine_dir / f"{digest_hex(digest)}.{number}").exists():
-            number += 1
-        self._step("quarantine")
-        try:
-            os.rename(path, target)
-        except FileNotFoundError:
-            return
-        kept = sorted(self.quarantine_dir.iterdir(), key=lambda p: p.lstat().st_ctime_ns)
-        for old in kept[:-KEPT_IN_QUARANTINE]:
-            self._remove(old)
+        with self._lock:  # two at once would delete the same oldest file
+            number = 0
+            while os.path.lexists(target := self.quarantine_dir / f"{digest_hex(digest)}.{number}"):
+                number += 1
+            self._step("quarantine")
+            try:
+                os.rename(path, target)
+            except FileNotFoundError:
+                return
+            kept = sorted(self.quarantine_dir.iterdir(), key=lambda p: p.lstat().st_ctime_ns)
+            for old in kept[:-KEPT_IN_QUARANTINE]:
+                self._remove(old)
 
     def _forget(self, digest: Digest) -> None:
         with self._lock:
@@ -292,6 +291,39 @@ class Store:
         except FileNotFoundError:
             return None
         return found if stat.S_ISREG(found.st_mode) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A file that was read from its first byte to its last; ``found`` is how it was before."""
+
+    found: os.stat_result
+    sha256: str
+    header: bytes
+
+
+def _read_whole(path: Path, stop: Callable[[], bool]) -> _Read | None:
+    """The file's digest and header, or None when ``stop`` says so.
+
+    Raises LayerCorrupt if it is no regular file (a pipe would never end) or the disk cannot read it any more.
+    """
+    sha, header = hashlib.sha256(), b""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise LayerCorrupt(f"{path} is not a regular file")
+            while chunk := file.read(CHUNK_BYTES):
+                header = header or chunk[:HEADER_BYTES]
+                sha.update(chunk)
+                if stop():
+                    return None
+    except OSError as exc:
+        if exc.errno not in _DAMAGE:
+            raise
+        raise LayerCorrupt(f"{path} cannot be read: {exc.strerror}") from exc
+    return _Read(found, sha.hexdigest(), header)
 
 
 def _check(layer: Layer, size_bytes: int, digest_found: str, header: bytes) -> None:

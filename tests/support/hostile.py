@@ -7,7 +7,7 @@ bytes so that they are no longer those of the digest. A node case changes what l
 from __future__ import annotations
 
 import os
-import socket
+import stat
 import struct
 import subprocess
 from collections.abc import Callable
@@ -381,8 +381,7 @@ def _fifo(path: Path) -> None:
 
 def _socket(path: Path) -> None:
     path.unlink()
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(path))
+    os.mknod(path, stat.S_IFSOCK | 0o600)
 
 
 def _sparse(path: Path) -> None:
