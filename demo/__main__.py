@@ -91,6 +91,7 @@ def prepare(target: Target, variant: str) -> Chapter:
         manifest=manifest,
         namespace=namespace,
         layer_bytes=layer_bytes,
+        digests={each["metadata"]["name"]: each["spec"]["layer"]["digest"] for each in objects},
         running=everyone if variant == "tiny" else REAL_RUNNING,
         second_instance_runs=variant == "tiny",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -40,12 +40,12 @@ class Step:
 class Ledger:
     """What a node would hold if it kept layers, and if it kept whole images."""
 
-    def __init__(self, manifest: Manifest, layer_bytes: Mapping[str, int]) -> None:
-        """``layer_bytes``: image -> bytes of its published layer."""
+    def __init__(self, manifest: Manifest, layer_bytes: Mapping[str, int], held: Collection[str] = ()) -> None:
+        """``layer_bytes``: image -> bytes of its published layer; ``held``: images whose layers are there already."""
         self._manifest = manifest
         self._layer_bytes = layer_bytes
         self._flat = {image.name: image.flat_size_bytes for image in manifest.images}
-        self._layers: set[str] = set()
+        self._layers: set[str] = set(held)
         self._images: set[str] = set()
 
     def book(self, state: str, machines: Sequence[str] | None = None) -> tuple[int, int, int]:

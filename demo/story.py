@@ -27,6 +27,8 @@ class Chapter:
     manifest: Manifest
     namespace: str
     layer_bytes: Mapping[str, int]
+    digests: Mapping[str, str]
+    """Image -> digest of its layer."""
     running: Sequence[str]
     second_instance_runs: bool
 
@@ -34,7 +36,10 @@ class Chapter:
 def play(target: Target, chapter: Chapter, say: Say, done: Callable[[Step], None]) -> None:
     """All steps of a chapter in order; ``done`` gets each when it is measured. Raises DemoFailed."""
     first, second, third = (system.name for system in chapter.manifest.systems)
-    ledger = Ledger(chapter.manifest, chapter.layer_bytes)
+    target.kubectl("delete", "systemdeployment", "--all", "-n", chapter.namespace, "--timeout=600s")
+    held = held_layers(target)
+    here = [image for image, digest in chapter.digests.items() if digest in held]
+    ledger = Ledger(chapter.manifest, chapter.layer_bytes, here)
     target.apply(*kubernetes.system_nodes(chapter.manifest, chapter.namespace))
     story: list[tuple[str, str, dict[str, Any], int]] = [
         (f"deploy {first}", first, {}, 1),
@@ -83,6 +88,13 @@ def fetched_bytes(target: Target) -> int:
     """Bytes that all daemons have fetched since they were made, as their NodeCaches report."""
     caches = target.get("nodecaches")["items"]
     return sum(cache.get("status", {}).get("fetchedBytesTotal", 0) for cache in caches)
+
+
+def held_layers(target: Target) -> set[str]:
+    """Digests of the layers that the nodes hold: none on a fresh cluster."""
+    caches = target.get("nodecaches")["items"]
+    layers = (layer for cache in caches for layer in cache.get("status", {}).get("layers", []))
+    return {layer["digest"] for layer in layers if layer["state"] == "Held"}
 
 
 def wait_ready(target: Target, namespace: str, name: str) -> dict[str, Any]:
