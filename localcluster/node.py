@@ -198,7 +198,7 @@ def stop(directory: Path, timeout_s: float = 30) -> None:
 
 
 def kill_strays(directory: Path) -> None:
-    """Kill programs of the cluster that work below ``directory`` and are on no record, as a killed start leaves them."""
+    """Kill programs that work below ``directory`` and are on no record, as a killed start leaves them."""
     strays = [pid for pid, arguments in _processes() if _belongs(arguments, directory) and _is_program(arguments)]
     for pid in strays:
         _kill(pid)
