@@ -7,7 +7,7 @@ SOURCES := operator node-cache-daemon localcluster scenario demo tests benchmark
 CLUSTER ?= local
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo check lint format type contracts unit integration crds docs lock e2e bench up down clean
+.PHONY: help test demo check lint format type contracts unit integration crds proto docs lock e2e bench up down clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ up down: $(VENV)/ready  ## Start or stop the local cluster
 
 crds: $(VENV)/ready  ## crds/ from the models
 	$(BIN)/python -m kigi.api.crdgen crds
+
+proto: $(VENV)/ready  ## gRPC messages of the daemon from node-cache-daemon/kigi_cache/rpc/*.proto
+	cd node-cache-daemon && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. kigi_cache/rpc/*.proto
 
 docs: $(VENV)/ready  ## Tables of docs/reference/ from the models
 	$(BIN)/python -m kigi.api.docgen
