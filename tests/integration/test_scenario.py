@@ -9,7 +9,7 @@ import pytest
 from scenario import tiny
 from scenario.manifest import Manifest, load
 from scenario.tree import resolved_images
-from tests.support.guests import QEMU, booted, overlay
+from tests.support.emulated import QEMU, booted, overlay
 
 BOOT_TIMEOUT_S = 120
 
