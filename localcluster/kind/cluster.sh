@@ -59,7 +59,8 @@ environment() {
 down() {
     kind delete cluster --name "$cluster" --kubeconfig "$kubeconfig"
     docker rm --force "$server" >/dev/null 2>&1 || true
-    rm -rf "$state"
+    # Containers wrote below these as root.
+    rm -rf "$state" || echo "remove $state and /var/lib/kigi-kind as root" >&2
 }
 
 case ${1:-} in
