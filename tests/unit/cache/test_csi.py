@@ -249,11 +249,11 @@ async def test_each_error_has_its_code_and_says_why(
 
 
 async def test_a_long_fill_is_answered_before_the_deadline_and_goes_on(driver: Driver) -> None:
-    driver.filler.duration_s = 1.0
+    driver.filler.duration_s = 3.0
     started = time.monotonic()
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await driver.publish(timeout_s=5.2)
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 2.5
     assert refused.value.code() == StatusCode.ABORTED
     assert "1 of 3 layers" in str(refused.value.details())
     assert driver.volumes.calls == []
