@@ -1,7 +1,8 @@
-"""Carries out steps: in their order, and at once where they are of one sort.
+"""Carries out steps: in their order, and at once where they do not depend on each other.
 
-Steps of one sort (a kind applied, a kind deleted) that follow each other do not depend on each other. What the API
-server answers goes into the mirror, so that the next decision sees it.
+Objects that are applied one after another depend on each other within one machine only: its volume, its claim, its VM.
+Deletions of one kind that follow each other do not depend on each other at all; nor do other steps of one sort. What
+the API server answers goes into the mirror, so that the next decision sees it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,7 +34,7 @@ from kigi.ports import Ports
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 32
-"""Steps of one group under way at once; the client bounds all groups together."""
+"""Machines under way at once in one pass; the client bounds all passes together."""
 RESTART_AGAIN_S = 10.0
 """An instance that was asked to end and has not is asked again after this."""
 WRITTEN_ONCE = frozenset({resources.VOLUME.kind, resources.CLAIM.kind})
@@ -46,31 +48,38 @@ async def apply_steps(ports: Ports, steps: Iterable[Step]) -> None:
 
 
 def _sort(step: Step) -> tuple[str, str]:
-    match step:
-        case ApplyObject(manifest):
-            return ("ApplyObject", str(manifest["kind"]))
-        case DeleteObject(kind):
-            return ("DeleteObject", kind)
-    return (type(step).__name__, "")
+    return (type(step).__name__, step.kind if isinstance(step, DeleteObject) else "")
+
+
+def _lane(step: Step) -> object:
+    """Steps of one lane are done one after another: those of one machine."""
+    if isinstance(step, ApplyObject):
+        labels = step.manifest["metadata"].get("labels") or {}
+        return tuple(labels.get(name) for name in _SLOT) if names.LABEL_MACHINE in labels else step.manifest["kind"]
+    return id(step)
+
+
+_SLOT = (names.LABEL_NAMESPACE, names.LABEL_DEPLOYMENT, names.LABEL_INSTANCE, names.LABEL_MACHINE)
 
 
 async def _together(ports: Ports, steps: list[Step]) -> None:
     slots = asyncio.Semaphore(AT_ONCE)
     errors: list[KigiError] = []
+    lanes: dict[object, list[Step]] = defaultdict(list)
+    for step in steps:
+        lanes[_lane(step)].append(step)
 
-    async def one(step: Step) -> None:
+    async def go(lane: list[Step]) -> None:
         async with slots:
             try:
-                await apply_step(ports, step)
+                for step in lane:
+                    await apply_step(ports, step)
             except KigiError as exc:
                 errors.append(exc)
 
-    if len(steps) == 1:
-        await apply_step(ports, steps[0])
-        return
     async with asyncio.TaskGroup() as group:
-        for step in steps:
-            group.create_task(one(step))
+        for lane in lanes.values():
+            group.create_task(go(lane))
     if errors:
         raise errors[0]
 

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
+import aiohttp
+
 from kigi.adapters.kube import JSON, KubeClient, load_configuration
 from kigi.adapters.resources import (
     CLAIM,
@@ -106,22 +108,7 @@ class Actors:
         with contextlib.suppress(Conflict):
             await self.kube.create(NODE, node)
         await self._renew(name)
-        now = _now()
-        status = {
-            "allocatable": {"memory": memory, "cpu": "64", "pods": "500"},
-            "capacity": {"memory": memory, "cpu": "64", "pods": "500"},
-            "conditions": [
-                {
-                    "type": "Ready",
-                    "status": "True",
-                    "reason": "KubeletReady",
-                    "message": "",
-                    "lastHeartbeatTime": now,
-                    "lastTransitionTime": now,
-                }
-            ],
-        }
-        await self._merge(NODE, None, name, {"status": status}, "status")
+        await self._say_ready(name, memory)
         await self._merge(NODE, None, name, {"spec": {"taints": None}})
         driver = {"name": names.CSI_DRIVER, "nodeID": name, "topologyKeys": []}
         csi = {
@@ -133,6 +120,16 @@ class Actors:
         with contextlib.suppress(Conflict):
             await self.kube.create(CSI_NODE, csi)
         self.alive.add(name)
+
+    async def _say_ready(self, name: str, memory: str = "64Gi") -> None:
+        now = _now()
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}
+        status = {
+            "allocatable": {"memory": memory, "cpu": "64", "pods": "500"},
+            "capacity": {"memory": memory, "cpu": "64", "pods": "500"},
+            "conditions": [{**ready, "lastHeartbeatTime": now, "lastTransitionTime": now}],
+        }
+        await self._merge(NODE, None, name, {"status": status}, "status")
 
     async def lose_node(self, name: str) -> None:
         """The Node object is deleted, and all on it gone."""
@@ -165,6 +162,7 @@ class Actors:
             for name in sorted(self.alive):
                 with contextlib.suppress(KigiError):
                     await self._renew(name)
+                    await self._say_ready(name)
                     if (None, name) in self._seen["NodeCache"]:
                         await self._report(name)
 
@@ -172,7 +170,7 @@ class Actors:
 
     async def _watch(self, resource: Resource) -> None:
         while True:
-            with contextlib.suppress(KigiError, OSError, TimeoutError, ValueError):
+            with contextlib.suppress(KigiError, aiohttp.ClientError, OSError, TimeoutError, ValueError):
                 async for body in self.kube.list_all(resource):
                     self._see(resource, body)
                 async for event in self._events(resource):

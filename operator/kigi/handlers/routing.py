@@ -25,7 +25,7 @@ Waking = tuple[Key, float]
 """A key, and the seconds after which it shall be looked at; later ones gather several changes."""
 
 GATHER_S = 0.05
-"""A node's cache waits this long for the other volumes of the same pass."""
+"""What comes one by one and is looked at as a whole: volumes of one pass, claims that get bound, VMs that start."""
 ROOM_S = 0.5
 """When daemons come up together, the first of them shall not be given everything."""
 PROGRESS_S = 1.0
@@ -51,16 +51,16 @@ def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
         case CacheRecord():
             yield from _cache_changed(mirror, change)
         case VolumeRecord():
-            yield Key("deployment", *record.deployment), 0.0
+            yield Key("deployment", *record.deployment), GATHER_S
             yield Key("node", "", record.node), GATHER_S
         case InstanceRecord():
-            yield Key("deployment", *record.deployment), 0.0
+            yield Key("deployment", *record.deployment), GATHER_S
             if change.new is None:
                 # Overlays of its old disks may be deleted now.
                 nodes = {v.node for v in mirror.volumes.by("deployment", record.deployment) if v.meta.deleting}
                 yield from ((Key("node", "", node), GATHER_S) for node in nodes)
         case ClaimRecord() | MachineRecord():
-            yield Key("deployment", *record.deployment), 0.0
+            yield Key("deployment", *record.deployment), GATHER_S
 
 
 def everything(mirror: Mirror) -> Iterator[Key]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,12 +33,18 @@ class Fingerprint:
     @classmethod
     def from_text(cls, text: str) -> Fingerprint | None:
         """The fingerprint of a text; None if it is not one, which asks for a new disk."""
-        try:
-            data = json.loads(text)
-            first, second, third = data["resets"]
-            return cls(str(data["image"]), str(data["system"]), (first, second, third))
-        except (ValueError, KeyError, TypeError):
-            return None
+        return _parse_fingerprint(text)
+
+
+@functools.lru_cache(maxsize=65536)
+def _parse_fingerprint(text: str) -> Fingerprint | None:
+    """Machines of the same image and state share one, and every pass asks again."""
+    try:
+        data = json.loads(text)
+        first, second, third = data["resets"]
+        return Fingerprint(str(data["image"]), str(data["system"]), (first, second, third))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
