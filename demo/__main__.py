@@ -34,7 +34,7 @@ BUILDERS = {"tiny": tiny.build, "real": real.build}
 REAL_RUNNING = ("mail1", "desktop1")
 """Guests of the real exercise that run in the demo: emulated CPUs are slow, and two show what ten would."""
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 190)
 _started = time.monotonic()
 
 

@@ -4,6 +4,8 @@ Each step runs in a mount and PID namespace of its own: whatever happens, no mou
 settings (name servers, CA bundle, proxies, package indexes) are lent to the step and never become part of a layer.
 """
 
+from __future__ import annotations
+
 import fcntl
 import hashlib
 import os
@@ -19,8 +21,6 @@ from localcluster import images
 from localcluster.images import Layer
 
 SUITE = "trixie"
-MIRROR = "http://deb.debian.org/debian"
-SECURITY_MIRROR = "http://deb.debian.org/debian-security"
 
 # Read by pip, apt and curl; passed on because a development machine may reach the world only through them.
 _LENT_ENVIRONMENT = (
@@ -35,10 +35,6 @@ _LENT = "/run/kigi-build"  # below a tmpfs that exists only inside the step
 _SCRUB = """rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
 rm -rf /var/log/*.log /var/log/apt /tmp/* /root/.cache
 """
-_SOURCES = f"""deb {MIRROR} {SUITE} main
-deb {MIRROR} {SUITE}-updates main
-deb {SECURITY_MIRROR} {SUITE}-security main
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +43,33 @@ class Root:
 
     directories: tuple[Path, ...]
     layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrors:
+    """Where Debian's packages come from: those of this machine's apt, whatever its release is."""
+
+    main: str
+    security: str
+
+    @classmethod
+    def of_this_machine(cls) -> Mirrors:
+        """Raises RuntimeError if apt has none; ``$KIGI_DEBIAN_MIRROR`` goes before what apt has."""
+        command = ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+        sites = {release: site for site, _, release in (line.partition(" ") for line in lines) if site}
+        main = os.environ.get("KIGI_DEBIAN_MIRROR") or next((s for r, s in sites.items() if "-" not in r), None)
+        if main is None:
+            raise RuntimeError(
+                "apt's sources on this machine name no Debian mirror; add one, or set KIGI_DEBIAN_MIRROR"
+            )
+        security = next((s for r, s in sites.items() if r.endswith("-security")), None)
+        return cls(main, security or f"{main.rstrip('/')}-security")
+
+    def sources(self) -> str:
+        """sources.list of the image."""
+        main = f"deb {self.main} {SUITE} main\ndeb {self.main} {SUITE}-updates main\n"
+        return f"{main}deb {self.security} {SUITE}-security main\n"
 
 
 def key(*parts: str | bytes) -> str:
@@ -60,7 +83,8 @@ def key(*parts: str | bytes) -> str:
 
 def base(cache: Path) -> Root:
     """Debian's minimal system, as `debian:trixie-slim` is for the Dockerfile."""
-    name = f"base-{SUITE}-{key(_SOURCES, '2')}"
+    mirrors = Mirrors.of_this_machine()
+    name = f"base-{SUITE}-{key(mirrors.sources(), '2')}"
     directory, target = cache / "roots" / name, cache / "layers" / f"{name}.tar"
     with _lock(directory):
         layer = images.load(target)
@@ -68,9 +92,8 @@ def base(cache: Path) -> Root:
             part = directory.with_suffix(".part")
             shutil.rmtree(part, ignore_errors=True)
             part.parent.mkdir(parents=True, exist_ok=True)
-            mirror = os.environ.get("KIGI_DEBIAN_MIRROR", MIRROR)
-            _run(["debootstrap", "--variant=minbase", SUITE, str(part), mirror], cache / "logs" / f"{name}.log")
-            (part / "etc/apt/sources.list").write_text(_SOURCES)
+            _run(["debootstrap", "--variant=minbase", SUITE, str(part), mirrors.main], cache / "logs" / f"{name}.log")
+            (part / "etc/apt/sources.list").write_text(mirrors.sources())
             # debootstrap leaves this machine's name and name servers behind; the cluster brings its own.
             for lent in ("etc/resolv.conf", "etc/hostname"):
                 (part / lent).unlink(missing_ok=True)
