@@ -1,0 +1,243 @@
+"""The store against a model: whatever happens in whatever order, and wherever it is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kigi.domain.layers import Digest, Layer, digest_hex
+from kigi.errors import LayerCorrupt, LayerMissing
+from kigi_cache.store import KEPT_IN_QUARANTINE, Store
+
+VIRTUAL_BYTES = 2**20
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def content(number: int) -> bytes:
+    """A root layer in Kigi's form: a header, empty tables, and a cluster that tells it from others."""
+    header = struct.pack(
+        ">IIQIIQIIQQIIQQQQII",
+        *(0x514649FB, 3, 0, 0, 16, VIRTUAL_BYTES, 0, 1, 0x30000, 0x10000, 1, 0, 0, 0, 0, 0, 4, 104),
+    )
+    return header.ljust(0x30000, b"\0") + number.to_bytes(8, "big")
+
+
+def layer_of(data: bytes) -> Layer:
+    return Layer(Digest("sha256:" + hashlib.sha256(data).hexdigest()), len(data), VIRTUAL_BYTES)
+
+
+CONTENTS = [content(number) for number in range(3)]
+LAYERS = [layer_of(data) for data in CONTENTS]
+numbers = st.integers(0, len(LAYERS) - 1)
+crash_after = st.sampled_from([None] * 8 + [0, 1, 2, 3])
+"""How many changes are still made before the process is killed; None: it lives."""
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """What a store does, next to what it must do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="store-"))
+        self.links: dict[int, int] = dict.fromkeys(range(len(LAYERS)), 0)
+        self.volumes: list[tuple[int, Path]] = []
+        self.right: set[int] = set()
+        """Layers whose file must be there: committed or linked, and neither evicted nor damaged since."""
+        self.open()
+
+    def open(self) -> None:
+        self.budget: int | None = None
+        self.store = Store(self.root / "cache", step=self.step)
+        for digest in self.store.recover():
+            self.store.verify(digest)
+
+    def step(self, name: str) -> None:
+        if self.budget is not None:
+            self.budget -= 1
+            if self.budget < 0:
+                raise Killed(name)
+
+    def pick(self, number: int, held: bool) -> int:
+        """One of the held layers, if there are any and one is asked for."""
+        return sorted(self.right)[number % len(self.right)] if held and self.right else number
+
+    def number(self, digest: Digest) -> int:
+        return next(n for n, layer in enumerate(LAYERS) if layer.digest == digest)
+
+    @precondition(lambda self: len(self.right) < len(LAYERS))
+    @rule(
+        number=numbers,
+        crash=crash_after,
+        damage=st.sampled_from(["", "", "", "", "cut", "flip", "longer"]),
+        use=st.booleans(),
+    )
+    def fill(self, number: int, crash: int | None, damage: str, use: bool) -> None:
+        data = bytearray(CONTENTS[number])
+        if damage == "flip":
+            data[-1] ^= 1
+        elif damage == "cut":
+            del data[-1:]
+        elif damage == "longer":
+            data += b"x"
+        self.store.part_path(LAYERS[number].digest).write_bytes(data)
+        self.budget = crash
+        try:
+            if damage:
+                with pytest.raises(LayerCorrupt):
+                    self.store.commit(LAYERS[number], hashlib.sha256(data).hexdigest())
+                assert not self.store.part_path(LAYERS[number].digest).exists()
+            else:
+                self.store.commit(LAYERS[number], hashlib.sha256(data).hexdigest())
+                self.right.add(number)
+                self.links[number] = 0  # an earlier file lives on in its volumes alone
+                self.volumes = [(n, volume) for n, volume in self.volumes if n != number]
+        except Killed:
+            before = self.store.path(LAYERS[number].digest)
+            self.open()
+            if not self.store.part_path(LAYERS[number].digest).exists() and not damage and before.exists():
+                self.right.add(number)
+                self.links[number] = os.lstat(before).st_nlink - 1
+                self.volumes = [(n, v) for n, v in self.volumes if n != number or os.path.samefile(v, before)]
+        self.budget = None
+        if use:
+            self.link_one(number, None)
+
+    @rule(pick=numbers, held=st.sampled_from([True, True, True, False]), crash=crash_after)
+    def link(self, pick: int, held: bool, crash: int | None) -> None:
+        self.link_one(self.pick(pick, held), crash)
+
+    def link_one(self, number: int, crash: int | None) -> None:
+        directory = Path(tempfile.mkdtemp(dir=self.root))
+        self.budget = crash
+        try:
+            self.store.link_chain((LAYERS[number],), directory)
+        except LayerMissing:
+            assert number not in self.right
+            return
+        except Killed:
+            self.open()
+            return
+        finally:
+            self.budget = None
+        assert number in self.right
+        linked = next(directory.iterdir())
+        assert linked.read_bytes() == CONTENTS[number]
+        self.links[number] += 1
+        self.volumes.append((number, linked))
+
+    @precondition(lambda self: self.volumes)
+    @rule(data=st.data())
+    def unlink(self, data: st.DataObject) -> None:
+        number, path = self.volumes.pop(data.draw(st.integers(0, len(self.volumes) - 1)))
+        path.unlink()
+        self.links[number] -= 1
+
+    @rule(pick=numbers, wanted=st.sets(numbers, max_size=1), crash=crash_after)
+    def evict(self, pick: int, wanted: set[int], crash: int | None) -> None:
+        number = self.pick(pick, True)
+        allowed = number in self.right and not self.links[number] and number not in wanted
+        self.budget = crash
+        try:
+            evicted = self.store.evict(LAYERS[number].digest, {LAYERS[n].digest for n in wanted})
+            assert evicted == allowed
+        except Killed:
+            assert allowed
+            self.open()
+            evicted = not self.store.path(LAYERS[number].digest).exists()
+        self.budget = None
+        if evicted:
+            self.right.discard(number)
+
+    @precondition(lambda self: len(self.right) > 1)
+    @rule(pick=numbers, crash=crash_after)
+    def quarantine(self, pick: int, crash: int | None) -> None:
+        number = self.pick(pick, True)
+        self.budget = crash
+        try:
+            self.store.quarantine(LAYERS[number].digest)
+        except Killed:
+            self.open()
+        self.budget = None
+        if not self.store.path(LAYERS[number].digest).exists():
+            self.forget(number)
+
+    @rule(pick=numbers, crash=crash_after, rot=st.sampled_from([False, False, False, True]))
+    def verify(self, pick: int, crash: int | None, rot: bool) -> None:
+        number = self.pick(pick, True)
+        path = self.store.path(LAYERS[number].digest)
+        if rot and number in self.right:
+            path.chmod(0o644)
+            data = bytearray(path.read_bytes())
+            data[-2] ^= 1
+            path.write_bytes(data)
+            os.utime(path, ns=(1, 1))
+            self.forget(number)
+        self.budget = crash
+        try:
+            assert self.store.verify(LAYERS[number]) == (number in self.right)
+        except Killed:
+            self.open()
+        self.budget = None
+
+    def forget(self, number: int) -> None:
+        """Its file is not a layer any more; the volumes on it keep theirs."""
+        self.right.discard(number)
+        self.links[number] = 0
+        self.volumes = [(n, volume) for n, volume in self.volumes if n != number]
+
+    @rule()
+    def reopen(self) -> None:
+        self.open()
+
+    @rule(name=st.sampled_from(["x", "a" * 64, "b" * 64 + ".qcow2.new", ".hidden"]), where=st.booleans())
+    def litter(self, name: str, where: bool) -> None:
+        (self.store.layers if where else self.store.incoming).joinpath(name).write_bytes(b"junk")
+        self.open()
+
+    @invariant()
+    def exactly_the_right_layers_are_held(self) -> None:
+        held = self.store.held()
+        assert {self.number(digest) for digest in held} == self.right
+        for digest, layer in held.items():
+            number = self.number(digest)
+            assert layer.links == self.links[number]
+            assert self.store.path(digest).read_bytes() == CONTENTS[number]
+
+    @invariant()
+    def nothing_is_thought_to_be_held_that_is_not(self) -> None:
+        assert self.store.damaged() == []
+
+    @invariant()
+    def volumes_keep_their_bytes(self) -> None:
+        for number, path in self.volumes:
+            assert path.read_bytes() == CONTENTS[number]
+
+    @invariant()
+    def no_stray_file(self) -> None:
+        names = {f"{digest_hex(layer.digest)}" for layer in LAYERS}
+        assert {path.name.removesuffix(".qcow2") for path in self.store.layers.iterdir()} <= names
+        assert {path.name.removesuffix(".part") for path in self.store.incoming.iterdir()} <= names
+        assert len(list(self.store.quarantine_dir.iterdir())) <= KEPT_IN_QUARANTINE + 1
+        known = {"layers", "incoming", "quarantine", "state.json", "state.new"}
+        assert {path.name for path in self.store.root.iterdir()} <= known
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.root)
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(
+    max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
