@@ -1,0 +1,155 @@
+"""What a deployment says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kigi.api.deployment import SystemDeploymentSpec, SystemDeploymentStatus
+from kigi.errors import KigiError, SpecInvalid, Unreachable
+from kigi.planning.deployment import plan_deployment
+from kigi.planning.view import DeploymentView, KubeVirtState
+from kigi.status.deployments import deployment_status
+from tests.support.worlds import World, digest
+
+
+def world(**fields: Any) -> World:
+    return World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}, **fields}))
+
+
+def status_of(view: DeploymentView, error: KigiError | None = None) -> SystemDeploymentStatus:
+    return deployment_status(view, plan_deployment(view), error)
+
+
+def conditions(status: SystemDeploymentStatus) -> dict[str, str]:
+    return {condition.type: condition.status for condition in status.conditions}
+
+
+def message(status: SystemDeploymentStatus, name: str = "Ready") -> str:
+    return next(f"{c.reason}: {c.message}" for c in status.conditions if c.type == name)
+
+
+def test_a_settled_deployment_is_ready_and_says_what_runs() -> None:
+    w = world(replicas=2)
+    w.settle()
+    status = status_of(w.view())
+    assert set(conditions(status).values()) == {"True", "False"}
+    assert conditions(status)["Ready"] == "True"
+    assert (conditions(status)["Reconciling"], conditions(status)["Stalled"]) == ("False", "False")
+    assert (status.ready_replicas, status.replicas, status.system) == (2, 2, "a")
+    assert message(status) == "Deployed: 2 of 2 instances run a"
+    assert {machine.state for instance in status.instances for machine in instance.machines} == {"Running"}
+
+
+def test_a_wish_is_never_told_as_a_fact() -> None:
+    w = world()
+    w.settle()
+    w.change(system={"name": "b"})
+    status = status_of(w.view())
+    assert conditions(status)["Ready"] == "False"
+    assert status.observed_generation == 2
+
+
+def test_layers_on_their_way_are_counted() -> None:
+    w = world()
+    for step in w.plan().steps:
+        w.apply(step)
+    w.node_cache_pass()
+    w.move("fill", next(name for kind, name in w.moves() if kind == "fill"))
+    status = status_of(w.view())
+    assert message(status).startswith("LayersWarming: 1 of 3 layers (1000 B of 2.9 KiB) on n")
+    assert status.progress is not None
+    assert status.progress.percent == 33
+
+
+def test_what_a_change_costs_is_kept_while_it_arrives() -> None:
+    w = world()
+    first = status_of(w.view())
+    assert first.plan is not None
+    assert (first.plan.total_bytes, first.plan.missing_bytes, first.plan.moved_bytes) == (4000, 3000, 0)
+    w.settle()
+    last = status_of(replace(w.view(), old_status=first))
+    assert last.plan is not None
+    assert (last.plan.missing_bytes, last.plan.moved_bytes, last.plan.saved_ratio) == (3000, 3000, 0.25)
+    w.change(system={"name": "b"})
+    again = status_of(replace(w.view(), old_status=last))
+    assert again.plan is not None
+    assert (again.plan.total_bytes, again.plan.missing_bytes) == (5000, 1000)
+
+
+def test_times_are_counted_from_when_the_change_was_seen() -> None:
+    w = world()
+    first = status_of(w.view())
+    w.settle()
+    status = status_of(replace(w.view(), old_status=first))
+    assert status.timings is not None
+    assert first.timings is not None
+    assert status.timings.started_at == first.timings.started_at
+    assert status.timings.ready_seconds is not None
+    assert status.timings.ready_seconds > 0
+
+
+def test_a_closed_gate_stalls_it_and_names_the_gate_while_caches_get_warm() -> None:
+    w = world()
+    closed = replace(w.view(), kubevirt=KubeVirtState("1.7.0", None, "set the feature gate Sidecar"))
+    plan = plan_deployment(closed)
+    status = deployment_status(closed, plan)
+    assert conditions(status)["Stalled"] == "True"
+    assert message(status, "Stalled") == "HookUnavailable: set the feature gate Sidecar"
+    assert not [s for s in plan.steps if getattr(s, "manifest", {}).get("kind") == "VirtualMachine"]
+    assert [s for s in plan.steps if getattr(s, "manifest", {}).get("kind") == "PersistentVolume"]
+
+
+@pytest.mark.parametrize(
+    ("error", "stalled"), [(SpecInvalid("mend it"), "True"), (Unreachable("the server is silent"), "False")]
+)
+def test_an_error_is_stalled_only_when_a_person_must_act(error: KigiError, stalled: str) -> None:
+    w = world()
+    w.settle()
+    status = status_of(w.view(), error)
+    assert conditions(status)["Ready"] == "False"
+    assert conditions(status)["Stalled"] == stalled
+    assert message(status) == f"{error.reason}: {error}"
+
+
+def test_a_missing_state_is_waited_for() -> None:
+    w = world(system={"name": "b"})
+    del w.systems["a"]
+    status = status_of(w.view())
+    assert conditions(status)["Resolved"] == "False"
+    assert conditions(status)["Placed"] == "Unknown"
+    assert (conditions(status)["Reconciling"], conditions(status)["Stalled"]) == ("True", "False")
+    assert "SystemNode b: spec.parent.name 'a' does not exist" in message(status)
+
+
+def test_a_refusal_of_a_node_is_told_with_its_reason() -> None:
+    w = world()
+    for step in w.plan().steps:
+        w.apply(step)
+    view = w.view()
+    refusing = {
+        name: replace(state, refused={digest("base"): ("LayerCorrupt", "other bytes")})
+        for name, state in view.nodes.items()
+    }
+    status = status_of(replace(view, nodes=refusing))
+    assert message(status).startswith("LayerCorrupt: n")
+    assert "other bytes" in message(status)
+
+
+def test_a_node_that_is_not_ready_is_named() -> None:
+    w = world()
+    w.settle()
+    used = next(volume.node for volume in w.volumes.values())
+    w.nodes[used].ready = False
+    status = status_of(w.view())
+    assert message(status) == f"NodeNotReady: waits for {used}, or for that Node to be deleted"
+
+
+def test_stopped_machines_are_ready_when_they_shall_be_off() -> None:
+    w = world(running=False)
+    w.settle()
+    status = status_of(w.view())
+    assert conditions(status)["Ready"] == "True"
+    assert {machine.state for instance in status.instances for machine in instance.machines} == {"Stopped"}
