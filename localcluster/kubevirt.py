@@ -206,5 +206,19 @@ def kubevirt_object() -> dict[str, Any]:
                     {"type": "guest-console-log", "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}}},
                 ],
             },
+            "customizeComponents": {
+                "patches": [
+                    _cpu_request("Deployment", "virt-api", "100m"),
+                    _cpu_request("Deployment", "virt-controller", "300m"),
+                    _cpu_request("DaemonSet", "virt-handler", "300m"),
+                ]
+            },
         },
     }
+
+
+def _cpu_request(kind: str, component: str, cpu: str) -> dict[str, str]:
+    """A patch: with KubeVirt's own 10m, ten booting guests leave its controllers a fiftieth of the CPU."""
+    container = {"name": component, "resources": {"requests": {"cpu": cpu}}}
+    patch = {"spec": {"template": {"spec": {"containers": [container]}}}}
+    return {"resourceType": kind, "resourceName": component, "type": "strategic", "patch": json.dumps(patch)}
