@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -152,14 +153,19 @@ def _build(module: Module) -> None:
             ensure_apt_packages(module.packages)
         names = ", ".join(name for name, _ in module.programs)
         log = target.with_suffix(".log")
-        print(f"building {names} (once; minutes; log {log})", flush=True)
+        _say(f"building {names} (once; minutes; log {log})")
         started = time.monotonic()
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
             _go_build(module, Path(scratch), log)
             os.chmod(scratch, 0o755)
             os.rename(scratch, target)
             Path(scratch).mkdir()
-        print(f"built {names} in {time.monotonic() - started:.0f} s", flush=True)
+        _say(f"built {names} in {time.monotonic() - started:.0f} s")
+
+
+def _say(text: str) -> None:
+    """To stderr: what `kubectl ... -o json` and the like print stays theirs."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _go_build(module: Module, scratch: Path, log: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import signal
@@ -14,11 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_KILL_S = 60
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StartFailed(RuntimeError):
     """A process ended, or did not become ready in time; the text ends with its log."""
+
+
+class StopFailed(RuntimeError):
+    """A process did not end although it was killed; its record is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,10 @@ class Processes:
     """Named processes below one directory: ``NAME.log`` and ``NAME.pid`` of each."""
 
     def __init__(self, directory: Path, *, detached: bool = False) -> None:
-        """Not ``detached``: the processes die with the thread's process, however that ends."""
+        """Not ``detached``: the processes die with this one, however it ends.
+
+        The kernel takes the thread that starts a process for its parent: start them from one that lives as long.
+        """
         self.directory = directory
         self.detached = detached
         directory.mkdir(parents=True, exist_ok=True)
@@ -51,11 +60,14 @@ class Processes:
                 stderr=output,
                 env={**os.environ, **env} if env is not None else None,
                 start_new_session=True,
-                preexec_fn=None if self.detached else _die_with_parent,
+                preexec_fn=None if self.detached else functools.partial(_die_with_parent, os.getpid()),
             )
         self._children[name] = child
         record = Record(name, child.pid, _start_time(child.pid) or 0)
-        self._record_path(name).write_text(json.dumps(asdict(record)))
+        # Renamed into place: a record that is there is whole, whenever this process is killed.
+        incoming = self._record_path(name).with_suffix(".pid-new")
+        incoming.write_text(json.dumps(asdict(record)))
+        incoming.rename(self._record_path(name))
 
     def wait_until(self, name: str, ready: Callable[[], bool], timeout_s: float = 60) -> None:
         """Wait until ``ready`` says so; raises StartFailed if ``name`` ends first or time runs out."""
@@ -85,7 +97,10 @@ class Processes:
         return record.pid if record is not None and _is_alive(record) else None
 
     def stop(self, name: str, timeout_s: float = 10, sig: signal.Signals = signal.SIGTERM) -> None:
-        """End the process group: politely, then at once. Does nothing if it is gone already."""
+        """End the process group: politely, then at once. Does nothing if it is gone already.
+
+        Raises StopFailed, and keeps the record, if the kernel does not end it.
+        """
         record = self._record(name)
         if record is not None and _is_alive(record):
             _signal_group(record.pid, sig)
@@ -94,16 +109,21 @@ class Processes:
                 self._reap(name)
                 time.sleep(0.02)
             if _is_alive(record):
-                _signal_group(record.pid, signal.SIGKILL)
-                self._reap(name, wait=True)
+                self._kill(record)
         self._reap(name)
         self._record_path(name).unlink(missing_ok=True)
 
     def stop_all(self) -> None:
-        """Everything on record, the last started first."""
+        """Everything on record, the last started first. Raises StopFailed at the end for what would not go."""
         names = [name for name in reversed(self._children) if self._record_path(name).exists()]
+        failures = []
         for name in [*names, *(name for name in self.names() if name not in names)]:
-            self.stop(name)
+            try:
+                self.stop(name)
+            except StopFailed as error:
+                failures.append(str(error))
+        if failures:
+            raise StopFailed("; ".join(failures))
 
     def log(self, name: str) -> Path:
         """Where its output goes."""
@@ -123,10 +143,20 @@ class Processes:
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
-    def _reap(self, name: str, *, wait: bool = False) -> None:
+    def _kill(self, record: Record) -> None:
+        _signal_group(record.pid, signal.SIGKILL)
+        # Only its disappearance says that its ports and files are free; seen to take over 10 s on a busy machine.
+        deadline = time.monotonic() + _KILL_S
+        while _is_alive(record):
+            if time.monotonic() > deadline:
+                raise StopFailed(f"{record.name} (pid {record.pid}) is still there {_KILL_S} s after SIGKILL")
+            self._reap(record.name)
+            time.sleep(0.02)
+
+    def _reap(self, name: str) -> None:
         child = self._children.get(name)
         if child is not None:
-            child.wait(timeout=10) if wait else child.poll()
+            child.poll()
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -136,6 +166,15 @@ def free_port(address: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+def kept_port(path: Path, address: str = "127.0.0.1") -> int:
+    """The port that ``path`` remembers; a free one the first time."""
+    if not path.exists():
+        incoming = path.with_suffix(".port-new")
+        incoming.write_text(str(free_port(address)))
+        incoming.rename(path)
+    return int(path.read_text())
+
+
 def is_listening(address: str, port: int) -> bool:
     """Somebody accepts connections there."""
     with socket.socket() as probe:
@@ -143,8 +182,10 @@ def is_listening(address: str, port: int) -> bool:
         return probe.connect_ex((address, port)) == 0
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel knew of our wish
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _start_time(pid: int) -> int | None:

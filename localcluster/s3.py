@@ -1,20 +1,27 @@
 """A real S3 server, versitygw over a directory, for the repository of layers.
 
 Seen with versitygw v1.8.0: PutObject and CompleteMultipartUpload honour ``If-None-Match: *`` (412 when the key
-exists), ranged GET answers 206, ListMultipartUploads and ListParts serve resumed uploads.
+exists), ranged GET answers 206, ListMultipartUploads and ListParts serve resumed uploads, and a bucket policy lets a
+second user read and not write. ``tests/integration/test_localcluster.py`` shows each.
 """
 
 from __future__ import annotations
 
 import http.client
+import json
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self, cast
+
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from botocore.session import get_session
 
 from localcluster.build import binary
-from localcluster.processes import Processes, free_port, is_listening
+from localcluster.processes import Processes, is_listening, kept_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,14 @@ class Credentials:
 
 ROOT = Credentials("kigi-publisher", "kigi-publisher-secret")
 READER = Credentials("kigi-reader", "kigi-reader-secret")
-"""May read what a bucket's policy lets it read, and nothing else."""
+"""Of the user that ``S3Server.grant_reading`` makes: reads the buckets granted to it, and nothing else."""
+_REGION = "us-east-1"
+
+
+class _Client(Protocol):
+    def put_bucket_policy(self, *, Bucket: str, Policy: str) -> Any: ...
+
+    def close(self) -> None: ...
 
 
 class S3Server:
@@ -37,7 +51,7 @@ class S3Server:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.address = address
-        self.port = port or self._earlier_port()
+        self.port = port or kept_port(directory / "versitygw.port", address)
         self.processes = Processes(directory, detached=detached)
         self.credentials = ROOT
 
@@ -87,9 +101,53 @@ class S3Server:
         self.delete()
 
     def create_bucket(self, name: str) -> str:
-        """Make a bucket (a folder, as the posix backend has it) and give its name back."""
+        """Make a bucket (a folder, as the posix backend has it) and give its name back.
+
+        3 to 63 characters: the server answers requests for shorter names with InvalidBucketName.
+        """
         (self.data / name).mkdir(parents=True, exist_ok=True)
         return name
+
+    def grant_reading(self, bucket: str) -> Credentials:
+        """Let READER read and list ``bucket`` and nothing else of it; for daemons. May be called again.
+
+        Replaces the bucket's policy. The server must run. Raises RuntimeError with what the server said.
+        """
+        self._create_user(READER)
+        client = self._client()
+        principal = {"AWS": [READER.access_key]}
+        of_bucket = {"Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{bucket}"}
+        of_objects = {"Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/*"}
+        statements = [{"Effect": "Allow", "Principal": principal, **each} for each in (of_bucket, of_objects)]
+        try:
+            client.put_bucket_policy(
+                Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": statements})
+            )
+        except ClientError as error:
+            raise RuntimeError(f"policy of bucket {bucket}: {error}") from error
+        finally:
+            client.close()
+        return READER
+
+    def _create_user(self, user: Credentials) -> None:
+        who = [f"--access={user.access_key}", f"--secret={user.secret_key}", "--role=user"]
+        server = [f"--access={ROOT.access_key}", f"--secret={ROOT.secret_key}", f"--endpoint-url={self.endpoint}"]
+        command = [str(binary("versitygw")), "admin", *server, "create-user", *who]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode and "XAdminUserExists" not in done.stderr:
+            raise RuntimeError(f"versitygw admin create-user {user.access_key}: {done.stderr.strip()}")
+
+    def _client(self) -> _Client:
+        # botocore's stubs know no client by its service's name; this one is what the name says.
+        made: object = get_session().create_client(
+            "s3",
+            region_name=_REGION,
+            endpoint_url=self.endpoint,
+            aws_access_key_id=ROOT.access_key,
+            aws_secret_access_key=ROOT.secret_key,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+        return cast(_Client, made)
 
     def is_healthy(self) -> bool:
         """It answers HTTP."""
@@ -101,9 +159,3 @@ class S3Server:
             return False
         finally:
             connection.close()
-
-    def _earlier_port(self) -> int:
-        path = self.directory / "versitygw.port"
-        if not path.exists():
-            path.write_text(str(free_port(self.address)))
-        return int(path.read_text())
