@@ -30,7 +30,9 @@ class Chapter:
     digests: Mapping[str, str]
     """Image -> digest of its layer."""
     running: Sequence[str]
-    second_instance_runs: bool
+    """Machines of the first instance that are on; the others are deployed all the same, their caches warm."""
+    second_running: Sequence[str]
+    """The same for the second instance."""
 
 
 def play(target: Target, chapter: Chapter, say: Say, done: Callable[[Step], None]) -> None:
@@ -116,23 +118,22 @@ def wait_ready(target: Target, namespace: str, name: str) -> dict[str, Any]:
 
 
 def _running(chapter: Chapter, replicas: int) -> dict[str, Any]:
-    """Which VMs are on: all, or some of the first instance; the others are deployed, their caches warm."""
-    everyone = set(chapter.manifest.roles) == set(chapter.running)
-    if everyone and (replicas == 1 or chapter.second_instance_runs):
-        return {"running": True}
-    if everyone:
-        return {"running": True, "overrides": [{"instance": 1, "running": False}]}
-    machines = [{"name": machine, "running": True} for machine in chapter.running]
-    return {"running": False, "overrides": [{"instance": 0, "machines": machines}]}
+    """Fields of the spec that turn on just the machines of the chapter."""
+    wanted = (chapter.running, chapter.second_running)[:replicas]
+    overrides = [
+        {"instance": instance, "machines": [{"name": machine, "running": True} for machine in machines]}
+        for instance, machines in enumerate(wanted)
+        if machines
+    ]
+    return {"running": False, "overrides": overrides}
 
 
 def _check_guests(target: Target, chapter: Chapter, state: str, replicas: int, started: float) -> float:
     """Seconds until every running guest has said on its serial console that it is that machine in that state."""
-    instances = range(replicas if chapter.second_instance_runs else 1)
     expected = {
         f"{NAME}-{instance}-{machine}": chapter.manifest.guests[state][machine]
-        for instance in instances
-        for machine in chapter.running
+        for instance, machines in enumerate((chapter.running, chapter.second_running)[:replicas])
+        for machine in machines
     }
     with ThreadPoolExecutor(4) as pool:
         answers = pool.map(lambda vm: read_guest(target, chapter.namespace, vm), expected)
