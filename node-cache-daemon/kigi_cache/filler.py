@@ -25,6 +25,8 @@ from kigi_cache.store import CHUNK_BYTES, Store
 logger = logging.getLogger(__name__)
 RETRY_FIRST_S = 1.0
 RETRY_MOST_S = 60.0
+RETRY_SPEC_S = 10.0
+"""At least, when a person must act first."""
 RESERVE_BYTES = 256 * 2**20
 """Bytes of the file system that fills leave to others (overlays grow there)."""
 
@@ -316,7 +318,7 @@ class Filler:
         job.failures += 1
         delay = min(RETRY_MOST_S, RETRY_FIRST_S * 2 ** min(job.failures - 1, 10))
         if isinstance(error, SpecInvalid):
-            delay = max(delay, 10.0)
+            delay = max(delay, RETRY_SPEC_S)
         job.not_before = time.monotonic() + delay * random.uniform(0.8, 1.2)
         if digest not in self._wanted:
             del self._jobs[digest]

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -54,6 +55,7 @@ class Store:
 
     def __init__(self, root: Path, *, step: Callable[[str], None] = lambda name: None) -> None:
         self.root = Path(os.path.realpath(root))
+        self.root.mkdir(parents=True, exist_ok=True)
         self.layers = self.root / "layers"
         self.incoming = self.root / "incoming"
         self.quarantine_dir = self.root / "quarantine"
@@ -113,8 +115,12 @@ class Store:
 
     def used_bytes(self) -> int:
         """Bytes that layers and parts take."""
-        parts = sum(e.stat(follow_symlinks=False).st_size for e in os.scandir(self.incoming))
-        return parts + sum(layer.size_bytes for layer in self.held().values())
+        total = sum(layer.size_bytes for layer in self.held().values())
+        with contextlib.suppress(FileNotFoundError):  # not made yet
+            for entry in os.scandir(self.incoming):
+                with contextlib.suppress(FileNotFoundError):  # became a layer at this moment
+                    total += entry.stat(follow_symlinks=False).st_size
+        return total
 
     def free_bytes(self) -> int:
         """Bytes free in the file system, for whoever may not use the reserve."""

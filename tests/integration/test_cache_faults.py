@@ -1,0 +1,259 @@
+"""The repository and the disk at their worst: nothing wrong is held, nothing that came is lost, and it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kigi.domain.layers import Chain, Layer, digest_hex
+from kigi_cache import filler as filler_module
+from kigi_cache.store import Store
+from localcluster.s3 import S3Server
+from tests.support.chains import chain_attribute
+from tests.support.cluster import REPOSITORY, eventually_async
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.filling import filling, reasons, states
+from tests.support.layers import environment, make_chain, repositories, upload, wanted
+from tests.support.mountns import private_mounts
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Chain]:
+    directory = tmp_path_factory.mktemp("faults")
+    return directory, make_chain(directory, 2, 20 * MIB)
+
+
+@pytest.fixture
+def served(s3: S3Server, bucket: str, files: tuple[Path, Chain]) -> str:
+    upload(s3, bucket, *files)
+    return bucket
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filler_module, "RETRY_FIRST_S", 0.2)
+    monkeypatch.setattr(filler_module, "RETRY_MOST_S", 1.0)
+    monkeypatch.setattr(filler_module, "RETRY_SPEC_S", 1.0)
+
+
+def assert_right(root: Path, files: tuple[Path, Chain]) -> None:
+    directory, chain = files
+    for layer in chain:
+        name = f"{digest_hex(layer.digest)}.qcow2"
+        assert (root / "layers" / name).read_bytes() == (directory / name).read_bytes()
+    assert list((root / "incoming").iterdir()) == []
+
+
+def total(chain: Chain) -> int:
+    return sum(layer.size_bytes for layer in chain)
+
+
+@pytest.mark.parametrize("cut", [3 * MIB + 17, 700_000, 8 * MIB - 1])
+async def test_a_body_that_is_cut_goes_on_from_where_it_was(
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path, cut: int
+) -> None:
+    async with FaultyProxy(s3.endpoint) as proxy:
+        proxy.faults.cut_after = cut
+        settings = repositories(proxy.endpoint, served)
+        async with filling(tmp_path / "node", settings, environment(s3)) as (filler, errors):
+            await filler.ensure(files[1], priority=1)
+            assert errors == {}
+        heads = 2000 * proxy.connections
+        assert proxy.connections >= total(files[1]) // cut
+        assert proxy.answered_bytes < total(files[1]) + heads  # no byte of a body was asked for twice
+    assert_right(tmp_path / "node", files)
+
+
+async def test_what_came_before_the_repository_went_is_kept(
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
+) -> None:
+    chain = files[1][:1]
+    async with FaultyProxy(s3.endpoint) as proxy:
+        proxy.faults.bytes_per_s = 4 * MIB
+        settings = repositories(proxy.endpoint, served)
+        async with filling(tmp_path / "node", settings, environment(s3)) as (filler, errors):
+            filler.want(wanted(chain))
+            await eventually_async(lambda: proxy.answered_bytes > 12 * MIB)
+            await proxy.down()
+            await eventually_async(lambda: reasons(errors) == ["RepositoryUnreachable"])
+            kept = filler.store.part_path(chain[0].digest).stat().st_size
+            assert kept > 0
+            proxy.faults.bytes_per_s = None
+            proxy.answered_bytes = 0
+            await proxy.up()
+            await eventually_async(lambda: set(states(filler).values()) == {"Held"})
+            assert proxy.answered_bytes <= chain[0].size_bytes - kept + 10_000
+            assert reasons(errors) == ["RepositoryUnreachable"]
+
+
+async def test_a_stalled_connection_is_given_up_and_the_rest_comes_on_another(
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
+) -> None:
+    async with FaultyProxy(s3.endpoint) as proxy:
+        proxy.faults.stall_after, proxy.faults.stalls = 2 * MIB, 3
+        settings = repositories(proxy.endpoint, served)
+        began = time.monotonic()
+        async with filling(tmp_path / "node", settings, environment(s3), timeout_s=1.0) as (filler, errors):
+            await filler.ensure(files[1], priority=1)
+            assert errors == {}
+        assert proxy.faults.stalls == 0
+        assert time.monotonic() - began < 30
+    assert_right(tmp_path / "node", files)
+
+
+async def test_a_server_that_never_answers_is_unreachable_until_it_does(
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
+) -> None:
+    async with FaultyProxy(s3.endpoint) as proxy:
+        proxy.faults.stall_after = 0
+        settings = repositories(proxy.endpoint, served)
+        async with filling(tmp_path / "node", settings, environment(s3), timeout_s=0.5) as (filler, errors):
+            filler.want(wanted(files[1]))
+            await eventually_async(lambda: set(reasons(errors)) == {"RepositoryUnreachable"})
+            proxy.faults.stall_after = None
+            await eventually_async(lambda: set(states(filler).values()) == {"Held"})
+    assert_right(tmp_path / "node", files)
+
+
+async def test_a_slow_repository_is_no_error(
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
+) -> None:
+    async with FaultyProxy(s3.endpoint) as proxy:
+        proxy.faults.bytes_per_s = 2 * MIB
+        settings = repositories(proxy.endpoint, served)
+        async with filling(tmp_path / "node", settings, environment(s3), timeout_s=2.0) as (filler, errors):
+            await filler.ensure(files[1], priority=1)
+            assert errors == {}
+    assert_right(tmp_path / "node", files)
+
+
+@pytest.mark.parametrize("fault", ["refused", "down"])
+async def test_a_server_that_was_down_is_used_again_by_itself(
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path, fault: str
+) -> None:
+    async with FaultyProxy(s3.endpoint) as proxy:
+        if fault == "down":
+            await proxy.down()
+        proxy.faults.refuse = fault == "refused"
+        settings = repositories(proxy.endpoint, served)
+        async with filling(tmp_path / "node", settings, environment(s3)) as (filler, errors):
+            filler.want(wanted(files[1]))
+            await eventually_async(lambda: reasons(errors) == ["RepositoryUnreachable"] * 2)
+            await asyncio.sleep(1)
+            assert reasons(errors) == ["RepositoryUnreachable"] * 2  # tried again, but said once
+            proxy.faults.refuse = False
+            if fault == "down":
+                await proxy.up()
+            await eventually_async(lambda: set(states(filler).values()) == {"Held"})
+    assert_right(tmp_path / "node", files)
+
+
+async def test_a_bit_flipped_on_the_way_is_found_and_the_layer_fetched_anew(
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
+) -> None:
+    async with FaultyProxy(s3.endpoint) as proxy:
+        proxy.faults.flip_at, proxy.faults.flips = 5 * MIB, 1
+        settings = repositories(proxy.endpoint, served)
+        async with filling(tmp_path / "node", settings, environment(s3)) as (filler, errors):
+            filler.want(wanted(files[1]))
+            await eventually_async(lambda: set(states(filler).values()) == {"Held"} and len(states(filler)) == 2)
+            assert reasons(errors) == ["LayerCorrupt"]
+    assert_right(tmp_path / "node", files)
+
+
+async def test_wrong_credentials_are_named_and_right_ones_are_used_at_once_they_are_there(
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
+) -> None:
+    secret = tmp_path / "credentials"
+    secret.mkdir()
+    (secret / "accessKeyId").write_text(s3.credentials.access_key)
+    (secret / "secretAccessKey").write_text("wrong")
+    settings = repositories(s3.endpoint, served)
+    named = settings.repositories["default"].model_copy(update={"credentials_dir": str(secret)})
+    settings = settings.model_copy(update={"repositories": {"default": named}})
+    async with filling(tmp_path / "node", settings, {}) as (filler, errors):
+        filler.want(wanted(files[1]))
+        await eventually_async(lambda: reasons(errors) == ["AccessDenied"] * 2)
+        (secret / "secretAccessKey").write_text(s3.credentials.secret_key)
+        await eventually_async(lambda: set(states(filler).values()) == {"Held"})
+    assert_right(tmp_path / "node", files)
+
+
+def test_a_full_disk_is_said_and_filling_goes_on_when_it_is_freed(
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    async def fill() -> None:
+        async with filling(disk / "node", repositories(s3.endpoint, served), environment(s3)) as (filler, errors):
+            filler.want(wanted(files[1]))
+            await eventually_async(lambda: set(reasons(errors)) == {"NoRoom"})
+            assert not any((disk / "node" / "layers").iterdir()) or len(states(filler)) == 2
+            for layer in filler.snapshot().layers:
+                assert layer.state != "Refused" or layer.reason == "NoRoom"
+            ballast.unlink()
+            await eventually_async(lambda: list(states(filler).values()) == ["Held", "Held"])
+
+    with private_mounts():
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "kigi-test", str(disk)], check=True)
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(50 * MIB))
+        # First what the file system says (ENOSPC in the middle of a write), then what we find out before.
+        for reserve in (-(2**40), 256 * 1024):
+            monkeypatch.setattr(filler_module, "RESERVE_BYTES", reserve)
+            ballast.write_bytes(bytes(50 * MIB))
+            asyncio.run(fill())
+            assert_right(disk / "node", files)
+            for path in (disk / "node" / "layers").iterdir():
+                path.unlink()
+
+
+def test_a_filler_that_is_killed_again_and_again_fills_all_and_nothing_else(
+    s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    chain = make_chain(tmp_path / "src", 6, 12 * MIB, seed=9)
+    upload(s3, bucket, tmp_path / "src", chain)
+    command = [sys.executable, "-m", "tests.support.fill_process", str(tmp_path / "node"), s3.endpoint, bucket]
+    env = {**os.environ, **environment(s3)}
+    kills, stages = 0, set()
+    for number in range(24):
+        process = subprocess.Popen(
+            [*command, chain_attribute(chain)], env=env, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        time.sleep(0.05 * (number % 16))
+        process.kill()
+        kills += process.wait() == -9
+        assert_only_right(tmp_path / "node", tmp_path / "src", chain)
+        stages.add(tuple(len(list((tmp_path / "node" / name).glob("*"))) for name in ("layers", "incoming")))
+        held = sorted((tmp_path / "node" / "layers").glob("*"))
+        for path in held[1:] if len(held) > 3 else []:  # so that there is always something to do
+            path.unlink()
+    assert kills >= 20
+    assert len(stages) >= 4, stages  # the kills came at different moments
+    done = subprocess.run(
+        [*command, chain_attribute(chain)], env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["started", "held"]
+    assert_right(tmp_path / "node", (tmp_path / "src", chain))
+    store = Store(tmp_path / "node")
+    assert store.recover() == []
+    assert set(store.held()) == {layer.digest for layer in chain}
+
+
+def assert_only_right(root: Path, source: Path, chain: tuple[Layer, ...]) -> None:
+    """Under its final name a file is complete and right, whenever the process was killed."""
+    names = {f"{digest_hex(layer.digest)}.qcow2" for layer in chain}
+    for path in (root / "layers").glob("*"):
+        assert path.name in names
+        assert path.read_bytes() == (source / path.name).read_bytes()

@@ -1,0 +1,37 @@
+"""A filler as a process of its own, to be killed: ``python -m tests.support.fill_process ROOT ENDPOINT BUCKET CHAIN``.
+
+CHAIN is the volume attribute ``chain``. It prints "started" and "held" when every layer is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from kigi.domain.layers import Layer, parse_digest
+from kigi_cache.eviction import Budget
+from kigi_cache.fetch import S3Source
+from kigi_cache.filler import Filler
+from kigi_cache.store import Store
+from tests.support.layers import repositories
+
+
+async def fill(root: Path, endpoint: str, bucket: str, rows: list[dict[str, str]]) -> None:
+    chain, parent = [], None
+    for row in rows:
+        digest = parse_digest(row["digest"])
+        chain.append(Layer(digest, int(row["sizeBytes"]), int(row["virtualSizeBytes"]), parent))
+        parent = digest
+    filler = Filler(Store(root), S3Source(repositories(endpoint, bucket)), Budget(2**40))
+    task = asyncio.create_task(filler.run())
+    print("started", flush=True)
+    await filler.ensure(tuple(chain), priority=1)
+    print("held", flush=True)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(fill(Path(sys.argv[1]), sys.argv[2], sys.argv[3], json.loads(sys.argv[4])))
