@@ -73,6 +73,9 @@ def operator(plane: ControlPlane, log: Path) -> Iterator[Operator]:
         process = subprocess.Popen([sys.executable, "-m", "kigi.main"], env=env, stdout=output, stderr=output)
     try:
         yield Operator(process)
+    except BaseException:
+        sys.stderr.write(log.read_text()[-4000:])
+        raise
     finally:
         process.terminate()
         process.wait(20)
