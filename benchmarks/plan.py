@@ -135,8 +135,8 @@ def main() -> None:
         rows.append(row)
         print(
             f"{machines:6} machines {nodes:5} nodes  resolve+plan {row['plan_seconds']:.3f} s "
-            f"({row['microseconds_per_machine']:.0f} us per machine), bare manifests {row['bare_manifests_seconds']:.3f} s, "
-            f"ratio {row['ratio']:.2f}"
+            f"({row['microseconds_per_machine']:.0f} us per machine), "
+            f"bare manifests {row['bare_manifests_seconds']:.3f} s, ratio {row['ratio']:.2f}"
         )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"peak memory of the process {memory} MiB")
