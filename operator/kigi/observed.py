@@ -26,6 +26,9 @@ from kigi.errors import SpecInvalid
 from kigi.planning.objects import ANNOTATION_TEMPLATE_HASH, DEFAULT_MEMORY, LAUNCHER_OVERHEAD_BYTES
 from kigi.planning.wishes import Fingerprint
 
+ANNOTATION_AVAILABLE = f"{names.GROUP}/volume-available"
+"""On a claim: uid of its volume, written when that was available and the claim not bound; see reconcilers/claims."""
+
 
 @dataclass(frozen=True, slots=True)
 class Meta:
@@ -121,6 +124,8 @@ class VolumeRecord:
     system: str
     chain: Chain
     claim_bound: bool
+    is_available: bool
+    """Kubernetes' volume controller has seen it, and it is not bound yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,8 @@ class ClaimRecord:
     deployment: tuple[str, str]
     volume: str
     bound: bool
+    touched_for: str
+    """uid of the volume that was available when the claim was touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +315,7 @@ def _volume(body: Mapping[str, Any], meta: Meta) -> VolumeRecord:
         system=fingerprint.system if fingerprint else "",
         chain=_chain((csi.get("volumeAttributes") or {}).get("chain", "[]")),
         claim_bound=bool((spec.get("claimRef") or {}).get("uid")),
+        is_available=(body.get("status") or {}).get("phase") == "Available",
     )
 
 
@@ -319,6 +327,7 @@ def _claim(body: Mapping[str, Any], meta: Meta) -> ClaimRecord:
         deployment=(meta.namespace or "", labels.get(names.LABEL_DEPLOYMENT, "")),
         volume=(body.get("spec") or {}).get("volumeName", ""),
         bound=phase == "Bound",
+        touched_for=(body["metadata"].get("annotations") or {}).get(ANNOTATION_AVAILABLE, ""),
     )
 
 

@@ -20,7 +20,7 @@ REST_MOST_S = 2.0
 class Key(NamedTuple):
     """What is reconciled."""
 
-    kind: Literal["image", "system", "deployment", "node"]
+    kind: Literal["image", "system", "deployment", "node", "claim"]
     namespace: str
     """Empty for a node."""
     name: str

@@ -23,6 +23,7 @@ from kigi.domain.names import FIELD_MANAGER
 from kigi.errors import Conflict, Forbidden, KigiError, SpecInvalid, Unreachable, Waiting
 
 JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
 PAGE = 1000
@@ -119,6 +120,14 @@ class KubeClient:
         """JSON patch; None if the object is gone, Conflict if a ``test`` of it fails."""
         path = resource.path(namespace, name, subresource)
         return await self._write("PATCH", path, operations, JSON_PATCH, {"fieldManager": FIELD_MANAGER})
+
+    async def annotate(
+        self, resource: Resource, namespace: str | None, name: str, annotations: Mapping[str, str]
+    ) -> dict[str, Any] | None:
+        """Adds annotations; None if the object is gone."""
+        body = {"metadata": {"annotations": annotations}}
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._write("PATCH", resource.path(namespace, name), body, MERGE_PATCH, query)
 
     async def write_status(
         self, resource: Resource, namespace: str | None, name: str, uid: str, status: Mapping[str, Any]

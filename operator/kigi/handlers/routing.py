@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kigi.domain.names import claim_name
 from kigi.gather import CACHE_SILENT_AFTER
 from kigi.mirror import Change, Mirror
 from kigi.observed import (
@@ -26,6 +27,8 @@ Waking = tuple[Key, float]
 
 GATHER_S = 0.05
 """What comes one by one and is looked at as a whole: volumes of one pass, claims that get bound, VMs that start."""
+BINDING_S = 0.2
+"""What Kubernetes takes to bind a claim when it sees it after its volume, with some room."""
 ROOM_S = 0.5
 """When daemons come up together, the first of them shall not be given everything."""
 PROGRESS_S = 1.0
@@ -53,6 +56,8 @@ def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
         case VolumeRecord():
             yield Key("deployment", *record.deployment), GATHER_S
             yield Key("node", "", record.node), GATHER_S
+            if record.is_available:
+                yield _claim_of(record), BINDING_S
         case InstanceRecord():
             yield Key("deployment", *record.deployment), GATHER_S
             if change.new is None:
@@ -68,6 +73,7 @@ def everything(mirror: Mirror) -> Iterator[Key]:
     yield from (Key("image", r.meta.namespace or "", r.meta.name) for r in mirror.images)
     yield from (Key("system", r.meta.namespace or "", r.meta.name) for r in mirror.systems)
     yield from all_deployments(mirror)
+    yield from (_claim_of(volume) for volume in mirror.volumes if volume.is_available)
     nodes = {name for _, name in (*mirror.nodes.objects, *mirror.caches.objects)}
     nodes.update(str(node) for node in mirror.volumes.values_of("node"))
     yield from (Key("node", "", node) for node in sorted(nodes))
@@ -128,6 +134,11 @@ def _cache_changed(mirror: Mirror, change: Change) -> Iterator[Waking]:
             trees = mirror.trees(namespace)
             touched = {name for top in trees.image_names_of(changed) for name in trees.subtree(top)}
             yield from ((Key("image", namespace, name), COUNT_S) for name in touched)
+
+
+def _claim_of(volume: VolumeRecord) -> Key:
+    namespace, deployment = volume.deployment
+    return Key("claim", namespace, claim_name(deployment, volume.instance, volume.machine, volume.revision))
 
 
 def _has_more_room(old: CacheRecord, new: CacheRecord) -> bool:

@@ -10,6 +10,7 @@ from kigi import metrics
 from kigi.errors import Conflict, KigiError, LostLeadership, SpecInvalid, Unreachable
 from kigi.ports import Ports
 from kigi.queue import Key
+from kigi.reconcilers.claims import reconcile_claim
 from kigi.reconcilers.deployments import reconcile_deployment
 from kigi.reconcilers.images import reconcile_image
 from kigi.reconcilers.node_caches import reconcile_node
@@ -22,6 +23,7 @@ RECONCILERS: Mapping[str, Callable[[Ports, Key], Awaitable[float | None]]] = {
     "system": reconcile_system,
     "deployment": reconcile_deployment,
     "node": reconcile_node,
+    "claim": reconcile_claim,
 }
 """Each gives the seconds after which to look again without being woken, or None."""
 STALLED_AGAIN_S = 60.0

@@ -118,3 +118,11 @@ def test_everything_is_every_object_and_every_node_that_still_has_a_volume(mirro
     keys = list(everything(mirror))
     assert len(keys) == len(set(keys))
     assert {Key("node", "", "lost"), Key("node", "", "n1"), DEPLOYMENT, Key("image", NS, "top")} <= set(keys)
+
+
+def test_an_available_volume_has_its_claim_looked_at_soon_and_a_bound_one_has_not(mirror: Mirror) -> None:
+    claim = Key("claim", NS, "dep.0.m.r1")
+    body = volume_body(wish(), version=2)
+    assert claim in woken(mirror, "PersistentVolume", {**body, "status": {"phase": "Available"}})
+    body = volume_body(wish(), version=3)
+    assert claim not in woken(mirror, "PersistentVolume", {**body, "status": {"phase": "Bound"}})
