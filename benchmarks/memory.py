@@ -1,0 +1,145 @@
+"""Memory of what the operator keeps of 10,000 machines on 1,000 nodes: the mirror, fed with the manifests it would see.
+
+In one process and without a server: resident memory before and after, and the time of one pass over one deployment.
+The watches' own buffers come on top; ``create.py`` reports a whole process at a hundred and more machines.
+
+    python benchmarks/memory.py [--machines 10000] [--nodes 1000] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from plan import trees
+
+from kigi.api.deployment import Placement
+from kigi.domain.images import image_chain
+from kigi.domain.names import CSI_DRIVER
+from kigi.gather import gather_deployment, gather_node
+from kigi.mirror import Mirror
+from kigi.planning.deployment import plan_deployment
+from kigi.planning.node_cache import plan_node_cache
+from kigi.planning.objects import Owner, build_claim, build_machine, build_volume
+from kigi.planning.wishes import Fingerprint, WishedMachine
+
+NAMESPACE = "bench"
+PER_DEPLOYMENT = 1000
+"""Machines of one deployment: a hundred instances of ten."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--machines", type=int, default=10_000)
+    parser.add_argument("--nodes", type=int, default=1000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    started = time.perf_counter()
+    mirror = fill(options.machines, options.nodes)
+    fed_s = time.perf_counter() - started
+    gc.collect()
+    after = psutil.Process().memory_info().rss
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    record = next(iter(mirror.deployments))
+    started = time.perf_counter()
+    view = gather_deployment(mirror, record, now)
+    gathered_s = time.perf_counter() - started
+    plan = plan_deployment(view, hook_image="hook")
+    planned_s = time.perf_counter() - started - gathered_s
+    started = time.perf_counter()
+    plan_node_cache(gather_node(mirror, "n0"))
+    result = {
+        "machines": options.machines,
+        "nodes": options.nodes,
+        "objects": sum(len(store) for store in mirror.stores.values()),
+        "mirror_bytes": after - before,
+        "bytes_per_machine": (after - before) // options.machines,
+        "fed_s": fed_s,
+        "one_deployment_machines": len(view.volumes),
+        "one_deployment_gather_s": gathered_s,
+        "one_deployment_plan_s": planned_s,
+        "one_deployment_steps": len(plan.steps),
+        "one_node_s": time.perf_counter() - started,
+    }
+    print(json.dumps(result, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def fill(machines: int, nodes: int) -> Mirror:
+    """A mirror of a cluster in which everything runs; each body goes through JSON, as from the wire."""
+    mirror, versions = Mirror(), itertools.count(1)
+
+    def put(body: dict[str, Any], **status: Any) -> None:
+        meta = body["metadata"]
+        version = next(versions)
+        added = {"uid": f"uid-{version}", "resourceVersion": str(version), "generation": 1, **meta}
+        body = {**body, "metadata": added, **({"status": status} if status else {})}
+        mirror.put(body["kind"], json.loads(json.dumps(body)))
+
+    images, systems = trees()
+    for image in images.values():
+        layer = {"digest": image.digest, "sizeBytes": image.size_bytes, "virtualSizeBytes": image.virtual_size_bytes}
+        spec = {"layer": layer, **({"parent": {"name": image.parent}} if image.parent else {})}
+        put({"kind": "VMImageNode", "metadata": {"name": image.name, "namespace": NAMESPACE}, "spec": spec})
+    for system in systems.values():
+        changes = [{"name": m.name, "image": {"name": m.image}} for m in system.machines]
+        spec = {"machines": changes, **({"parent": {"name": system.parent}} if system.parent else {})}
+        put({"kind": "SystemNode", "metadata": {"name": system.name, "namespace": NAMESPACE}, "spec": spec})
+    held = [{"digest": i.digest, "state": "Held", "sizeBytes": i.size_bytes} for i in images.values()]
+    for number in range(nodes):
+        ready = [{"type": "Ready", "status": "True"}]
+        put({"kind": "Node", "metadata": {"name": f"n{number}"}}, allocatable={"memory": "64Gi"}, conditions=ready)
+        put({"kind": "CSINode", "metadata": {"name": f"n{number}"}, "spec": {"drivers": [{"name": CSI_DRIVER}]}})
+        heartbeat = {"budgetBytes": 2**40, "lastHeartbeatTime": "2026-01-01T00:00:00Z"}
+        put({"kind": "NodeCache", "metadata": {"name": f"n{number}"}, "spec": {}}, layers=held, **heartbeat)
+    state = systems["s0"]
+    spread = itertools.cycle(range(nodes))
+    for start in range(0, machines, PER_DEPLOYMENT):
+        name = f"d{start // PER_DEPLOYMENT}"
+        owner = Owner(NAMESPACE, name, f"owner-{name}")
+        replicas = min(PER_DEPLOYMENT, machines - start) // len(state.machines)
+        spec = {"system": {"name": "s0"}, "replicas": replicas}
+        meta = {"name": name, "namespace": NAMESPACE, "uid": owner.uid, "finalizers": ["kigi.dev/finalizer"]}
+        put({"kind": "SystemDeployment", "metadata": meta, "spec": spec})
+        for instance in range(replicas):
+            node = f"n{next(spread)}"
+            for machine in state.machines:
+                wish = WishedMachine(
+                    instance=instance,
+                    machine=machine.name,
+                    system="s0",
+                    image=str(machine.image),
+                    chain=image_chain(images, str(machine.image)),
+                    template={},
+                    running=True,
+                    resets=(None, None, None),
+                    keep_unchanged=False,
+                )
+                fingerprint = Fingerprint(wish.chain[-1].digest, "s0", (None, None, None))
+                put(build_volume(owner, wish, 1, node, fingerprint), phase="Bound")
+                put(build_claim(owner, wish, 1), phase="Bound")
+                vm = build_machine(owner, wish, 1, Placement(), "Sidecar", "hook")
+                put(vm, printableStatus="Running")
+                template = vm["spec"]["template"]
+                instance_meta = {**template["metadata"], "name": vm["metadata"]["name"], "namespace": NAMESPACE}
+                body = {"kind": "VirtualMachineInstance", "metadata": instance_meta, "spec": template["spec"]}
+                put(body, phase="Running", nodeName=node, conditions=[{"type": "Ready", "status": "True"}])
+    installed = {"configuration": {"developerConfiguration": {"featureGates": ["Sidecar"]}}}
+    meta = {"name": "kubevirt", "namespace": "kubevirt"}
+    put({"kind": "KubeVirt", "metadata": meta, "spec": installed}, observedKubeVirtVersion="v1.7.0")
+    mirror.synced = True
+    return mirror
+
+
+if __name__ == "__main__":
+    main()
