@@ -19,9 +19,17 @@ import yaml
 
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.repositories import Repository
-from kigi.domain.layers import Digest, digest_hex, object_key
+from kigi.domain.layers import Digest, digest_hex, digest_of_hex, object_key
 from kigi.domain.qcow2 import parse_header
-from kigi.errors import AccessDenied, KigiError, LayerCorrupt, RepositoryUnknown, SpecInvalid, VirtualSizeShrinks
+from kigi.errors import (
+    AccessDenied,
+    KigiError,
+    LayerCorrupt,
+    RepositoryUnknown,
+    RepositoryUnreachable,
+    SpecInvalid,
+    VirtualSizeShrinks,
+)
 from kigi.publishing.publish import LayerFolder, publish_image
 from kigi.publishing.tree import publish_tree
 from localcluster.s3 import S3Server
@@ -181,11 +189,67 @@ def with_snapshot(path: Path) -> None:
     run("qemu-img", "snapshot", "-c", "one", path)
 
 
-def with_backing(name: str) -> Callable[[Path], None]:
+def with_backing(name: str, backing_format: str = "qcow2") -> Callable[[Path], None]:
     def make(path: Path) -> None:
-        run("qemu-img", "create", "-f", "qcow2", "-u", "-b", name, "-F", "raw", path, "1M")
+        run("qemu-img", "create", "-f", "qcow2", "-u", "-b", name, "-F", backing_format, path, "1M")
 
     return make
+
+
+def beside(path: Path) -> None:
+    """A backing file that seems to lie beside the image, but is a link to one elsewhere."""
+    secret = elsewhere(path.parent) / "secret.qcow2"
+    run("qemu-img", "create", "-f", "qcow2", secret, "1M")
+    (path.parent / "base.qcow2").symlink_to(secret)
+    with_backing("base.qcow2")(path)
+
+
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder that is not below ``tmp_path``."""
+    folder = tmp_path.with_name(f"{tmp_path.name}-elsewhere")
+    folder.mkdir()
+    return folder
+
+
+def raw_beside(path: Path) -> None:
+    (path.parent / "base.raw").write_bytes(bytes(2**20))
+    with_backing("base.raw", "raw")(path)
+
+
+def flat_vmdk(path: Path) -> None:
+    """The descriptor of a disk whose only extent is a file of the host."""
+    kind = 'createType="monolithicFlat"'
+    path.write_text(
+        f'# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n{kind}\nRW 1 FLAT "/etc/hostname" 0\n'
+    )
+
+
+def sparse_vmdk(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        run("qemu-img", "create", "-f", "vmdk", "-o", "subformat=monolithicSparse", path, "1M")
+        path.write_bytes(change(path.read_bytes()))
+
+    return make
+
+
+def in_descriptor(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    def change(content: bytes) -> bytes:
+        assert old in content
+        return content.replace(old, new.ljust(len(old), b"\n"), 1)
+
+    return change
+
+
+def without_capacity(content: bytes) -> bytes:
+    """Then QEMU takes the extents from the descriptor, and that names the host's files."""
+    return content[:12] + bytes(8) + content[20:]
+
+
+def of_an_exbibyte(path: Path) -> None:
+    run("qemu-img", "create", "-f", "qcow2", path, "1M")
+    with path.open("r+b") as file:
+        file.seek(24)
+        file.write((2**60).to_bytes(8, "big"))
 
 
 def empty(path: Path) -> None:
@@ -200,7 +264,27 @@ def empty(path: Path) -> None:
         pytest.param(with_snapshot, "snapshots", id="snapshot"),
         pytest.param(with_backing("json:{}"), "plain file name", id="json"),
         pytest.param(with_backing("nbd://127.0.0.1:1"), "plain file name", id="nbd"),
-        pytest.param(with_backing("/etc/hostname"), "not a qcow2", id="host-file"),
+        pytest.param(with_backing("NBD+unix:///?socket=x"), "plain file name", id="upper-case-protocol"),
+        pytest.param(with_backing("1:x"), "plain file name", id="colon"),
+        pytest.param(with_backing("/etc/hostname"), "outside the image's folder", id="host-file"),
+        pytest.param(with_backing("../../../../../../etc/hostname"), "outside", id="dot-dot"),
+        pytest.param(with_backing("source.img"), "lead back", id="itself"),
+        pytest.param(raw_beside, "as b'raw', not qcow2", id="backing-format-raw"),
+        pytest.param(beside, "outside the image's folder", id="link-to-elsewhere"),
+        pytest.param(flat_vmdk, "not a sparse VMDK", id="vmdk-flat-extent"),
+        pytest.param(sparse_vmdk(without_capacity), "names its extents", id="vmdk-without-capacity"),
+        pytest.param(
+            sparse_vmdk(in_descriptor(b"# Extent description", b'parentFileNameHint="x')),
+            "above a parent",
+            id="vmdk-parent-file",
+        ),
+        pytest.param(sparse_vmdk(in_descriptor(b"CID=ffffffff", b"CID=12345678")), "above a parent", id="vmdk-parent"),
+        pytest.param(
+            sparse_vmdk(in_descriptor(b'"monolithicSparse"', b'"monolithicFlat"')), "another type", id="vmdk-type"
+        ),
+        pytest.param(of_an_exbibyte, "at most", id="exbibyte"),
+        pytest.param(Path.mkdir, "not a regular file", id="folder"),
+        pytest.param(os.mkfifo, "not a regular file", id="pipe"),
         pytest.param(with_backing("absent.qcow2"), "cannot be read", id="absent"),
         pytest.param(empty, "not empty", id="empty"),
     ],
@@ -247,12 +331,31 @@ async def test_faults_of_the_repository_are_told_apart(
             await publish_image(raw_image(tmp_path / "disk.raw"), LayerFolder(tmp_path / "layers"), store)
 
 
+def command_line(s3: S3Server, bucket: str, tmp_path: Path, *arguments: str) -> tuple[dict[str, str], list[str]]:
+    env = {**os.environ, **environment(s3), "KIGI_S3_ENDPOINT": s3.endpoint, "KIGI_S3_BUCKET": bucket}
+    command = [sys.executable, "-m", "kigi.cli.main", *arguments, "--layers-dir", str(tmp_path / "layers")]
+    return env, command
+
+
+def on_each_part(store: LayerRepository, call: Callable[[], None]) -> None:
+    """``call`` before each part is sent."""
+    store._client.meta.events.register("before-call.s3.UploadPart", lambda **_: call())
+
+
+async def upload_calls(s3: S3Server, bucket: str, tmp_path: Path) -> int:
+    """Publish the killed publisher's only layer again; the number of parts that were sent."""
+    sent: list[None] = []
+    (path,) = (tmp_path / "layers").glob("*.qcow2")
+    async with repository(s3, bucket) as store:
+        on_each_part(store, lambda: sent.append(None))
+        assert await store.publish(path, digest_of_hex(path.stem))
+    return len(sent)
+
+
 def test_a_killed_upload_goes_on_where_it_was(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     source = tmp_path / "disk.raw"
     source.write_bytes(random.Random(5).randbytes(120 * MIB))
-    env = {**os.environ, **environment(s3), "KIGI_S3_ENDPOINT": s3.endpoint, "KIGI_S3_BUCKET": bucket}
-    command = [sys.executable, "-m", "kigi.cli.main", "publish", str(source), "--name", "big"]
-    command += ["--layers-dir", str(tmp_path / "layers")]
+    env, command = command_line(s3, bucket, tmp_path, "publish", str(source), "--name", "big")
     first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def parts() -> list[Path]:
@@ -261,14 +364,130 @@ def test_a_killed_upload_goes_on_where_it_was(s3: S3Server, bucket: str, tmp_pat
     eventually(lambda: len(parts()) >= 2 or first.poll() is not None, timeout_s=120)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    left = {path: path.stat().st_mtime_ns for path in parts()}
+    left = parts()
     assert 2 <= len(left) <= 7, "killed in the middle"
+    sent = asyncio.run(upload_calls(s3, bucket, tmp_path))
+    assert sent == 8 - len(left), "parts that had arrived are not sent again"
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     made = yaml.safe_load(done.stdout)
     digest = Digest(made["spec"]["layer"]["digest"])
     stored = s3.data / bucket / object_key(digest)
     assert hashlib.sha256(stored.read_bytes()).hexdigest() == digest_hex(digest)
     assert stored.stat().st_size == made["spec"]["layer"]["sizeBytes"]
+
+
+async def test_a_server_that_goes_away_in_the_middle_is_told_and_the_upload_goes_on(tmp_path: Path) -> None:
+    source = tmp_path / "disk.raw"
+    source.write_bytes(random.Random(6).randbytes(100 * MIB))
+    folder = LayerFolder(tmp_path / "layers")
+    with S3Server(tmp_path / "s3") as own:
+        bucket = own.create_bucket("layers")
+        calls: list[None] = []
+
+        def stop_at_the_sixth() -> None:
+            calls.append(None)
+            if len(calls) == 6:
+                own.stop()
+
+        async with repository(own, bucket) as store:
+            on_each_part(store, stop_at_the_sixth)
+            with pytest.raises(RepositoryUnreachable, match="goes on from here"):
+                await publish_image(source, folder, store)
+        own.start()
+        calls.clear()
+        async with repository(own, bucket) as store:
+            on_each_part(store, lambda: calls.append(None))
+            done = await publish_image(source, folder, store)
+        stored = own.data / bucket / object_key(done.layer.digest)
+        assert hashlib.sha256(stored.read_bytes()).hexdigest() == digest_hex(done.layer.digest)
+    assert done.sent and len(calls) < 7
+
+
+async def test_publishers_that_send_parts_of_one_layer_end_with_one_object(
+    s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "disk.raw"
+    source.write_bytes(random.Random(7).randbytes(50 * MIB))
+
+    async def one(number: int) -> Digest:
+        async with repository(s3, bucket) as store:
+            return (await publish_image(source, LayerFolder(tmp_path / f"l{number}"), store)).layer.digest
+
+    digests = set(await asyncio.gather(*map(one, range(3))))
+    assert len(digests) == 1
+    stored = s3.data / bucket / object_key(digests.pop())
+    assert hashlib.sha256(stored.read_bytes()).hexdigest() == stored.name
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"x"), Path.unlink, Path.mkdir])
+async def test_a_damaged_parent_in_the_folder_is_fetched_again(
+    s3: S3Server, bucket: str, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    base, child = raw_image(tmp_path / "base.raw"), raw_image(tmp_path / "child.raw", seed=1)
+    async with repository(s3, bucket) as store:
+        parent = (await publish_image(base, LayerFolder(tmp_path / "layers"), store)).layer.digest
+        right = (await publish_image(child, LayerFolder(tmp_path / "other"), store, parent=parent)).layer.digest
+        held = LayerFolder(tmp_path / "layers").file(parent)
+        if damage is Path.mkdir:
+            held.unlink()
+        damage(held)
+        folder = LayerFolder(tmp_path / "layers")
+        if damage is Path.mkdir:
+            with pytest.raises(SpecInvalid, match="cannot be written"):
+                await publish_image(child, folder, store, parent=parent)
+            return
+        done = await publish_image(child, folder, store, parent=parent)
+    assert done.layer.digest == right
+    assert hashlib.sha256(held.read_bytes()).hexdigest() == digest_hex(parent)
+
+
+async def test_what_lies_in_the_file_but_not_on_the_disk_is_not_published(
+    s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    image = as_qcow2(raw_image(tmp_path / "disk.raw"))
+    async with repository(s3, bucket) as store:
+        clean = await publish_image(image, LayerFolder(tmp_path / "one"), store)
+        image.write_bytes(image.read_bytes() + b"left by a guest ".ljust(65536))
+        done = await publish_image(image, LayerFolder(tmp_path / "two"), store)
+    assert done.layer == clean.layer and not done.sent
+
+
+async def test_backing_files_of_another_folder_are_read_if_it_is_named(
+    s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    base = as_qcow2(raw_image(elsewhere(tmp_path) / "base.raw"))
+    top = tmp_path / "top.qcow2"
+    run("qemu-img", "create", "-f", "qcow2", "-b", base, "-F", "qcow2", top)
+    folder = LayerFolder(tmp_path / "layers")
+    async with repository(s3, bucket) as store:
+        with pytest.raises(SpecInvalid, match="--backing-dir"):
+            await publish_image(top, folder, store)
+        done = await publish_image(top, folder, store, backing_dirs=[base.parent])
+    run("qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", base, folder.file(done.layer.digest))
+
+
+def test_the_command_publishes_each_level_as_an_image(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    top = as_chain(raw_image(tmp_path / "disk.raw"))
+    flags = ["--name", "web", "--levels", "--endpoint", s3.endpoint, "--bucket", bucket]
+    env, command = command_line(s3, "another-bucket", tmp_path, "publish", str(top), *flags)
+    env["KIGI_S3_ENDPOINT"] = "http://127.0.0.1:9"
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    root, child = yaml.safe_load_all(done.stdout)
+    assert [root["metadata"]["name"], child["metadata"]["name"]] == ["web-level0", "web"]
+    assert "parent" not in root["spec"] and child["spec"]["parent"] == {"name": "web-level0"}
+    file = LayerFolder(tmp_path / "layers").file(Digest(child["spec"]["layer"]["digest"]))
+    run("qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", top, file)
+    assert file.stat().st_size == child["spec"]["layer"]["sizeBytes"] == 6 * 65536
+
+
+async def test_a_folder_names_only_its_own_files(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    raw_image(tmp_path / "secret.raw")
+    (tmp_path / "folder").mkdir()
+    images = [{"name": "base", "parent": None, "file": "../secret.raw"}]
+    (tmp_path / "folder" / "manifest.json").write_text(json.dumps({"images": images}))
+    async with repository(s3, bucket) as store:
+        with pytest.raises(SpecInvalid, match="lies outside the folder"):
+            await publish_tree(tmp_path / "folder", LayerFolder(tmp_path / "layers"), store)
 
 
 async def test_a_folder_of_images_becomes_a_tree(s3: S3Server, bucket: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""qemu-img as a bounded subprocess; formats are always named, never guessed."""
+"""qemu-img as a bounded subprocess; formats and backing files are always named by the caller, never found in a file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ TIMEOUT_S = 3600.0
 MEMORY_BYTES = 4 * 2**30
 CPU_S = 1800
 """Bounds against image bombs: a small file can describe petabytes of tables."""
+_WITH_BACKING = ("qcow2", "vmdk")
 
 
 class QemuImgFailed(KigiError):
@@ -33,27 +34,38 @@ class DisksDiffer(KigiError):
 async def create_overlay(path: Path, backing_name: str, virtual_size_bytes: int) -> None:
     """A new writable qcow2 file above ``backing_name`` (relative to it), which is not opened. Milliseconds."""
     await _run(
-        ["create", "-q", "-u", "-f", "qcow2", "-b", backing_name, "-F", "qcow2", str(path), str(virtual_size_bytes)],
+        ["create", "-q", "-u", "-f", "qcow2", "-b", backing_name, "-F", "qcow2", _plain(path), str(virtual_size_bytes)],
         timeout_s=30,
     )
 
 
 async def info(path: Path, image_format: str) -> dict[str, Any]:
     """What ``qemu-img info`` says of this file alone; its backing file is not opened."""
-    text = await _run(["info", "-U", "--output=json", "-f", image_format, str(path)], timeout_s=60)
+    text = await _run(["info", "-U", "--output=json", "-f", image_format, _plain(path)], timeout_s=60)
     answer: dict[str, Any] = json.loads(text)
     return answer
 
 
-async def convert_to_raw(source: Path, image_format: str, target: Path) -> None:
-    """The disk as a guest sees it, as a sparse raw file."""
-    await _run(["convert", "-f", image_format, "-O", "raw", "-S", "64k", str(source), str(target)])
+async def convert_to_raw(source: Path, image_format: str, target: Path, backing: Sequence[Path] = ()) -> None:
+    """The disk as a guest sees it, as a sparse raw file; ``backing``: the qcow2 files below, nearest first."""
+    await _run(["convert", "-O", "raw", "-S", "64k", image(source, image_format, backing), _plain(target)])
 
 
-async def compare(first: Path, first_format: str, second: Path, second_format: str) -> None:
-    """Raises DisksDiffer unless both show a guest the same bytes; a shorter one must be continued by zeros."""
-    command = ["compare", "-f", first_format, "-F", second_format, str(first), str(second)]
-    code, text = await _run_raw(command, TIMEOUT_S)
+async def compare(
+    first: Path,
+    first_format: str,
+    second: Path,
+    second_format: str,
+    *,
+    first_backing: Sequence[Path] = (),
+    second_backing: Sequence[Path] = (),
+) -> None:
+    """Raises DisksDiffer unless both show a guest the same bytes; a shorter one must be continued by zeros.
+
+    ``*_backing``: the qcow2 files below, nearest first.
+    """
+    pair = [image(first, first_format, first_backing), image(second, second_format, second_backing)]
+    code, text = await _run_raw(["compare", *pair], TIMEOUT_S)
     if code == 1:
         raise DisksDiffer(f"{first.name} and {second.name}: {text.strip()}")
     if code != 0:
@@ -61,8 +73,27 @@ async def compare(first: Path, first_format: str, second: Path, second_format: s
 
 
 async def check(path: Path) -> None:
-    """Raises QemuImgFailed if the file's tables are not consistent."""
-    await _run(["check", "-q", "-f", "qcow2", str(path)])
+    """Raises QemuImgFailed if the tables of this qcow2 file alone are not consistent."""
+    await _run(["check", "-q", image(path, "qcow2")])
+
+
+def image(path: Path, image_format: str, backing: Sequence[Path] = ()) -> str:
+    """The image as qemu-img takes it, with each file that it may open: no name in a header decides anything.
+
+    ``backing``: the qcow2 files below, nearest first; without them nothing lies below.
+    """
+    node: dict[str, Any] | None = None
+    for file, kind in reversed([(path, image_format), *((below, "qcow2") for below in backing)]):
+        above: dict[str, Any] = {"driver": kind, "file": {"driver": "file", "filename": str(file.absolute())}}
+        if kind in _WITH_BACKING:
+            above["backing"] = node
+        node = above
+    return "json:" + json.dumps(node)
+
+
+def _plain(path: Path) -> str:
+    """Absolute: QEMU takes what is before a colon in a relative name for a protocol."""
+    return str(path.absolute())
 
 
 async def _run(arguments: Sequence[str], timeout_s: float = TIMEOUT_S) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import hashlib
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
@@ -21,13 +25,18 @@ from kigi.errors import (
     KigiError,
     LayerCorrupt,
     LayerNotInRepository,
+    NoRoom,
     RepositoryUnknown,
     RepositoryUnreachable,
+    SpecInvalid,
 )
 
 PART_BYTES = 16 * 2**20
 """S3 allows 10,000 parts: 156 GiB of one layer; larger ones get larger parts."""
 PARALLEL = 4
+RIVAL_ATTEMPTS = 3
+_FAULTS = (ClientError, BotoCoreError, aiohttp.ClientError, TimeoutError)
+"""A body that breaks off comes as aiohttp's error."""
 Progress = Callable[[int], None]
 """Called with the number of bytes that have arrived since the last call."""
 
@@ -44,11 +53,9 @@ class LayerRepository:
         """Bytes of the stored layer; None if there is none."""
         try:
             answer = await self._client.head_object(Bucket=self._bucket, Key=object_key(digest))
-        except ClientError as exc:
-            if exc.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+        except _FAULTS as exc:
+            if isinstance(exc, ClientError) and exc.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return None
-            raise self._translated(exc) from exc
-        except BotoCoreError as exc:
             raise self._translated(exc) from exc
         return int(answer["ContentLength"])
 
@@ -67,32 +74,53 @@ class LayerRepository:
                 )
             progress(size_bytes)
             return False
-        try:
-            if size_bytes <= PART_BYTES:
-                return await self._put_whole(path, digest, progress)
-            return await self._put_parts(path, digest, size_bytes, progress)
-        except (ClientError, BotoCoreError) as exc:
-            raise self._translated(exc) from exc
+        attempt = 0
+        while True:
+            try:
+                if size_bytes <= PART_BYTES:
+                    return await self._put_whole(path, digest, progress)
+                return await self._put_parts(path, digest, size_bytes, progress)
+            except (*_FAULTS, ExceptionGroup) as exc:
+                fault = _first(exc)
+                if not isinstance(fault, _FAULTS):
+                    raise fault from exc
+                attempt += 1
+                if attempt > RIVAL_ATTEMPTS or not _may_be_a_rival(fault):
+                    raise self._translated(fault) from exc
+            await asyncio.sleep(attempt)
+            if await self.size_of(digest) == size_bytes:
+                return False
 
     async def fetch(self, digest: Digest, target: Path) -> None:
         """The layer as ``target``, verified; nothing is there under that name before it is right."""
-        part = target.with_suffix(".part")
+        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         sha = hashlib.sha256()
+        try:
+            with part.open("wb") as file:
+                await self._read(digest, sha.update, file.write)
+                file.flush()
+                os.fsync(file.fileno())
+            if parse_digest(f"sha256:{sha.hexdigest()}") != digest:
+                raise LayerCorrupt(
+                    f"{self._where()}: the object of layer {digest} has the digest sha256:{sha.hexdigest()}"
+                )
+            part.chmod(0o444)
+            os.replace(part, target)
+        except OSError as exc:
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise (NoRoom if full else SpecInvalid)(f"{target}: cannot be written: {exc.strerror}") from exc
+        finally:
+            part.unlink(missing_ok=True)
+
+    async def _read(self, digest: Digest, *sinks: Callable[[bytes], object]) -> None:
         try:
             answer = await self._client.get_object(Bucket=self._bucket, Key=object_key(digest))
             async with answer["Body"] as body:
-                with part.open("wb") as file:
-                    async for chunk in body.iter_chunks(2**20):
-                        sha.update(chunk)
-                        file.write(chunk)
-        except ClientError as exc:
+                async for chunk in body.iter_chunks(2**20):
+                    for sink in sinks:
+                        sink(chunk)
+        except _FAULTS as exc:
             raise self._translated(exc) from exc
-        except (BotoCoreError, OSError) as exc:
-            raise self._translated(exc) from exc
-        if parse_digest(f"sha256:{sha.hexdigest()}") != digest:
-            part.unlink()
-            raise LayerCorrupt(f"{self._where()}: the object of layer {digest} has the digest sha256:{sha.hexdigest()}")
-        os.rename(part, target)
 
     async def _put_whole(self, path: Path, digest: Digest, progress: Progress) -> bool:
         data = await asyncio.to_thread(path.read_bytes)
@@ -136,6 +164,8 @@ class LayerRepository:
                 raise
             if await self.size_of(digest) is None:
                 raise
+            with contextlib.suppress(ClientError):
+                await self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
             return False
         return True
 
@@ -166,7 +196,7 @@ class LayerRepository:
     def _where(self) -> str:
         return f"{self._repository.endpoint}: bucket {self._bucket}"
 
-    def _translated(self, exc: Exception) -> KigiError:
+    def _translated(self, exc: BaseException) -> KigiError:
         if isinstance(exc, ClientError):
             code, status = exc.response["Error"]["Code"], exc.response["ResponseMetadata"]["HTTPStatusCode"]
             if code == "NoSuchBucket":
@@ -204,6 +234,23 @@ async def open_repository(
         **options,
     ) as client:
         yield LayerRepository(repository, client)
+
+
+def _first(exc: BaseException) -> BaseException:
+    """What went wrong first in a group of tasks."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc
+
+
+def _may_be_a_rival(exc: BaseException) -> bool:
+    """Another publisher of the same layer has ended the upload that both were sending parts of.
+
+    S3 says NoSuchUpload; versitygw 1.8.0, when its files go away under a request, InternalError.
+    """
+    if not isinstance(exc, ClientError):
+        return False
+    return exc.response["Error"]["Code"] in ("NoSuchUpload", "InternalError")
 
 
 def _is_taken(exc: ClientError) -> bool:

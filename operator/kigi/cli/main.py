@@ -23,6 +23,11 @@ _Settings = Annotated[
         "--repositories", help="repositories.yaml; or KIGI_S3_ENDPOINT and KIGI_S3_BUCKET in the environment."
     ),
 ]
+_Endpoint = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="URL of the S3 server, in place of the settings'."),
+]
+_Bucket = Annotated[Optional[str], typer.Option(help="Bucket, in place of the settings'.")]  # noqa: UP045
 
 
 @app.command()
@@ -43,11 +48,24 @@ def publish(
     repository: Annotated[str, typer.Option(help="Repository, as in repositories.yaml.")] = "default",
     namespace: _Namespace = "default",
     apply: _Apply = False,
+    levels: Annotated[
+        bool,
+        typer.Option(
+            "--levels/--flat",
+            help="Each backing file as an image of its own (the root is NAME-level0), or one image.",
+        ),
+    ] = False,
+    backing_dir: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="Folder, beside the image's own, whose files may be read as backing files."),
+    ] = None,
     layers_dir: _Layers = None,
     repositories: _Settings = None,
+    endpoint: _Endpoint = None,
+    bucket: _Bucket = None,
 ) -> None:
     """Store a disk image as one layer and name it by a VMImageNode."""
-    from kigi.cli.publish import PublishOptions, run_publish
+    from kigi.cli.publish import PublishOptions, StoreOptions, run_publish
 
     run_publish(
         PublishOptions(
@@ -58,11 +76,12 @@ def publish(
             image_format=image_format,
             description=description,
             os=os,
-            repository=repository,
             namespace=namespace,
             apply=apply,
+            levels=levels,
+            backing_dirs=tuple(backing_dir or ()),
             layers_dir=layers_dir,
-            repositories=repositories,
+            store=StoreOptions(repositories, repository, endpoint, bucket),
         )
     )
 
@@ -74,11 +93,14 @@ def publish_tree(
     apply: _Apply = False,
     layers_dir: _Layers = None,
     repositories: _Settings = None,
+    endpoint: _Endpoint = None,
+    bucket: _Bucket = None,
 ) -> None:
     """Store every image of a folder, parents first, and name each by a VMImageNode."""
-    from kigi.cli.publish import run_publish_tree
+    from kigi.cli.publish import StoreOptions, run_publish_tree
 
-    run_publish_tree(folder, namespace=namespace, apply=apply, layers_dir=layers_dir, repositories=repositories)
+    store = StoreOptions(repositories, "default", endpoint, bucket)
+    run_publish_tree(folder, namespace=namespace, apply=apply, layers_dir=layers_dir, store=store)
 
 
 def main() -> None:

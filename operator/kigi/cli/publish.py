@@ -12,20 +12,45 @@ from typing import Any
 import yaml
 from kubernetes import config, dynamic
 from kubernetes.client import ApiClient, ApiException
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from kigi.adapters.s3 import open_repository
-from kigi.api.repositories import load_repositories
+from kigi.api.repositories import Repository, load_repositories
 from kigi.domain import names
-from kigi.domain.layers import Digest, parse_digest
+from kigi.domain.layers import DEFAULT_REPOSITORY, Digest, parse_digest
 from kigi.domain.quantities import format_bytes
 from kigi.errors import ImageMissing, KigiError, SpecInvalid, Unreachable
+from kigi.publishing.levels import level_names, publish_levels
 from kigi.publishing.publish import LayerFolder, Published, publish_image
 from kigi.publishing.tree import TreeImage, image_object
 from kigi.publishing.tree import publish_tree as publish_folder
 
 _console = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Where layers go: a repository of the settings, with its server or bucket replaced by a flag."""
+
+    settings: Path | None
+    name: str
+    endpoint: str | None = None
+    bucket: str | None = None
+
+    def repository(self) -> Repository:
+        """The repository; raises SpecInvalid or RepositoryUnknown."""
+        environment = dict(os.environ)
+        if self.endpoint is not None and self.name == DEFAULT_REPOSITORY:
+            environment["KIGI_S3_ENDPOINT"] = self.endpoint
+        found = load_repositories(self.settings, environment).get(self.name)
+        flags = {"endpoint": self.endpoint, "bucket": self.bucket}
+        changes = {field: value for field, value in flags.items() if value is not None}
+        try:
+            return Repository.model_validate({**found.model_dump(by_alias=True), **changes})
+        except ValidationError as exc:
+            raise SpecInvalid(f"--endpoint, --bucket: {exc}") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +64,32 @@ class PublishOptions:
     image_format: str | None
     description: str | None
     os: str | None
-    repository: str
     namespace: str
     apply: bool
+    levels: bool
+    backing_dirs: tuple[Path, ...]
     layers_dir: Path | None
-    repositories: Path | None
+    store: StoreOptions
 
 
 def run_publish(options: PublishOptions) -> None:
-    """Publish one image; raises KigiError."""
+    """Publish one image, or one per level; raises KigiError."""
     published = asyncio.run(_publish(options))
-    what = "stored" if published.sent else "was there already"
-    _console.print(f"{published.layer.digest} {what}, {format_bytes(published.layer.size_bytes)}")
-    made = image_object(
-        options.name,
-        published,
-        options.parent,
-        os=options.os,
-        description=options.description,
-        repository=None if options.repository == "default" else options.repository,
-    )
-    _emit([made], options.namespace, options.apply)
+    made: list[dict[str, Any]] = []
+    parent = options.parent
+    for name, each in zip(level_names(options.name, len(published)), published, strict=True):
+        what = "stored" if each.sent else "was there already"
+        _console.print(f"{each.layer.digest} {what}, {format_bytes(each.layer.size_bytes)}")
+        repository = None if options.store.name == DEFAULT_REPOSITORY else options.store.name
+        made.append(
+            image_object(name, each, parent, os=options.os, description=options.description, repository=repository)
+        )
+        parent = name
+    _emit(made, options.namespace, options.apply)
 
 
 def run_publish_tree(
-    folder: Path, *, namespace: str, apply: bool, layers_dir: Path | None, repositories: Path | None
+    folder: Path, *, namespace: str, apply: bool, layers_dir: Path | None, store: StoreOptions
 ) -> None:
     """Publish a folder; raises KigiError."""
 
@@ -72,28 +98,38 @@ def run_publish_tree(
         _console.print(f"{image.name:24} {format_bytes(published.layer.size_bytes):>10}  {what}")
 
     async def work() -> list[dict[str, Any]]:
-        settings = load_repositories(repositories).get("default")
-        async with open_repository(settings) as store:
-            return await publish_folder(folder, LayerFolder(layers_dir or _default_layers()), store, report)
+        async with open_repository(store.repository()) as opened:
+            return await publish_folder(folder, LayerFolder(layers_dir or _default_layers()), opened, report)
 
     _emit(asyncio.run(work()), namespace, apply)
 
 
-async def _publish(options: PublishOptions) -> Published:
-    settings = load_repositories(options.repositories).get(options.repository)
+async def _publish(options: PublishOptions) -> list[Published]:
+    settings = options.store.repository()
     parent = _parent_digest(options)
     columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    folder = LayerFolder(options.layers_dir or _default_layers())
     async with open_repository(settings) as store:
         with Progress(*columns, console=_console, transient=True) as bars:
             bar = bars.add_task("upload", total=None)
-            return await publish_image(
+
+            def advance(count: int) -> None:
+                bars.advance(bar, count)
+
+            if options.levels:
+                return await publish_levels(
+                    options.file, folder, store, parent=parent, backing_dirs=options.backing_dirs, progress=advance
+                )
+            done = await publish_image(
                 options.file,
-                LayerFolder(options.layers_dir or _default_layers()),
+                folder,
                 store,
                 parent=parent,
                 image_format=options.image_format,
-                progress=lambda count: bars.advance(bar, count),
+                backing_dirs=options.backing_dirs,
+                progress=advance,
             )
+            return [done]
 
 
 def _parent_digest(options: PublishOptions) -> Digest | None:

@@ -101,6 +101,23 @@ def read_difference(path: Path) -> Difference:
     return Difference(tuple(data), tuple(zero))
 
 
+def is_canonical(path: Path, size_bytes: int) -> bool:
+    """Whether the file behind its header is, table for table, what ``write_layer`` makes of the clusters it holds.
+
+    Then it has no stale, hidden, compressed or misplaced cluster. ``size_bytes``: virtual size in its header.
+    """
+    try:
+        difference = read_difference(path)
+    except (struct.error, OSError, ValueError):
+        return False  # a table that ends early, or lies where no file ends
+    plan = _Layout.of(size_bytes, difference)
+    if path.stat().st_size != plan.total * CLUSTER:
+        return False
+    with path.open("rb") as file:
+        file.seek(CLUSTER)
+        return all(file.read(len(part)) == part for part in plan.tables(difference))
+
+
 def with_backing(first_cluster: bytes, backing: str | None) -> bytes:
     """The first cluster of a layer file, with another backing file's name and nothing else changed.
 

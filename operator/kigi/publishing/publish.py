@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,16 @@ from kigi.adapters import qemu_img
 from kigi.adapters.s3 import LayerRepository, Progress
 from kigi.domain.layers import MAX_DEPTH, Chain, Digest, Layer, digest_hex, digest_of_hex
 from kigi.domain.qcow2 import HEADER_BYTES, check_layer, parse_header
-from kigi.errors import ChainTooDeep, SpecInvalid, VirtualSizeShrinks
-from kigi.publishing.layer_writer import CLUSTER, ZEROS, Difference, compare, with_backing, write_layer
+from kigi.errors import ChainTooDeep, LayerRefused, NoRoom, SpecInvalid, VirtualSizeShrinks
+from kigi.publishing.layer_writer import (
+    CLUSTER,
+    ZEROS,
+    Difference,
+    compare,
+    is_canonical,
+    with_backing,
+    write_layer,
+)
 from kigi.publishing.source import Source, inspect
 
 
@@ -31,47 +40,56 @@ class Published:
 
 
 class LayerFolder:
-    """A folder of layers, each under ``<hex>.qcow2``: what a parent's chain is read from."""
+    """A folder of layers, each under ``<hex>.qcow2``: what a parent's chain is read from.
+
+    Nothing in it is trusted for its name: in the life of this object each file is hashed before its first use.
+    """
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.made_of: dict[Path, Digest] = {}
         """What was published in the life of this object: source file -> layer."""
+        self._verified: set[Digest] = set()
 
     def file(self, digest: Digest) -> Path:
         """Where that layer is, if it is there."""
         return self.path / f"{digest_hex(digest)}.qcow2"
 
-    async def chain(self, top: Digest, repository: LayerRepository) -> Chain:
-        """The chain below and with ``top``, root first, each file present; what is missing is fetched and verified.
+    def files(self, chain: Chain) -> list[Path]:
+        """The chain's files, the top first."""
+        return [self.file(layer.digest) for layer in reversed(chain)]
 
-        A layer's header names its parent, so no API server is needed. Raises ChainTooDeep, or what a fetch raises.
+    async def chain(self, top: Digest, repository: LayerRepository) -> Chain:
+        """The chain below and with ``top``, root first, each file present and right; what is not is fetched.
+
+        A layer's header names its parent, so no API server is needed. Raises ChainTooDeep, LayerRefused, or what a
+        fetch raises.
         """
         layers: list[Layer] = []
         digest: Digest | None = top
         while digest is not None:
             if len(layers) >= MAX_DEPTH:
                 raise ChainTooDeep(f"layer {top}: more than {MAX_DEPTH} layers to the root; flatten it first")
-            if not self.file(digest).exists():
+            if digest not in self._verified and not await asyncio.to_thread(self._is_right, digest):
                 await repository.fetch(digest, self.file(digest))
+            self._verified.add(digest)
             header = parse_header(_head(self.file(digest)))
-            below = header.backing_file
-            parent = digest_of_hex(below.removesuffix(".qcow2")) if below is not None else None
+            parent = _parent_of(digest, header.backing_file)
             size_bytes = self.file(digest).stat().st_size
             layers.append(Layer(digest, size_bytes, header.virtual_size_bytes, parent))
             digest = parent
         return tuple(reversed(layers))
 
-    def add(self, made: Path) -> Digest:
-        """Take a finished file in under its digest."""
-        digest = digest_of_hex(_sha256(made))
-        if self.file(digest).exists():
-            made.unlink()
-        else:
-            made.chmod(0o444)
-            os.rename(made, self.file(digest))
-        return digest
+    def add(self, made: Path, digest: Digest) -> None:
+        """Take a finished file in under its digest, in place of whatever has that name."""
+        made.chmod(0o444)
+        os.replace(made, self.file(digest))
+        self._verified.add(digest)
+
+    def _is_right(self, digest: Digest) -> bool:
+        path = self.file(digest)
+        return path.is_file() and digest_of_hex(_sha256(path)) == digest
 
 
 async def publish_image(
@@ -81,21 +99,28 @@ async def publish_image(
     *,
     parent: Digest | None = None,
     image_format: str | None = None,
+    backing_dirs: Sequence[Path] = (),
     progress: Progress = lambda count: None,
 ) -> Published:
     """Store ``path`` (qcow2 with or without its backing files, raw or vmdk) as a layer above ``parent``.
 
     What the guest sees is kept exactly; ``qemu-img compare`` proves it of every computed difference before it is sent.
-    Raises SpecInvalid, VirtualSizeShrinks, ChainTooDeep, LayerRefused or what the repository raises.
+    ``backing_dirs``: folders beside its own in which the file's backing files may lie.
+    Raises SpecInvalid, VirtualSizeShrinks, ChainTooDeep, LayerRefused, NoRoom or what the repository raises.
     """
-    source = await asyncio.to_thread(inspect, path, image_format)
+    source = await asyncio.to_thread(inspect, path, image_format, backing_dirs)
     chain = await folder.chain(parent, repository) if parent is not None else ()
     if len(chain) >= MAX_DEPTH:
         raise ChainTooDeep(
             f"{path}: its parent's chain has {len(chain)} layers already, {MAX_DEPTH} at most; flatten it"
         )
-    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".publish-") as scratch:
-        layer = await _make_layer(source, chain, folder, Path(scratch))
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.path, prefix=".publish-") as scratch:
+            layer = await _make_layer(source, chain, folder, Path(scratch))
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoom(f"{folder.path}: no room to make a layer of {path}; free some, or name --layers-dir") from exc
+        raise SpecInvalid(f"{path}: cannot be made a layer: {exc}") from exc
     folder.made_of[source.path.resolve()] = layer.digest
     sent = await repository.publish(folder.file(layer.digest), layer.digest, progress)
     return Published(layer, sent)
@@ -105,7 +130,7 @@ async def _make_layer(source: Source, chain: Chain, folder: LayerFolder, scratch
     parent = chain[-1] if chain else None
     backing = f"{digest_hex(parent.digest)}.qcow2" if parent is not None else None
     made = scratch / "layer.qcow2"
-    renamed = _needs_only_a_name(source, folder, parent)
+    renamed = await asyncio.to_thread(_needs_only_a_name, source, folder, parent)
     if renamed:
         await asyncio.to_thread(_rename_backing, source.path, made, backing)
         virtual = parse_header(_head(made)).virtual_size_bytes
@@ -114,14 +139,15 @@ async def _make_layer(source: Source, chain: Chain, folder: LayerFolder, scratch
         raw = source.path
         if source.format != "raw":
             raw = scratch / "disk.raw"
-            await qemu_img.convert_to_raw(source.path, source.format, raw)
+            await qemu_img.convert_to_raw(source.path, source.format, raw, source.backing)
         virtual = raw.stat().st_size
         if virtual == 0 or virtual % 512:
             raise SpecInvalid(f"{source.path}: a disk of {virtual} bytes; it must be a multiple of 512, and not empty")
         _may_not_shrink(source.path, virtual, parent)
         below = scratch / "parent.raw"
         if parent is not None:
-            await qemu_img.convert_to_raw(folder.file(parent.digest), "qcow2", below)
+            top, *under = folder.files(chain)
+            await qemu_img.convert_to_raw(top, "qcow2", below, under)
         await asyncio.to_thread(_write_difference, raw, below if parent is not None else None, made, virtual, backing)
     size_bytes = made.stat().st_size
     digest = digest_of_hex(await asyncio.to_thread(_sha256, made))
@@ -132,17 +158,38 @@ async def _make_layer(source: Source, chain: Chain, folder: LayerFolder, scratch
         virtual_size_bytes=virtual,
         size_bytes=size_bytes,
     )
-    folder.add(made)
     if not renamed:
-        await qemu_img.compare(source.path, source.format, folder.file(digest), "qcow2")
+        await qemu_img.compare(
+            source.path,
+            source.format,
+            made,
+            "qcow2",
+            first_backing=source.backing,
+            second_backing=folder.files(chain),
+        )
+    folder.add(made, digest)
     return Layer(digest, size_bytes, virtual, parent.digest if parent is not None else None)
+
+
+def _parent_of(digest: Digest, backing_file: str | None) -> Digest | None:
+    if backing_file is None:
+        return None
+    try:
+        parent = digest_of_hex(backing_file.removesuffix(".qcow2"))
+    except ValueError:
+        parent = None
+    if parent is None or backing_file != f"{digest_hex(parent)}.qcow2":
+        raise LayerRefused("parent", f"layer {digest} has the backing file {backing_file!r}, which is no layer's name")
+    return parent
 
 
 def _needs_only_a_name(source: Source, folder: LayerFolder, parent: Layer | None) -> bool:
     """The file is in Kigi's form and stands on the very file that the parent was made of, so its clusters stay."""
     if not source.ours or bool(source.backing) != (parent is not None):
         return False
-    return parent is None or folder.made_of.get(source.backing[0].resolve()) == parent.digest
+    if parent is not None and folder.made_of.get(source.backing[0].resolve()) != parent.digest:
+        return False
+    return is_canonical(source.path, parse_header(_head(source.path)).virtual_size_bytes)
 
 
 def _rename_backing(source: Path, target: Path, backing: str | None) -> None:

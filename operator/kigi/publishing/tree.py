@@ -59,6 +59,8 @@ async def publish_tree(
         if image.parent is not None and image.parent not in published:
             raise SpecInvalid(f"{MANIFEST}: image {image.name}: its parent {image.parent!r} does not come before it")
         parent = published[image.parent].layer.digest if image.parent is not None else None
+        if not (folder / image.file).resolve().is_relative_to(folder.resolve()):
+            raise SpecInvalid(f"{MANIFEST}: image {image.name}: its file {image.file!r} lies outside the folder")
         done = await publish_image(folder / image.file, layers, repository, parent=parent)
         published[image.name] = done
         objects.append(image_object(image.name, done, image.parent, os=image.os, description=image.description))

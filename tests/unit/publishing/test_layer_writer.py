@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from kigi.publishing.layer_writer import CLUSTER, ZEROS, Difference, compare, layer_bytes, read_difference, write_layer
+from kigi.publishing.layer_writer import (
+    CLUSTER,
+    ZEROS,
+    Difference,
+    compare,
+    is_canonical,
+    layer_bytes,
+    read_difference,
+    write_layer,
+)
 
 
 def disk(seed: int, clusters: int) -> list[bytes]:
@@ -70,3 +79,25 @@ def test_equal_contents_give_equal_files(tmp_path: Path):
     write(tmp_path / "one", now, None, None)
     write(tmp_path / "two", now, None, None)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_only_a_file_without_hidden_clusters_is_canonical(tmp_path: Path):
+    path = tmp_path / "x.qcow2"
+    size = 12 * CLUSTER
+    write(path, disk(7, 12), None, None)
+    content = path.read_bytes()
+    assert is_canonical(path, size)
+    changes = {
+        "appended": content + b"x",
+        "cut": content[:-1],
+        "no tables": content[:CLUSTER],
+        "header only": content[:80],
+        "refcount": content[: 2 * CLUSTER + 1] + b"\2" + content[2 * CLUSTER + 2 :],
+        "data behind the header": content + content[-CLUSTER:],
+        "another place": content[: 4 * CLUSTER] + content[4 * CLUSTER :].replace(b"\0\5\0\0", b"\0\6\0\0", 1),
+        "far away": content[: 3 * CLUSTER] + b"\x7f" + content[3 * CLUSTER + 1 :],
+    }
+    for what, changed in changes.items():
+        assert changed != content, what
+        path.write_bytes(changed)
+        assert not is_canonical(path, size), what

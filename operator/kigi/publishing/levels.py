@@ -1,0 +1,46 @@
+"""Publishes a qcow2 file and each of its backing files as an image of its own, instead of one image of them all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from kigi.adapters.s3 import LayerRepository, Progress
+from kigi.domain.layers import Digest
+from kigi.publishing.publish import LayerFolder, Published, publish_image
+from kigi.publishing.source import inspect
+
+
+async def publish_levels(
+    path: Path,
+    folder: LayerFolder,
+    repository: LayerRepository,
+    *,
+    parent: Digest | None = None,
+    backing_dirs: Sequence[Path] = (),
+    progress: Progress = lambda count: None,
+) -> list[Published]:
+    """One layer per file, the lowest first; the lowest stands on ``parent``. Raises as ``publish_image`` does."""
+    source = await asyncio.to_thread(inspect, path, "qcow2", backing_dirs)
+    trusted = [path.parent, *backing_dirs]
+    done: list[Published] = []
+    for file in (*reversed(source.backing), source.path):
+        below = done[-1].layer.digest if done else parent
+        done.append(
+            await publish_image(
+                file,
+                folder,
+                repository,
+                parent=below,
+                image_format="qcow2",
+                backing_dirs=trusted,
+                progress=progress,
+            )
+        )
+    return done
+
+
+def level_names(name: str, count: int) -> list[str]:
+    """Names of the images, the lowest first: the top has ``name``, those below it are numbered from the root."""
+    return [*(f"{name}-level{number}" for number in range(count - 1)), name]
