@@ -29,6 +29,20 @@ class Choice:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What some machines take on a node."""
+
+    layers: Mapping[Digest, Layer]
+    layers_bytes: int
+    memory: int
+
+    @classmethod
+    def of(cls, machines: Sequence[WishedMachine], memory_of: Mapping[Slot, int]) -> _Need:
+        layers = unique_layers(machine.chain for machine in machines)
+        return cls(layers, total_bytes(layers.values()), sum(memory_of[machine.slot] for machine in machines))
+
+
 @dataclass(slots=True)
 class _Room:
     """What is left on a node while this pass hands it out."""
@@ -41,14 +55,17 @@ class _Room:
     """Held or fetched before this pass: what CacheAware goes by, so that a cold cluster is filled evenly."""
     instances: int = 0
 
-    def fits(self, layers: Mapping[Digest, Layer], memory: int) -> bool:
-        """Whether memory and cache have room for these layers."""
-        return memory <= self.memory_bytes and _missing(self.held, layers) <= self.state.cache_free_bytes
+    def fits(self, need: _Need) -> bool:
+        """Whether memory and cache have room for it."""
+        if need.memory > self.memory_bytes:
+            return False
+        free = self.state.cache_free_bytes
+        return need.layers_bytes <= free or _missing(self.held, need.layers) <= free
 
-    def take(self, layers: Mapping[Digest, Layer], memory: int, instances: int) -> None:
+    def take(self, need: _Need, instances: int) -> None:
         """Hand it out."""
-        self.memory_bytes -= memory
-        self.held.update(layers)
+        self.memory_bytes -= need.memory
+        self.held.update(need.layers)
         self.instances += instances
 
 
@@ -62,9 +79,9 @@ class _Ranking:
     instance costs O(log nodes) and not O(nodes x layers).
     """
 
-    def __init__(self, rooms: Mapping[str, _Room], layers: Mapping[Digest, Layer], memory: int, rules: _Rules) -> None:
-        self._rooms, self._layers, self._memory, self._rules = rooms, layers, memory, rules
-        self._missing = {name: _missing(room.cached, layers) for name, room in rooms.items()}
+    def __init__(self, rooms: Mapping[str, _Room], need: _Need, rules: _Rules) -> None:
+        self._rooms, self._need, self._rules = rooms, need, rules
+        self._missing = {name: _missing(room.cached, need.layers) for name, room in rooms.items()}
         self._heap = [self._score(room) for room in rooms.values()]
         heapq.heapify(self._heap)
 
@@ -78,7 +95,7 @@ class _Ranking:
 
     def _score(self, room: _Room) -> Score:
         missing = self._missing[room.state.name]
-        fits = room.fits(self._layers, self._memory)
+        fits = room.fits(self._need)
         match self._rules.strategy:
             case "Spread":
                 return (not fits, False, room.instances, missing, room.state.name)
@@ -113,10 +130,10 @@ def place(
     if unplaced and not rooms:
         raise NoNode(f"no node can take instance {min(unplaced)}: {_why_none(nodes, rules)}")
     fair = -(-(sum(load.values()) + len(unplaced)) // max(len(rooms), 1))
-    ranks = _Rankings(rooms, _Rules(rules.strategy, fair))
+    ranks = _Rankings(rooms, _Rules(rules.strategy, fair), memory_of)
     choices: dict[Slot, Choice] = {}
     for instance in sorted(unplaced):
-        choices.update(_place_instance(unplaced[instance], ranks, home.get(instance), memory_of))
+        choices.update(_place_instance(unplaced[instance], ranks, home.get(instance)))
     return choices
 
 
@@ -133,36 +150,41 @@ def _room(state: NodeState, instances: int) -> _Room:
 class _Rankings:
     """One ranking for each set of layers that is asked for: instances of one state share theirs."""
 
-    def __init__(self, rooms: Mapping[str, _Room], rules: _Rules) -> None:
-        self.rooms, self.rules = rooms, rules
+    def __init__(self, rooms: Mapping[str, _Room], rules: _Rules, memory_of: Mapping[Slot, int]) -> None:
+        self.rooms, self.rules, self._memory_of = rooms, rules, memory_of
         self._rankings: dict[tuple[frozenset[Digest], int], _Ranking] = {}
+        self._needs: dict[tuple[tuple[int, int], ...], _Need] = {}
 
-    def best(self, layers: Mapping[Digest, Layer], memory: int) -> str:
-        key = (frozenset(layers), memory)
+    def need(self, machines: Sequence[WishedMachine]) -> _Need:
+        """What they take; machines of one state share their chains, so most instances ask for the same."""
+        key = tuple((id(machine.chain), self._memory_of[machine.slot]) for machine in machines)
+        if key not in self._needs:
+            self._needs[key] = _Need.of(machines, self._memory_of)
+        return self._needs[key]
+
+    def best(self, need: _Need) -> str:
+        key = (frozenset(need.layers), need.memory)
         if key not in self._rankings:
-            self._rankings[key] = _Ranking(self.rooms, layers, memory, self.rules)
+            self._rankings[key] = _Ranking(self.rooms, need, self.rules)
         return self._rankings[key].best()
 
 
-def _place_instance(
-    machines: Sequence[WishedMachine], ranks: _Rankings, home: str | None, memory_of: Mapping[Slot, int]
-) -> dict[Slot, Choice]:
+def _place_instance(machines: Sequence[WishedMachine], ranks: _Rankings, home: str | None) -> dict[Slot, Choice]:
     rooms, strategy = ranks.rooms, ranks.rules.strategy
-    layers = unique_layers(machine.chain for machine in machines)
-    memory = sum(memory_of[machine.slot] for machine in machines)
-    keep_home = home is not None and home in rooms and rooms[home].fits(layers, memory)
-    best = home if home is not None and keep_home else ranks.best(layers, memory)
-    if rooms[best].fits(layers, memory) or len(machines) == 1:
-        choice = Choice(best, _why(rooms[best], layers, strategy))
-        rooms[best].take(layers, memory, instances=1)
+    whole = ranks.need(machines)
+    best = home if home is not None and home in rooms and rooms[home].fits(whole) else ranks.best(whole)
+    if rooms[best].fits(whole) or len(machines) == 1:
+        choice = Choice(best, _why(rooms[best], whole, strategy))
+        rooms[best].take(whole, instances=1)
         return {machine.slot: choice for machine in machines}
     choices: dict[Slot, Choice] = {}
     for machine in machines:
-        own, need = unique_layers([machine.chain]), memory_of[machine.slot]
-        name = best if rooms[best].fits(own, need) else ranks.best(own, need)
-        why = f"{_why(rooms[name], own, strategy)}; no node has room for the whole system"
-        choices[machine.slot] = Choice(name, why)
-        rooms[name].take(own, need, instances=0)
+        own = ranks.need([machine])
+        name = best if rooms[best].fits(own) else ranks.best(own)
+        choices[machine.slot] = Choice(
+            name, f"{_why(rooms[name], own, strategy)}; no node has room for the whole system"
+        )
+        rooms[name].take(own, instances=0)
     for name in {choice.node for choice in choices.values()}:
         rooms[name].instances += 1
     return choices
@@ -172,11 +194,10 @@ def _missing(held: Set[Digest], layers: Mapping[Digest, Layer]) -> int:
     return total_bytes(missing_layers(layers, held).values())
 
 
-def _why(room: _Room, layers: Mapping[Digest, Layer], strategy: str) -> str:
-    total = total_bytes(layers.values())
-    missing = _missing(room.held, layers)
+def _why(room: _Room, need: _Need, strategy: str) -> str:
+    missing = _missing(room.held, need.layers)
     return (
-        f"{strategy}: {room.state.name} lacks {format_bytes(missing)} of {format_bytes(total)}"
+        f"{strategy}: {room.state.name} lacks {format_bytes(missing)} of {format_bytes(need.layers_bytes)}"
         f", has {room.instances} other instances"
     )
 
