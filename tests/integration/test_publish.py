@@ -32,6 +32,7 @@ from kigi.errors import (
 )
 from kigi.publishing.publish import LayerFolder, publish_image
 from kigi.publishing.tree import publish_tree
+from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually
 from tests.support.layers import environment
@@ -478,6 +479,36 @@ def test_the_command_publishes_each_level_as_an_image(s3: S3Server, bucket: str,
     file = LayerFolder(tmp_path / "layers").file(Digest(child["spec"]["layer"]["digest"]))
     run("qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", top, file)
     assert file.stat().st_size == child["spec"]["layer"]["sizeBytes"] == 6 * 65536
+
+
+def test_the_command_applies_an_image_and_finds_its_parent(
+    crds: ControlPlane, namespace: str, s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    base, child = raw_image(tmp_path / "base.raw"), raw_image(tmp_path / "child.raw", seed=1)
+
+    def publish(path: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+        arguments = ["publish", str(path), "--apply", "--namespace", namespace, *flags]
+        env, command = command_line(s3, bucket, tmp_path, *arguments)
+        env["KUBECONFIG"] = str(crds.kubeconfig)
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    early = publish(child, "--name", "web", "--parent", "debian")
+    assert early.returncode == 1
+    assert early.stderr == f"kigi: ImageMissing: --parent: VMImageNode {namespace}/debian does not exist\n"
+    for _ in range(2):
+        assert publish(base, "--name", "debian", "--os", "Debian 12").returncode == 0
+    done = publish(child, "--name", "web", "--parent", "debian")
+    assert done.returncode == 0, done.stderr
+    images = json.loads(crds.kubectl("get", "vmimagenodes", "-n", namespace, "-o", "json"))["items"]
+    specs = {image["metadata"]["name"]: image["spec"] for image in images}
+    assert specs["web"]["parent"] == {"name": "debian"} and specs["debian"]["os"] == "Debian 12"
+    layers = LayerFolder(tmp_path / "layers")
+    stored = layers.file(Digest(specs["web"]["layer"]["digest"]))
+    assert parse_header(stored.read_bytes()[:65536]).backing_file == (
+        layers.file(Digest(specs["debian"]["layer"]["digest"])).name
+    )
+    again = publish(child, "--name", "debian")
+    assert again.returncode == 1 and "immutable" in again.stderr.lower(), again.stderr
 
 
 async def test_a_folder_names_only_its_own_files(s3: S3Server, bucket: str, tmp_path: Path) -> None:
