@@ -28,6 +28,7 @@ from kigi.domain.systems import MachineChange, System, resolve_system
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
 from kigi.planning.objects import Owner, build_claim, build_volume
 from kigi.planning.view import DeploymentView, KubeVirtState, NodeState
+from kigi.settings import GC_THRESHOLD
 
 GIB = 2**30
 DEPTH = 10
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    gc.set_threshold(*GC_THRESHOLD)  # as the operator does
     images, systems = trees()
     rows: list[dict[str, Any]] = []
     for machines in (1250, 2500, 5000, 10000):

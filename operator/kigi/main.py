@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -14,7 +15,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from kigi.operator_process import open_ports, run_operator
-from kigi.settings import Settings
+from kigi.settings import GC_THRESHOLD, Settings
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "settings", "taskName"}
 
@@ -82,6 +83,7 @@ async def run(settings: Settings) -> None:
 
 def main() -> None:
     """Settings from the environment, see ``kigi.settings``."""
+    gc.set_threshold(*GC_THRESHOLD)
     try:
         settings = Settings.from_environment()
     except ValueError as exc:

@@ -8,6 +8,10 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+GC_THRESHOLD = (50_000, 20, 50)
+"""For ``gc.set_threshold``: plans are large and live on; Python's default walks them again every 700 new objects, which
+was a fifth of the time of a plan for 10,000 machines."""
+
 
 @dataclass(frozen=True)
 class Settings:
