@@ -21,6 +21,8 @@ from kigi.errors import Conflict, KigiError, LostLeadership
 logger = logging.getLogger(__name__)
 
 LEASE_NAME = "kigi-operator"
+TRIES = 10
+"""Tries to renew or take the lease within its duration."""
 
 
 class LeaseApi(Protocol):
@@ -68,14 +70,14 @@ class Election:
     async def acquire(self) -> None:
         """Returns once this process leads."""
         while not await self._try():
-            await self._sleep(self._lease_s / 5)
+            await self._sleep(self._lease_s / TRIES)
         metrics.LEADER.set(1)
         logger.info("leading", extra={"identity": self.identity})
 
     async def hold(self) -> None:
         """Renews until the lease is lost, then returns; the guard forbids writes from that moment."""
         while self.is_leader:
-            await self._sleep(self._lease_s / 5)
+            await self._sleep(self._lease_s / TRIES)
             await self._try()
         metrics.LEADER.set(0)
         logger.warning("leadership lost", extra={"identity": self.identity})
