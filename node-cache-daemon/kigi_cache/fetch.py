@@ -77,6 +77,7 @@ class S3Source:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="range")
         self._session = botocore.session.Session()
         self._signing = threading.Lock()
+        self._clients: dict[str, tuple[tuple[Repository, str, str], Any]] = {}
         self._connections = _Connections(timeout_s)
 
     def close(self) -> None:
@@ -110,20 +111,27 @@ class S3Source:
                 future.cancel()
 
     def _sign(self, repository: Repository, layer: Layer) -> str:
-        access, secret = repository.credentials(self._environment)
-        style: Literal["path", "virtual"] = "path" if repository.path_style else "virtual"
-        with self._signing:  # a botocore session makes one client at a time
-            client: Any = self._session.create_client(
-                "s3",
-                region_name=repository.region,
-                endpoint_url=repository.endpoint,
-                aws_access_key_id=access,
-                aws_secret_access_key=secret,
-                config=Config(signature_version="s3v4", s3={"addressing_style": style}),
-            )
         parameters = {"Bucket": repository.bucket, "Key": object_key(layer.digest)}
+        client = self._client(repository, *repository.credentials(self._environment))
         url: str = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=URL_LIFE_S)
         return url
+
+    def _client(self, repository: Repository, access: str, secret: str) -> Any:
+        """The signer of one repository, made anew when its credentials change; making one takes 50 ms."""
+        with self._signing:
+            known = self._clients.get(repository.endpoint + repository.bucket)
+            if known is None or known[0] != (repository, access, secret):
+                style: Literal["path", "virtual"] = "path" if repository.path_style else "virtual"
+                client = self._session.create_client(
+                    "s3",
+                    region_name=repository.region,
+                    endpoint_url=repository.endpoint,
+                    aws_access_key_id=access,
+                    aws_secret_access_key=secret,
+                    config=Config(signature_version="s3v4", s3={"addressing_style": style}),
+                )
+                known = self._clients[repository.endpoint + repository.bucket] = (repository, access, secret), client
+            return known[1]
 
     def _read_range(
         self, signed: _Signed, repository: Repository, layer: Layer, start: int, buffer: bytearray
