@@ -33,7 +33,10 @@ class Target:
     """A running cluster with KubeVirt, an S3 server and the image ``kigi:dev``."""
 
     environment: Mapping[str, str]
-    """KUBECONFIG, KIGI_S3_ENDPOINT, KIGI_S3_BUCKET and AWS_* as ``kigi publish`` reads them."""
+    """KUBECONFIG, KIGI_S3_ENDPOINT, KIGI_S3_BUCKET and AWS_* as ``kigi publish`` reads them.
+
+    KIGI_READER_*, where the server has such a user: the credentials that the daemons get, which may not write.
+    """
     kubectl_path: str
 
     def kubectl(self, *arguments: str, objects: list[dict[str, Any]] | None = None) -> str:
@@ -85,9 +88,10 @@ def install_kigi(target: Target) -> None:
             }
         }
     }
+    reader = "KIGI_READER" if "KIGI_READER_ACCESS_KEY_ID" in target.environment else "AWS"
     secret = {
-        "accessKeyId": target.environment["AWS_ACCESS_KEY_ID"],
-        "secretAccessKey": target.environment["AWS_SECRET_ACCESS_KEY"],
+        "accessKeyId": target.environment[f"{reader}_ACCESS_KEY_ID"],
+        "secretAccessKey": target.environment[f"{reader}_SECRET_ACCESS_KEY"],
     }
     target.kubectl(
         "apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "manifests" / "namespace.yaml")

@@ -28,7 +28,7 @@ from localcluster.kigi_image import build_kigi_image
 from localcluster.node import Node
 from localcluster.paths import cache_dir, state_dir
 from localcluster.processes import Processes
-from localcluster.s3 import S3Server
+from localcluster.s3 import READER, S3Server
 from localcluster.system import ensure_apt_packages
 
 BUCKET = "kigi"
@@ -175,6 +175,8 @@ class Cluster:
             "AWS_ACCESS_KEY_ID": server.credentials.access_key,
             "AWS_SECRET_ACCESS_KEY": server.credentials.secret_key,
             "AWS_REGION": "us-east-1",
+            "KIGI_READER_ACCESS_KEY_ID": READER.access_key,
+            "KIGI_READER_SECRET_ACCESS_KEY": READER.secret_key,
         }
 
     def s3(self) -> S3Server:
@@ -213,6 +215,7 @@ class Cluster:
         node.add_bridge(1)  # its address must be there before the server binds to it
         server = self.s3().start()
         server.create_bucket(BUCKET)
+        server.grant_reading(BUCKET)
         return server
 
     def _node(self, plane: ControlPlane, number: int) -> Node:
