@@ -44,7 +44,7 @@ e2e: $(VENV)/ready  ## Real VMs in the local cluster; half an hour
 	$(BIN)/pytest -m e2e tests/e2e
 
 bench: $(VENV)/ready  ## Every benchmark, with its peer in the same run
-	for each in create fill plan reset; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done
+	for each in create fill memory plan reset; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 up down: $(VENV)/ready  ## Start or stop the local cluster
 	$(BIN)/python -m localcluster $@
