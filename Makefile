@@ -37,7 +37,7 @@ unit: $(VENV)/ready  ## Pure code and properties; seconds to minutes
 	$(BIN)/pytest tests/unit tests/property
 
 integration: $(VENV)/ready  ## Real API server, etcd, S3 and qemu-img
-	$(BIN)/python -m localcluster.system qemu-utils
+	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 e2fsprogs iproute2
 	$(BIN)/pytest tests/integration
 
 e2e: $(VENV)/ready  ## Real VMs in the local cluster; half an hour

@@ -139,7 +139,7 @@ def directory(module: Module) -> Path:
 def _go_version() -> str:
     go = shutil.which("go")
     if go is None:
-        raise BuildFailed("the program 'go' is not on the PATH; install Go 1.24 or later")
+        raise BuildFailed("the program 'go' is not on the PATH; install Go 1.26 or later")
     return subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True, cwd=_GO).stdout.strip()
 
 
