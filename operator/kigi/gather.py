@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from kigi.domain import names
 from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError
 from kigi.mirror import Mirror
-from kigi.observed import CacheRecord, DeploymentRecord, NodeRecord, VolumeRecord
+from kigi.observed import CACHE_SILENT_AFTER, CacheRecord, DeploymentRecord, NodeRecord, VolumeRecord
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
 from kigi.planning.objects import machine_memory_bytes
 from kigi.planning.view import (
@@ -27,9 +27,6 @@ from kigi.planning.view import (
     VolumeState,
 )
 from kigi.planning.wishes import named_systems
-
-CACHE_SILENT_AFTER = timedelta(minutes=2)
-"""A daemon writes its NodeCache at least every 30 s; four in a row missed, and it is taken for dead."""
 
 
 def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -> DeploymentView:

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -28,6 +28,9 @@ from kigi.planning.wishes import Fingerprint
 
 ANNOTATION_AVAILABLE = f"{names.GROUP}/volume-available"
 """On a claim: uid of its volume, written when that was available and the claim not bound; see reconcilers/claims."""
+
+CACHE_SILENT_AFTER = timedelta(minutes=2)
+"""A daemon writes its NodeCache at least every 30 s; four in a row missed, and it is taken for dead."""
 
 
 @dataclass(frozen=True, slots=True)

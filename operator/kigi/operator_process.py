@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import kopf
 
-from kigi import metrics
+from kigi import metrics, routing
 from kigi.adapters.kube import KubeClient, load_configuration
 from kigi.adapters.resources import WATCHED
-from kigi.handlers import feed, routing
+from kigi.handlers import feed
 from kigi.leader import Election
 from kigi.mirror import Mirror
 from kigi.ports import Ports

@@ -10,9 +10,9 @@ from typing import Any
 from kigi import metrics
 from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import Resource
-from kigi.handlers.routing import wakings
 from kigi.mirror import Change, Mirror
 from kigi.queue import WorkQueue
+from kigi.routing import wakings
 from kigi.settings import Settings
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kigi.domain.names import claim_name
-from kigi.gather import CACHE_SILENT_AFTER
 from kigi.mirror import Change, Mirror
 from kigi.observed import (
+    CACHE_SILENT_AFTER,
     CacheRecord,
     ClaimRecord,
     CsiNodeRecord,
@@ -55,7 +55,8 @@ def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
             yield from _cache_changed(mirror, change)
         case VolumeRecord():
             yield Key("deployment", *record.deployment), GATHER_S
-            yield Key("node", "", record.node), GATHER_S
+            if _disk(change.old) != _disk(change.new):
+                yield Key("node", "", record.node), GATHER_S
             if record.is_available:
                 yield _claim_of(record), BINDING_S
         case InstanceRecord():
@@ -134,6 +135,13 @@ def _cache_changed(mirror: Mirror, change: Change) -> Iterator[Waking]:
             trees = mirror.trees(namespace)
             touched = {name for top in trees.image_names_of(changed) for name in trees.subtree(top)}
             yield from ((Key("image", namespace, name), COUNT_S) for name in touched)
+
+
+def _disk(volume: object) -> object:
+    """What its node has to know of a volume."""
+    if not isinstance(volume, VolumeRecord):
+        return None
+    return volume.meta.uid, volume.meta.deleting, volume.meta.finalizers, volume.node, volume.chain
 
 
 def _claim_of(volume: VolumeRecord) -> Key:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from kigi.domain.images import Image
-from kigi.handlers.routing import everything, wakings
 from kigi.mirror import Mirror
 from kigi.queue import Key
+from kigi.routing import everything, wakings
 from tests.support.bodies import (
     GIB,
     NAME,
