@@ -12,7 +12,8 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config as kube_config
@@ -41,6 +42,8 @@ class KubeClient:
     def __init__(self, configuration: Configuration, *, concurrency: int = 32, timeout_s: float = 30.0) -> None:
         configuration.connection_pool_maxsize = concurrency + 4
         configuration.retries = 0
+        # aiohttp would look for ~/.netrc and the proxy's variables before each request; see load_configuration.
+        configuration.client_session_kwargs = {"trust_env": False}
         self._configuration = configuration
         self._api = ApiClient(configuration)
         self._slots = asyncio.Semaphore(concurrency)
@@ -275,9 +278,17 @@ async def load_configuration(kubeconfig: str | None = None) -> Configuration:
     configuration = Configuration()
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
         kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        return configuration
+        return _with_proxy(configuration)
     path = os.path.expanduser(kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config")
     await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
         config_file=path, client_configuration=configuration, persist_config=False
     )
+    return _with_proxy(configuration)
+
+
+def _with_proxy(configuration: Configuration) -> Configuration:
+    """With the proxy that the environment names for the API server, if the kubeconfig names none."""
+    server = urlsplit(configuration.host)
+    if not configuration.proxy and not proxy_bypass(server.hostname or ""):
+        configuration.proxy = getproxies().get(server.scheme)
     return configuration
