@@ -1,14 +1,13 @@
-"""Bytes of layers out of an S3 repository: ranged reads in parallel, in threads, handed over in order.
+"""Bytes of layers out of an S3 repository, handed over in order; connections that are free read ahead, in threads.
 
-botocore signs, http.client receives straight into one buffer per range, which is used again: the interpreter is free
-while bytes are received, hashed and written, and none is copied on the way.
+botocore signs, http.client receives straight into a small buffer that is used again: each piece is hashed and written
+by whoever asked for it while it is still in the processor's cache, and the interpreter is free meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import itertools
 import os
 import re
 import ssl
@@ -36,12 +35,12 @@ from kigi.errors import (
 )
 
 RANGE_BYTES = 8 * 2**20
-"""Bytes of one request; a window of them is held in memory."""
-PIECE_BYTES = 2**18
+"""Bytes of one request that is read ahead; they wait in memory."""
+PIECE_BYTES = 2**19
 """Bytes received at once at most."""
-WINDOW = 4
-"""Ranges of one layer that are on their way or wait for their turn."""
-THREADS = 8
+CONNECTIONS = max(4, os.cpu_count() or 1)
+"""To all repositories together, unless set otherwise: as many as processors that can hash what they bring. Each layer
+that is fetched has one; a few layers share those that are left to read ahead."""
 ATTEMPTS = 3
 """Tries in a row that bring nothing, after which the repository is said to be unreachable."""
 TIMEOUT_S = 20.0
@@ -60,30 +59,38 @@ class Source(Protocol):
 
 
 class S3Source:
-    """The repositories of the settings. Thread-safe; each thread of its pool keeps one connection to each."""
+    """The repositories of the settings. Thread-safe; connections are kept."""
 
     def __init__(
         self,
         repositories: Repositories,
         environment: Mapping[str, str] = os.environ,
         *,
-        threads: int = THREADS,
+        connections: int = CONNECTIONS,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         """``timeout_s``: silence after which a connection is given up and the rest asked for on another."""
         self._repositories = repositories
         self._environment = environment
-        self._timeout_s = timeout_s
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="range")
+        self._connections = connections
+        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="read ahead")
         self._session = botocore.session.Session()
-        self._signing = threading.Lock()
+        self._lock = threading.Lock()
         self._clients: dict[str, tuple[tuple[Repository, str, str], Any]] = {}
-        self._connections = _Connections(timeout_s)
+        self._kept = _Connections(timeout_s)
+        self._readers = 0
+        self._spare: list[bytearray] = []
+
+    def prepare(self) -> None:
+        """Make the signers of all repositories whose credentials are known, so that the first layer need not wait."""
+        for repository in self._repositories.repositories.values():
+            with contextlib.suppress(KigiError):
+                self._client(repository, *repository.credentials(self._environment))
 
     def close(self) -> None:
         """End transfers and connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._connections.close()
+        self._kept.close()
 
     def read(self, layer: Layer, start: int) -> Iterator[memoryview]:
         """See Source. Raises RepositoryUnknown, AccessDenied, LayerNotInRepository, LayerCorrupt (another size) or
@@ -91,24 +98,44 @@ class S3Source:
         """
         repository = self._repositories.get(layer.repository)
         signed = _Signed(lambda: self._sign(repository, layer))
-        window: deque[Future[_Range]] = deque()
-        spare: list[bytearray] = []
-        offsets = iter(range(start, layer.size_bytes, RANGE_BYTES))
+        ahead: deque[Future[_Range]] = deque()
+        piece = memoryview(bytearray(PIECE_BYTES))
+        asked, size_bytes = start, layer.size_bytes
+        with self._one_more_reader():
+            try:
+                while ahead or asked < size_bytes:
+                    own, spare = asked, self._connections // self._readers - 1
+                    if not ahead:  # on this thread's connection: all of it, or the first range if there are others
+                        asked = min(asked + RANGE_BYTES, size_bytes) if spare > 0 else size_bytes
+                    stop = asked
+                    while asked < size_bytes and len(ahead) < spare:
+                        ahead.append(self._pool.submit(self._read_ahead, signed, repository, layer, asked))
+                        asked = min(asked + RANGE_BYTES, size_bytes)
+                    if own < stop:
+                        for size in self._receive(signed, repository, layer, own, stop, lambda position: piece):
+                            yield piece[:size]
+                        continue
+                    arrived = ahead.popleft().result()
+                    for offset in range(0, arrived.length, PIECE_BYTES):
+                        yield memoryview(arrived.buffer)[offset : min(offset + PIECE_BYTES, arrived.length)]
+                    self._spare.append(arrived.buffer)
+                    if arrived.error is not None:
+                        raise arrived.error
+            finally:
+                for future in ahead:
+                    future.cancel()
+                if self._readers == 1:
+                    self._spare.clear()
+
+    @contextlib.contextmanager
+    def _one_more_reader(self) -> Iterator[None]:
+        with self._lock:
+            self._readers += 1
         try:
-            while True:
-                for offset in itertools.islice(offsets, WINDOW - len(window)):
-                    buffer = spare.pop() if spare else bytearray(min(RANGE_BYTES, layer.size_bytes - start))
-                    window.append(self._pool.submit(self._read_range, signed, repository, layer, offset, buffer))
-                if not window:
-                    return
-                arrived = window.popleft().result()
-                yield memoryview(arrived.buffer)[: arrived.length]
-                if arrived.error is not None:
-                    raise arrived.error
-                spare.append(arrived.buffer)
+            yield
         finally:
-            for future in window:
-                future.cancel()
+            with self._lock:
+                self._readers -= 1
 
     def _sign(self, repository: Repository, layer: Layer) -> str:
         parameters = {"Bucket": repository.bucket, "Key": object_key(layer.digest)}
@@ -118,7 +145,7 @@ class S3Source:
 
     def _client(self, repository: Repository, access: str, secret: str) -> Any:
         """The signer of one repository, made anew when its credentials change; making one takes 50 ms."""
-        with self._signing:
+        with self._lock:
             known = self._clients.get(repository.endpoint + repository.bucket)
             if known is None or known[0] != (repository, access, secret):
                 style: Literal["path", "virtual"] = "path" if repository.path_style else "virtual"
@@ -133,55 +160,66 @@ class S3Source:
                 known = self._clients[repository.endpoint + repository.bucket] = (repository, access, secret), client
             return known[1]
 
-    def _read_range(
-        self, signed: _Signed, repository: Repository, layer: Layer, start: int, buffer: bytearray
-    ) -> _Range:
-        """One range; what is cut off is asked for again from there, as long as each try brings something."""
-        arrived = _Range(buffer, start, min(RANGE_BYTES, layer.size_bytes - start))
-        failures = 0
-        while arrived.length < arrived.wanted and arrived.error is None:
-            before = arrived.length
-            try:
-                self._receive(signed.url(), repository, layer, arrived)
-            except KigiError as exc:
-                arrived.error = exc
-            except (http.client.HTTPException, OSError) as exc:
-                failures = failures + 1 if arrived.length == before else 0
-                if failures >= ATTEMPTS:
-                    arrived.error = RepositoryUnreachable(
-                        f"{repository.endpoint}: layer {layer.digest} broke off at byte {start + arrived.length} "
-                        f"({type(exc).__name__}); it goes on from there when the repository answers"
-                    )
+    def _read_ahead(self, signed: _Signed, repository: Repository, layer: Layer, start: int) -> _Range:
+        """One range, as far as it came."""
+        stop = min(start + RANGE_BYTES, layer.size_bytes)
+        try:
+            buffer = self._spare.pop()
+        except IndexError:
+            buffer = bytearray(RANGE_BYTES)
+        arrived = _Range(buffer)
+        view = memoryview(buffer)
+        try:
+            for size in self._receive(
+                signed, repository, layer, start, stop, lambda position: view[position - start :]
+            ):
+                arrived.length += size
+        except KigiError as exc:
+            arrived.error = exc
         return arrived
 
-    def _receive(self, url: str, repository: Repository, layer: Layer, arrived: _Range) -> None:
-        """Ask for what is missing, and note each piece. The connection is kept if all of it came."""
-        first, last = arrived.start + arrived.length, arrived.start + arrived.wanted - 1
-        with self._connections.get(url, repository.ca_file) as connection:
-            parts = urlsplit(url)
-            headers = {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
-            connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
-            answer = connection.getresponse()
-            if answer.status not in (200, 206):
-                raise _refusal(answer.status, answer.read(4096), repository, layer)
-            _check_range(answer.status, answer.headers.get("Content-Range", ""), layer, first)
-            view = memoryview(arrived.buffer)
-            while arrived.length < arrived.wanted:
-                size = answer.readinto(view[arrived.length : min(arrived.length + PIECE_BYTES, arrived.wanted)])
-                if not size:
-                    raise http.client.IncompleteRead(b"")
-                arrived.length += size
-            if not answer.isclosed():
-                connection.close()  # more than was asked for: a server that ignores ranges
+    def _receive(
+        self,
+        signed: _Signed,
+        repository: Repository,
+        layer: Layer,
+        start: int,
+        stop: int,
+        place: Callable[[int], memoryview],
+    ) -> Iterator[int]:
+        """Receive the bytes from ``start`` to ``stop``, each piece at the place for its position; gives their sizes.
+
+        What is cut off is asked for again from there, as long as each try brings something.
+        """
+        position, failures = start, 0
+        while position < stop:
+            before = position
+            url = signed.url()
+            try:
+                with self._kept.get(url, repository.ca_file) as connection:
+                    answer = _ask(connection, url, repository, layer, position, stop)
+                    while position < stop:
+                        size = answer.readinto(place(position)[: min(PIECE_BYTES, stop - position)])
+                        if not size:
+                            raise http.client.IncompleteRead(b"")
+                        position += size
+                        yield size
+                    if not answer.isclosed():
+                        connection.close()  # more than was asked for: a server that ignores ranges
+            except (http.client.HTTPException, OSError) as exc:
+                failures = failures + 1 if position == before else 0
+                if failures >= ATTEMPTS:
+                    raise RepositoryUnreachable(
+                        f"{repository.endpoint}: layer {layer.digest} broke off at byte {position} "
+                        f"({type(exc).__name__}); it goes on from there when the repository answers"
+                    ) from exc
 
 
 @dataclass(slots=True)
 class _Range:
-    """One range of a layer in a buffer: ``length`` of the ``wanted`` bytes have come, all unless there is an error."""
+    """A range that was read ahead: ``length`` of its bytes came, all unless there is an error."""
 
     buffer: bytearray
-    start: int
-    wanted: int
     length: int = 0
     error: KigiError | None = None
 
@@ -204,31 +242,37 @@ class _Signed:
 
 
 class _Connections:
-    """One kept connection for each thread and server; http.client receives straight into our buffers."""
+    """Kept connections of each server; http.client receives straight into our buffers. Thread-safe."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._of_thread = threading.local()
+        self._idle: dict[Any, list[http.client.HTTPConnection]] = {}
         self._all: list[http.client.HTTPConnection] = []
+        self._closed = False
 
     @contextlib.contextmanager
     def get(self, url: str, ca_file: str | None) -> Iterator[http.client.HTTPConnection]:
-        """This thread's connection to the server of ``url``; closed if the block raises."""
+        """A connection to the server of ``url`` for the block alone; closed if the block is left before its end."""
+        if self._closed:
+            raise ConnectionAbortedError("the source was closed")
         parts = urlsplit(url)
-        key = (parts.scheme, parts.netloc, ca_file)
-        kept: dict[Any, http.client.HTTPConnection] = self._of_thread.__dict__
-        connection = kept.get(key)
-        if connection is None:
-            connection = kept[key] = self._connect(parts, ca_file)
+        idle = self._idle.setdefault((parts.scheme, parts.netloc, ca_file), [])
+        try:
+            connection = idle.pop()
+        except IndexError:
+            connection = self._connect(parts, ca_file)
             self._all.append(connection)
         try:
             yield connection
         except BaseException:
             connection.close()
             raise
+        finally:
+            idle.append(connection)  # a closed one connects again when it is asked
 
     def close(self) -> None:
         """Close all of them; transfers that are under way end with an error."""
+        self._closed = True
         for connection in list(self._all):
             connection.close()
 
@@ -239,6 +283,20 @@ class _Connections:
             context = ssl.create_default_context(cafile=ca_file)
             return http.client.HTTPSConnection(host, parts.port, timeout=self._timeout_s, context=context)
         return http.client.HTTPConnection(host, parts.port, timeout=self._timeout_s)
+
+
+def _ask(
+    connection: http.client.HTTPConnection, url: str, repository: Repository, layer: Layer, start: int, stop: int
+) -> http.client.HTTPResponse:
+    """The answer to a request for the bytes from ``start`` to ``stop``, its body not read yet."""
+    parts = urlsplit(url)
+    headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
+    answer = connection.getresponse()
+    if answer.status not in (200, 206):
+        raise _refusal(answer.status, answer.read(4096), repository, layer)
+    _check_range(answer.status, answer.headers.get("Content-Range", ""), layer, start)
+    return answer
 
 
 def _check_range(status: int, content_range: str, layer: Layer, start: int) -> None:

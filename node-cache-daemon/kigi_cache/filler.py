@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -19,7 +20,7 @@ from kigi.domain.layers import Chain, Digest, Layer, parse_digest
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError, LayerCorrupt, NoRoom, SpecInvalid
 from kigi_cache.eviction import Budget, keep_low, make_room
-from kigi_cache.fetch import Source
+from kigi_cache.fetch import CONNECTIONS, Source
 from kigi_cache.store import CHUNK_BYTES, Store
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ RETRY_FIRST_S = 1.0
 RETRY_MOST_S = 60.0
 RETRY_SPEC_S = 10.0
 """At least, when a person must act first."""
+SETTLE_AFTER_S = 5.0
+"""A layer waits for a pause in the transfers at most that long before it is fsynced."""
 RESERVE_BYTES = 256 * 2**20
 """Bytes of the file system that fills leave to others (overlays grow there)."""
 
@@ -69,7 +72,7 @@ class Filler:
         source: Source,
         budget: Budget,
         *,
-        parallel: int = 3,
+        parallel: int = CONNECTIONS,
         on_change: Callable[[], None] = lambda: None,
         on_error: Callable[[Digest, KigiError], None] = lambda digest, error: None,
     ) -> None:
@@ -77,18 +80,21 @@ class Filler:
         self._source = source
         self.budget = budget
         self._parallel = parallel
+        self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="fill")
         self._on_change = on_change
         self._on_error = on_error
         self._jobs: dict[Digest, _Job] = {}
         self._wanted: dict[Digest, WantedLayer] = {}
         self._running: dict[Digest, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
+        self._committed = asyncio.Event()
         self._reserved: dict[Digest, int] = {}
         self._doubtful: list[Digest] = []
 
     async def run(self) -> None:
         """Take stock, then fill until cancelled."""
         self._doubtful = await asyncio.to_thread(self.store.recover)
+        settling = asyncio.create_task(self._settle(), name="settle")
         try:
             while True:
                 self._wake.clear()
@@ -97,6 +103,7 @@ class Filler:
                 await self._evict_idle()
                 await self._sleep()
         finally:
+            settling.cancel()
             await self.aclose()
 
     async def aclose(self) -> None:
@@ -107,6 +114,7 @@ class Filler:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False)
 
     def want(self, layers: Iterable[WantedLayer]) -> None:
         """The layers that the node shall hold from now on; those that are held and not named may be evicted."""
@@ -229,6 +237,24 @@ class Filler:
             elif digest in self._jobs and digest not in self._running and self.store.is_held(digest):
                 self._finish(digest, None)
 
+    async def _settle(self) -> None:
+        """See that what is held is on the disk, one layer after the other, behind the transfers."""
+        while True:
+            for digest in await asyncio.to_thread(self.store.unsettled):
+                await self._quiet()
+                if not await asyncio.to_thread(self.store.settle, digest):
+                    self._report_damage(digest, "the disk could not write it")
+                    self._wake.set()
+            await self._committed.wait()
+            self._committed.clear()
+
+    async def _quiet(self) -> None:
+        """Until nothing is being fetched, or long enough: volumes wait for transfers, nobody waits for the disk."""
+        for _ in range(int(SETTLE_AFTER_S / 0.1)):
+            if not self._running:
+                return
+            await asyncio.sleep(0.1)
+
     def _report_damage(self, digest: Digest, cause: str) -> None:
         message = f"layer {digest}: {cause}; it is quarantined and fetched again when needed"
         self._on_error(digest, LayerCorrupt(message))
@@ -249,7 +275,7 @@ class Filler:
         try:
             await self._reserve(job)
             job.state, job.error = "Fetching", None
-            await asyncio.to_thread(_transfer, self.store, self._source, job)
+            await asyncio.get_running_loop().run_in_executor(self._threads, _transfer, self.store, self._source, job)
         except LayerCorrupt as exc:
             await asyncio.to_thread(self.store.drop_part, digest)  # nothing tells which of its bytes are right
             self._finish(digest, exc)
@@ -269,6 +295,7 @@ class Filler:
         finally:
             self._reserved.pop(digest, None)
             self._running.pop(digest, None)
+            self._committed.set()
             self._wake.set()
             self._on_change()
 
@@ -349,7 +376,7 @@ def _transfer(store: Store, source: Source, job: _Job) -> None:
     if os.path.lexists(store.path(layer.digest)) and store.verify(layer):
         return
     sha = hashlib.sha256()
-    with store.part_path(layer.digest).open("ab+") as part:
+    with store.part_path(layer.digest).open("ab+", buffering=0) as part:
         part.seek(0)
         if os.fstat(part.fileno()).st_size > layer.size_bytes:
             part.truncate(0)
@@ -358,7 +385,9 @@ def _transfer(store: Store, source: Source, job: _Job) -> None:
         job.fetched_bytes = position = part.tell()
         body = source.read(layer, position) if position < layer.size_bytes else iter(())
         for data in body:
-            part.write(data)
+            written = 0
+            while written < len(data):
+                written += part.write(data[written:])
             sha.update(data)
             job.fetched_bytes = position = position + len(data)
             if position > layer.size_bytes or job.stop.is_set():

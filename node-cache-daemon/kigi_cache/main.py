@@ -75,7 +75,8 @@ async def run(settings: Settings) -> None:
     """Serve until cancelled; what is half fetched stays and is continued at the next start."""
     api = KubeApi(settings.node_name)
     await api.open()
-    source = S3Source(load_repositories(settings.repositories))
+    source = S3Source(load_repositories(settings.repositories), connections=settings.connections)
+    await asyncio.to_thread(source.prepare)
     store = Store(settings.root)
     volumes = Volumes(settings.root, store, create_overlay)
     await asyncio.to_thread(volumes.recover)
@@ -83,6 +84,7 @@ async def run(settings: Settings) -> None:
         store,
         source,
         Budget(budget_bytes(settings)),
+        parallel=settings.connections,
         on_change=lambda: keeper.changed(),
         on_error=lambda digest, error: keeper.warn(error.reason, digest, str(error)),
     )

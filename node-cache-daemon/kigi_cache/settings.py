@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kigi.domain.names import CSI_DRIVER
 from kigi.domain.quantities import parse_quantity
+from kigi_cache.fetch import CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Settings:
     registration_dir: str | None
     """The kubelet's plugin registry; None: somebody else registers the driver."""
     repositories: Path | None
+    connections: int
+    """Layers that are fetched at once, each on a connection; fewer layers share them."""
     http_host: str
     http_port: int
     max_volumes: int
@@ -51,6 +54,7 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
         csi_endpoint=env.get("KIGI_CSI_ENDPOINT", f"/var/lib/kubelet/plugins/{CSI_DRIVER}/csi.sock"),
         registration_dir=env.get("KIGI_REGISTRATION_DIR") or None,
         repositories=Path(repositories) if repositories else None,
+        connections=max(1, _whole("KIGI_CONNECTIONS", env.get("KIGI_CONNECTIONS", str(CONNECTIONS)))),
         http_host=host or "0.0.0.0",
         http_port=_whole("KIGI_HTTP_ADDR", port),
         max_volumes=_whole("KIGI_MAX_VOLUMES", env.get("KIGI_MAX_VOLUMES", "0")),

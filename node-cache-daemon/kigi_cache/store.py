@@ -1,9 +1,14 @@
-"""The files of a node's cache. Under its final name a layer is complete and right, whenever the machine stops.
+"""The files of a node's cache. A layer that is held is complete and right, whenever the machine stops.
 
 <root>/layers/<hex>.qcow2       0444: verified; its other links are volumes that stand on it
 <root>/incoming/<hex>.part      the first bytes of a layer on its way
 <root>/quarantine/<hex>.<n>     files that were found not to be what their name says
-<root>/state.json               what was verified (size, inode, mtime of each), and the bytes fetched so far
+<root>/state.json               what was verified (size, inode, mtime of each; whether it is on the disk for certain),
+                                in which boot of the machine, and the bytes fetched so far
+
+A layer is held, and VMs may start on it, before the disk has all of it; ``settle`` sees to that behind it. After a
+power cut the layers that were not settled are read whole before they are held again
+(docs/decisions/0005-layers-are-settled-behind-their-commit.md).
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from kigi_cache.eviction import HeldLayer
 logger = logging.getLogger(__name__)
 CHUNK_BYTES = 4 * 2**20
 KEPT_IN_QUARANTINE = 4
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SUFFIX = ".qcow2"
 _DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ELOOP, errno.EISDIR, errno.ENXIO}
 """Answers of the file system that no other try makes better: a bad disk, a link, a directory, a socket."""
@@ -50,10 +56,11 @@ class _Seen:
 class Store:
     """Layers on the node's disk. Thread-safe; every method blocks on the file system and does nothing else.
 
-    ``step`` is called with the name of each change before it is made: a test may stop there.
+    ``step`` is called with the name of each change before it is made: a test may stop there. ``boot`` tells one run of
+    the machine from the next: what was only written is lost between two.
     """
 
-    def __init__(self, root: Path, *, step: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(self, root: Path, *, step: Callable[[str], None] = lambda name: None, boot: str | None = None) -> None:
         self.root = Path(os.path.realpath(root))
         self.root.mkdir(parents=True, exist_ok=True)
         self.layers = self.root / "layers"
@@ -61,8 +68,10 @@ class Store:
         self.quarantine_dir = self.root / "quarantine"
         self._state = self.root / "state.json"
         self._step = step
+        self._boot = boot if boot is not None else BOOT_ID.read_text().strip()
         self._lock = threading.RLock()
         self._seen: dict[Digest, _Seen] = {}
+        self._unsettled: set[Digest] = set()
         self._needed: dict[Digest, float] = {}
         self._fetched_bytes = 0
 
@@ -82,8 +91,10 @@ class Store:
                 if digest is None or not stat.S_ISREG(found.st_mode):
                     logger.warning("foreign file removed from the cache", extra={"file": entry.name})
                     self._remove(Path(entry.path))
-                elif known.get(digest) == _Seen.of(found):
-                    self._seen[digest] = known[digest]
+                elif digest in known and known[digest][0] == _Seen.of(found):
+                    self._seen[digest], settled = known[digest]
+                    if not settled:
+                        self._unsettled.add(digest)
                 else:
                     doubtful.append(digest)
             for entry in os.scandir(self.incoming):
@@ -147,7 +158,7 @@ class Store:
             self._needed.update(dict.fromkeys(digests, now))
 
     def commit(self, layer: Layer, digest_found: str) -> None:
-        """Make a complete part a layer: check it, fsync, rename, fsync the directory.
+        """Make a complete part a layer: check it, rename it. It is held then; ``settle`` makes that last.
 
         ``digest_found`` is the SHA-256 (hex) of the bytes in the part, computed while they were written. Raises
         LayerCorrupt (size or digest) or LayerRefused (header), and then the part is in quarantine.
@@ -161,19 +172,41 @@ class Store:
             except (LayerCorrupt, LayerRefused):
                 self._quarantine_file(part, layer.digest)
                 raise
-            self._step("fsync part")
-            os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o444)
         with self._lock:
             self._step("rename part")
             os.rename(part, self.path(layer.digest))
-            self._step("fsync layers")
-            _fsync_directory(self.layers)
-            found = os.lstat(self.path(layer.digest))
-            self._seen[layer.digest] = _Seen.of(found)
+            self._seen[layer.digest] = _Seen.of(os.lstat(self.path(layer.digest)))
+            self._unsettled.add(layer.digest)
             self._needed[layer.digest] = time.time()
             self._fetched_bytes += size_bytes
             self._save_state()
+
+    def unsettled(self) -> list[Digest]:
+        """Layers that are held and may not be on the disk yet."""
+        with self._lock:
+            return sorted(self._unsettled)
+
+    def settle(self, digest: Digest) -> bool:
+        """Return when the layer is on the disk, and note that; False, and it is in quarantine, if the disk fails."""
+        path = self.path(digest)
+        with self._lock:
+            seen = self._seen.get(digest)
+        self._step("fsync layer")
+        try:
+            _fsync(path)
+            self._step("fsync layers")
+            _fsync(self.layers)
+        except OSError as exc:
+            if exc.errno != errno.ENOENT:
+                logger.warning("layer not written to the disk", extra={"digest": digest, "cause": exc.strerror})
+                self.quarantine(digest)
+                return False
+        with self._lock:
+            if self._seen.get(digest) == seen:  # or it is another file by now, to be settled itself
+                self._unsettled.discard(digest)
+                self._save_state()
+        return True
 
     def verify(self, layer: Layer | Digest, stop: Callable[[], bool] = lambda: False) -> bool:
         """Read a layer's file whole and hold it if it is right, or move it to quarantine; False then.
@@ -201,7 +234,10 @@ class Store:
             self.quarantine(digest)
             return False
         with self._lock:
-            self._seen[digest] = _Seen.of(read.found)
+            seen = _Seen.of(read.found)
+            if self._seen.get(digest) != seen:
+                self._seen[digest] = seen
+                self._unsettled.add(digest)
             self._save_state()
         return True
 
@@ -217,7 +253,7 @@ class Store:
             for layer in chain:
                 self._step("link layer")
                 os.link(self.path(layer.digest), directory / self.path(layer.digest).name, follow_symlinks=False)
-            _fsync_directory(directory)
+            _fsync(directory)
             self.touch([layer.digest for layer in chain])
 
     def evict(self, digest: Digest, wanted: Collection[Digest]) -> bool:
@@ -260,14 +296,21 @@ class Store:
     def _forget(self, digest: Digest) -> None:
         with self._lock:
             self._seen.pop(digest, None)
+            self._unsettled.discard(digest)
             self._needed.pop(digest, None)
             self._save_state()
 
-    def _load_state(self) -> Mapping[Digest, _Seen]:
+    def _load_state(self) -> Mapping[Digest, tuple[_Seen, bool]]:
+        """The layers that need not be read again, and whether each is settled."""
         try:
             state = json.loads(self._state.read_text())
             self._fetched_bytes = int(state["fetchedBytesTotal"])
-            return {digest_of_hex(name): _Seen(*map(int, seen)) for name, seen in state["verified"].items()}
+            same_boot = state["boot"] == self._boot
+            return {
+                digest_of_hex(name): (_Seen(int(size_bytes), int(inode), int(mtime_ns)), settled is True)
+                for name, (size_bytes, inode, mtime_ns, settled) in state["verified"].items()
+                if same_boot or settled is True
+            }
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -276,10 +319,12 @@ class Store:
 
     def _save_state(self) -> None:
         """Not fsynced: after a power cut an old state only means that some layers are read again."""
-        verified = {digest_hex(d): [s.size_bytes, s.inode, s.mtime_ns] for d, s in self._seen.items()}
+        verified = {
+            digest_hex(d): [s.size_bytes, s.inode, s.mtime_ns, d not in self._unsettled] for d, s in self._seen.items()
+        }
         new = self._state.with_suffix(".new")
         self._step("write state")
-        new.write_text(json.dumps({"fetchedBytesTotal": self._fetched_bytes, "verified": verified}))
+        new.write_text(json.dumps({"boot": self._boot, "fetchedBytesTotal": self._fetched_bytes, "verified": verified}))
         os.rename(new, self._state)
 
     def _remove(self, path: Path) -> None:
@@ -353,8 +398,8 @@ def _digest_of_name(name: str, suffix: str) -> Digest | None:
         return None
 
 
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
     finally:

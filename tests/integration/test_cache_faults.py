@@ -231,7 +231,7 @@ def test_a_filler_that_is_killed_again_and_again_fills_all_and_nothing_else(
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
-        time.sleep(0.05 * (number % 16))
+        time.sleep(0.02 * (number % 12))
         process.kill()
         kills += process.wait() == -9
         assert_only_right(tmp_path / "node", tmp_path / "src", chain)

@@ -53,13 +53,16 @@ class StoreMachine(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp(prefix="store-"))
         self.links: dict[int, int] = dict.fromkeys(range(len(LAYERS)), 0)
         self.volumes: list[tuple[int, Path]] = []
+        self.boot = 0
+        self.settled: set[int] = set()
+        """Layers that the disk has for certain."""
         self.right: set[int] = set()
         """Layers whose file must be there: committed or linked, and neither evicted nor damaged since."""
         self.open()
 
     def open(self) -> None:
         self.budget: int | None = None
-        self.store = Store(self.root / "cache", step=self.step)
+        self.store = Store(self.root / "cache", step=self.step, boot=str(self.boot))
         for digest in self.store.recover():
             self.store.verify(digest)
 
@@ -101,6 +104,7 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 self.store.commit(LAYERS[number], hashlib.sha256(data).hexdigest())
                 self.right.add(number)
+                self.settled.discard(number)
                 self.links[number] = 0  # an earlier file lives on in its volumes alone
                 self.volumes = [(n, volume) for n, volume in self.volumes if n != number]
         except Killed:
@@ -108,6 +112,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.open()
             if not self.store.part_path(LAYERS[number].digest).exists() and not damage and before.exists():
                 self.right.add(number)
+                self.settled.discard(number)
                 self.links[number] = os.lstat(before).st_nlink - 1
                 self.volumes = [(n, v) for n, v in self.volumes if n != number or os.path.samefile(v, before)]
         self.budget = None
@@ -159,6 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.budget = None
         if evicted:
             self.right.discard(number)
+            self.settled.discard(number)
 
     @precondition(lambda self: len(self.right) > 1)
     @rule(pick=numbers, crash=crash_after)
@@ -194,11 +200,40 @@ class StoreMachine(RuleBasedStateMachine):
     def forget(self, number: int) -> None:
         """Its file is not a layer any more; the volumes on it keep theirs."""
         self.right.discard(number)
+        self.settled.discard(number)
         self.links[number] = 0
         self.volumes = [(n, volume) for n, volume in self.volumes if n != number]
 
     @rule()
     def reopen(self) -> None:
+        self.open()
+
+    @rule(crash=crash_after)
+    def settle(self, crash: int | None) -> None:
+        """As the filler does behind each commit."""
+        self.budget = crash
+        try:
+            for digest in self.store.unsettled():
+                assert self.store.settle(digest)
+                self.settled.add(self.number(digest))
+        except Killed:
+            self.open()
+        self.budget = None
+        if crash is None:
+            assert self.store.unsettled() == []
+            assert self.settled >= self.right
+
+    @rule(lost=st.sets(numbers), how=st.sampled_from(["empty", "zeroes"]))
+    def power_cut(self, lost: set[int], how: str) -> None:
+        """The machine starts anew; files that were not fsynced have lost their bytes, not their names."""
+        for number in lost & self.right - self.settled:
+            path = self.store.path(LAYERS[number].digest)
+            found = path.stat()
+            path.chmod(0o644)
+            path.write_bytes(b"" if how == "empty" else bytes(found.st_size))
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+            self.forget(number)
+        self.boot += 1
         self.open()
 
     @rule(name=st.sampled_from(["x", "a" * 64, "b" * 64 + ".qcow2.new", ".hidden"]), where=st.booleans())

@@ -35,6 +35,7 @@ def test_a_budget_is_bytes_or_a_quantity_or_a_share() -> None:
         ("KIGI_BUDGET_PERCENT", "half"),
         ("KIGI_HTTP_ADDR", "9780x"),
         ("KIGI_MAX_VOLUMES", "-1"),
+        ("KIGI_CONNECTIONS", "many"),
     ],
 )
 def test_what_makes_no_sense_is_named(variable: str, text: str) -> None:
