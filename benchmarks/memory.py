@@ -128,7 +128,7 @@ def fill(machines: int, nodes: int) -> Mirror:
                 fingerprint = Fingerprint(wish.chain[-1].digest, "s0", (None, None, None))
                 put(build_volume(owner, wish, 1, node, fingerprint), phase="Bound")
                 put(build_claim(owner, wish, 1), phase="Bound")
-                vm = build_machine(owner, wish, 1, Placement(), "Sidecar", "hook")
+                vm = build_machine(owner, wish, 1, Placement(), "Sidecar", "hook", running=True)
                 put(vm, printableStatus="Running")
                 template = vm["spec"]["template"]
                 instance_meta = {**template["metadata"], "name": vm["metadata"]["name"], "namespace": NAMESPACE}

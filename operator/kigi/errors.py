@@ -83,6 +83,12 @@ class MachineUnknown(SpecInvalid):
     reason = "MachineUnknown"
 
 
+class BootOrderCycle(SpecInvalid):
+    """Machines wait for each other."""
+
+    reason = "BootOrderCycle"
+
+
 class MachineWithoutImage(SpecInvalid):
     """A machine that no ancestor state defines does not name its image."""
 

@@ -162,10 +162,11 @@ def _machine_states(mirror: Mirror, record: DeploymentRecord) -> Iterator[Machin
             instance_claim=vmi.claim if vmi else None,
             instance_phase=vmi.phase if vmi else "",
             instance_ready=vmi.ready if vmi else False,
+            paused=vmi.paused if vmi else False,
             instance_deleting=vmi.meta.deleting if vmi else False,
             instance_node=vmi.node if vmi else None,
             printable_status=vm.printable_status,
-            message=vm.message,
+            message=(vmi.message if vmi else "") or vm.message,
         )
 
 

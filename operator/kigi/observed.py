@@ -23,7 +23,12 @@ from kigi.domain.layers import Chain, Digest, Layer
 from kigi.domain.quantities import parse_quantity
 from kigi.domain.systems import MachineChange, System
 from kigi.errors import SpecInvalid
-from kigi.planning.objects import ANNOTATION_TEMPLATE_HASH, DEFAULT_MEMORY, LAUNCHER_OVERHEAD_BYTES
+from kigi.planning.objects import (
+    ANNOTATION_TEMPLATE_HASH,
+    DEFAULT_MEMORY,
+    LAUNCHER_OVERHEAD_BYTES,
+    RUN_STRATEGIES,
+)
 from kigi.planning.wishes import Fingerprint
 
 ANNOTATION_AVAILABLE = f"{names.GROUP}/volume-available"
@@ -169,7 +174,10 @@ class InstanceRecord:
     claim: str | None
     phase: str
     ready: bool
+    paused: bool
     node: str | None
+    message: str
+    """Why its pod has no node, in the scheduler's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +354,7 @@ def _machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
         instance=_int(labels.get(names.LABEL_INSTANCE)),
         machine=labels.get(names.LABEL_MACHINE, ""),
         claim=kubevirt.root_claim(template.get("volumes"), names.DISK_VOLUME),
-        running=spec.get("runStrategy") == "Always",
+        running=spec.get("runStrategy") in RUN_STRATEGIES,
         template_hash=annotations.get(ANNOTATION_TEMPLATE_HASH, ""),
         memory_bytes=_bytes(memory, DEFAULT_MEMORY) + LAUNCHER_OVERHEAD_BYTES,
         printable_status=(body.get("status") or {}).get("printableStatus", ""),
@@ -362,7 +370,9 @@ def _instance(body: Mapping[str, Any], meta: Meta) -> InstanceRecord:
         claim=kubevirt.root_claim((body.get("spec") or {}).get("volumes"), names.DISK_VOLUME),
         phase=status.get("phase", ""),
         ready=kubevirt.condition(body, "Ready").get("status") == "True",
+        paused=kubevirt.condition(body, "Paused").get("status") == "True",
         node=status.get("nodeName"),
+        message=kubevirt.unscheduled(body),
     )
 
 

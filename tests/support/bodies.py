@@ -112,7 +112,7 @@ def claim_body(wished: WishedMachine, revision: int = 1, version: int = 1, phase
 
 
 def machine_body(wished: WishedMachine, revision: int = 1, version: int = 1, owner: Owner = OWNER) -> dict[str, Any]:
-    body = build_machine(owner, wished, revision, Placement(), "Sidecar", "hook")
+    body = build_machine(owner, wished, revision, Placement(), "Sidecar", "hook", running=wished.running)
     return {**with_meta(body, version), "status": {"printableStatus": "Running"}}
 
 

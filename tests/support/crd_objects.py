@@ -292,6 +292,33 @@ BAD_OBJECTS = [
         "template.networks",
         "16",
     ),
+    bad("SystemNode", "readiness-empty", template(readiness={}), "template.readiness", "exactly one of"),
+    bad(
+        "SystemNode",
+        "readiness-two",
+        template(readiness={"tcpPort": 25, "guestAgent": True}),
+        "template.readiness",
+        "exactly one of",
+    ),
+    bad(
+        "SystemNode", "readiness-port", template(readiness={"tcpPort": 0}), "readiness.tcpPort", "greater than or equal"
+    ),
+    bad("SystemNode", "after-twice", template(after=["a", "a"]), "template.after", "Duplicate value"),
+    bad("SystemNode", "run-strategy", template(runStrategy="Manual"), "template.runStrategy", "Unsupported value"),
+    bad(
+        "SystemNode",
+        "tpm-persistent",
+        template(patch={"spec": {"domain": {"devices": {"tpm": {"persistent": True}}}}}),
+        "template.patch",
+        "leave persistent out",
+    ),
+    bad(
+        "SystemNode",
+        "efi-persistent",
+        template(patch={"spec": {"domain": {"firmware": {"bootloader": {"efi": {"persistent": True}}}}}}),
+        "template.patch",
+        "leave persistent out",
+    ),
     bad("SystemNode", "cloud-init-empty", template(cloudInit={}), "template.cloudInit", "give either secretName or"),
     bad(
         "SystemNode",

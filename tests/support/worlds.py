@@ -57,7 +57,7 @@ def image(name: str, parent: str | None = None, size_bytes: int = 1000) -> Image
 
 
 def small_trees() -> tuple[dict[str, Image], dict[str, System]]:
-    """Two roles on one base; state b changes one machine, state c removes one and adds another."""
+    """Two roles on one base, web after db; b changes a machine, c removes one and adds another, that one after web."""
     images = [
         image("base"),
         image("web", "base"),
@@ -66,9 +66,17 @@ def small_trees() -> tuple[dict[str, Image], dict[str, System]]:
         image("extra", "base"),
     ]
     systems = [
-        System("a", None, (MachineChange("web", "web"), MachineChange("db", "db"))),
+        System("a", None, (MachineChange("web", "web", {"after": ["db"]}), MachineChange("db", "db"))),
         System("b", "a", (MachineChange("web", "web-b"),)),
-        System("c", "b", (MachineChange("db", removed=True), MachineChange("extra", "extra"))),
+        System(
+            "c",
+            "b",
+            (
+                MachineChange("db", removed=True),
+                MachineChange("web", template={"after": None}),
+                MachineChange("extra", "extra", {"after": ["web"]}),
+            ),
+        ),
     ]
     return {i.name: i for i in images}, {s.name: s for s in systems}
 

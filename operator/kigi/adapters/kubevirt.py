@@ -65,6 +65,12 @@ def condition(body: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return {}
 
 
+def unscheduled(vmi: Mapping[str, Any]) -> str:
+    """The scheduler's explanation of why a VM's pod has no node; empty if it has one."""
+    found = condition(vmi, "PodScheduled")
+    return str(found.get("message") or "") if found.get("status") == "False" else ""
+
+
 def trouble(vm: Mapping[str, Any]) -> str:
     """KubeVirt's explanation of why a VM does not run; empty if it gives none."""
     for kind in ("Failure", "Ready"):

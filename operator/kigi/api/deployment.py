@@ -167,7 +167,10 @@ class MachineStatus(Model):
 
     name: str = Field(description="Name of the machine.")
     node: str | None = Field(default=None, description="Node that it is placed on.")
-    state: str = Field(description="Pending, Warming, Starting, Running, Stopping, Stopped, Restarting or Failed.")
+    state: str = Field(
+        description="Pending, Warming, Waiting (for machines that come before it), Starting, Running, Paused, "
+        "PoweredOff, Unschedulable, CrashLooping, Failed, Restarting, Stopping or Stopped."
+    )
     system: str | None = Field(default=None, description="State that its disk was made for.")
     revision: int = Field(default=0, description="Number of its disk, from 1; every reset and switch adds one.")
     message: str | None = Field(default=None, description="Why it is not running, when it should.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
@@ -47,6 +47,11 @@ _TEXTS: dict[str, JsonValue] = {
     "maxProperties": 64,
     "additionalProperties": {"type": "string", "nullable": True},
 }
+_FORBIDDEN_STATE: dict[str, JsonValue] = {
+    "type": "boolean",
+    "nullable": True,
+    "description": "Not true: that state is outside the disk, and a reset would not reset it.",
+}
 _PATCH_PROPERTIES: dict[str, JsonValue] = {
     "metadata": {
         "type": "object",
@@ -68,8 +73,36 @@ _PATCH_PROPERTIES: dict[str, JsonValue] = {
                     "devices": _OPEN
                     | {
                         "description": "Over spec.domain.devices.",
-                        "properties": {"disks": _NAMED_ITEMS | {"description": "More disks; kigi- is reserved."}},
-                    }
+                        "properties": {
+                            "disks": _NAMED_ITEMS | {"description": "More disks; kigi- is reserved."},
+                            "tpm": _OPEN
+                            | {
+                                "description": "A TPM.",
+                                "nullable": True,
+                                "properties": {"persistent": _FORBIDDEN_STATE},
+                            },
+                        },
+                    },
+                    "firmware": _OPEN
+                    | {
+                        "description": "Over spec.domain.firmware.",
+                        "nullable": True,
+                        "properties": {
+                            "bootloader": _OPEN
+                            | {
+                                "description": "BIOS or EFI.",
+                                "nullable": True,
+                                "properties": {
+                                    "efi": _OPEN
+                                    | {
+                                        "description": "EFI.",
+                                        "nullable": True,
+                                        "properties": {"persistent": _FORBIDDEN_STATE},
+                                    }
+                                },
+                            }
+                        },
+                    },
                 },
             },
         },
@@ -141,6 +174,43 @@ class CloudInit(Model):
     secret_name: ObjectName | None = Field(default=None, description="Secret that holds userdata and networkdata.")
 
 
+class HttpProbe(Model):
+    """An HTTP GET that a ready guest answers with 200 to 399."""
+
+    port: int = Field(ge=1, le=65535, description="TCP port of the guest.")
+    path: str = Field(default="/", max_length=1024, pattern=r"^/", description="Path of the request.")
+    scheme: Literal["HTTP", "HTTPS"] = Field(default="HTTP", description="HTTP or HTTPS.")
+
+
+class Readiness(Model):
+    """What tells that the guest is up; without it a machine is ready when its VM runs."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "[has(self.guestAgent) && self.guestAgent, has(self.tcpPort), has(self.http), has(self.exec)]"
+            ".exists_one(x, x)",
+            "readiness: give exactly one of guestAgent: true, tcpPort, http and exec",
+        ),
+    )
+
+    guest_agent: bool | None = Field(default=None, description="True: the guest agent answers a ping.")
+    tcp_port: int | None = Field(default=None, ge=1, le=65535, description="TCP port that takes connections.")
+    http: HttpProbe | None = Field(default=None, description="HTTP request that succeeds.")
+    exec: list[Annotated[str, Field(max_length=1024)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=32,
+        description="Command that the guest agent runs and that ends with 0.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    initial_delay_seconds: int | None = Field(default=None, ge=0, le=3600, description="Seconds before the first try.")
+    period_seconds: int | None = Field(default=None, ge=1, le=3600, description="Seconds between tries; default 10.")
+    timeout_seconds: int | None = Field(default=None, ge=1, le=3600, description="Seconds that a try may take.")
+    failure_threshold: int | None = Field(
+        default=None, ge=1, le=100, description="Failures in a row after which it is not ready any more; default 3."
+    )
+
+
 class MachineTemplate(Model):
     """Hardware and guest settings of a machine; a child state's template is merged over its parent's."""
 
@@ -181,6 +251,24 @@ class MachineTemplate(Model):
             "patch.spec.domain.devices.disks: names that begin with 'kigi-' are reserved; take another name",
             ".patch",
         ),
+        Rule(
+            "!has(self.patch) || !has(self.patch.spec) || !has(self.patch.spec.domain) || "
+            "!has(self.patch.spec.domain.devices) || !has(self.patch.spec.domain.devices.tpm) || "
+            "!has(self.patch.spec.domain.devices.tpm.persistent) || !self.patch.spec.domain.devices.tpm.persistent",
+            "patch.spec.domain.devices.tpm.persistent: KubeVirt keeps that state beside the disk, where no reset "
+            "reaches it; leave persistent out",
+            ".patch",
+        ),
+        Rule(
+            "!has(self.patch) || !has(self.patch.spec) || !has(self.patch.spec.domain) || "
+            "!has(self.patch.spec.domain.firmware) || !has(self.patch.spec.domain.firmware.bootloader) || "
+            "!has(self.patch.spec.domain.firmware.bootloader.efi) || "
+            "!has(self.patch.spec.domain.firmware.bootloader.efi.persistent) || "
+            "!self.patch.spec.domain.firmware.bootloader.efi.persistent",
+            "patch.spec.domain.firmware.bootloader.efi.persistent: KubeVirt keeps that state beside the disk, where no "
+            "reset reaches it; leave persistent out",
+            ".patch",
+        ),
     )
 
     cpu: int | None = Field(default=None, ge=1, le=256, description="Number of virtual cores.")
@@ -207,6 +295,18 @@ class MachineTemplate(Model):
         json_schema_extra=MAP_BY_NAME,
     )
     cloud_init: CloudInit | None = Field(default=None, description="Cloud-init, as one more disk.")
+    after: list[MachineName] | None = Field(
+        default=None,
+        max_length=32,
+        description="Machines of the system that are ready before this one starts on a new disk.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    readiness: Readiness | None = Field(default=None, description="What tells that the guest is up.")
+    run_strategy: Literal["Always", "RerunOnFailure"] | None = Field(
+        default=None,
+        description="Always (default): started again whenever it ends. RerunOnFailure: a guest that powers itself off "
+        "stays off, in state PoweredOff, until it is reset or switched off and on.",
+    )
     patch: dict[str, Any] | None = Field(
         default=None,
         description="JSON merge patch over the VirtualMachineInstance template ('metadata' and 'spec').",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from kigi.domain.layers import MAX_DEPTH, Chain, Digest, Layer, total_bytes, unique_layers
-from kigi.errors import ChainTooDeep, MachineUnknown, MachineWithoutImage, SystemCycle, SystemMissing
+from kigi.errors import BootOrderCycle, ChainTooDeep, MachineUnknown, MachineWithoutImage, SystemCycle, SystemMissing
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class ResolvedMachine:
     image: str
     chain: Chain
     template: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Machines that are ready before this one starts."""
+        return tuple(self.template.get("after") or ())
 
     @property
     def top(self) -> Layer:
@@ -88,7 +94,7 @@ def resolve_system(systems: Mapping[str, System], chain_of: Callable[[str], Chai
     """The state ``top`` with everything that it inherits.
 
     ``chain_of`` gives the chain of an image name and raises what ``image_chain`` raises. Raises also what
-    ``system_path`` raises, MachineUnknown and MachineWithoutImage. O(depth x machines).
+    ``system_path`` raises, MachineUnknown, MachineWithoutImage and BootOrderCycle. O(depth x machines).
     """
     path = system_path(systems, top)
     images: dict[str, str] = {}
@@ -102,7 +108,27 @@ def resolve_system(systems: Mapping[str, System], chain_of: Callable[[str], Chai
     machines = tuple(
         ResolvedMachine(name, images[name], chain_of(images[name]), templates.get(name, {})) for name in sorted(images)
     )
+    _check_boot_order(top, machines)
     return ResolvedSystem(top, len(path), machines, tuple(networks[name] for name in sorted(networks)))
+
+
+def _check_boot_order(system: str, machines: Sequence[ResolvedMachine]) -> None:
+    """Every machine of an ``after`` is there, and none waits for itself. O(machines + entries)."""
+    after = {machine.name: machine.after for machine in machines}
+    for name, before in after.items():
+        for one in before:
+            if one not in after:
+                raise MachineUnknown(
+                    f"SystemNode {system}: spec.machines[{name}].template.after: the state has no machine {one}; "
+                    "delete the entry, or add the machine"
+                )
+    try:
+        TopologicalSorter(after).prepare()
+    except CycleError as exc:
+        raise BootOrderCycle(
+            f"SystemNode {system}: spec.machines[].template.after: {' waits for '.join(reversed(exc.args[1]))}; "
+            "delete one of these entries"
+        ) from exc
 
 
 def _apply_change(

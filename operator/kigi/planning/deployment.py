@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kigi.domain.names import claim_name
 from kigi.errors import HookUnavailable, KigiError, NameTaken
@@ -43,6 +43,8 @@ class Target:
     """The PersistentVolume; None: it is made by this plan."""
     cached: bool
     """The node holds the whole chain."""
+    waits_for: tuple[str, ...] = ()
+    """Machines of its instance that are not ready, and that it starts after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
         error = HookUnavailable(view.kubevirt.why_not)
     steps: list[Step] = [] if view.has_finalizer else [AddFinalizer(view.namespace, view.name)]
     owner = Owner(view.namespace, view.name, view.uid)
+    targets = _in_order(targets, machines, owner)
     steps.extend(_make_disks(view, owner, targets))
     try:
         steps.extend(_make_machines(view, owner, targets, machines, hook_image))
@@ -201,13 +204,44 @@ def _make_machines(
             )
         if machine is not None and (machine.deleting or _is_as_wished(target, machine, owner, hashes[id(template)])):
             continue
-        yield ApplyObject(build_machine(owner, target.wish, target.revision, view.spec.placement, hook, hook_image))
+        placement, running = view.spec.placement, shall_run(target)
+        yield ApplyObject(
+            build_machine(owner, target.wish, target.revision, placement, hook, hook_image, running=running)
+        )
+
+
+def _in_order(targets: Sequence[Target], machines: Mapping[Slot, MachineState], owner: Owner) -> tuple[Target, ...]:
+    """Targets with what each waits for: machines before it that shall run and are not ready on their disk.
+
+    A machine that runs on its disk waits for nobody: it is not stopped because another one before it went down.
+    """
+    ready = {
+        target.wish.slot: not target.wish.running or _runs_on(machines.get(target.wish.slot), claim_of(target, owner))
+        for target in targets
+    }
+
+    def waits_for(target: Target) -> tuple[str, ...]:
+        machine = machines.get(target.wish.slot)
+        if machine is not None and machine.instance_claim == claim_of(target, owner) == machine.claim:
+            return ()
+        return tuple(name for name in target.wish.after if not ready.get((target.wish.instance, name), False))
+
+    return tuple(replace(target, waits_for=waits_for(target)) if target.wish.after else target for target in targets)
+
+
+def _runs_on(machine: MachineState | None, claim: str) -> bool:
+    return machine is not None and is_running(machine) and machine.claim == claim
+
+
+def shall_run(target: Target) -> bool:
+    """Now: it is wished to, and everything that comes before it is there."""
+    return target.wish.running and not target.waits_for
 
 
 def _is_as_wished(target: Target, machine: MachineState, owner: Owner, wanted_hash: str) -> bool:
     return (
         machine.claim == claim_of(target, owner)
-        and machine.running == target.wish.running
+        and machine.running == shall_run(target)
         and machine.template_hash == wanted_hash
     )
 
@@ -289,6 +323,7 @@ def is_running(machine: MachineState | None) -> bool:
         machine is not None
         and machine.instance_phase == "Running"
         and machine.instance_ready
+        and not machine.paused
         and not machine.instance_deleting
         and machine.instance_claim == machine.claim
     )

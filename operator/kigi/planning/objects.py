@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kigi.api.deployment import Placement
-from kigi.api.system import MachineNetwork, MachineTemplate
+from kigi.api.system import MachineNetwork, MachineTemplate, Readiness
 from kigi.domain import names
 from kigi.domain.layers import Chain
 from kigi.domain.quantities import parse_quantity
@@ -25,6 +25,8 @@ HOOK_SIDECARS = "hooks.kubevirt.io/hookSidecars"
 DEFAULT_MEMORY = "512Mi"
 LAUNCHER_OVERHEAD_BYTES = 256 * 2**20
 """What virt-launcher, libvirt and QEMU take beside the guest's memory, for the room on a node alone."""
+RUN_STRATEGIES = ("Always", "RerunOnFailure")
+"""Of a VM that shall run."""
 _IDENTITY = uuid.UUID("6b696769-2e64-5576-8000-000000000000")
 """Namespace of firmware UUIDs; the bytes spell ``kigi.dev``."""
 
@@ -106,7 +108,14 @@ def build_claim(owner: Owner, wish: WishedMachine, revision: int) -> dict[str, A
 
 
 def build_machine(
-    owner: Owner, wish: WishedMachine, revision: int, placement: Placement, hook: HookKind, hook_image: str
+    owner: Owner,
+    wish: WishedMachine,
+    revision: int,
+    placement: Placement,
+    hook: HookKind,
+    hook_image: str,
+    *,
+    running: bool,
 ) -> dict[str, Any]:
     """VirtualMachine whose disk is that claim; name, MAC, firmware UUID and serial depend on its place alone.
 
@@ -118,8 +127,9 @@ def build_machine(
     template["metadata"]["labels"].update(labels)
     if hook == "Sidecar":
         template["metadata"].setdefault("annotations", {})[HOOK_SIDECARS] = hook_annotation(hook_image)
-    spec: dict[str, Any] = {"runStrategy": "Always" if wish.running else "Halted", "template": template}
     settings = _settings(wish)
+    strategy = settings.run_strategy or RUN_STRATEGIES[0]
+    spec: dict[str, Any] = {"runStrategy": strategy if running else "Halted", "template": template}
     for key, reference in (("instancetype", settings.instancetype), ("preference", settings.preference)):
         if reference is not None:
             spec[key] = reference.to_api()
@@ -226,6 +236,8 @@ def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placeme
         "evictionStrategy": "None",
         "terminationGracePeriodSeconds": 30,
     }
+    if settings.readiness is not None:
+        spec["readinessProbe"] = _probe(settings.readiness)
     if placement.tolerations:
         spec["tolerations"] = [toleration.to_api() for toleration in placement.tolerations]
     if settings.cloud_init is not None:
@@ -234,6 +246,24 @@ def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placeme
     _keep_first(template["spec"].setdefault("volumes", []), volume)
     _keep_first(template["spec"]["domain"]["devices"].setdefault("disks", []), disk)
     return template
+
+
+def _probe(readiness: Readiness) -> dict[str, Any]:
+    """KubeVirt's probe for it."""
+    probe: dict[str, Any] = {}
+    if readiness.guest_agent:
+        probe["guestAgentPing"] = {}
+    elif readiness.tcp_port is not None:
+        probe["tcpSocket"] = {"port": readiness.tcp_port}
+    elif readiness.http is not None:
+        probe["httpGet"] = readiness.http.to_api()
+    else:
+        probe["exec"] = {"command": readiness.exec}
+    numbers = readiness.to_api()
+    for name in ("initialDelaySeconds", "periodSeconds", "timeoutSeconds", "failureThreshold"):
+        if name in numbers:
+            probe[name] = numbers[name]
+    return probe
 
 
 def _keep_first(items: list[dict[str, Any]], ours: dict[str, Any]) -> None:

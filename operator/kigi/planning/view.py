@@ -84,7 +84,7 @@ class MachineState:
     claim: str | None = None
     """PVC that the VM's template names for its disk."""
     running: bool = False
-    """runStrategy is Always."""
+    """Its runStrategy is one of those that start it."""
     template_hash: str = ""
     """Annotation with the hash of what this operator last applied."""
     instance_uid: str | None = None
@@ -93,6 +93,8 @@ class MachineState:
     """PVC that the VirtualMachineInstance was started with."""
     instance_phase: str = ""
     instance_ready: bool = False
+    paused: bool = False
+    """The guest's processors stand still, by somebody's order."""
     instance_deleting: bool = False
     instance_node: str | None = None
     printable_status: str = ""

@@ -60,6 +60,8 @@ class WishedMachine:
     running: bool
     resets: tuple[str | None, str | None, str | None]
     keep_unchanged: bool
+    after: tuple[str, ...] = ()
+    """Machines of its instance that are ready before it starts."""
 
     @property
     def slot(self) -> Slot:
@@ -152,6 +154,7 @@ def _wish(
         running=running,
         resets=(spec.reset, override.reset if override else None, own.reset if own else None),
         keep_unchanged=spec.switch_policy == "KeepUnchanged",
+        after=machine.after,
     )
 
 

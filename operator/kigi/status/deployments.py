@@ -248,7 +248,7 @@ def _machine(view: DeploymentView, target: Target, machine: MachineState | None,
         state=machine_state(target, machine, claim),
         system=target.fingerprint.system,
         revision=target.revision,
-        message=_trouble(machine),
+        message=_waiting(target) or _trouble(machine),
     )
 
 
@@ -256,6 +256,8 @@ def machine_state(target: Target, machine: MachineState | None, claim: str) -> s
     """One word for where a VM is on its way to its wish."""
     if not target.cached:
         return "Warming"
+    if target.waits_for:
+        return "Waiting"
     if machine is None or machine.claim is None:
         return "Pending"
     if machine.claim != claim or (machine.instance_claim is not None and machine.instance_claim != claim):
@@ -264,7 +266,23 @@ def machine_state(target: Target, machine: MachineState | None, claim: str) -> s
         return "Failed"
     if not target.wish.running:
         return "Stopped" if machine.instance_uid is None else "Stopping"
-    return "Running" if is_running(machine) else "Starting"
+    if is_running(machine):
+        return "Running"
+    if machine.paused:
+        return "Paused"
+    if machine.instance_phase == "Succeeded" or (
+        machine.instance_uid is None and machine.printable_status == "Stopped"
+    ):
+        return "PoweredOff"
+    return _TROUBLES.get(machine.printable_status, "Starting")
+
+
+_TROUBLES = {"ErrorUnschedulable": "Unschedulable", "CrashLoopBackOff": "CrashLooping"}
+"""KubeVirt's printable states of a VM that will not run by itself, and our words for them."""
+
+
+def _waiting(target: Target) -> str | None:
+    return f"starts after {', '.join(target.waits_for)}" if target.waits_for else None
 
 
 def _trouble(machine: MachineState | None) -> str | None:

@@ -9,6 +9,7 @@ import pytest
 from kigi.domain.layers import MAX_DEPTH, Chain, Digest, Layer
 from kigi.domain.systems import MachineChange, System, merge_patch, resolve_system, system_path
 from kigi.errors import (
+    BootOrderCycle,
     ChainTooDeep,
     ImageMissing,
     KigiError,
@@ -261,6 +262,29 @@ def test_a_bad_state_is_refused_by_an_error_that_names_the_node(
     assert type(raised.value) is error
     for word in words:
         assert word in str(raised.value)
+
+
+def test_machines_that_wait_for_each_other_are_refused_with_the_circle() -> None:
+    systems = states(
+        System(
+            "root",
+            None,
+            (on("a", "dns", template={"after": ["b"]}), on("b", "dns", template={"after": ["c"]}), on("c", "dns")),
+        ),
+        System("bad", "root", (on("c", template={"after": ["a"]}),)),
+    )
+    assert resolve_system(systems, chain_of, "root").machines[0].after == ("b",)
+    with pytest.raises(BootOrderCycle, match=r"SystemNode bad: .*after: \w waits for \w waits for \w waits for \w"):
+        resolve_system(systems, chain_of, "bad")
+
+
+def test_a_machine_cannot_wait_for_one_that_is_not_there() -> None:
+    systems = states(
+        System("root", None, (on("a", "dns", template={"after": ["b"]}), on("b", "dns"))),
+        System("less", "root", (on("b", removed=True),)),
+    )
+    with pytest.raises(MachineUnknown, match=r"SystemNode less: spec.machines\[a\].template.after: .* no machine b"):
+        resolve_system(systems, chain_of, "less")
 
 
 def test_an_image_that_the_state_replaces_need_not_exist() -> None:

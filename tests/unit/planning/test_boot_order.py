@@ -1,0 +1,113 @@
+"""Machines that start after others, and what a VM that does not run is said to be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kigi.api.deployment import SystemDeploymentSpec
+from kigi.planning.deployment import plan_deployment
+from kigi.planning.steps import ApplyObject
+from kigi.planning.view import DeploymentView
+from kigi.status.deployments import deployment_status
+from tests.support.worlds import World
+
+
+def world(**fields: Any) -> World:
+    """State a: web starts after db."""
+    return World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}, **fields}))
+
+
+def machine(w: World, name: str = "web") -> tuple[str, str | None]:
+    """State and message of a machine."""
+    status = deployment_status(w.view(), plan_deployment(w.view()))
+    return next((m.state, m.message) for m in status.instances[0].machines if m.name == name)
+
+
+def advance(w: World, until: Any) -> None:
+    """Lets everybody act, one move at a time, until something holds."""
+    for _ in range(500):
+        if until():
+            return
+        w.node_cache_pass()
+        for step in w.plan().steps[:1]:
+            w.apply(step)
+        for move in list(w.moves())[:1]:
+            w.move(*move)
+    raise AssertionError("it never came")
+
+
+def test_a_machine_starts_when_those_before_it_are_ready() -> None:
+    w = world()
+    advance(w, lambda: "dep-0-web" in w.vms and "dep-0-db" in w.vmis)
+    assert w.vmis["dep-0-db"].phase == "Scheduling"
+    assert not w.vms["dep-0-web"].running
+    assert machine(w) == ("Waiting", "starts after db")
+    advance(w, lambda: "dep-0-web" in w.vmis)
+    assert w.vmis["dep-0-db"].phase == "Running"
+    w.settle()
+    assert machine(w) == ("Running", None)
+
+
+def test_a_reset_starts_them_in_order_again() -> None:
+    w = world()
+    w.settle()
+    old = w.vmis["dep-0-web"].uid
+    w.change(reset="again")
+    advance(w, lambda: w.vmis.get("dep-0-web") and w.vmis["dep-0-web"].uid != old)
+    assert w.vmis["dep-0-db"].phase == "Running"
+    assert w.vmis["dep-0-db"].claim.endswith(".r2")
+    w.settle()
+    w.check_settled()
+
+
+def test_a_machine_that_runs_is_not_stopped_because_one_before_it_went_down() -> None:
+    w = world()
+    w.settle()
+    del w.vmis["dep-0-db"]
+    assert not any(isinstance(s, ApplyObject) and s.manifest["kind"] == "VirtualMachine" for s in w.plan().steps)
+    assert machine(w) == ("Running", None)
+
+
+def test_nobody_waits_for_a_machine_that_shall_be_off() -> None:
+    w = world(overrides=[{"instance": 0, "machines": [{"name": "db", "running": False}]}])
+    w.settle()
+    assert machine(w) == ("Running", None)
+    assert machine(w, "db") == ("Stopped", None)
+
+
+def with_machine(view: DeploymentView, **fields: Any) -> DeploymentView:
+    return replace(view, machines=tuple(replace(m, **fields) if m.machine == "web" else m for m in view.machines))
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"paused": True}, "Paused"),
+        ({"instance_phase": "Succeeded", "instance_ready": False}, "PoweredOff"),
+        (
+            {"instance_uid": None, "instance_claim": None, "instance_phase": "", "printable_status": "Stopped"},
+            "PoweredOff",
+        ),
+        ({"instance_phase": "Failed", "instance_ready": False}, "Failed"),
+        ({"instance_ready": False, "printable_status": "CrashLoopBackOff"}, "CrashLooping"),
+        (
+            {"instance_ready": False, "printable_status": "ErrorUnschedulable", "message": "0/1 nodes"},
+            "Unschedulable",
+        ),
+        ({"instance_ready": False, "printable_status": "Running"}, "Starting"),
+    ],
+)
+def test_a_vm_that_is_not_ready_is_called_by_its_trouble(fields: dict[str, Any], state: str) -> None:
+    w = world()
+    w.settle()
+    view = with_machine(w.view(), **fields)
+    status = deployment_status(view, plan_deployment(view))
+    web = next(m for m in status.instances[0].machines if m.name == "web")
+    assert web.state == state
+    assert not status.instances[0].ready
+    assert next(c.status for c in status.conditions if c.type == "Ready") == "False"
+    if "message" in fields:
+        assert web.message == fields["message"]
