@@ -135,6 +135,7 @@ def _volume_state(volume: VolumeRecord, uid: str) -> VolumeState:
         handle=volume.handle,
         instance=volume.instance,
         machine=volume.machine,
+        disk=volume.disk,
         revision=volume.revision,
         node=volume.node,
         fingerprint=volume.fingerprint if ours else "",
@@ -225,7 +226,7 @@ def _prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iterator[NodeWis
             if isinstance(system, ResolvedSystem):
                 for machine in system.machines:
                     if machine.name in here or machine.name not in everywhere:
-                        yield NodeWish(machine.chain, PRIORITY_PREFETCH)
+                        yield from (NodeWish(chain, PRIORITY_PREFETCH) for chain in machine.chains)
 
 
 def gather_image(mirror: Mirror, namespace: str, name: str, now: datetime) -> ImageView | None:

@@ -21,7 +21,7 @@ from kigi.domain import names
 from kigi.domain.images import Image
 from kigi.domain.layers import Chain, Digest, Layer
 from kigi.domain.quantities import parse_quantity
-from kigi.domain.systems import MachineChange, System
+from kigi.domain.systems import DiskChange, MachineChange, System
 from kigi.errors import SpecInvalid
 from kigi.planning.objects import (
     ANNOTATION_TEMPLATE_HASH,
@@ -125,6 +125,8 @@ class VolumeRecord:
     """(namespace, name) of its SystemDeployment."""
     instance: int
     machine: str
+    disk: str
+    """Empty: the one that the VM boots from."""
     revision: int
     node: str
     handle: str
@@ -249,7 +251,15 @@ def _system(body: Mapping[str, Any], meta: Meta) -> SystemRecord:
             parent=spec.parent.name if spec.parent else None,
             machines=tuple(
                 # The template stays as it was written: a null in it deletes what the parent state says.
-                MachineChange(m.name, m.image.name if m.image else None, raw[m.name].get("template"), m.removed)
+                MachineChange(
+                    m.name,
+                    m.image.name if m.image else None,
+                    raw[m.name].get("template"),
+                    m.removed,
+                    tuple(
+                        DiskChange(d.name, d.image.name if d.image else None, d.bus, d.removed) for d in m.disks or ()
+                    ),
+                )
                 for m in spec.machines
             ),
             networks=tuple(network.to_api() for network in spec.networks),
@@ -319,6 +329,7 @@ def _volume(body: Mapping[str, Any], meta: Meta) -> VolumeRecord:
         deployment=_owner(labels),
         instance=_int(labels.get(names.LABEL_INSTANCE)),
         machine=labels.get(names.LABEL_MACHINE, ""),
+        disk=labels.get(names.LABEL_DISK, ""),
         revision=_int(labels.get(names.LABEL_REVISION)),
         node=_affinity(spec),
         handle=csi.get("volumeHandle", ""),

@@ -146,7 +146,9 @@ def _disk(volume: object) -> object:
 
 def _claim_of(volume: VolumeRecord) -> Key:
     namespace, deployment = volume.deployment
-    return Key("claim", namespace, claim_name(deployment, volume.instance, volume.machine, volume.revision))
+    return Key(
+        "claim", namespace, claim_name(deployment, volume.instance, volume.machine, volume.revision, volume.disk)
+    )
 
 
 def _has_more_room(old: CacheRecord, new: CacheRecord) -> bool:

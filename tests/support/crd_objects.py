@@ -120,6 +120,10 @@ def template(**fields: Any) -> Object:
     return machine(template=fields)
 
 
+def disks(*items: Object) -> Object:
+    return machine(disks=list(items))
+
+
 def network(**fields: Any) -> Object:
     return template(networks=[fields])
 
@@ -210,14 +214,14 @@ BAD_OBJECTS = [
         "machine-says-nothing",
         {"parent": {"name": "p"}, "machines": [{"name": "mail1"}]},
         "spec.machines[0]",
-        "say what differs from the parent state: image, template or removed",
+        "say what differs from the parent state: image, template, disks or removed",
     ),
     bad(
         "SystemNode",
         "removed-with-image",
         {"parent": {"name": "p"}} | machine(removed=True),
         "spec.machines[0].removed",
-        "a removed machine has no image or template",
+        "a removed machine has no image, template or disks",
     ),
     bad("SystemNode", "image-without-name", machine(image={}), "spec.machines[0].image.name: Required"),
     bad(
@@ -291,6 +295,25 @@ BAD_OBJECTS = [
         template(networks=[{"name": f"n{n}", "multus": "x"} for n in range(17)]),
         "template.networks",
         "16",
+    ),
+    bad(
+        "SystemNode", "disk-root", disks({"name": "root", "image": {"name": "x"}}), "disks[0].name", "take another name"
+    ),
+    bad("SystemNode", "disk-empty", disks({"name": "data"}), "disks[0]", "say what differs"),
+    bad(
+        "SystemNode",
+        "disk-removed-and-image",
+        disks({"name": "data", "removed": True, "image": {"name": "x"}}),
+        "disks[0]",
+        "a removed disk has no image",
+    ),
+    bad("SystemNode", "disk-twice", disks(*[{"name": "d", "image": {"name": "x"}}] * 2), "disks[1]", "Duplicate value"),
+    bad(
+        "SystemNode",
+        "disks-many",
+        disks(*({"name": f"d{n}", "image": {"name": "x"}} for n in range(9))),
+        "disks",
+        "must have at most 8 items",
     ),
     bad("SystemNode", "readiness-empty", template(readiness={}), "template.readiness", "exactly one of"),
     bad(

@@ -18,7 +18,7 @@ from kigi.api.node_cache import NodeCacheSpec
 from kigi.domain import names
 from kigi.domain.images import Image, image_chain
 from kigi.domain.layers import Digest, Layer
-from kigi.domain.systems import MachineChange, ResolvedSystem, System, resolve_system
+from kigi.domain.systems import DiskChange, MachineChange, ResolvedSystem, System, resolve_system
 from kigi.errors import KigiError
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
 from kigi.planning.node_cache import plan_node_cache
@@ -57,24 +57,33 @@ def image(name: str, parent: str | None = None, size_bytes: int = 1000) -> Image
 
 
 def small_trees() -> tuple[dict[str, Image], dict[str, System]]:
-    """Two roles on one base, web after db; b changes a machine, c removes one and adds another, that one after web."""
+    """Two roles on one base, web after db; in b db has two more disks, c removes it and adds another machine."""
     images = [
         image("base"),
         image("web", "base"),
         image("db", "base"),
         image("web-b", "web"),
         image("extra", "base"),
+        image("data"),
+        image("data-b", "data"),
     ]
     systems = [
         System("a", None, (MachineChange("web", "web", {"after": ["db"]}), MachineChange("db", "db"))),
-        System("b", "a", (MachineChange("web", "web-b"),)),
+        System(
+            "b",
+            "a",
+            (
+                MachineChange("web", "web-b"),
+                MachineChange("db", disks=(DiskChange("data", "data"), DiskChange("logs", "data"))),
+            ),
+        ),
         System(
             "c",
             "b",
             (
                 MachineChange("db", removed=True),
                 MachineChange("web", template={"after": None}),
-                MachineChange("extra", "extra", {"after": ["web"]}),
+                MachineChange("extra", "extra", {"after": ["web"]}, disks=(DiskChange("data", "data-b"),)),
             ),
         ),
     ]
@@ -93,6 +102,11 @@ class Vm:
         return claim
 
     @property
+    def claims(self) -> list[str]:
+        volumes = self.manifest["spec"]["template"]["spec"]["volumes"]
+        return [v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v]
+
+    @property
     def running(self) -> bool:
         return bool(self.manifest["spec"]["runStrategy"] == "Always")
 
@@ -100,9 +114,13 @@ class Vm:
 @dataclass
 class Vmi:
     uid: str
-    claim: str
+    claims: list[str]
     phase: str = "Scheduling"
     deleting: bool = False
+
+    @property
+    def claim(self) -> str:
+        return self.claims[0]
 
 
 @dataclass
@@ -227,6 +245,7 @@ class World:
             handle=volume.handle,
             instance=int(meta["labels"][names.LABEL_INSTANCE]),
             machine=meta["labels"][names.LABEL_MACHINE],
+            disk=meta["labels"].get(names.LABEL_DISK, ""),
             revision=int(meta["labels"][names.LABEL_REVISION]),
             node=volume.node,
             fingerprint=text,
@@ -336,15 +355,16 @@ class World:
             elif vmi is not None and vmi.phase == "Scheduling":
                 yield ("run", name)
         for name, (_, deleting) in list(self.claims.items()):
-            if deleting and not any(vmi.claim == name for vmi in self.vmis.values()):
+            if deleting and not any(name in vmi.claims for vmi in self.vmis.values()):
                 yield ("claim-gone", name)
 
     def _can_start(self, vm: Vm) -> bool:
-        claim = self.claims.get(vm.claim)
-        if claim is None:
-            return False
-        volume = self.volumes.get(claim[0]["spec"]["volumeName"])
-        return volume is not None and volume.node in self.nodes and self.nodes[volume.node].ready
+        for name in vm.claims:
+            claim = self.claims.get(name)
+            volume = self.volumes.get(claim[0]["spec"]["volumeName"]) if claim is not None else None
+            if volume is None or volume.node not in self.nodes or not self.nodes[volume.node].ready:
+                return False
+        return True
 
     def move(self, kind: str, name: str) -> None:
         self.clock += 1
@@ -358,7 +378,7 @@ class World:
             case "act":
                 node = self.nodes[name]
                 assert node.cache is not None
-                mounted = {self._volume_of(vmi.claim).handle for vmi in self.vmis.values()}
+                mounted = {self._volume_of(claim).handle for vmi in self.vmis.values() for claim in vmi.claims}
                 for handle in node.cache["spec"].get("discard", []):
                     if handle not in mounted:
                         node.overlays.pop(handle, None)
@@ -366,11 +386,12 @@ class World:
             case "vm-gone":
                 del self.vms[name]
             case "start":
-                volume = self._volume_of(self.vms[name].claim)
-                node = self.nodes[volume.node]
-                assert set(volume.chain) <= node.held, "a VM starts above a missing layer"
-                node.overlays.setdefault(volume.handle, self.clock)
-                self.vmis[name] = Vmi(f"vmi{next(self.uids)}", self.vms[name].claim)
+                for claim in self.vms[name].claims:
+                    volume = self._volume_of(claim)
+                    node = self.nodes[volume.node]
+                    assert set(volume.chain) <= node.held, "a VM starts above a missing layer"
+                    node.overlays.setdefault(volume.handle, self.clock)
+                self.vmis[name] = Vmi(f"vmi{next(self.uids)}", self.vms[name].claims)
             case "run":
                 self.vmis[name].phase = "Running"
             case "stop":
@@ -393,24 +414,26 @@ class World:
 
     def check_invariants(self) -> None:
         for vmi in self.vmis.values():
-            volume = self._volume_of(vmi.claim)
-            node = self.nodes[volume.node]
-            assert set(volume.chain) <= node.held, "a layer under a running VM is missing"
-            assert volume.handle in node.overlays, "the overlay of a running VM is gone"
+            for claim in vmi.claims:
+                volume = self._volume_of(claim)
+                node = self.nodes[volume.node]
+                assert set(volume.chain) <= node.held, "a layer under a running VM is missing"
+                assert volume.handle in node.overlays, "the overlay of a running VM is gone"
+            assert len({self._volume_of(claim).node for claim in vmi.claims}) == 1, "disks of one VM on two nodes"
         if self.volumes or self.claims or self.vms:
             assert self.finalizer
 
     def settle(self, limit: int = 2000) -> None:
         """Lets everybody do what they can until nobody can do anything."""
-        for _ in range(limit):
+        for number in range(limit):
             progressed = self.node_cache_pass()
             steps = self.plan().steps
             if steps:
                 self.apply(steps[0])
                 progressed = True
-            move = next(iter(self.moves()), None)
-            if move is not None:
-                self.move(*move)
+            moves = list(self.moves())
+            if moves:
+                self.move(*moves[number % len(moves)])
                 progressed = True
             self.check_invariants()
             if not progressed:
@@ -446,11 +469,14 @@ class World:
             assert not any(node.overlays for node in self.nodes.values())
             return
         wishes = wished_machines(self.spec, self.view().systems)
-        assert len(self.vms) == len(wishes) == len(self.volumes) == len(self.claims)
+        assert len(self.vms) == len(wishes)
+        assert len(self.volumes) == len(self.claims) == sum(1 + len(wish.disks) for wish in wishes)
         assert len(self.vmis) == sum(wish.running for wish in wishes)
         for wish in wishes:
             vm = self.vms[names.machine_name("dep", wish.instance, wish.machine)]
             assert vm.running == wish.running
-            assert self._volume_of(vm.claim).chain == [layer.digest for layer in wish.chain]
+            wanted = [[layer.digest for layer in chain] for chain in wish.chains]
+            assert [self._volume_of(claim).chain for claim in vm.claims] == wanted
+            assert len({claim.split(".")[3] for claim in vm.claims}) == 1, "disks of two revisions in one VM"
         overlays = {handle for node in self.nodes.values() for handle in node.overlays}
         assert overlays <= {volume.handle for volume in self.volumes.values()}, "an overlay was left behind"

@@ -314,24 +314,52 @@ class MachineTemplate(Model):
     )
 
 
+class DiskSpec(Model):
+    """One more disk of a machine; what it leaves out is as in the parent state."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!self.removed || !(has(self.image) || has(self.bus))",
+            "removed: a removed disk has no image or bus; delete those fields, or removed",
+            ".removed",
+        ),
+        Rule(
+            "self.removed || has(self.image) || has(self.bus)",
+            "disks: say what differs from the parent state: image, bus or removed",
+        ),
+        Rule("self.name != 'root'", "name: 'root' is the machine's own image; take another name", ".name"),
+    )
+
+    name: MachineName = Field(description="Name of the disk, unique in the machine, at most 20 characters.")
+    image: NameRef | None = Field(default=None, description="VMImageNode that the disk starts from.")
+    bus: Literal["virtio", "sata", "scsi"] | None = Field(default=None, description="Bus of the disk; default virtio.")
+    removed: bool = Field(default=False, description="True: the parent's disk of this name is not in this state.")
+
+
 class MachineSpec(Model):
     """What this state says of one machine; what it leaves out is as in the parent state."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!self.removed || !(has(self.image) || has(self.template))",
-            "removed: a removed machine has no image or template; delete those fields, or removed",
+            "!self.removed || !(has(self.image) || has(self.template) || has(self.disks))",
+            "removed: a removed machine has no image, template or disks; delete those fields, or removed",
             ".removed",
         ),
         Rule(
-            "self.removed || has(self.image) || has(self.template)",
-            "machines: say what differs from the parent state: image, template or removed",
+            "self.removed || has(self.image) || has(self.template) || has(self.disks)",
+            "machines: say what differs from the parent state: image, template, disks or removed",
         ),
     )
 
     name: MachineName = Field(description="Name of the machine, unique in the system, at most 20 characters.")
     image: NameRef | None = Field(default=None, description="VMImageNode that the machine starts from.")
     template: MachineTemplate | None = Field(default=None, description="Hardware and guest settings that differ.")
+    disks: list[DiskSpec] | None = Field(
+        default=None,
+        max_length=8,
+        description="More disks that differ from the parent state; each starts from an image of its own.",
+        json_schema_extra=MAP_BY_NAME,
+    )
     removed: bool = Field(default=False, description="True: the parent's machine of this name is not in this state.")
 
 

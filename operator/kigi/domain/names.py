@@ -13,14 +13,18 @@ OVERLAY_FINALIZER = f"{GROUP}/overlay"
 CSI_DRIVER = f"disk.{GROUP}"
 STORAGE_CLASS = "kigi-static"
 """No object of this name is needed: it only binds our PVs and PVCs to each other."""
-DISK_VOLUME = "kigi-root"
-"""Volume of the VM's disk; the disk hook touches only paths that contain ``/vmi-disks/kigi-``."""
+DISK_PREFIX = "kigi-"
+"""Of every volume of a VM that is ours; the disk hook touches only paths that contain ``/vmi-disks/kigi-``."""
+DISK_VOLUME = f"{DISK_PREFIX}root"
+"""Volume of the disk that the VM boots from."""
 
 LABEL_DEPLOYMENT = f"{GROUP}/deployment"
 LABEL_NAMESPACE = f"{GROUP}/namespace"
 LABEL_INSTANCE = f"{GROUP}/instance"
 LABEL_MACHINE = f"{GROUP}/machine"
 LABEL_REVISION = f"{GROUP}/revision"
+LABEL_DISK = f"{GROUP}/disk"
+"""On volumes and claims of disks beside the one that the VM boots from."""
 ANNOTATION_FINGERPRINT = f"{GROUP}/fingerprint"
 """On a PersistentVolume: what the overlay was made for (image, state, reset tokens); another means a new revision."""
 ANNOTATION_OWNER = f"{GROUP}/deployment-uid"
@@ -31,14 +35,14 @@ def machine_name(deployment: str, instance: int, machine: str) -> str:
     return f"{deployment}-{instance}-{machine}"
 
 
-def claim_name(deployment: str, instance: int, machine: str, revision: int) -> str:
-    """PersistentVolumeClaim of one revision of a machine's disk."""
-    return f"{deployment}.{instance}.{machine}.r{revision}"
+def claim_name(deployment: str, instance: int, machine: str, revision: int, disk: str = "") -> str:
+    """PersistentVolumeClaim of one revision of a machine's disk: the one that it boots from, or a further one."""
+    return f"{deployment}.{instance}.{machine}.r{revision}" + (f".{disk}" if disk else "")
 
 
-def volume_name(namespace: str, deployment: str, instance: int, machine: str, revision: int) -> str:
+def volume_name(namespace: str, deployment: str, instance: int, machine: str, revision: int, disk: str = "") -> str:
     """PersistentVolume of one revision of a disk; dots cannot occur inside the parts."""
-    return f"kigi.{namespace}.{claim_name(deployment, instance, machine, revision)}"
+    return f"kigi.{namespace}.{claim_name(deployment, instance, machine, revision, disk)}"
 
 
 def volume_handle(volume: str, deployment_uid: str) -> str:

@@ -12,6 +12,16 @@ from kigi.errors import BootOrderCycle, ChainTooDeep, MachineUnknown, MachineWit
 
 
 @dataclass(frozen=True, slots=True)
+class DiskChange:
+    """What one state says of one more disk of a machine; ``None`` keeps what the parent says."""
+
+    name: str
+    image: str | None = None
+    bus: str | None = None
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MachineChange:
     """What one state says of one machine; ``None`` keeps what the parent says."""
 
@@ -19,6 +29,7 @@ class MachineChange:
     image: str | None = None
     template: Mapping[str, Any] | None = None
     removed: bool = False
+    disks: tuple[DiskChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,16 @@ class System:
 
 
 @dataclass(frozen=True, slots=True)
+class ResolvedDisk:
+    """One more disk of a machine."""
+
+    name: str
+    image: str
+    chain: Chain
+    bus: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResolvedMachine:
     """One machine of a state with everything inherited; ``template`` holds the API's camelCase fields."""
 
@@ -39,6 +60,13 @@ class ResolvedMachine:
     image: str
     chain: Chain
     template: Mapping[str, Any] = field(default_factory=dict)
+    disks: tuple[ResolvedDisk, ...] = ()
+    """Those beside the one that it boots from, by name."""
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """Of all its disks."""
+        return (self.chain, *(disk.chain for disk in self.disks))
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -62,7 +90,7 @@ class ResolvedSystem:
 
     def layers(self) -> dict[Digest, Layer]:
         """Every layer that the state needs, once."""
-        return unique_layers(machine.chain for machine in self.machines)
+        return unique_layers(chain for machine in self.machines for chain in machine.chains)
 
     def unique_bytes(self) -> int:
         """Bytes of all layers of the state, each once."""
@@ -100,13 +128,25 @@ def resolve_system(systems: Mapping[str, System], chain_of: Callable[[str], Chai
     images: dict[str, str] = {}
     templates: dict[str, Mapping[str, Any]] = {}
     networks: dict[str, Mapping[str, Any]] = {}
+    disks: dict[str, dict[str, DiskChange]] = {}
     for system in path:
         for change in system.machines:
             _apply_change(system.name, change, images, templates)
+            _apply_disks(system.name, change, disks)
         for network in system.networks:
             networks[str(network.get("name"))] = network
+
+    def more(machine: str) -> tuple[ResolvedDisk, ...]:
+        found = sorted(disks.get(machine, {}).values(), key=lambda disk: disk.name)
+        return tuple(
+            ResolvedDisk(disk.name, disk.image, chain_of(disk.image), disk.bus or "virtio")
+            for disk in found
+            if disk.image is not None
+        )
+
     machines = tuple(
-        ResolvedMachine(name, images[name], chain_of(images[name]), templates.get(name, {})) for name in sorted(images)
+        ResolvedMachine(name, images[name], chain_of(images[name]), templates.get(name, {}), more(name))
+        for name in sorted(images)
     )
     _check_boot_order(top, machines)
     return ResolvedSystem(top, len(path), machines, tuple(networks[name] for name in sorted(networks)))
@@ -147,6 +187,25 @@ def _apply_change(
         raise MachineWithoutImage(f"{field_name}.image: no ancestor state has this machine; name its image")
     if change.template is not None:
         templates[change.name] = merge_template(templates.get(change.name, {}), change.template)
+
+
+def _apply_disks(system: str, change: MachineChange, disks: dict[str, dict[str, DiskChange]]) -> None:
+    if change.removed:
+        disks.pop(change.name, None)
+        return
+    known = disks.setdefault(change.name, {}) if change.disks else {}
+    for disk in change.disks:
+        field_name = f"SystemNode {system}: spec.machines[{change.name}].disks[{disk.name}]"
+        below = known.get(disk.name)
+        if disk.removed:
+            if below is None:
+                raise MachineUnknown(f"{field_name}.removed: no ancestor state has this disk; delete the entry")
+            del known[disk.name]
+        elif below is None and disk.image is None:
+            raise MachineWithoutImage(f"{field_name}.image: no ancestor state has this disk; name its image")
+        else:
+            image = disk.image or (below.image if below else None)
+            known[disk.name] = DiskChange(disk.name, image, disk.bus or (below.bus if below else None))
 
 
 def merge_template(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,19 +96,21 @@ def _choose_disks(view: DeploymentView, wishes: Sequence[WishedMachine]) -> tupl
     """The disk of each wished machine: the one it has, or a new revision on a node."""
     volumes = _by_slot(view.volumes)
     claims = {claim.name: claim for claim in view.claims}
+    more = {(v.slot, v.revision, v.disk): v for v in view.volumes if v.disk}
     kept: dict[Slot, VolumeState] = {}
     new: dict[Slot, tuple[WishedMachine, int, Fingerprint]] = {}
     candidates = candidate_nodes(view.nodes, view.spec.placement)
     homes: dict[Slot, str] = {}
     for wish in wishes:
         revisions = volumes.get(wish.slot, [])
-        current = next((v for v in reversed(revisions) if not v.deleting), None)
+        current = next((v for v in reversed(revisions) if not v.deleting and not v.disk), None)
         before = Fingerprint.from_text(current.fingerprint) if current else None
         if (
             current
             and current.node in view.nodes
-            and _usable(view, current, claims)
+            and _usable(current, claims)
             and not wish.needs_new_disk(before)
+            and all(_can_complete(view, current, disk.name, more, claims) for disk in wish.disks)
         ):
             kept[wish.slot] = current
             continue
@@ -138,10 +140,24 @@ def _choose_disks(view: DeploymentView, wishes: Sequence[WishedMachine]) -> tupl
     return tuple(targets), error
 
 
-def _usable(view: DeploymentView, volume: VolumeState, claims: Mapping[str, ClaimState]) -> bool:
+def _usable(volume: VolumeState, claims: Mapping[str, ClaimState]) -> bool:
     """A volume whose claim was deleted by hand can never be bound again: Kubernetes remembers the claim's uid."""
     claim = claims.get(_claim_of(volume))
     return not claim.deleting if claim is not None else not volume.claim_bound
+
+
+def _can_complete(
+    view: DeploymentView,
+    root: VolumeState,
+    disk: str,
+    more: Mapping[tuple[Slot, int, str], VolumeState],
+    claims: Mapping[str, ClaimState],
+) -> bool:
+    """Whether a further disk of that revision is there and usable, or was never made: then it still can be."""
+    volume = more.get((root.slot, root.revision, disk))
+    if volume is None:
+        return claim_name(view.name, *root.slot, root.revision, disk) not in claims
+    return not volume.deleting and _usable(volume, claims)
 
 
 def _claim_of(volume: VolumeState) -> str:
@@ -165,17 +181,26 @@ def _place_new(
 
 def _is_cached(view: DeploymentView, node: str, wish: WishedMachine) -> bool:
     state = view.nodes.get(node)
-    return state is not None and all(layer.digest in state.held for layer in wish.chain)
+    return state is not None and all(layer.digest in state.held for chain in wish.chains for layer in chain)
 
 
 def _make_disks(view: DeploymentView, owner: Owner, targets: Sequence[Target]) -> Iterator[Step]:
     claims = {claim.name for claim in view.claims}
+    present = {(v.slot, v.revision, v.disk) for v in view.volumes if v.disk}
     for target in targets:
+        wish, revision = target.wish, target.revision
         if target.volume is None:
-            yield ApplyObject(build_volume(owner, target.wish, target.revision, target.node, target.fingerprint))
+            # The disk that it boots from comes first: its volume is the decision, and the others complete it.
+            yield ApplyObject(build_volume(owner, wish, revision, target.node, target.fingerprint))
+        for disk in wish.disks:
+            if (wish.slot, revision, disk.name) not in present:
+                yield ApplyObject(build_volume(owner, wish, revision, target.node, target.fingerprint, disk))
     for target in targets:
         if claim_of(target, owner) not in claims:
             yield ApplyObject(build_claim(owner, target.wish, target.revision))
+        for disk in target.wish.disks:
+            if claim_of(target, owner, disk.name) not in claims:
+                yield ApplyObject(build_claim(owner, target.wish, target.revision, disk))
 
 
 def _make_machines(
@@ -189,20 +214,20 @@ def _make_machines(
     hook = view.kubevirt.hook
     if hook is None:
         return
-    hashes: dict[int, str] = {}
+    hashes: dict[tuple[int, int], str] = {}
     for target in targets:
         if not target.cached:
             continue
         machine = machines.get(target.wish.slot)
-        template = target.wish.template
-        if id(template) not in hashes:
-            hashes[id(template)] = template_hash(template, view.spec.placement, hook, hook_image)
+        kind = (id(target.wish.template), id(target.wish.disks))
+        if kind not in hashes:
+            hashes[kind] = template_hash(target.wish, view.spec.placement, hook, hook_image)
         if machine is not None and not machine.owned:
             raise NameTaken(
                 f"VirtualMachine {view.namespace}/{machine.name} exists and is not of this deployment; "
                 "rename the deployment or delete the VM"
             )
-        if machine is not None and (machine.deleting or _is_as_wished(target, machine, owner, hashes[id(template)])):
+        if machine is not None and (machine.deleting or _is_as_wished(target, machine, owner, hashes[kind])):
             continue
         placement, running = view.spec.placement, shall_run(target)
         yield ApplyObject(
@@ -246,9 +271,16 @@ def _is_as_wished(target: Target, machine: MachineState, owner: Owner, wanted_ha
     )
 
 
-def claim_of(target: Target, owner: Owner) -> str:
-    """Name of the claim of the disk that the VM shall have."""
-    return claim_name(owner.name, target.wish.instance, target.wish.machine, target.revision)
+def claim_of(target: Target, owner: Owner, disk: str = "") -> str:
+    """Name of the claim of the disk that the VM shall have: the one that it boots from, or a further one."""
+    return claim_name(owner.name, target.wish.instance, target.wish.machine, target.revision, disk)
+
+
+def claims_of(target: Target, owner: Owner) -> Iterator[str]:
+    """Names of the claims of all disks that the VM shall have."""
+    yield claim_of(target, owner)
+    for disk in target.wish.disks:
+        yield claim_of(target, owner, disk.name)
 
 
 def _restart_machines(targets: Sequence[Target], machines: Mapping[Slot, MachineState], owner: Owner) -> Iterator[Step]:
@@ -280,11 +312,11 @@ def _drop_unwished(
     claims = {claim.name: claim for claim in view.claims}
     dead: list[VolumeState] = []
     for volume in view.volumes:
-        slot = (volume.instance, volume.machine)
+        slot = volume.slot
         if slot in wished and volume.revision >= revisions.get(slot, 0):
             continue
         vm = machines.get(slot)
-        if vm is None or _claim_of(volume) not in (vm.claim, vm.instance_claim):
+        if vm is None or claim_name(view.name, *slot, volume.revision) not in (vm.claim, vm.instance_claim):
             dead.append(volume)
     for volume in dead:
         claim = claims.get(_claim_of(volume))

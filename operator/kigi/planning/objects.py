@@ -15,7 +15,7 @@ from kigi.api.system import MachineNetwork, MachineTemplate, Readiness
 from kigi.domain import names
 from kigi.domain.layers import Chain
 from kigi.domain.quantities import parse_quantity
-from kigi.domain.systems import merge_patch
+from kigi.domain.systems import ResolvedDisk, merge_patch
 from kigi.errors import SpecInvalid
 from kigi.planning.view import HookKind
 from kigi.planning.wishes import Fingerprint, WishedMachine
@@ -41,17 +41,26 @@ class Owner:
 
 
 def build_volume(
-    owner: Owner, wish: WishedMachine, revision: int, node: str, fingerprint: Fingerprint
+    owner: Owner,
+    wish: WishedMachine,
+    revision: int,
+    node: str,
+    fingerprint: Fingerprint,
+    more: ResolvedDisk | None = None,
 ) -> dict[str, Any]:
-    """Static PersistentVolume of one revision of a machine's disk; its chain, node and fingerprint never change."""
-    name = names.volume_name(owner.namespace, owner.name, wish.instance, wish.machine, revision)
-    claim = names.claim_name(owner.name, wish.instance, wish.machine, revision)
+    """Static PersistentVolume of one revision of a machine's disk, or of one ``more``.
+
+    Its chain, node and fingerprint never change.
+    """
+    disk, chain = (more.name, more.chain) if more is not None else ("", wish.chain)
+    name = names.volume_name(owner.namespace, owner.name, wish.instance, wish.machine, revision, disk)
+    claim = names.claim_name(owner.name, wish.instance, wish.machine, revision, disk)
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
         "metadata": {
             "name": name,
-            "labels": _labels(owner, wish.instance, wish.machine, revision),
+            "labels": _labels(owner, wish.instance, wish.machine, revision, disk),
             "annotations": {
                 names.ANNOTATION_FINGERPRINT: fingerprint.to_text(),
                 names.ANNOTATION_OWNER: owner.uid,
@@ -59,7 +68,7 @@ def build_volume(
             "finalizers": [names.OVERLAY_FINALIZER],
         },
         "spec": {
-            "capacity": {"storage": str(wish.chain[-1].virtual_size_bytes)},
+            "capacity": {"storage": str(chain[-1].virtual_size_bytes)},
             "accessModes": ["ReadWriteOnce"],
             "volumeMode": "Filesystem",
             "storageClassName": names.STORAGE_CLASS,
@@ -73,7 +82,7 @@ def build_volume(
             "csi": {
                 "driver": names.CSI_DRIVER,
                 "volumeHandle": names.volume_handle(name, owner.uid),
-                "volumeAttributes": {"chain": chain_text(wish.chain)},
+                "volumeAttributes": {"chain": chain_text(chain)},
             },
             "nodeAffinity": {
                 "required": {
@@ -86,23 +95,24 @@ def build_volume(
     }
 
 
-def build_claim(owner: Owner, wish: WishedMachine, revision: int) -> dict[str, Any]:
+def build_claim(owner: Owner, wish: WishedMachine, revision: int, more: ResolvedDisk | None = None) -> dict[str, Any]:
     """The claim that is bound to that volume beforehand."""
+    disk, chain = (more.name, more.chain) if more is not None else ("", wish.chain)
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {
-            "name": names.claim_name(owner.name, wish.instance, wish.machine, revision),
+            "name": names.claim_name(owner.name, wish.instance, wish.machine, revision, disk),
             "namespace": owner.namespace,
-            "labels": _labels(owner, wish.instance, wish.machine, revision),
+            "labels": _labels(owner, wish.instance, wish.machine, revision, disk),
             "ownerReferences": [_owner_reference(owner)],
         },
         "spec": {
             "accessModes": ["ReadWriteOnce"],
             "volumeMode": "Filesystem",
             "storageClassName": names.STORAGE_CLASS,
-            "volumeName": names.volume_name(owner.namespace, owner.name, wish.instance, wish.machine, revision),
-            "resources": {"requests": {"storage": str(wish.chain[-1].virtual_size_bytes)}},
+            "volumeName": names.volume_name(owner.namespace, owner.name, wish.instance, wish.machine, revision, disk),
+            "resources": {"requests": {"storage": str(chain[-1].virtual_size_bytes)}},
         },
     }
 
@@ -141,7 +151,7 @@ def build_machine(
             "namespace": owner.namespace,
             "labels": labels,
             "annotations": {
-                ANNOTATION_TEMPLATE_HASH: template_hash(wish.template, placement, hook, hook_image),
+                ANNOTATION_TEMPLATE_HASH: template_hash(wish, placement, hook, hook_image),
                 names.ANNOTATION_OWNER: owner.uid,
             },
             "ownerReferences": [_owner_reference(owner)],
@@ -156,10 +166,11 @@ def hook_annotation(hook_image: str) -> str:
     return json.dumps([sidecar], sort_keys=True)
 
 
-def template_hash(template: Mapping[str, Any], placement: Placement, hook: HookKind, hook_image: str) -> str:
-    """16 hex digits of everything in a VM but its disk, its name and whether it runs."""
+def template_hash(wish: WishedMachine, placement: Placement, hook: HookKind, hook_image: str) -> str:
+    """16 hex digits of everything in a VM but its claims, its name and whether it runs."""
     tolerations = [toleration.to_api() for toleration in placement.tolerations]
-    text = json.dumps([template, tolerations, hook, hook_image], sort_keys=True)
+    disks = [[disk.name, disk.bus] for disk in wish.disks]
+    text = json.dumps([wish.template, tolerations, hook, hook_image, *disks], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -210,18 +221,10 @@ def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placeme
     settings = _settings(wish)
     identity = firmware_uuid(owner, wish.instance, wish.machine)
     networks = settings.networks if settings.networks is not None else [MachineNetwork(name="pod")]
-    disk = {
-        "name": names.DISK_VOLUME,
-        "bootOrder": settings.boot_order or 1,
-        "disk": {"bus": settings.disk_bus or "virtio"},
-    }
-    volume = {
-        "name": names.DISK_VOLUME,
-        "persistentVolumeClaim": {"claimName": names.claim_name(owner.name, wish.instance, wish.machine, revision)},
-    }
+    disks, volumes = _disks(owner, wish, revision, settings)
     domain: dict[str, Any] = {
         "firmware": {"uuid": identity, "serial": identity},
-        "devices": {"disks": [disk], "interfaces": [_interface(owner, wish, network) for network in networks]},
+        "devices": {"disks": [*disks], "interfaces": [_interface(owner, wish, network) for network in networks]},
     }
     if not networks:
         domain["devices"]["autoattachPodInterface"] = False
@@ -232,7 +235,7 @@ def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placeme
         "domain": domain,
         "hostname": wish.machine,
         "networks": [_network(network) for network in networks],
-        "volumes": [volume],
+        "volumes": [*volumes],
         "evictionStrategy": "None",
         "terminationGracePeriodSeconds": 30,
     }
@@ -243,9 +246,27 @@ def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placeme
     if settings.cloud_init is not None:
         _add_cloud_init(spec, settings)
     template = merge_patch({"spec": spec}, settings.patch or {})
-    _keep_first(template["spec"].setdefault("volumes", []), volume)
-    _keep_first(template["spec"]["domain"]["devices"].setdefault("disks", []), disk)
+    _keep_first(template["spec"].setdefault("volumes", []), volumes)
+    _keep_first(template["spec"]["domain"]["devices"].setdefault("disks", []), disks)
     return template
+
+
+def _disks(
+    owner: Owner, wish: WishedMachine, revision: int, settings: MachineTemplate
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Disks and volumes of the VM that are ours, the one that it boots from first."""
+
+    def volume(name: str, disk: str) -> dict[str, Any]:
+        claim = names.claim_name(owner.name, wish.instance, wish.machine, revision, disk)
+        return {"name": name, "persistentVolumeClaim": {"claimName": claim}}
+
+    root = {"name": names.DISK_VOLUME, "bootOrder": settings.boot_order or 1}
+    disks = [root | {"disk": {"bus": settings.disk_bus or "virtio"}}]
+    volumes = [volume(names.DISK_VOLUME, "")]
+    for more in wish.disks:
+        disks.append({"name": names.DISK_PREFIX + more.name, "disk": {"bus": more.bus}})
+        volumes.append(volume(names.DISK_PREFIX + more.name, more.name))
+    return disks, volumes
 
 
 def _probe(readiness: Readiness) -> dict[str, Any]:
@@ -266,9 +287,10 @@ def _probe(readiness: Readiness) -> dict[str, Any]:
     return probe
 
 
-def _keep_first(items: list[dict[str, Any]], ours: dict[str, Any]) -> None:
-    """A patch replaces lists; our disk stays in them, as we made it."""
-    items[:] = [ours, *(item for item in items if item.get("name") != ours["name"])]
+def _keep_first(items: list[dict[str, Any]], ours: list[dict[str, Any]]) -> None:
+    """A patch replaces lists; our disks stay in them, as we made them."""
+    known = {item["name"] for item in ours}
+    items[:] = [*ours, *(item for item in items if item.get("name") not in known)]
 
 
 def _add_cloud_init(spec: dict[str, Any], settings: MachineTemplate) -> None:
@@ -300,7 +322,7 @@ def _network(network: MachineNetwork) -> dict[str, Any]:
     return {"name": network.name, "multus": {"networkName": network.multus}}
 
 
-def _labels(owner: Owner, instance: int, machine: str, revision: int | None = None) -> dict[str, str]:
+def _labels(owner: Owner, instance: int, machine: str, revision: int | None = None, disk: str = "") -> dict[str, str]:
     labels = {
         names.LABEL_NAMESPACE: owner.namespace,
         names.LABEL_DEPLOYMENT: owner.name,
@@ -309,6 +331,8 @@ def _labels(owner: Owner, instance: int, machine: str, revision: int | None = No
     }
     if revision is not None:
         labels[names.LABEL_REVISION] = str(revision)
+    if disk:
+        labels[names.LABEL_DISK] = disk
     return labels
 
 

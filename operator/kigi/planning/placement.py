@@ -39,7 +39,7 @@ class _Need:
 
     @classmethod
     def of(cls, machines: Sequence[WishedMachine], memory_of: Mapping[Slot, int]) -> _Need:
-        layers = unique_layers(machine.chain for machine in machines)
+        layers = unique_layers(chain for machine in machines for chain in machine.chains)
         return cls(layers, total_bytes(layers.values()), sum(memory_of[machine.slot] for machine in machines))
 
 
@@ -153,11 +153,11 @@ class _Rankings:
     def __init__(self, rooms: Mapping[str, _Room], rules: _Rules, memory_of: Mapping[Slot, int]) -> None:
         self.rooms, self.rules, self._memory_of = rooms, rules, memory_of
         self._rankings: dict[tuple[frozenset[Digest], int], _Ranking] = {}
-        self._needs: dict[tuple[tuple[int, int], ...], _Need] = {}
+        self._needs: dict[tuple[tuple[int, int, int], ...], _Need] = {}
 
     def need(self, machines: Sequence[WishedMachine]) -> _Need:
         """What they take; machines of one state share their chains, so most instances ask for the same."""
-        key = tuple((id(machine.chain), self._memory_of[machine.slot]) for machine in machines)
+        key = tuple((id(machine.chain), id(machine.disks), self._memory_of[machine.slot]) for machine in machines)
         if key not in self._needs:
             self._needs[key] = _Need.of(machines, self._memory_of)
         return self._needs[key]

@@ -45,7 +45,7 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True)
 class VolumeState:
-    """One PersistentVolume of the deployment: one revision of one machine's disk."""
+    """One PersistentVolume of the deployment: one revision of one disk of a machine."""
 
     name: str
     handle: str
@@ -59,6 +59,13 @@ class VolumeState:
     chain: tuple[Layer, ...]
     deleting: bool = False
     claim_bound: bool = False
+    disk: str = ""
+    """Empty: the one that the VM boots from."""
+
+    @property
+    def slot(self) -> tuple[int, str]:
+        """Place of the VM that it is made for."""
+        return (self.instance, self.machine)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kigi.api.deployment import InstanceOverride, MachineOverride, SystemDeploymentSpec
 from kigi.domain.layers import Chain
-from kigi.domain.systems import ResolvedMachine, ResolvedSystem
+from kigi.domain.systems import ResolvedDisk, ResolvedMachine, ResolvedSystem
 from kigi.errors import KigiError, MachineUnknown
 
 Slot = tuple[int, str]
@@ -25,10 +25,13 @@ class Fingerprint:
     system: str
     resets: tuple[str | None, str | None, str | None]
     """Reset tokens of the deployment, the instance and the machine."""
+    disks: tuple[tuple[str, str], ...] = ()
+    """Name and digest of each further disk's layer, by name."""
 
     def to_text(self) -> str:
         """Canonical JSON: equal fingerprints give equal texts."""
-        return json.dumps({"image": self.image, "resets": list(self.resets), "system": self.system}, sort_keys=True)
+        data = {"image": self.image, "resets": list(self.resets), "system": self.system}
+        return json.dumps({**data, **({"disks": dict(self.disks)} if self.disks else {})}, sort_keys=True)
 
     @classmethod
     def from_text(cls, text: str) -> Fingerprint | None:
@@ -42,8 +45,9 @@ def _parse_fingerprint(text: str) -> Fingerprint | None:
     try:
         data = json.loads(text)
         first, second, third = data["resets"]
-        return Fingerprint(str(data["image"]), str(data["system"]), (first, second, third))
-    except (ValueError, KeyError, TypeError):
+        disks = tuple(sorted((str(name), str(digest)) for name, digest in data.get("disks", {}).items()))
+        return Fingerprint(str(data["image"]), str(data["system"]), (first, second, third), disks)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -62,6 +66,15 @@ class WishedMachine:
     keep_unchanged: bool
     after: tuple[str, ...] = ()
     """Machines of its instance that are ready before it starts."""
+    disks: tuple[ResolvedDisk, ...] = ()
+    """Those beside the one that it boots from."""
+
+    @property
+    def chains(self) -> Iterator[Chain]:
+        """Of all its disks."""
+        yield self.chain
+        for disk in self.disks:
+            yield disk.chain
 
     @property
     def slot(self) -> Slot:
@@ -72,14 +85,17 @@ class WishedMachine:
         """What its overlay is made for; tokens that are no longer given are remembered from ``before``."""
         old = before.resets if before else (None, None, None)
         first, second, third = (new if new is not None else kept for new, kept in zip(self.resets, old, strict=True))
-        return Fingerprint(self.chain[-1].digest, self.system, (first, second, third))
+        return Fingerprint(self.chain[-1].digest, self.system, (first, second, third), self._disk_digests())
+
+    def _disk_digests(self) -> tuple[tuple[str, str], ...]:
+        return tuple((disk.name, str(disk.chain[-1].digest)) for disk in self.disks)
 
     def needs_new_disk(self, before: Fingerprint | None) -> bool:
         """Whether an overlay made for ``before`` does not serve: other image, new token, or a switch under ResetAll.
 
         Taking a token away is not a new token: deleting an override does not throw away a guest's writes.
         """
-        if before is None or before.image != self.chain[-1].digest:
+        if before is None or before.image != self.chain[-1].digest or before.disks != self._disk_digests():
             return True
         if any(new is not None and new != old for new, old in zip(self.resets, before.resets, strict=True)):
             return True
@@ -155,6 +171,7 @@ def _wish(
         resets=(spec.reset, override.reset if override else None, own.reset if own else None),
         keep_unchanged=spec.switch_policy == "KeepUnchanged",
         after=machine.after,
+        disks=machine.disks,
     )
 
 

@@ -29,7 +29,7 @@ from kigi.domain import names
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError, SpecInvalid
-from kigi.planning.deployment import DeploymentPlan, Target, claim_of, is_running
+from kigi.planning.deployment import DeploymentPlan, Target, claim_of, claims_of, is_running
 from kigi.planning.objects import Owner
 from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.trees import problem_findings
@@ -85,13 +85,14 @@ class _Bytes:
     def of(cls, view: DeploymentView, targets: Sequence[Target]) -> _Bytes:
         wanted_on: dict[str, dict[Digest, Layer]] = defaultdict(dict)
         for target in targets:
-            wanted_on[target.node].update({layer.digest: layer for layer in target.wish.chain})
+            for chain in target.wish.chains:
+                wanted_on[target.node].update({layer.digest: layer for layer in chain})
         missing_on = {
             node: missing_layers(layers, view.nodes[node].held if node in view.nodes else frozenset())
             for node, layers in wanted_on.items()
         }
         return cls(
-            whole=sum(total_bytes(target.wish.chain) for target in targets),
+            whole=sum(total_bytes(chain) for target in targets for chain in target.wish.chains),
             wanted=sum(total_bytes(layers.values()) for layers in wanted_on.values()),
             missing=sum(total_bytes(layers.values()) for layers in missing_on.values()),
             missing_on=missing_on,
@@ -164,8 +165,8 @@ def _cached(view: DeploymentView, cost: _Bytes) -> Finding:
 def _disks_ready(view: DeploymentView, plan: DeploymentPlan) -> Finding:
     bound = {claim.name for claim in view.claims if claim.bound and not claim.deleting}
     owner = Owner(view.namespace, view.name, view.uid)
-    ready = sum(claim_of(target, owner) in bound for target in plan.targets)
-    message = f"{ready} of {len(plan.targets)} claims are bound"
+    ready = sum(all(claim in bound for claim in claims_of(target, owner)) for target in plan.targets)
+    message = f"the claims of {ready} of {len(plan.targets)} machines are bound"
     done = ready == len(plan.targets)
     return Finding(DISKS_READY, done, "ClaimsBound" if done else "ClaimsPending", message)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kigi.domain.layers import MAX_DEPTH, Chain, Digest, Layer
-from kigi.domain.systems import MachineChange, System, merge_patch, resolve_system, system_path
+from kigi.domain.systems import DiskChange, MachineChange, System, merge_patch, resolve_system, system_path
 from kigi.errors import (
     BootOrderCycle,
     ChainTooDeep,
@@ -262,6 +262,40 @@ def test_a_bad_state_is_refused_by_an_error_that_names_the_node(
     assert type(raised.value) is error
     for word in words:
         assert word in str(raised.value)
+
+
+def test_further_disks_are_inherited_changed_and_removed_by_name() -> None:
+    systems = states(
+        System(
+            "root", None, (on("dns", "dns", disks=(DiskChange("data", "mail"), DiskChange("logs", "proxy", "sata"))),)
+        ),
+        System("same", "root"),
+        System("top", "root", (on("dns", disks=(DiskChange("logs", removed=True), DiskChange("data", bus="scsi"))),)),
+        System("less", "top", (on("dns", removed=True),)),
+        System("again", "less", (on("dns", "dns"),)),
+    )
+
+    def disks(state: str) -> list[tuple[str, str, str]]:
+        return [(d.name, d.image, d.bus) for d in resolve_system(systems, chain_of, state).machines[0].disks]
+
+    assert disks("same") == disks("root") == [("data", "mail", "virtio"), ("logs", "proxy", "sata")]
+    assert disks("top") == [("data", "mail", "scsi")]
+    assert disks("again") == []
+    assert set(resolve_system(systems, chain_of, "top").layers()) == {
+        layer.digest for image in ("dns", "mail") for layer in chain_of(image)
+    }
+
+
+@pytest.mark.parametrize(
+    ("disk", "error", "words"),
+    [
+        (DiskChange("x", removed=True), MachineUnknown, r"machines\[dns\].disks\[x\].removed: no ancestor"),
+        (DiskChange("x", bus="sata"), MachineWithoutImage, r"machines\[dns\].disks\[x\].image: no ancestor"),
+    ],
+)
+def test_a_disk_that_nobody_made_is_named(disk: DiskChange, error: type[KigiError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        resolve_system(states(System("root", None, (on("dns", "dns", disks=(disk,)),))), chain_of, "root")
 
 
 def test_machines_that_wait_for_each_other_are_refused_with_the_circle() -> None:

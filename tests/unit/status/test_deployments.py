@@ -76,7 +76,7 @@ def test_what_a_change_costs_is_kept_while_it_arrives() -> None:
     w.change(system={"name": "b"})
     again = status_of(replace(w.view(), old_status=last))
     assert again.plan is not None
-    assert (again.plan.total_bytes, again.plan.missing_bytes) == (5000, 1000)
+    assert (again.plan.total_bytes, again.plan.missing_bytes) == (7000, 2000)
 
 
 def test_times_are_counted_from_when_the_change_was_seen() -> None:
