@@ -23,6 +23,7 @@ from kigi.planning.view import (
     NodeState,
     NodeView,
     NodeWish,
+    PolicyState,
     SystemView,
     VolumeState,
 )
@@ -52,6 +53,10 @@ def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -
         machines=tuple(_machine_states(mirror, record)),
         kubevirt=kubevirt_of(mirror),
         now=now,
+        policies=tuple(
+            PolicyState(p.meta.name, p.instance, p.spec, p.owner_uid == meta.uid, p.meta.deleting)
+            for p in mirror.policies.by("deployment", key)
+        ),
         old_status=record.status,
     )
 

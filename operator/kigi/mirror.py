@@ -26,6 +26,7 @@ from kigi.observed import (
     KubeVirtRecord,
     MachineRecord,
     NodeRecord,
+    PolicyRecord,
     Record,
     SystemRecord,
     VolumeRecord,
@@ -111,6 +112,7 @@ class Mirror:
         self.claims: Store[ClaimRecord] = Store(deployment=lambda r: r.deployment)
         self.machines: Store[MachineRecord] = Store(deployment=lambda r: r.deployment)
         self.instances: Store[InstanceRecord] = Store(deployment=lambda r: r.deployment)
+        self.policies: Store[PolicyRecord] = Store(deployment=lambda r: r.deployment)
         self.kubevirts: Store[KubeVirtRecord] = Store()
         self.stores: Mapping[str, Store[Any]] = {
             resources.IMAGE.kind: self.images,
@@ -123,6 +125,7 @@ class Mirror:
             resources.CLAIM.kind: self.claims,
             resources.MACHINE.kind: self.machines,
             resources.INSTANCE.kind: self.instances,
+            resources.POLICY.kind: self.policies,
             resources.KUBEVIRT.kind: self.kubevirts,
         }
         self.holders: dict[Digest, set[str]] = defaultdict(set)

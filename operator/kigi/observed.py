@@ -183,6 +183,17 @@ class InstanceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """A NetworkPolicy that carries our label."""
+
+    meta: Meta
+    owner_uid: str
+    deployment: tuple[str, str]
+    instance: int
+    spec: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class KubeVirtRecord:
     """A KubeVirt installation, as the few fields that tell its hooks."""
 
@@ -202,6 +213,7 @@ Record = (
     | ClaimRecord
     | MachineRecord
     | InstanceRecord
+    | PolicyRecord
     | KubeVirtRecord
 )
 
@@ -387,6 +399,17 @@ def _instance(body: Mapping[str, Any], meta: Meta) -> InstanceRecord:
     )
 
 
+def _policy(body: Mapping[str, Any], meta: Meta) -> PolicyRecord:
+    labels = body["metadata"].get("labels") or {}
+    return PolicyRecord(
+        meta=meta,
+        owner_uid=(body["metadata"].get("annotations") or {}).get(names.ANNOTATION_OWNER, ""),
+        deployment=(meta.namespace or "", labels.get(names.LABEL_DEPLOYMENT, "")),
+        instance=_int(labels.get(names.LABEL_INSTANCE)),
+        spec=body.get("spec") or {},
+    )
+
+
 def _kubevirt(body: Mapping[str, Any], meta: Meta) -> KubeVirtRecord:
     developer = (body.get("spec") or {}).get("configuration", {}).get("developerConfiguration") or {}
     status = body.get("status") or {}
@@ -409,6 +432,7 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any], Meta], Record]] = {
     resources.CLAIM.kind: _claim,
     resources.MACHINE.kind: _machine,
     resources.INSTANCE.kind: _instance,
+    resources.POLICY.kind: _policy,
     resources.KUBEVIRT.kind: _kubevirt,
 }
 

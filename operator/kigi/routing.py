@@ -17,6 +17,7 @@ from kigi.observed import (
     KubeVirtRecord,
     MachineRecord,
     NodeRecord,
+    PolicyRecord,
     SystemRecord,
     VolumeRecord,
 )
@@ -65,7 +66,7 @@ def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
                 # Overlays of its old disks may be deleted now.
                 nodes = {v.node for v in mirror.volumes.by("deployment", record.deployment) if v.meta.deleting}
                 yield from ((Key("node", "", node), GATHER_S) for node in nodes)
-        case ClaimRecord() | MachineRecord():
+        case ClaimRecord() | MachineRecord() | PolicyRecord():
             yield Key("deployment", *record.deployment), GATHER_S
 
 

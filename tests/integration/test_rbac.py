@@ -262,6 +262,7 @@ OPERATOR_MAY = [
     *((verb, "kigi.dev", "nodecaches", "") for verb in OWN),
     *((verb, "", kind, "") for kind in ("persistentvolumes", "persistentvolumeclaims") for verb in OWN),
     *((verb, "kubevirt.io", "virtualmachines", "") for verb in OWN),
+    *((verb, "networking.k8s.io", "networkpolicies", "") for verb in OWN),
     *((verb, "kubevirt.io", "virtualmachineinstances", "") for verb in (*READ, "delete")),
     ("update", "subresources.kubevirt.io", "virtualmachines", "restart"),
     *((verb, "kubevirt.io", "kubevirts", "") for verb in READ),

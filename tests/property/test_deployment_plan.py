@@ -17,7 +17,9 @@ tokens = st.sampled_from([None, "1", "2"])
 
 @st.composite
 def changes(draw: st.DrawFn) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["system", "reset", "replicas", "running", "overrides", "policy", "placement"]))
+    kind = draw(
+        st.sampled_from(["system", "reset", "replicas", "running", "overrides", "policy", "placement", "isolation"])
+    )
     match kind:
         case "system":
             return {"system": {"name": draw(states)}}
@@ -29,6 +31,8 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
             return {"running": draw(st.booleans())}
         case "policy":
             return {"switchPolicy": draw(st.sampled_from(["ResetAll", "KeepUnchanged"]))}
+        case "isolation":
+            return {"isolation": draw(st.sampled_from(["None", "Instances"]))}
         case "placement":
             return {"placement": {"strategy": draw(st.sampled_from(["CacheAware", "Spread", "Pack"]))}}
     override: dict[str, Any] = {"instance": draw(st.integers(0, 2)), "reset": draw(tokens)}

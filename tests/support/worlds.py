@@ -40,6 +40,7 @@ from kigi.planning.view import (
     NodeState,
     NodeView,
     NodeWish,
+    PolicyState,
     VolumeState,
 )
 from kigi.planning.wishes import Fingerprint, Slot, wished_machines
@@ -165,6 +166,7 @@ class World:
         self.claims: dict[str, tuple[Mapping[str, Any], bool]] = {}
         self.vms: dict[str, Vm] = {}
         self.vmis: dict[str, Vmi] = {}
+        self.policies: dict[str, Mapping[str, Any]] = {}
         self.finalizer = False
         self.deleting = False
         self.gone = False
@@ -211,6 +213,7 @@ class World:
             ),
             machines=tuple(self._machine_state(name, vm) for name, vm in self.vms.items()),
             kubevirt=KubeVirtState("1.7.0", "Sidecar"),
+            policies=tuple(self._policy_state(name, manifest) for name, manifest in self.policies.items()),
             now=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.clock),
         )
 
@@ -278,6 +281,9 @@ class World:
             instance_deleting=vmi.deleting,
         )
 
+    def _policy_state(self, name: str, manifest: Mapping[str, Any]) -> PolicyState:
+        return PolicyState(name, int(manifest["metadata"]["labels"][names.LABEL_INSTANCE]), manifest["spec"])
+
     # Carrying out steps.
 
     def plan(self) -> DeploymentPlan:
@@ -289,7 +295,7 @@ class World:
             case AddFinalizer():
                 self.finalizer = True
             case RemoveFinalizer():
-                assert not (self.volumes or self.claims or self.vms), "the finalizer goes last"
+                assert not (self.volumes or self.claims or self.vms or self.policies), "the finalizer goes last"
                 self.finalizer, self.gone = False, True
             case ApplyObject(manifest):
                 self._apply_object(manifest)
@@ -302,6 +308,8 @@ class World:
                 self.claims[name] = (self.claims[name][0], True)
             case DeleteObject("PersistentVolume", name):
                 self.volumes[name].deleting = True
+            case DeleteObject("NetworkPolicy", name):
+                del self.policies[name]
             case DeleteObject("NodeCache", name):
                 self.nodes[name].cache = None
             case ReleaseVolume(name):
@@ -328,6 +336,8 @@ class World:
             case "PersistentVolumeClaim":
                 self.claims.setdefault(name, (manifest, False))
                 self.volumes[manifest["spec"]["volumeName"]].bound = True
+            case "NetworkPolicy":
+                self.policies[name] = manifest
             case "VirtualMachine":
                 known = self.vms.get(name)
                 self.vms[name] = Vm(manifest, known.uid if known else f"vm{next(self.uids)}")
@@ -470,6 +480,8 @@ class World:
             return
         wishes = wished_machines(self.spec, self.view().systems)
         assert len(self.vms) == len(wishes)
+        isolated = {wish.instance for wish in wishes} if self.spec.isolation == "Instances" else set()
+        assert {state.instance for state in self.view().policies} == isolated
         assert len(self.volumes) == len(self.claims) == sum(1 + len(wish.disks) for wish in wishes)
         assert len(self.vmis) == sum(wish.running for wish in wishes)
         for wish in wishes:

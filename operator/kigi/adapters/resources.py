@@ -53,6 +53,7 @@ VOLUME = Resource("v1", "PersistentVolume", "persistentvolumes", namespaced=Fals
 CLAIM = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims", selector=_OURS)
 MACHINE = Resource("kubevirt.io/v1", "VirtualMachine", "virtualmachines", selector=_OURS)
 INSTANCE = Resource("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachineinstances", selector=_OURS)
+POLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", selector=_OURS)
 KUBEVIRT = Resource("kubevirt.io/v1", "KubeVirt", "kubevirts")
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
 EVENT = Resource("events.k8s.io/v1", "Event", "events")
@@ -68,6 +69,7 @@ WATCHED = (
     CLAIM,
     MACHINE,
     INSTANCE,
+    POLICY,
     KUBEVIRT,
 )
 """What the operator mirrors; in an order in which a reference is listed before what it is followed from."""

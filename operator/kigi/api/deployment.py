@@ -137,6 +137,11 @@ class SystemDeploymentSpec(Model):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["instance"]},
     )
     placement: Placement = Field(default_factory=Placement, description="How instances are put on nodes.")
+    isolation: Literal["None", "Instances"] = Field(
+        default="None",
+        description="Instances: a NetworkPolicy for each instance lets its VMs talk with each other alone; further "
+        "policies make exceptions.",
+    )
     prefetch: list[NameRef] = Field(
         default_factory=list,
         max_length=64,

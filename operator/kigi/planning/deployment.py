@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from kigi.domain.names import claim_name
 from kigi.errors import HookUnavailable, KigiError, NameTaken
+from kigi.planning.isolation import KIND as POLICY
+from kigi.planning.isolation import is_isolated, isolation_steps
 from kigi.planning.objects import (
     Owner,
     build_claim,
@@ -80,6 +82,7 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
     steps: list[Step] = [] if view.has_finalizer else [AddFinalizer(view.namespace, view.name)]
     owner = Owner(view.namespace, view.name, view.uid)
     targets = _in_order(targets, machines, owner)
+    steps.extend(isolation_steps(view, owner, {target.wish.instance for target in targets}))
     steps.extend(_make_disks(view, owner, targets))
     try:
         steps.extend(_make_machines(view, owner, targets, machines, hook_image))
@@ -216,7 +219,7 @@ def _make_machines(
         return
     hashes: dict[tuple[int, int], str] = {}
     for target in targets:
-        if not target.cached:
+        if not target.cached or not is_isolated(view, target.wish.instance):
             continue
         machine = machines.get(target.wish.slot)
         kind = (id(target.wish.template), id(target.wish.disks))
@@ -326,7 +329,7 @@ def _drop_unwished(
 
 
 def _plan_teardown(view: DeploymentView) -> DeploymentPlan:
-    """VMs first; when they are gone, claims and volumes; when those are gone, the finalizer."""
+    """VMs first; when they are gone, claims and volumes; then what isolated them; then the finalizer."""
     if not view.has_finalizer:
         return DeploymentPlan()
     owned = [machine for machine in view.machines if machine.owned]
@@ -338,6 +341,10 @@ def _plan_teardown(view: DeploymentView) -> DeploymentPlan:
         volumes = (DeleteObject("PersistentVolume", v.name) for v in view.volumes if not v.deleting)
         left = f"{len(view.claims)} claims and {len(view.volumes)} volumes to be gone from their nodes"
         return DeploymentPlan(steps=(*claims, *volumes), waiting_for=left)
+    policies = [policy for policy in view.policies if policy.owned]
+    if policies:
+        gone = (DeleteObject(POLICY, p.name, view.namespace) for p in policies if not p.deleting)
+        return DeploymentPlan(steps=tuple(gone), waiting_for=f"{len(policies)} NetworkPolicies to be gone")
     return DeploymentPlan(steps=(RemoveFinalizer(view.namespace, view.name),))
 
 

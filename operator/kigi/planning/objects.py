@@ -105,7 +105,7 @@ def build_claim(owner: Owner, wish: WishedMachine, revision: int, more: Resolved
             "name": names.claim_name(owner.name, wish.instance, wish.machine, revision, disk),
             "namespace": owner.namespace,
             "labels": _labels(owner, wish.instance, wish.machine, revision, disk),
-            "ownerReferences": [_owner_reference(owner)],
+            "ownerReferences": [owner_reference(owner)],
         },
         "spec": {
             "accessModes": ["ReadWriteOnce"],
@@ -154,7 +154,7 @@ def build_machine(
                 ANNOTATION_TEMPLATE_HASH: template_hash(wish, placement, hook, hook_image),
                 names.ANNOTATION_OWNER: owner.uid,
             },
-            "ownerReferences": [_owner_reference(owner)],
+            "ownerReferences": [owner_reference(owner)],
         },
         "spec": spec,
     }
@@ -322,13 +322,17 @@ def _network(network: MachineNetwork) -> dict[str, Any]:
     return {"name": network.name, "multus": {"networkName": network.multus}}
 
 
-def _labels(owner: Owner, instance: int, machine: str, revision: int | None = None, disk: str = "") -> dict[str, str]:
-    labels = {
+def instance_labels(owner: Owner, instance: int) -> dict[str, str]:
+    """Labels of everything that belongs to one instance."""
+    return {
         names.LABEL_NAMESPACE: owner.namespace,
         names.LABEL_DEPLOYMENT: owner.name,
         names.LABEL_INSTANCE: str(instance),
-        names.LABEL_MACHINE: machine,
     }
+
+
+def _labels(owner: Owner, instance: int, machine: str, revision: int | None = None, disk: str = "") -> dict[str, str]:
+    labels = {**instance_labels(owner, instance), names.LABEL_MACHINE: machine}
     if revision is not None:
         labels[names.LABEL_REVISION] = str(revision)
     if disk:
@@ -336,7 +340,8 @@ def _labels(owner: Owner, instance: int, machine: str, revision: int | None = No
     return labels
 
 
-def _owner_reference(owner: Owner) -> dict[str, Any]:
+def owner_reference(owner: Owner) -> dict[str, Any]:
+    """Makes Kubernetes delete the object when its SystemDeployment is gone."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": "SystemDeployment",

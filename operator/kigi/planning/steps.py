@@ -43,7 +43,7 @@ class RestartMachine:
 class DeleteObject:
     """Delete one object by kind and name; absent is done. ``uid`` guards against a namesake."""
 
-    kind: Literal["VirtualMachine", "PersistentVolumeClaim", "PersistentVolume", "NodeCache"]
+    kind: Literal["VirtualMachine", "PersistentVolumeClaim", "PersistentVolume", "NodeCache", "NetworkPolicy"]
     name: str
     namespace: str | None = None
 

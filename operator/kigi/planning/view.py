@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from kigi.api.deployment import SystemDeploymentSpec, SystemDeploymentStatus
 from kigi.api.image import VMImageNodeStatus
@@ -111,6 +111,17 @@ class MachineState:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyState:
+    """One NetworkPolicy with the deployment's labels."""
+
+    name: str
+    instance: int
+    spec: Mapping[str, Any]
+    owned: bool = True
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class KubeVirtState:
     """What KubeVirt of this cluster can do; ``hook`` None: no way to attach qcow2, and ``why_not`` says which gate."""
 
@@ -138,6 +149,7 @@ class DeploymentView:
     machines: tuple[MachineState, ...]
     kubevirt: KubeVirtState
     now: datetime
+    policies: tuple[PolicyState, ...] = ()
     old_status: SystemDeploymentStatus | None = None
     """For lastTransitionTime and timings alone; no decision is read from it."""
 
