@@ -65,6 +65,7 @@ MODULES = (
     Module("etcd", (("etcd", "go.etcd.io/etcd/server/v3"),)),
     Module("versitygw", _programs("github.com/versity/versitygw/cmd", "versitygw")),
     Module("csi-sanity", _programs("github.com/kubernetes-csi/csi-test/v5/cmd", "csi-sanity")),
+    Module("kubevirt19", (("plugin-check", "kigi.dev/localcluster/kubevirt19"),)),
     Module(
         "containerd",
         _programs("github.com/containerd/containerd/v2/cmd", "containerd", "containerd-shim-runc-v2", "ctr"),
@@ -128,8 +129,9 @@ def binary(name: str) -> Path:
 def directory(module: Module) -> Path:
     """Where the module's programs are, once built: named by everything that they are made from."""
     key = hashlib.sha256()
-    for file in ("go.mod", "go.sum"):
-        key.update((_GO / module.folder / file).read_bytes())
+    folder = _GO / module.folder
+    for file in (folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*.go"))):
+        key.update(file.read_bytes())
     for part in (_go_version(), module.ldflags, module.tags, str(module.cgo), *(p for _, p in module.programs)):
         key.update(part.encode() + b"\0")
     return cache_dir() / "bin" / f"{module.folder}-{module.programs[0][0]}-{key.hexdigest()[:16]}"

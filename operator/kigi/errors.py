@@ -114,6 +114,12 @@ class HookUnavailable(SpecInvalid):
     reason = "HookUnavailable"
 
 
+class HookPending(Waiting):
+    """KubeVirt's Plugin for our disks is on its way."""
+
+    reason = "HookPending"
+
+
 class LayerRefused(SpecInvalid):
     """A layer's header is not of Kigi's form, or not what was declared: publish it anew; it is never used.
 

@@ -12,6 +12,7 @@ from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError
 from kigi.mirror import Mirror
 from kigi.observed import CACHE_SILENT_AFTER, CacheRecord, DeploymentRecord, NodeRecord, VolumeRecord
+from kigi.planning import plugin
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
 from kigi.planning.objects import machine_memory_bytes
 from kigi.planning.view import (
@@ -179,8 +180,13 @@ def _machine_states(mirror: Mirror, record: DeploymentRecord) -> Iterator[Machin
 def kubevirt_of(mirror: Mirror) -> KubeVirtState:
     """What KubeVirt can do here."""
     for record in mirror.kubevirts:
-        assert isinstance(record.state, KubeVirtState)
-        return record.state
+        if record.state.hook != "Plugin":
+            return record.state
+        known = mirror.plugins.get(None, plugin.NAME)
+        if known is not None and known.intact and not known.meta.deleting:
+            return record.state
+        why = f"Plugin {plugin.NAME} is not there yet as it shall be; no VM is started on a layered disk without it"
+        return KubeVirtState(record.state.version, None, why, pending=True)
     return KubeVirtState(why_not="KubeVirt is not installed: there is no KubeVirt object in the cluster")
 
 

@@ -26,6 +26,7 @@ from kigi.observed import (
     KubeVirtRecord,
     MachineRecord,
     NodeRecord,
+    PluginRecord,
     PolicyRecord,
     Record,
     SystemRecord,
@@ -114,6 +115,7 @@ class Mirror:
         self.instances: Store[InstanceRecord] = Store(deployment=lambda r: r.deployment)
         self.policies: Store[PolicyRecord] = Store(deployment=lambda r: r.deployment)
         self.kubevirts: Store[KubeVirtRecord] = Store()
+        self.plugins: Store[PluginRecord] = Store()
         self.stores: Mapping[str, Store[Any]] = {
             resources.IMAGE.kind: self.images,
             resources.SYSTEM.kind: self.systems,
@@ -127,6 +129,7 @@ class Mirror:
             resources.INSTANCE.kind: self.instances,
             resources.POLICY.kind: self.policies,
             resources.KUBEVIRT.kind: self.kubevirts,
+            resources.PLUGIN.kind: self.plugins,
         }
         self.holders: dict[Digest, set[str]] = defaultdict(set)
         """Nodes that hold each layer."""

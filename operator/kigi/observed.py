@@ -23,12 +23,14 @@ from kigi.domain.layers import Chain, Digest, Layer
 from kigi.domain.quantities import parse_quantity
 from kigi.domain.systems import DiskChange, MachineChange, System
 from kigi.errors import SpecInvalid
+from kigi.planning import plugin
 from kigi.planning.objects import (
     ANNOTATION_TEMPLATE_HASH,
     DEFAULT_MEMORY,
     LAUNCHER_OVERHEAD_BYTES,
     RUN_STRATEGIES,
 )
+from kigi.planning.view import KubeVirtState
 from kigi.planning.wishes import Fingerprint
 
 ANNOTATION_AVAILABLE = f"{names.GROUP}/volume-available"
@@ -199,7 +201,16 @@ class KubeVirtRecord:
 
     meta: Meta
     body: Mapping[str, Any] = field(compare=False)
-    state: object = None
+    state: KubeVirtState
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRecord:
+    """A KubeVirt Plugin."""
+
+    meta: Meta
+    intact: bool
+    """Its spec is that of ours."""
 
 
 Record = (
@@ -215,6 +226,7 @@ Record = (
     | InstanceRecord
     | PolicyRecord
     | KubeVirtRecord
+    | PluginRecord
 )
 
 
@@ -421,6 +433,10 @@ def _kubevirt(body: Mapping[str, Any], meta: Meta) -> KubeVirtRecord:
     return KubeVirtRecord(meta, kept, kubevirt.kubevirt_state([kept]))
 
 
+def _plugin(body: Mapping[str, Any], meta: Meta) -> PluginRecord:
+    return PluginRecord(meta, meta.name == plugin.NAME and body.get("spec") == plugin.build_plugin()["spec"])
+
+
 _PARSERS: Mapping[str, Callable[[Mapping[str, Any], Meta], Record]] = {
     resources.IMAGE.kind: _image,
     resources.SYSTEM.kind: _system,
@@ -434,6 +450,7 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any], Meta], Record]] = {
     resources.INSTANCE.kind: _instance,
     resources.POLICY.kind: _policy,
     resources.KUBEVIRT.kind: _kubevirt,
+    resources.PLUGIN.kind: _plugin,
 }
 
 

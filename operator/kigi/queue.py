@@ -20,9 +20,9 @@ REST_MOST_S = 2.0
 class Key(NamedTuple):
     """What is reconciled."""
 
-    kind: Literal["image", "system", "deployment", "node", "claim"]
+    kind: Literal["image", "system", "deployment", "node", "claim", "plugin"]
     namespace: str
-    """Empty for a node."""
+    """Empty for a node and for the Plugin."""
     name: str
 
 

@@ -17,15 +17,19 @@ from kigi.observed import (
     KubeVirtRecord,
     MachineRecord,
     NodeRecord,
+    PluginRecord,
     PolicyRecord,
     SystemRecord,
     VolumeRecord,
 )
+from kigi.planning.plugin import NAME
 from kigi.queue import Key
 
 Waking = tuple[Key, float]
 """A key, and the seconds after which it shall be looked at; later ones gather several changes."""
 
+PLUGIN_KEY = Key("plugin", "", NAME)
+"""The one Plugin of the cluster."""
 GATHER_S = 0.05
 """What comes one by one and is looked at as a whole: volumes of one pass, claims that get bound, VMs that start."""
 BINDING_S = 0.2
@@ -47,9 +51,11 @@ def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
             yield from _tree_changed(mirror, change, namespace)
         case DeploymentRecord():
             yield from _deployment_changed(mirror, change, namespace)
-        case NodeRecord() | CsiNodeRecord() | KubeVirtRecord():
+        case NodeRecord() | CsiNodeRecord() | KubeVirtRecord() | PluginRecord():
             if _besides_meta(change):
-                if not isinstance(record, KubeVirtRecord):
+                if isinstance(record, KubeVirtRecord | PluginRecord):
+                    yield PLUGIN_KEY, 0.0
+                else:
                     yield Key("node", "", change.key[1]), 0.0
                 yield from ((key, GATHER_S) for key in all_deployments(mirror))
         case CacheRecord():
@@ -74,6 +80,7 @@ def everything(mirror: Mirror) -> Iterator[Key]:
     """Every key there is: trees first, so that deployments find them resolved."""
     yield from (Key("image", r.meta.namespace or "", r.meta.name) for r in mirror.images)
     yield from (Key("system", r.meta.namespace or "", r.meta.name) for r in mirror.systems)
+    yield PLUGIN_KEY
     yield from all_deployments(mirror)
     yield from (_claim_of(volume) for volume in mirror.volumes if volume.is_available)
     nodes = {name for _, name in (*mirror.nodes.objects, *mirror.caches.objects)}

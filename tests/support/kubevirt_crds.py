@@ -59,6 +59,28 @@ def install_kubevirt_crds(api: ControlPlane) -> None:
     api.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
 
 
+PLUGIN_VERSION = "v1.9.0"
+
+
+def install_plugin_crd(api: ControlPlane) -> None:
+    """Has the API server serve Plugins, as KubeVirt 1.9 would."""
+    command = ["go", "mod", "download", "-json", f"kubevirt.io/kubevirt@{PLUGIN_VERSION}"]
+    module = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    text = (Path(module["Dir"]) / _SCHEMAS).read_text()
+    (body,) = re.findall(r'^\t"plugin": `(.*?)`,$', text, re.MULTILINE | re.DOTALL)
+    schema = yaml.load(body, yaml.CSafeLoader)["openAPIV3Schema"]
+    version = {"name": "v1alpha1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"kind": "Plugin", "plural": "plugins", "singular": "plugin"}
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "plugins.plugin.kubevirt.io"},
+        "spec": {"group": "plugin.kubevirt.io", "names": names, "scope": "Cluster", "versions": [version]},
+    }
+    api.kubectl("apply", "--server-side", "-f", "-", input_text=json.dumps(crd))
+    api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/plugins.plugin.kubevirt.io")
+
+
 def install_kubevirt_object(api: ControlPlane, version: str = VERSION, gates: tuple[str, ...] = ("Sidecar",)) -> None:
     """A KubeVirt that says it is deployed, with these feature gates on."""
     spec = {"configuration": {"developerConfiguration": {"featureGates": list(gates)}}}

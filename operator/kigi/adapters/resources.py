@@ -55,6 +55,7 @@ MACHINE = Resource("kubevirt.io/v1", "VirtualMachine", "virtualmachines", select
 INSTANCE = Resource("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachineinstances", selector=_OURS)
 POLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", selector=_OURS)
 KUBEVIRT = Resource("kubevirt.io/v1", "KubeVirt", "kubevirts")
+PLUGIN = Resource("plugin.kubevirt.io/v1alpha1", "Plugin", "plugins", namespaced=False)
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
 EVENT = Resource("events.k8s.io/v1", "Event", "events")
 
@@ -71,6 +72,7 @@ WATCHED = (
     INSTANCE,
     POLICY,
     KUBEVIRT,
+    PLUGIN,
 )
 """What the operator mirrors; in an order in which a reference is listed before what it is followed from."""
 

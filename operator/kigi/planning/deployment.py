@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kigi.domain.names import claim_name
-from kigi.errors import HookUnavailable, KigiError, NameTaken
+from kigi.errors import HookPending, HookUnavailable, KigiError, NameTaken
 from kigi.planning.isolation import KIND as POLICY
 from kigi.planning.isolation import is_isolated, isolation_steps
 from kigi.planning.objects import (
@@ -78,7 +78,8 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
     except KigiError as exc:
         return DeploymentPlan(error=exc, machines=machines)
     if view.kubevirt.hook is None and error is None:
-        error = HookUnavailable(view.kubevirt.why_not)
+        kind = HookPending if view.kubevirt.pending else HookUnavailable
+        error = kind(view.kubevirt.why_not)
     steps: list[Step] = [] if view.has_finalizer else [AddFinalizer(view.namespace, view.name)]
     owner = Owner(view.namespace, view.name, view.uid)
     targets = _in_order(targets, machines, owner)

@@ -128,6 +128,8 @@ class KubeVirtState:
     version: str = ""
     hook: HookKind | None = None
     why_not: str = ""
+    pending: bool = False
+    """The operator itself makes the hook available."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from kigi.reconcilers.claims import reconcile_claim
 from kigi.reconcilers.deployments import reconcile_deployment
 from kigi.reconcilers.images import reconcile_image
 from kigi.reconcilers.node_caches import reconcile_node
+from kigi.reconcilers.plugin import reconcile_plugin
 from kigi.reconcilers.systems import reconcile_system
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ RECONCILERS: Mapping[str, Callable[[Ports, Key], Awaitable[float | None]]] = {
     "deployment": reconcile_deployment,
     "node": reconcile_node,
     "claim": reconcile_claim,
+    "plugin": reconcile_plugin,
 }
 """Each gives the seconds after which to look again without being woken, or None."""
 STALLED_AGAIN_S = 60.0
