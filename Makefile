@@ -38,9 +38,12 @@ unit: $(VENV)/ready  ## Pure code and properties; seconds to minutes
 
 integration: $(VENV)/ready  ## Real API server, etcd, S3 and qemu-img
 	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 e2fsprogs iproute2
+	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check
 	$(BIN)/pytest tests/integration
 
 e2e: $(VENV)/ready  ## Real VMs in the local cluster; half an hour
+	$(BIN)/python -m localcluster up
+	$(BIN)/python -m localcluster build plugin-check
 	$(BIN)/pytest -m e2e tests/e2e
 
 bench: $(VENV)/ready  ## Every benchmark, with its peer in the same run

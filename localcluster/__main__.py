@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from localcluster import full
-from localcluster.build import BuildFailed, binary
+from localcluster.build import PROGRAMS, BuildFailed, binary
 from localcluster.full import Cluster, ClusterError, Progress
 from localcluster.processes import StartFailed
 from localcluster.system import PackagesMissing
@@ -24,7 +24,10 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("down", help="stop and remove everything; fails if something is left")
     verbs.add_parser("status", help="state of each part as JSON; exit code 1 if it is not healthy")
     verbs.add_parser("env", help="shell lines with KUBECONFIG and the S3 settings")
-    verbs.add_parser("build", help="build all programs and images into the cache, start nothing")
+    build = verbs.add_parser("build", help="build into the cache, start nothing")
+    build.add_argument(
+        "programs", nargs="*", help="these programs alone; default: all that the cluster has, and images"
+    )
     verbs.add_parser("image", help="build Kigi's image from the present source and load it on every node")
     for name in ("kubectl", "virtctl"):
         verbs.add_parser(name, help=f"{name} on this cluster", add_help=False)
@@ -63,6 +66,11 @@ def _run(arguments: argparse.Namespace) -> int:
         case "env":
             for name, value in cluster.environment().items():
                 print(f"export {name}={shlex.quote(value)}")
+        case "build" if arguments.programs:
+            if unknown := sorted(set(arguments.programs) - set(PROGRAMS)):
+                raise BuildFailed(f"{', '.join(unknown)}: not among {', '.join(PROGRAMS)}")
+            for name in arguments.programs:
+                say(str(binary(name)))
         case "build":
             full.build_programs()
             say("programs are built")

@@ -112,6 +112,8 @@ MODULES = (
 )
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 _MODULE_OF = {name: module for module in MODULES for name, _ in module.programs}
+PROGRAMS = tuple(_MODULE_OF)
+"""All that ``binary`` can build."""
 
 
 def binary(name: str) -> Path:

@@ -1,0 +1,158 @@
+"""The tiny exercise on the local cluster: two of its ten guests run, and can be asked and told things."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from demo.console import read_guest
+from demo.story import NAME, Chapter, wait_ready
+from demo.targets import SYSTEM_NAMESPACE, Target
+from localcluster.build import binary
+from localcluster.full import Cluster
+from scenario import kubernetes
+
+RUNNING = ("mail1", "desktop1")
+
+
+def eventually(check: Callable[[], Any], what: str, timeout_s: float = 600) -> Any:
+    """What ``check`` gives, once that is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"{what} did not come in {timeout_s:.0f} s"
+        time.sleep(1)
+    return found
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One deployment, and the guests of its first instance."""
+
+    cluster: Cluster
+    target: Target
+    chapter: Chapter
+
+    @property
+    def namespace(self) -> str:
+        """Of everything."""
+        return self.chapter.namespace
+
+    def vm(self, machine: str) -> str:
+        """Name of a machine's VM."""
+        return f"{NAME}-0-{machine}"
+
+    def apply(self, state: str, machines: dict[str, dict[str, Any]] | None = None, **spec: Any) -> None:
+        """``kubectl apply`` of the deployment; ``machines`` are overrides, those of RUNNING are on unless told so."""
+        overrides = {name: {"running": True} | (machines or {}).get(name, {}) for name in RUNNING}
+        listed = [{"name": name, **fields} for name, fields in overrides.items()]
+        spec = {"running": False, "overrides": [{"instance": 0, "machines": listed}], **spec}
+        self.target.apply(kubernetes.system_deployment(NAME, state, self.namespace, **spec))
+
+    def wait_ready(self) -> dict[str, Any]:
+        """The status of the deployment, Ready as it was last applied."""
+        return wait_ready(self.target, self.namespace, NAME)
+
+    def status(self) -> dict[str, Any]:
+        """The status as it is."""
+        status: dict[str, Any] = self.target.get("systemdeployment", NAME, "-n", self.namespace)["status"]
+        return status
+
+    def machine(self, name: str) -> dict[str, Any]:
+        """A machine of the first instance, as the status has it."""
+        machines = self.status()["instances"][0]["machines"]
+        return next(dict(machine) for machine in machines if machine["name"] == name)
+
+    def instance(self, machine: str) -> dict[str, Any]:
+        """The VirtualMachineInstance."""
+        return self.target.get("virtualmachineinstance", self.vm(machine), "-n", self.namespace)
+
+    def instance_uid(self, machine: str) -> str | None:
+        """uid of the VirtualMachineInstance, if there is one."""
+        found = self.target.get("virtualmachineinstances", "-n", self.namespace)["items"]
+        return next((str(one["metadata"]["uid"]) for one in found if one["metadata"]["name"] == self.vm(machine)), None)
+
+    def says(self, machine: str, /, **fields: str) -> dict[str, str]:
+        """What the guest of the VM's present run says of itself, once it says these fields."""
+
+        def heard() -> dict[str, str] | None:
+            said = read_guest(self.target, self.namespace, self.vm(machine))
+            return said if fields.items() <= said.items() else None
+
+        return dict(eventually(heard, f"{machine} saying {fields}"))
+
+    def tell(self, machine: str, order: str, answer: str) -> None:
+        """Give the guest an order on its serial console, until it answers."""
+        console = [str(binary("virtctl")), "console", "-n", self.namespace, self.vm(machine)]
+        here, there = pty.openpty()
+        environment = {**os.environ, **self.target.environment}
+        process = subprocess.Popen(console, stdin=there, stdout=there, stderr=there, env=environment)
+        os.close(there)
+        heard, deadline = "", time.monotonic() + 120
+        try:
+            while answer not in heard:
+                assert time.monotonic() < deadline, (
+                    f"{machine} did not answer {order!r} with {answer!r}: {heard[-500:]!r}"
+                )
+                os.write(here, f"{order}\n".encode())
+                heard += _read(here, 6.0, answer)
+        finally:
+            process.kill()
+            process.wait()
+            os.close(here)
+
+    def virtctl(self, *arguments: str) -> None:
+        """Run virtctl in the exercise's namespace."""
+        command = [str(binary("virtctl")), *arguments, "-n", self.namespace]
+        environment = {**os.environ, **self.target.environment}
+        subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+
+    def node(self, script: str) -> str:
+        """What a shell script says that runs on the node, as root."""
+        return self.cluster.nodes()[0].enter("sh", "-c", script)
+
+    def launcher(self, machine: str) -> str:
+        """Name of the pod that the VM runs in."""
+        selector = f"kubevirt.io=virt-launcher,kigi.dev/machine={machine},kigi.dev/instance=0"
+        pods = self.target.get("pods", "-n", self.namespace, "-l", selector)["items"]
+        (name,) = (pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running")
+        return str(name)
+
+    def domain(self, machine: str) -> str:
+        """libvirt's XML of the VM that runs."""
+        command = ("exec", "-n", self.namespace, self.launcher(machine), "-c", "compute", "--")
+        return self.target.kubectl(*command, "virsh", "dumpxml", f"{self.namespace}_{self.vm(machine)}")
+
+    def containers(self, selector: str) -> dict[str, bool]:
+        """Containers of Kigi's own pods with that label: ID, and whether it is ready."""
+        pods = self.target.get("pods", "-n", SYSTEM_NAMESPACE, "-l", selector)["items"]
+        found = [container for pod in pods for container in pod["status"].get("containerStatuses", [])]
+        return {str(each.get("containerID", "")): bool(each["ready"]) for each in found}
+
+    def kill_containers(self, selector: str) -> None:
+        """SIGKILL to all of them; returns when others have taken their places."""
+        old = self.containers(selector)
+        for identity in old:
+            self.cluster.nodes()[0].ctr("task", "kill", "--signal", "SIGKILL", identity.partition("//")[2])
+
+        def replaced() -> bool:
+            new = self.containers(selector)
+            return len(new) == len(old) and all(new.values()) and not new.keys() & old.keys()
+
+        eventually(replaced, "the next containers", 300)
+
+
+def _read(descriptor: int, seconds: float, until: str) -> str:
+    text, deadline = "", time.monotonic() + seconds
+    while until not in text and (left := deadline - time.monotonic()) > 0:
+        if select.select([descriptor], [], [], left)[0]:
+            try:
+                text += os.read(descriptor, 4096).decode(errors="replace")
+            except OSError:  # virtctl has ended
+                break
+    return text

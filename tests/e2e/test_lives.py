@@ -1,0 +1,200 @@
+"""Every life of a VM, told from inside the guest: the tiny exercise's mail1 and desktop1 under a real KubeVirt.
+
+The tests build on each other, in this order, on one deployment: guests take a minute to boot under emulation.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+import pytest
+
+from demo.__main__ import prepare
+from demo.story import NAME
+from demo.targets import DemoFailed, Target, install_kigi
+from kigi.planning.plugin import build_plugin
+from localcluster.build import binary
+from localcluster.full import Cluster
+from scenario import kubernetes
+from tests.e2e.exercise import RUNNING, Exercise, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+IDENTITY = ("mac", "uuid", "serial")
+
+
+@pytest.fixture(scope="module")
+def target(cluster: Cluster) -> Target:
+    cluster.load_kigi()
+    found = Target(cluster.environment(), str(binary("kubectl")))
+    install_kigi(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def exercise(cluster: Cluster, target: Target) -> Iterator[Exercise]:
+    chapter = prepare(target, "tiny")
+    target.apply(*kubernetes.system_nodes(chapter.manifest, chapter.namespace))
+    one = Exercise(cluster, target, chapter)
+    one.apply("infected")
+    one.wait_ready()
+    yield one
+    target.kubectl("delete", "systemdeployment", "--all", "-n", one.namespace, "--timeout=600s")
+
+
+@pytest.fixture(scope="module")
+def identity(exercise: Exercise) -> dict[str, dict[str, str]]:
+    """What each guest knew of its hardware at first."""
+    return {name: {key: exercise.says(name)[key] for key in IDENTITY} for name in RUNNING}
+
+
+def test_guests_say_which_machine_and_state_they_are(exercise: Exercise, identity: dict[str, dict[str, str]]) -> None:
+    for name in RUNNING:
+        state = exercise.chapter.manifest.guests["infected"][name].state
+        exercise.says(name, machine=name, state=state, boot="1")
+        assert exercise.machine(name)["state"] == "Running"
+    assert len({each["mac"] for each in identity.values()}) == len(RUNNING)
+    others = set(exercise.chapter.manifest.roles) - set(RUNNING)
+    assert {exercise.machine(name)["state"] for name in others} == {"Stopped"}
+
+
+def test_writes_outlive_a_reboot_and_a_restart_of_the_vm(exercise: Exercise) -> None:
+    exercise.tell("mail1", "write kept", "KIGI-WROTE kept")
+    uid = exercise.instance_uid("mail1")
+    exercise.tell("mail1", "reboot", "KIGI-BYE reboot")
+    exercise.says("mail1", boot="2")
+    assert exercise.instance_uid("mail1") == uid
+    exercise.virtctl("restart", exercise.vm("mail1"))
+    eventually(lambda: exercise.instance_uid("mail1") not in (uid, None), "another instance")
+    exercise.says("mail1", boot="3")
+    exercise.tell("mail1", "show", "KIGI-WRITTEN kept")
+
+
+def test_a_guest_that_powers_itself_off_is_started_again_with_its_writes(exercise: Exercise) -> None:
+    exercise.tell("mail1", "poweroff", "KIGI-BYE poweroff")
+    exercise.says("mail1", boot="4")
+    exercise.tell("mail1", "show", "KIGI-WRITTEN kept")
+
+
+def test_a_paused_vm_is_not_ready_and_is_called_paused(exercise: Exercise) -> None:
+    exercise.virtctl("pause", "vm", exercise.vm("mail1"))
+    eventually(lambda: exercise.machine("mail1")["state"] == "Paused", "state Paused", 120)
+    assert not exercise.status()["instances"][0]["ready"]
+    exercise.virtctl("unpause", "vm", exercise.vm("mail1"))
+    exercise.wait_ready()
+    assert exercise.machine("mail1")["state"] == "Running"
+
+
+def test_a_migration_is_refused(exercise: Exercise) -> None:
+    migration = {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstanceMigration",
+        "metadata": {"name": "away", "namespace": exercise.namespace},
+        "spec": {"vmiName": exercise.vm("mail1")},
+    }
+    with pytest.raises(DemoFailed, match=r"(?i)not.*migrat"):
+        exercise.target.apply(migration)
+
+
+def test_kubevirts_1_9_way_would_change_this_domain_in_the_same_way(exercise: Exercise) -> None:
+    """1.9 with our Plugin makes the same disks of the domain that 1.7 made, before its hook."""
+    after = ElementTree.fromstring(exercise.domain("mail1"))
+    (driver,) = (
+        disk.find("driver")
+        for disk in after.iter("disk")
+        if "kigi-root" in disk.find("source").get("file", "")  # type: ignore[union-attr]
+    )
+    assert driver is not None
+    assert driver.get("type") == "qcow2"
+    driver.set("type", "raw")
+    text = json.dumps({"plugin": build_plugin(), "domain": ElementTree.tostring(after, encoding="unicode")})
+    done = subprocess.run([binary("plugin-check")], input=text, capture_output=True, text=True, check=True)
+    changed = [disk.find("driver") for disk in ElementTree.fromstring(done.stdout).iter("disk")]
+    assert [each.get("type") for each in changed if each is not None] == ["qcow2"]
+
+
+def test_a_reset_of_one_machine_throws_its_writes_away_and_leaves_the_others_alone(
+    exercise: Exercise, identity: dict[str, dict[str, str]]
+) -> None:
+    undisturbed = exercise.instance_uid("desktop1")
+    exercise.apply("infected", {"mail1": {"reset": "one"}})
+    exercise.wait_ready()
+    exercise.says("mail1", boot="1", **identity["mail1"])
+    exercise.tell("mail1", "show", "KIGI-WRITTEN none")
+    assert exercise.machine("mail1")["revision"] == 2
+    assert exercise.machine("desktop1")["revision"] == 1
+    assert exercise.instance_uid("desktop1") == undisturbed
+
+
+def test_a_switch_and_back_changes_the_state_and_not_the_identity(
+    exercise: Exercise, identity: dict[str, dict[str, str]]
+) -> None:
+    for state in ("cleaned", "infected"):
+        exercise.apply(state, {"mail1": {"reset": "one"}})
+        exercise.wait_ready()
+        for name in RUNNING:
+            expected = exercise.chapter.manifest.guests[state][name].state
+            exercise.says(name, machine=name, state=expected, boot="1", **identity[name])
+
+
+def test_off_and_on_again_keeps_the_writes(exercise: Exercise) -> None:
+    exercise.tell("mail1", "write still here", "KIGI-WROTE still here")
+    exercise.apply("infected", {"mail1": {"reset": "one", "running": False}})
+    exercise.wait_ready()
+    assert exercise.instance_uid("mail1") is None
+    assert exercise.machine("mail1")["state"] == "Stopped"
+    exercise.apply("infected", {"mail1": {"reset": "one"}})
+    exercise.wait_ready()
+    exercise.says("mail1", boot="2")
+    exercise.tell("mail1", "show", "KIGI-WRITTEN still here")
+
+
+@pytest.mark.parametrize("selector", ["app.kubernetes.io/name=kigi-operator", "app.kubernetes.io/name=kigi-node-cache"])
+def test_guests_are_not_disturbed_when_one_of_kigis_own_processes_is_killed(exercise: Exercise, selector: str) -> None:
+    before = {name: exercise.instance_uid(name) for name in RUNNING}
+    boots = {name: exercise.says(name)["boot"] for name in RUNNING}
+    exercise.kill_containers(selector)
+    exercise.wait_ready()
+    assert {name: exercise.instance_uid(name) for name in RUNNING} == before
+    assert {name: exercise.says(name)["boot"] for name in RUNNING} == boots
+    # And it still works: a reset goes through.
+    exercise.apply("infected", {"mail1": {"reset": selector[-8:]}})
+    exercise.wait_ready()
+    exercise.says("mail1", boot="1")
+
+
+def test_all_come_back_when_the_kubelet_is_killed(exercise: Exercise) -> None:
+    before = {name: exercise.instance_uid(name) for name in RUNNING}
+    old = exercise.node("pidof kubelet").strip()
+    exercise.node(f"kill -9 {old}")
+    eventually(lambda: exercise.node("pidof kubelet || true").strip() not in ("", old), "the next kubelet", 120)
+    exercise.wait_ready()
+    assert {name: exercise.instance_uid(name) for name in RUNNING} == before
+
+
+def test_a_vm_whose_shim_is_killed_is_started_again_on_its_disk(exercise: Exercise) -> None:
+    exercise.tell("mail1", "write survived", "KIGI-WROTE survived")
+    old = exercise.instance_uid("mail1")
+    pod = exercise.target.get("pod", exercise.launcher("mail1"), "-n", exercise.namespace)
+    (container,) = (c for c in pod["status"]["containerStatuses"] if c["name"] == "compute")
+    identity = container["containerID"].partition("//")[2]
+    tasks = exercise.cluster.nodes()[0].ctr("task", "ls")
+    pid = next(line.split()[1] for line in tasks.splitlines() if line.startswith(identity))
+    exercise.node(f"kill -9 $(awk '/^PPid/ {{print $2}}' /proc/{pid}/status)")
+    eventually(lambda: exercise.instance_uid("mail1") not in (old, None), "another instance")
+    exercise.wait_ready()
+    exercise.says("mail1", boot="2")
+    exercise.tell("mail1", "show", "KIGI-WRITTEN survived")
+
+
+def test_deleting_leaves_nothing_on_the_node_or_in_the_cluster(exercise: Exercise) -> None:
+    exercise.target.kubectl("delete", "systemdeployment", NAME, "-n", exercise.namespace, "--timeout=600s")
+    kinds = "virtualmachines,virtualmachineinstances,persistentvolumeclaims"
+    assert exercise.target.get(kinds, "-n", exercise.namespace)["items"] == []
+    selector = f"kigi.dev/namespace={exercise.namespace}"
+    assert exercise.target.get("persistentvolumes", "-l", selector)["items"] == []
+    eventually(lambda: exercise.target.get("pods", "-n", exercise.namespace)["items"] == [], "the pods' end", 300)
+    assert exercise.node(f"ls /var/lib/kigi/volumes | grep {exercise.namespace} || true") == ""
+    assert exercise.node(f"grep {exercise.namespace} /proc/1/mountinfo || true") == ""

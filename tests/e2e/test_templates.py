@@ -1,0 +1,166 @@
+"""What templates can ask for, each by a VM that uses it under a real KubeVirt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from demo.__main__ import prepare
+from demo.story import wait_ready
+from demo.targets import DemoFailed, Target, install_kigi
+from localcluster.build import binary
+from localcluster.full import Cluster
+from tests.e2e.exercise import Exercise, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+NAME = "exercise"
+STATE = "templates"
+
+
+@pytest.fixture(scope="module")
+def lab(cluster: Cluster) -> Iterator[Exercise]:
+    """Two machines: ``store`` with two disks, and ``app``, which starts after it, of an instancetype."""
+    cluster.load_kigi()
+    target = Target(cluster.environment(), str(binary("kubectl")))
+    install_kigi(target)
+    chapter = prepare(target, "tiny")
+    machines = chapter.manifest.systems[0].machines
+    instancetype = {
+        "apiVersion": "instancetype.kubevirt.io/v1beta1",
+        "kind": "VirtualMachineInstancetype",
+        "metadata": {"name": "small", "namespace": chapter.namespace},
+        "spec": {"cpu": {"guest": 1}, "memory": {"guest": "112Mi"}},
+    }
+    target.apply(
+        instancetype,
+        _object(
+            "SystemNode",
+            STATE,
+            chapter.namespace,
+            machines=[
+                {
+                    "name": "store",
+                    "image": {"name": machines["mail1"]},
+                    "disks": [{"name": "data", "image": {"name": machines["dns1"]}, "bus": "sata"}],
+                    "template": {"memory": "96Mi"},
+                },
+                {
+                    "name": "app",
+                    "image": {"name": machines["desktop1"]},
+                    "template": {
+                        "after": ["store"],
+                        "runStrategy": "RerunOnFailure",
+                        "instancetype": {"name": "small", "kind": "VirtualMachineInstancetype"},
+                        "cloudInit": {"userData": "#cloud-config\n{}\n"},
+                    },
+                },
+            ],
+        ),
+    )
+    deploy(target, chapter.namespace, isolation="Instances")
+    one = Exercise(cluster, target, chapter)
+    wait_ready(target, one.namespace, NAME)
+    yield one
+    target.kubectl("delete", "systemdeployment", "--all", "-n", one.namespace, "--timeout=600s")
+
+
+def _object(kind: str, name: str, namespace: str, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "kigi.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def deploy(target: Target, namespace: str, **spec: Any) -> None:
+    target.apply(_object("SystemDeployment", NAME, namespace, system={"name": STATE}, **spec))
+
+
+def test_all_disks_of_a_machine_are_qcow2_on_their_own_chains(lab: Exercise) -> None:
+    disks = {
+        disk.find("source").get("file", "").split("/")[-2]: disk  # type: ignore[union-attr]
+        for disk in ElementTree.fromstring(lab.domain("store")).iter("disk")
+    }
+    assert set(disks) == {"kigi-root", "kigi-data"}
+    for disk in disks.values():
+        assert disk.find("driver").get("type") == "qcow2"  # type: ignore[union-attr]
+        assert len(list(disk.iter("backingStore"))) >= 2
+    assert disks["kigi-data"].find("target").get("bus") == "sata"  # type: ignore[union-attr]
+    lab.says("store", machine="mail1")
+
+
+def test_the_later_machine_starts_when_the_earlier_one_is_ready(lab: Exercise) -> None:
+    conditions = lab.instance("store")["status"]["conditions"]
+    ready = next(each["lastTransitionTime"] for each in conditions if each["type"] == "Ready")
+    assert lab.instance("app")["metadata"]["creationTimestamp"] >= ready
+
+
+def test_an_instancetype_and_cloud_init_arrive_in_the_vm(lab: Exercise) -> None:
+    domain = ElementTree.fromstring(lab.domain("app"))
+    memory = domain.find("memory")
+    assert memory is not None
+    assert int(memory.text or 0) * (1 if memory.get("unit") == "b" else 1024) == 112 * 2**20
+    formats = [disk.find("driver").get("type") for disk in domain.iter("disk")]  # type: ignore[union-attr]
+    assert sorted(str(each) for each in formats) == ["qcow2", "raw"]  # ours, and cloud-init's
+
+
+def test_an_instance_is_isolated_by_a_policy_of_its_own(lab: Exercise) -> None:
+    policy = lab.target.get("networkpolicy", f"{NAME}-0", "-n", lab.namespace)["spec"]
+    selector = ",".join(f"{key}={value}" for key, value in policy["podSelector"]["matchLabels"].items())
+    pods = lab.target.get("pods", "-n", lab.namespace, "-l", selector)["items"]
+    assert {pod["metadata"]["name"] for pod in pods} == {lab.launcher("store"), lab.launcher("app")}
+
+
+def test_a_guest_that_powers_itself_off_stays_off_under_rerun_on_failure(lab: Exercise) -> None:
+    lab.tell("app", "poweroff", "KIGI-BYE poweroff")
+    eventually(lambda: lab.machine("app")["state"] == "PoweredOff", "state PoweredOff", 300)
+    assert not lab.status()["instances"][0]["ready"]
+    deploy(lab.target, lab.namespace, isolation="Instances", reset="on again")
+    wait_ready(lab.target, lab.namespace, NAME)
+    lab.says("app", machine="desktop1", boot="1")
+
+
+def test_a_drained_machine_waits_for_its_node_and_keeps_its_writes(lab: Exercise) -> None:
+    lab.tell("store", "write drained", "KIGI-WROTE drained")
+    node = lab.instance("store")["status"]["nodeName"]
+    lab.target.kubectl("cordon", node)
+    try:
+        lab.target.kubectl("delete", "pod", lab.launcher("store"), "-n", lab.namespace, "--wait=false")
+        eventually(lambda: lab.machine("store")["state"] == "Unschedulable", "state Unschedulable", 300)
+        assert "unschedulable" in lab.machine("store")["message"]
+    finally:
+        lab.target.kubectl("uncordon", node)
+    wait_ready(lab.target, lab.namespace, NAME)
+    lab.says("store", boot="2")
+    lab.tell("store", "show", "KIGI-WRITTEN drained")
+
+
+def test_a_probe_that_nobody_answers_keeps_the_deployment_from_ready(lab: Exercise) -> None:
+    """The tiny guest listens on no port: its VM runs, and the machine does not."""
+    machine = {"name": "app", "template": {"readiness": {"tcpPort": 25, "periodSeconds": 2}, "after": None}}
+    lab.target.apply(
+        _object("SystemNode", "probed", lab.namespace, parent={"name": STATE}, machines=[machine]),
+        _object("SystemDeployment", NAME, lab.namespace, system={"name": "probed"}, isolation="Instances"),
+    )
+    lab.says("app", machine="desktop1", boot="1")
+    eventually(lambda: lab.instance("app")["status"]["phase"] == "Running", "phase Running", 120)
+    time.sleep(5)
+    assert lab.machine("app")["state"] == "Starting"
+    assert not lab.status()["instances"][0]["ready"]
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ({"patch": {"spec": {"domain": {"devices": {"tpm": {"persistent": True}}}}}}, "leave persistent out"),
+        ({"readiness": {}}, "exactly one of"),
+        ({"networks": [{"name": "lan"}]}, "NetworkAttachmentDefinition"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_its_field_and_remedy(
+    lab: Exercise, template: dict[str, Any], words: str
+) -> None:
+    machine = {"name": "m", "image": {"name": "base"}, "template": template}
+    with pytest.raises(DemoFailed, match=words):
+        lab.target.apply(_object("SystemNode", "bad", lab.namespace, machines=[machine]))
