@@ -7,7 +7,7 @@ SOURCES := operator node-cache-daemon localcluster scenario demo tests benchmark
 CLUSTER ?= local
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo check lint format type contracts unit integration crds proto docs lock e2e bench up down clean
+.PHONY: help test demo check lint format type contracts unit integration crds proto docs lock e2e bench race up down clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,10 @@ e2e: $(VENV)/ready  ## Real VMs in the local cluster; half an hour
 
 bench: $(VENV)/ready  ## Every benchmark, with its peer in the same run
 	for each in create fill memory plan reset; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done
+
+race: $(VENV)/ready  ## Ten VMs' disks against containerDisk and copies, on a fresh local cluster; 40 GB of disk
+	$(BIN)/python -m localcluster down
+	PYTHONPATH=. $(BIN)/python benchmarks/race.py
 
 up down: $(VENV)/ready  ## Start or stop the local cluster
 	$(BIN)/python -m localcluster $@
