@@ -70,15 +70,15 @@ def main() -> int:
     return 0
 
 
-def prepare(target: Target, variant: str) -> Chapter:
-    """Build the exercise (cached), publish its layers, apply its VMImageNodes."""
+def prepare(target: Target, variant: str, namespace: str | None = None) -> Chapter:
+    """Build the exercise (cached), publish its layers, apply its VMImageNodes in a namespace of that name."""
     folder = cache_dir() / "demo" / variant
     say(f"{variant}: building the exercise's disks (what is in the cache is not built again)")
     manifest = BUILDERS[variant](folder)
     say(f"{variant}: publishing {len(manifest.images)} layers")
     os.environ.update(target.environment)
     objects = asyncio.run(_publish(folder))
-    namespace = f"{variant}-exercise"
+    namespace = namespace or f"{variant}-exercise"
     target.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     target.apply(*({**each, "metadata": {**each["metadata"], "namespace": namespace}} for each in objects))
     layer_bytes: Mapping[str, int] = {each["metadata"]["name"]: each["spec"]["layer"]["sizeBytes"] for each in objects}

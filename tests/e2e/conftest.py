@@ -19,3 +19,8 @@ def cluster() -> Iterator[Cluster]:
     yield one
     if not was_up:
         assert one.down() == []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`down` comes last: it takes away the cluster that all others use."""
+    items.sort(key=lambda item: item.path.name == "test_teardown.py")
