@@ -233,7 +233,7 @@ def _make_machines(
             )
         if machine is not None and (machine.deleting or _is_as_wished(target, machine, owner, hashes[kind])):
             continue
-        placement, running = view.spec.placement, shall_run(target)
+        placement, running = view.spec.placement, shall_run(target, machine)
         yield ApplyObject(
             build_machine(owner, target.wish, target.revision, placement, hook, hook_image, running=running)
         )
@@ -262,15 +262,20 @@ def _runs_on(machine: MachineState | None, claim: str) -> bool:
     return machine is not None and is_running(machine) and machine.claim == claim
 
 
-def shall_run(target: Target) -> bool:
-    """Now: it is wished to, and everything that comes before it is there."""
-    return target.wish.running and not target.waits_for
+def shall_run(target: Target, machine: MachineState | None) -> bool:
+    """Now: it is wished to, everything that comes before it is there, and the end that it was told has come.
+
+    Under RerunOnFailure KubeVirt starts a VM only when it sees the strategy change while there is no instance; one
+    that is turned on again while its old instance is still ending would stay off for good.
+    """
+    ending = machine is not None and not machine.running and machine.instance_deleting
+    return target.wish.running and not target.waits_for and not ending
 
 
 def _is_as_wished(target: Target, machine: MachineState, owner: Owner, wanted_hash: str) -> bool:
     return (
         machine.claim == claim_of(target, owner)
-        and machine.running == shall_run(target)
+        and machine.running == shall_run(target, machine)
         and machine.template_hash == wanted_hash
     )
 

@@ -82,6 +82,22 @@ def with_machine(view: DeploymentView, **fields: Any) -> DeploymentView:
     return replace(view, machines=tuple(replace(m, **fields) if m.machine == "web" else m for m in view.machines))
 
 
+def strategies(view: DeploymentView) -> list[str]:
+    """Run strategies that the plan gives to VMs."""
+    applied = [step.manifest for step in plan_deployment(view).steps if isinstance(step, ApplyObject)]
+    return [each["spec"]["runStrategy"] for each in applied if each["kind"] == "VirtualMachine"]
+
+
+def test_a_vm_that_is_still_ending_is_turned_on_when_it_has_ended() -> None:
+    """KubeVirt forgets to start a VM of strategy RerunOnFailure that is turned on while its instance is ending."""
+    w = world()
+    w.settle()
+    view = with_machine(w.view(), running=False, instance_deleting=True)
+    assert strategies(view) == []
+    gone = with_machine(view, instance_deleting=False, instance_uid=None, instance_claim=None)
+    assert strategies(gone) == ["Always"]
+
+
 @pytest.mark.parametrize(
     ("fields", "state"),
     [
