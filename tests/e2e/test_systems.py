@@ -1,0 +1,128 @@
+"""The whole tiny exercise: ten machines in each of three states, a second instance beside the first, off, on, gone.
+
+The tests build on each other, in this order, on one deployment. It keeps what a switch does not change, so that two
+cores boot only the guests that the switch is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from demo.__main__ import prepare
+from demo.console import read_guest
+from demo.story import NAME
+from demo.targets import Target, install_kigi
+from localcluster.build import binary
+from localcluster.full import Cluster
+from scenario import kubernetes
+from tests.e2e.exercise import Exercise, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
+NAMESPACE = "systems"
+MACHINES = 10
+SECOND = ("mail1", "desktop1")
+"""Machines of the second instance that run; all ten are deployed."""
+
+
+@pytest.fixture(scope="module")
+def exercise(cluster: Cluster) -> Iterator[Exercise]:
+    cluster.load_kigi()
+    target = Target(cluster.environment(), str(binary("kubectl")))
+    install_kigi(target)
+    chapter = prepare(target, "tiny", NAMESPACE)
+    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
+    yield Exercise(cluster, target, chapter)
+    target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
+    target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+
+
+def deploy(exercise: Exercise, state: str, **spec: Any) -> None:
+    """Apply, and wait for Ready."""
+    wish = kubernetes.system_deployment(NAME, state, NAMESPACE, switchPolicy="KeepUnchanged", **spec)
+    exercise.target.apply(wish)
+    exercise.wait_ready()
+
+
+def two_instances(reset: str = "never") -> dict[str, Any]:
+    """All of the first instance, a few machines of the second."""
+    on = [{"name": name, "running": True} for name in SECOND]
+    return {"replicas": 2, "overrides": [{"instance": 1, "running": False, "reset": reset, "machines": on}]}
+
+
+def check_guests(exercise: Exercise, state: str) -> None:
+    """Every guest of the first instance says that it is that machine in that state."""
+    for name, guest in exercise.chapter.manifest.guests[state].items():
+        exercise.says(name, machine=name, state=guest.state, marker=guest.marker, boot="1")
+
+
+def uids(exercise: Exercise, instance: int) -> dict[str, str]:
+    """Machine -> uid of its VirtualMachineInstance."""
+    found = exercise.target.get("virtualmachineinstances", "-n", NAMESPACE)["items"]
+    prefix = f"{NAME}-{instance}-"
+    named = {str(one["metadata"]["name"]): str(one["metadata"]["uid"]) for one in found}
+    return {name.removeprefix(prefix): uid for name, uid in named.items() if name.startswith(prefix)}
+
+
+def test_ten_guests_say_which_machine_and_state_they_are(exercise: Exercise) -> None:
+    deploy(exercise, "infected")
+    assert len(uids(exercise, 0)) == len(exercise.chapter.manifest.roles) == MACHINES
+    check_guests(exercise, "infected")
+
+
+@pytest.mark.parametrize(("old", "new"), [("infected", "cleaned"), ("cleaned", "restored"), ("restored", "infected")])
+def test_a_switch_changes_just_the_machines_that_differ(exercise: Exercise, old: str, new: str) -> None:
+    before = uids(exercise, 0)
+    deploy(exercise, new)
+    after = uids(exercise, 0)
+    guests = exercise.chapter.manifest.guests
+    changed = {name for name in guests[new] if guests[new][name].image != guests[old][name].image}
+    assert changed
+    assert {name for name in after if after[name] != before[name]} == changed
+    check_guests(exercise, new)
+
+
+def test_a_second_instance_comes_beside_the_first_and_is_reset_alone(exercise: Exercise) -> None:
+    first = uids(exercise, 0)
+    deploy(exercise, "infected", **two_instances())
+    assert uids(exercise, 0) == first
+    second = uids(exercise, 1)
+    assert set(second) == set(SECOND)
+    macs = {read_guest(exercise.target, NAMESPACE, f"{NAME}-{number}-{SECOND[0]}")["mac"] for number in (0, 1)}
+    assert len(macs) == 2
+    deploy(exercise, "infected", **two_instances(reset="once"))
+    assert uids(exercise, 0) == first
+    again = uids(exercise, 1)
+    assert set(again) == set(SECOND)
+    assert not set(again.values()) & set(second.values())
+    for name in SECOND:
+        said = read_guest(exercise.target, NAMESPACE, f"{NAME}-1-{name}")
+        assert (said["machine"], said["boot"]) == (name, "1")
+
+
+def test_fewer_instances_leave_nothing_of_the_others(exercise: Exercise) -> None:
+    first = uids(exercise, 0)
+    deploy(exercise, "infected", replicas=1)
+    eventually(lambda: uids(exercise, 1) == {}, "the second instance's end", 300)
+    assert uids(exercise, 0) == first
+    selector = f"kigi.dev/namespace={NAMESPACE},kigi.dev/instance=1"
+    eventually(lambda: exercise.target.get("pv", "-l", selector)["items"] == [], "its volumes' end", 300)
+
+
+def test_a_system_that_is_off_has_disks_and_no_vms_running(exercise: Exercise) -> None:
+    deploy(exercise, "infected", running=False)
+    eventually(lambda: uids(exercise, 0) == {}, "the VMs' end", 300)
+    count = int(exercise.node(f"ls /var/lib/kigi/volumes | grep -c '[.]{NAMESPACE}[.]' || true"))
+    assert count == len(exercise.chapter.manifest.roles)
+
+
+def test_deleting_it_leaves_nothing_on_the_node_or_in_the_cluster(exercise: Exercise) -> None:
+    exercise.target.kubectl("delete", "systemdeployment", NAME, "-n", NAMESPACE, "--timeout=600s")
+    kinds = "virtualmachines,virtualmachineinstances,persistentvolumeclaims"
+    assert exercise.target.get(kinds, "-n", NAMESPACE)["items"] == []
+    assert exercise.target.get("pv", "-l", f"kigi.dev/namespace={NAMESPACE}")["items"] == []
+    eventually(lambda: exercise.target.get("pods", "-n", NAMESPACE)["items"] == [], "the pods' end", 300)
+    assert exercise.node(f"ls /var/lib/kigi/volumes | grep '[.]{NAMESPACE}[.]' || true") == ""
+    assert exercise.node(f"grep '[.]{NAMESPACE}[.]' /proc/1/mountinfo || true") == ""
