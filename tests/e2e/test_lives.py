@@ -151,6 +151,22 @@ def test_off_and_on_again_keeps_the_writes(exercise: Exercise) -> None:
     exercise.tell("mail1", "show", "KIGI-WRITTEN still here")
 
 
+def test_a_guest_that_forges_a_qcow2_header_on_its_disk_reaches_no_file(exercise: Exercise) -> None:
+    """It overwrites its boot sector and nothing else: the overlay is what it was, and a reset brings the guest back."""
+    exercise.tell("mail1", "forge", "KIGI-FORGED")
+    old = exercise.instance_uid("mail1")
+    exercise.virtctl("restart", exercise.vm("mail1"), "--grace-period=0", "--force")
+    eventually(lambda: exercise.instance_uid("mail1") not in (old, None), "another instance")
+    exercise.wait_ready()
+    (driver,) = (disk for disk in ElementTree.fromstring(exercise.domain("mail1")).iter("disk"))
+    files = [source.get("file", "") for source in driver.iter("source")]
+    assert len(files) > 2
+    assert all("/vmi-disks/kigi-root/" in file for file in files)
+    exercise.apply("infected", {"mail1": {"reset": "forged"}})
+    exercise.wait_ready()
+    exercise.says("mail1", boot="1", machine="mail1")
+
+
 @pytest.mark.parametrize("selector", ["app.kubernetes.io/name=kigi-operator", "app.kubernetes.io/name=kigi-node-cache"])
 def test_guests_are_not_disturbed_when_one_of_kigis_own_processes_is_killed(exercise: Exercise, selector: str) -> None:
     before = {name: exercise.instance_uid(name) for name in RUNNING}
