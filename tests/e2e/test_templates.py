@@ -138,7 +138,7 @@ def test_a_drained_machine_waits_for_its_node_and_keeps_its_writes(lab: Exercise
 
 def test_a_probe_that_nobody_answers_keeps_the_deployment_from_ready(lab: Exercise) -> None:
     """The tiny guest listens on no port: its VM runs, and the machine does not."""
-    machine = {"name": "app", "template": {"readiness": {"tcpPort": 25, "periodSeconds": 2}, "after": None}}
+    machine = {"name": "app", "template": {"readiness": {"tcpPort": 25, "periodSeconds": 2}, "after": []}}
     lab.target.apply(
         _object("SystemNode", "probed", lab.namespace, parent={"name": STATE}, machines=[machine]),
         _object("SystemDeployment", NAME, lab.namespace, system={"name": "probed"}, isolation="Instances"),
