@@ -7,7 +7,7 @@ SOURCES := operator node-cache-daemon localcluster scenario demo tests benchmark
 CLUSTER ?= local
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo check lint format type contracts unit integration crds proto docs lock e2e bench race up down clean
+.PHONY: help test demo check lint format type contracts packages unit integration crds proto docs lock e2e bench race up down clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,11 +33,13 @@ type: $(VENV)/ready  ## Types, strictly
 contracts: $(VENV)/ready  ## Which way imports point
 	$(BIN)/lint-imports
 
-unit: $(VENV)/ready  ## Pure code and properties; seconds to minutes
+packages: $(VENV)/ready  ## Debian packages that the tests run
+	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 e2fsprogs iproute2
+
+unit: $(VENV)/ready packages  ## Pure code and properties; seconds to minutes
 	$(BIN)/pytest tests/unit tests/property
 
-integration: $(VENV)/ready  ## Real API server, etcd, S3 and qemu-img
-	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 e2fsprogs iproute2
+integration: $(VENV)/ready packages  ## Real API server, etcd, S3 and qemu-img
 	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check
 	$(BIN)/pytest tests/integration
 
