@@ -176,6 +176,7 @@ def test_what_is_left_out_is_filled_in(created: Callable[..., Object]) -> None:
         "running": True,
         "switchPolicy": "ResetAll",
         "placement": {"strategy": "CacheAware"},
+        "isolation": "None",
     }
     layer_spec = created("VMImageNode", "defaults", image(repository=None))["spec"]["layer"]
     assert layer_spec["repository"] == "default"
