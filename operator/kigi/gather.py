@@ -9,6 +9,7 @@ from datetime import datetime
 from kigi.domain import names
 from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedSystem
+from kigi.domain.usage import User, users_of_systems
 from kigi.errors import KigiError
 from kigi.mirror import Mirror
 from kigi.observed import CACHE_SILENT_AFTER, CacheRecord, DeploymentRecord, NodeRecord, VolumeRecord
@@ -253,6 +254,8 @@ def gather_image(mirror: Mirror, namespace: str, name: str, now: datetime) -> Im
         cached_on=0 if isinstance(chain, KigiError) else _cached_on(mirror, chain),
         now=now,
         old_status=record.status,
+        deleting=record.meta.deleting,
+        users=mirror.trees(namespace).image_users(name),
     )
 
 
@@ -275,4 +278,16 @@ def gather_system(mirror: Mirror, namespace: str, name: str, now: datetime) -> S
         parent=above if isinstance(above, ResolvedSystem) else None,
         now=now,
         old_status=record.status,
+        deleting=record.meta.deleting,
+        users=_system_users(mirror, namespace, name),
     )
+
+
+def _system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
+    """The state's children, and the deployments that name it. O(states + deployments of the namespace)."""
+    deployments = {
+        record.meta.name: named_systems(record.spec)
+        for record in mirror.deployments.by("namespace", namespace)
+        if not isinstance(record.spec, KigiError)
+    }
+    return users_of_systems(mirror.trees(namespace).systems(), deployments).get(name, ())

@@ -256,7 +256,7 @@ READ = ("get", "list", "watch")
 OWN = (*READ, "create", "patch", "delete")
 OPERATOR_MAY = [
     *((verb, "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments") for verb in READ),
-    ("patch", "kigi.dev", "systemdeployments", ""),
+    *(("patch", "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments")),
     ("update", "kigi.dev", "systemdeployments", "finalizers"),
     *(("patch", "kigi.dev", kind, "status") for kind in (*TREES, "systemdeployments")),
     *((verb, "kigi.dev", "nodecaches", "") for verb in OWN),
@@ -274,7 +274,7 @@ OPERATOR_MAY = [
     ("create", "events.k8s.io", "events", ""),
 ]
 OPERATOR_MAY_NOT = [
-    *((verb, "kigi.dev", kind, "") for kind in TREES for verb in ("create", "patch", "update", "delete")),
+    *((verb, "kigi.dev", kind, "") for kind in TREES for verb in ("create", "update", "delete", "deletecollection")),
     *((verb, "kigi.dev", "systemdeployments", "") for verb in ("create", "update", "delete", "deletecollection")),
     *((verb, "kigi.dev", "nodecaches", "status") for verb in ("patch", "update")),
     *((verb, "", "secrets", "") for verb in ("get", "list", "create")),
