@@ -279,11 +279,11 @@ def gather_system(mirror: Mirror, namespace: str, name: str, now: datetime) -> S
         now=now,
         old_status=record.status,
         deleting=record.meta.deleting,
-        users=_system_users(mirror, namespace, name),
+        users=system_users(mirror, namespace, name),
     )
 
 
-def _system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
+def system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
     """The state's children, and the deployments that name it. O(states + deployments of the namespace)."""
     deployments = {
         record.meta.name: named_systems(record.spec)

@@ -70,14 +70,16 @@ class KubeClient:
         """The object; None if there is none."""
         return await self._send("GET", resource.path(namespace, name))
 
-    async def list_all(self, resource: Resource) -> AsyncIterator[dict[str, Any]]:
+    async def list_all(self, resource: Resource, namespace: str | None = None) -> AsyncIterator[dict[str, Any]]:
         """Every object of the kind that Kigi looks at, as the API server has them now; none if it has no such kind."""
         query = {"limit": str(PAGE)}
         if resource.selector:
             query["labelSelector"] = resource.selector
         token = ""
         while True:
-            answer = await self._send("GET", resource.path(), query={**query, **({"continue": token} if token else {})})
+            answer = await self._send(
+                "GET", resource.path(namespace), query={**query, **({"continue": token} if token else {})}
+            )
             if answer is None:
                 return
             for item in answer.get("items") or ():

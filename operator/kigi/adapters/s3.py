@@ -49,6 +49,11 @@ class LayerRepository:
         self._client = client
         self._bucket = repository.bucket
 
+    @property
+    def max_depth(self) -> int:
+        """Layers that a chain may have in this repository."""
+        return self._repository.max_depth
+
     async def size_of(self, digest: Digest) -> int | None:
         """Bytes of the stored layer; None if there is none."""
         try:

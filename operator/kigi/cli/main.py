@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from kigi.cli.upkeep import register as register_upkeep
 from kigi.errors import KigiError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
@@ -101,6 +102,9 @@ def publish_tree(
 
     store = StoreOptions(repositories, "default", endpoint, bucket)
     run_publish_tree(folder, namespace=namespace, apply=apply, layers_dir=layers_dir, store=store)
+
+
+register_upkeep(app)
 
 
 def main() -> None:

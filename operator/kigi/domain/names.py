@@ -29,6 +29,8 @@ LABEL_DISK = f"{GROUP}/disk"
 """On volumes and claims of disks beside the one that the VM boots from."""
 ANNOTATION_FINGERPRINT = f"{GROUP}/fingerprint"
 """On a PersistentVolume: what the overlay was made for (image, state, reset tokens); another means a new revision."""
+ANNOTATION_EQUALS = f"{GROUP}/equals"
+"""On a VMImageNode that ``kigi flatten`` made: ``NAME@DIGEST`` of the image whose disk it has."""
 ANNOTATION_OWNER = f"{GROUP}/deployment-uid"
 
 

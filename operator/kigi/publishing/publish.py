@@ -70,7 +70,9 @@ class LayerFolder:
         digest: Digest | None = top
         while digest is not None:
             if len(layers) >= MAX_DEPTH:
-                raise ChainTooDeep(f"layer {top}: more than {MAX_DEPTH} layers to the root; flatten it first")
+                raise ChainTooDeep(
+                    f"layer {top}: more than {MAX_DEPTH} layers to the root; shorten it with 'kigi flatten'"
+                )
             if digest not in self._verified and not await asyncio.to_thread(self._is_right, digest):
                 await repository.fetch(digest, self.file(digest))
             self._verified.add(digest)
@@ -110,9 +112,10 @@ async def publish_image(
     """
     source = await asyncio.to_thread(inspect, path, image_format, backing_dirs)
     chain = await folder.chain(parent, repository) if parent is not None else ()
-    if len(chain) >= MAX_DEPTH:
+    if len(chain) >= repository.max_depth:
         raise ChainTooDeep(
-            f"{path}: its parent's chain has {len(chain)} layers already, {MAX_DEPTH} at most; flatten it"
+            f"{path}: its parent's chain has {len(chain)} layers already, and this repository takes "
+            f"{repository.max_depth} (maxDepth); publish it above what 'kigi flatten PARENT --name NEW' makes"
         )
     try:
         with tempfile.TemporaryDirectory(dir=folder.path, prefix=".publish-") as scratch:
