@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     """Adds the verbs to ``app``."""
     app.command()(delete)
     app.command()(flatten)
+    app.command()(gc)
 
 
 def delete(
@@ -69,5 +70,36 @@ def flatten(
         namespace=namespace,
         apply=apply,
         layers_dir=layers_dir,
+        settings=repositories,
+    )
+
+
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it nothing is changed.")] = False,
+    grace: Annotated[str, typer.Option(help="Age below which nothing is deleted: 30m, 24h, 7d.")] = "24h",
+    also: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="Kubeconfig of another cluster whose trees use this repository; may be repeated."),
+    ] = None,
+    keep_file: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="File of digests that are kept, one a line; may be repeated."),
+    ] = None,
+    all_unused: Annotated[
+        bool, typer.Option("--all-unused", help="Delete also when no tree names any layer of the repository.")
+    ] = False,
+    repository: _Repository = "default",
+    repositories: _Settings = None,
+) -> None:
+    """List, or delete, the layers of a repository that no tree names, and uploads that were given up."""
+    from kigi.cli.gc import run_gc
+
+    run_gc(
+        delete=delete,
+        grace=grace,
+        clusters=tuple(also or ()),
+        keep_files=tuple(keep_file or ()),
+        all_unused=all_unused,
+        repository=repository,
         settings=repositories,
     )

@@ -174,6 +174,11 @@ async def _make_layer(source: Source, chain: Chain, folder: LayerFolder, scratch
     return Layer(digest, size_bytes, virtual, parent.digest if parent is not None else None)
 
 
+def parent_in_header(digest: Digest, head: bytes) -> Digest | None:
+    """The layer that a layer's first bytes name as its parent; None: a root. Raises LayerRefused."""
+    return _parent_of(digest, parse_header(head).backing_file)
+
+
 def _parent_of(digest: Digest, backing_file: str | None) -> Digest | None:
     if backing_file is None:
         return None
