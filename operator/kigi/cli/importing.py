@@ -153,4 +153,6 @@ async def _store(store: LayerRepository, archive: Archive, layers: Mapping[Diges
             await asyncio.to_thread(extract_layer, archive, layer, at, target)
             if await store.publish(target, layer.digest):
                 sent += layer.size_bytes
+            elif await store.size_of(layer.digest) != layer.size_bytes:
+                raise LayerCorrupt(f"layer {layer.digest}: the repository neither took it nor has it; call again")
     return sent
