@@ -88,11 +88,11 @@ async def apply_step(ports: Ports, step: Step) -> None:
     """Carries out one step; safe to do twice."""
     match step:
         case AddFinalizer(namespace, name):
-            await _finalizer(ports, resources.DEPLOYMENT, namespace, name, names.FINALIZER, wanted=True)
+            await set_finalizer(ports, resources.DEPLOYMENT, namespace, name, names.FINALIZER, wanted=True)
         case RemoveFinalizer(namespace, name):
-            await _finalizer(ports, resources.DEPLOYMENT, namespace, name, names.FINALIZER, wanted=False)
+            await set_finalizer(ports, resources.DEPLOYMENT, namespace, name, names.FINALIZER, wanted=False)
         case ReleaseVolume(name):
-            await _finalizer(ports, resources.VOLUME, None, name, names.OVERLAY_FINALIZER, wanted=False)
+            await set_finalizer(ports, resources.VOLUME, None, name, names.OVERLAY_FINALIZER, wanted=False)
         case ApplyObject(manifest):
             await _apply_object(ports, manifest)
         case DeleteObject(kind, name, namespace):
@@ -162,9 +162,10 @@ async def _delete_object(ports: Ports, kind: str, namespace: str | None, name: s
         ports.see_gone(kind, namespace, name, known.meta.uid)
 
 
-async def _finalizer(
+async def set_finalizer(
     ports: Ports, resource: resources.Resource, namespace: str | None, name: str, finalizer: str, *, wanted: bool
 ) -> None:
+    """Puts the finalizer on the object, or takes it off; Conflict, and a fresh mirror, if the object moved on."""
     record = ports.mirror.stores[resource.kind].get(namespace, name)
     if record is None:
         return

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from kigi.adapters import kubevirt, resources
 from kigi.api.base import Status
+from kigi.api.capture import SystemCapture, SystemCaptureSpec, SystemCaptureStatus
 from kigi.api.deployment import SystemDeployment, SystemDeploymentSpec, SystemDeploymentStatus
 from kigi.api.image import VMImageNode, VMImageNodeSpec, VMImageNodeStatus
-from kigi.api.node_cache import NodeCacheSpec, NodeCacheStatus
+from kigi.api.node_cache import CaptureReport, NodeCacheSpec, NodeCacheStatus
 from kigi.api.system import SystemNode, SystemNodeSpec, SystemNodeStatus
 from kigi.domain import names
 from kigi.domain.images import Image
@@ -82,6 +83,15 @@ class DeploymentRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptureRecord:
+    """A SystemCapture."""
+
+    meta: Meta
+    spec: SystemCaptureSpec | SpecInvalid
+    status: SystemCaptureStatus | None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRecord:
     """A Node."""
 
@@ -115,6 +125,8 @@ class CacheRecord:
     volumes: frozenset[str]
     budget_bytes: int
     heartbeat: datetime | None
+    captures: Mapping[str, CaptureReport]
+    """Frozen copies of overlays, by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +191,8 @@ class InstanceRecord:
     phase: str
     ready: bool
     paused: bool
+    agent: bool
+    """The agent inside the guest answers."""
     node: str | None
     message: str
     """Why its pod has no node, in the scheduler's words."""
@@ -217,6 +231,7 @@ Record = (
     ImageRecord
     | SystemRecord
     | DeploymentRecord
+    | CaptureRecord
     | NodeRecord
     | CsiNodeRecord
     | CacheRecord
@@ -302,6 +317,15 @@ def _deployment(body: Mapping[str, Any], meta: Meta) -> DeploymentRecord:
     return DeploymentRecord(meta, spec, _status(SystemDeploymentStatus, body))
 
 
+def _capture(body: Mapping[str, Any], meta: Meta) -> CaptureRecord:
+    spec: SystemCaptureSpec | SpecInvalid
+    try:
+        spec = SystemCaptureSpec.model_validate(body.get("spec") or {})
+    except ValidationError as exc:
+        spec = _invalid(SystemCapture.KIND, meta, exc)
+    return CaptureRecord(meta, spec, _status(SystemCaptureStatus, body))
+
+
 def _node(body: Mapping[str, Any], meta: Meta) -> NodeRecord:
     spec, status = body.get("spec") or {}, body.get("status") or {}
     return NodeRecord(
@@ -338,6 +362,7 @@ def _cache(body: Mapping[str, Any], meta: Meta) -> CacheRecord:
         volumes=frozenset(volume.name for volume in status.volumes),
         budget_bytes=status.budget_bytes,
         heartbeat=status.last_heartbeat_time,
+        captures={report.id: report for report in status.captures},
     )
 
 
@@ -406,6 +431,7 @@ def _instance(body: Mapping[str, Any], meta: Meta) -> InstanceRecord:
         phase=status.get("phase", ""),
         ready=kubevirt.condition(body, "Ready").get("status") == "True",
         paused=kubevirt.condition(body, "Paused").get("status") == "True",
+        agent=kubevirt.condition(body, "AgentConnected").get("status") == "True",
         node=status.get("nodeName"),
         message=kubevirt.unscheduled(body),
     )
@@ -441,6 +467,7 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any], Meta], Record]] = {
     resources.IMAGE.kind: _image,
     resources.SYSTEM.kind: _system,
     resources.DEPLOYMENT.kind: _deployment,
+    resources.CAPTURE.kind: _capture,
     resources.NODE.kind: _node,
     resources.CSI_NODE.kind: _csi_node,
     resources.NODE_CACHE.kind: _cache,

@@ -28,6 +28,8 @@ LABEL_DISK = f"{GROUP}/disk"
 ANNOTATION_FINGERPRINT = f"{GROUP}/fingerprint"
 """On a PersistentVolume: what the overlay was made for (image, state, reset tokens); another means a new revision."""
 ANNOTATION_OWNER = f"{GROUP}/deployment-uid"
+ANNOTATION_CAPTURED_FROM = f"{GROUP}/captured-from"
+"""On a VMImageNode or SystemNode that was captured: deployment/instance."""
 
 
 def machine_name(deployment: str, instance: int, machine: str) -> str:
