@@ -62,6 +62,7 @@ def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -
             PolicyState(p.meta.name, p.instance, p.spec, p.owner_uid == meta.uid, p.meta.deleting)
             for p in mirror.policies.by("deployment", key)
         ),
+        changed_by=record.changed_by,
         old_status=record.status,
     )
 

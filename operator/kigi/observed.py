@@ -80,6 +80,8 @@ class DeploymentRecord:
     meta: Meta
     spec: SystemDeploymentSpec | SpecInvalid
     status: SystemDeploymentStatus | None
+    changed_by: str = field(default="", compare=False)
+    """Field manager that wrote the spec last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +316,17 @@ def _deployment(body: Mapping[str, Any], meta: Meta) -> DeploymentRecord:
         spec = SystemDeploymentSpec.model_validate(body.get("spec") or {})
     except ValidationError as exc:
         spec = _invalid(SystemDeployment.KIND, meta, exc)
-    return DeploymentRecord(meta, spec, _status(SystemDeploymentStatus, body))
+    return DeploymentRecord(meta, spec, _status(SystemDeploymentStatus, body), spec_manager(body["metadata"]))
+
+
+def spec_manager(metadata: Mapping[str, Any]) -> str:
+    """The field manager that wrote to ``spec`` last, as ``managedFields`` say; empty if they do not."""
+    writers = [
+        (str(entry.get("time") or ""), str(entry.get("manager") or ""))
+        for entry in metadata.get("managedFields") or ()
+        if not entry.get("subresource") and "f:spec" in (entry.get("fieldsV1") or {})
+    ]
+    return max(writers, default=("", ""))[1]
 
 
 def _capture(body: Mapping[str, Any], meta: Meta) -> CaptureRecord:

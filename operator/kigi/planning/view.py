@@ -152,6 +152,8 @@ class DeploymentView:
     kubevirt: KubeVirtState
     now: datetime
     policies: tuple[PolicyState, ...] = ()
+    changed_by: str = ""
+    """Field manager that wrote the spec last."""
     old_status: SystemDeploymentStatus | None = None
     """For lastTransitionTime and timings alone; no decision is read from it."""
 
