@@ -108,6 +108,12 @@ class Conflict(Waiting):
     retry_after_s = 0.2
 
 
+class InUse(SpecInvalid):
+    """Something stands on the object that shall be deleted."""
+
+    reason = "InUse"
+
+
 class HookUnavailable(SpecInvalid):
     """KubeVirt has no gate on by which a layered disk can be attached; no VM is started without it."""
 

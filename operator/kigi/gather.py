@@ -12,6 +12,7 @@ from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain import names
 from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedSystem
+from kigi.domain.usage import User, users_of_systems
 from kigi.errors import DeploymentMissing, KigiError
 from kigi.mirror import Mirror
 from kigi.observed import CACHE_SILENT_AFTER, CacheRecord, CaptureRecord, DeploymentRecord, NodeRecord, VolumeRecord
@@ -304,6 +305,8 @@ def gather_image(mirror: Mirror, namespace: str, name: str, now: datetime) -> Im
         cached_on=0 if isinstance(chain, KigiError) else _cached_on(mirror, chain),
         now=now,
         old_status=record.status,
+        deleting=record.meta.deleting,
+        users=mirror.trees(namespace).image_users(name),
     )
 
 
@@ -326,4 +329,16 @@ def gather_system(mirror: Mirror, namespace: str, name: str, now: datetime) -> S
         parent=above if isinstance(above, ResolvedSystem) else None,
         now=now,
         old_status=record.status,
+        deleting=record.meta.deleting,
+        users=system_users(mirror, namespace, name),
     )
+
+
+def system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
+    """The state's children, and the deployments that name it. O(states + deployments of the namespace)."""
+    deployments = {
+        record.meta.name: named_systems(record.spec)
+        for record in mirror.deployments.by("namespace", namespace)
+        if not isinstance(record.spec, KigiError)
+    }
+    return users_of_systems(mirror.trees(namespace).systems(), deployments).get(name, ())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kigi.api.deployment import SystemDeploymentSpec
 from kigi.domain.names import claim_name
+from kigi.domain.systems import System
+from kigi.domain.usage import images_of
 from kigi.mirror import Change, Mirror
 from kigi.observed import (
     CACHE_SILENT_AFTER,
@@ -20,10 +23,12 @@ from kigi.observed import (
     NodeRecord,
     PluginRecord,
     PolicyRecord,
+    Record,
     SystemRecord,
     VolumeRecord,
 )
 from kigi.planning.plugin import NAME
+from kigi.planning.wishes import named_systems
 from kigi.queue import Key
 
 Waking = tuple[Key, float]
@@ -102,6 +107,8 @@ def _tree_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Wa
     old, new = change.old, change.new
     part = "image" if isinstance(new or old, ImageRecord) else "system"
     if old is not None and new is not None and getattr(old, part) == getattr(new, part):
+        if _life(old) != _life(new):
+            yield Key("image" if part == "image" else "system", namespace, change.key[1]), 0.0
         return
     if part == "image":
         images = set(mirror.trees(namespace).subtree(change.key[1]))
@@ -109,7 +116,9 @@ def _tree_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Wa
             parent = getattr(getattr(record, "image", None), "parent", None)
             if parent is not None:
                 images.add(parent)
-        yield from ((Key("image", namespace, name), 0.0) for name in sorted(images))
+    else:
+        images = {name for record in (old, new) for name in _named_images(record)}
+    yield from ((Key("image", namespace, name), 0.0) for name in sorted(images))
     yield from ((Key("system", namespace, r.meta.name), 0.0) for r in mirror.systems.by("namespace", namespace))
     for deployment in mirror.deployments.by("namespace", namespace):
         yield Key("deployment", namespace, deployment.meta.name), GATHER_S
@@ -118,6 +127,9 @@ def _tree_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Wa
 
 def _deployment_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Waking]:
     old, new = change.old, change.new
+    # Those that only one of both names have one user more, or less.
+    for name in sorted(_named_systems(old) ^ _named_systems(new)):
+        yield Key("system", namespace, name), 0.0
     if isinstance(new, DeploymentRecord):
         seen = (new.meta.uid, new.meta.generation, new.meta.deleting, new.meta.finalizers)
         before = (old.meta.uid, old.meta.generation, old.meta.deleting, old.meta.finalizers) if old else None
@@ -139,6 +151,21 @@ def _capture_changed(change: Change, namespace: str) -> Iterator[Waking]:
     if phases[0] != phases[1]:
         nodes = {disk.node for record in (old, new) if record and record.status for disk in record.status.disks}
         yield from ((Key("node", "", node), 0.0) for node in sorted(nodes))
+
+
+def _life(record: Record) -> object:
+    """What decides whether a node of a tree is kept."""
+    return (record.meta.uid, record.meta.deleting, record.meta.finalizers)
+
+
+def _named_images(record: Record | None) -> frozenset[str]:
+    system = record.system if isinstance(record, SystemRecord) else None
+    return images_of(system) if isinstance(system, System) else frozenset()
+
+
+def _named_systems(record: Record | None) -> frozenset[str]:
+    spec = record.spec if isinstance(record, DeploymentRecord) else None
+    return named_systems(spec) if isinstance(spec, SystemDeploymentSpec) else frozenset()
 
 
 def _cache_changed(mirror: Mirror, change: Change) -> Iterator[Waking]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from kigi.domain.images import Image, image_chain
 from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedSystem, System, resolve_system
+from kigi.domain.usage import User, users_of_images
 from kigi.errors import KigiError, SpecInvalid
 
 
@@ -22,6 +23,7 @@ class Trees:
         self._chains: dict[str, Chain | KigiError] = {}
         self._resolved: dict[str, ResolvedSystem | KigiError] = {}
         self._children: dict[str, list[str]] | None = None
+        self._image_users: dict[str, tuple[User, ...]] | None = None
 
     def chain(self, name: str) -> Chain | KigiError:
         """Chain of an image, or why it has none."""
@@ -45,6 +47,16 @@ class Trees:
     def children(self, image: str) -> int:
         """Number of images whose parent is this one."""
         return len(self._child_names(image))
+
+    def image_users(self, name: str) -> tuple[User, ...]:
+        """What stands on an image or names it, sorted."""
+        if self._image_users is None:
+            self._image_users = users_of_images(self._images, self._systems)
+        return self._image_users.get(name, ())
+
+    def systems(self) -> Mapping[str, System]:
+        """States by name, without those that are invalid."""
+        return self._systems
 
     def subtree(self, image: str) -> Iterable[str]:
         """The image and all that stand on it; each once, also in a circle."""

@@ -257,8 +257,7 @@ OWN = (*READ, "create", "patch", "delete")
 OPERATOR_MAY = [
     *((verb, "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments", "systemcaptures") for verb in READ),
     *(("create", "kigi.dev", kind, "") for kind in TREES),
-    ("patch", "kigi.dev", "systemdeployments", ""),
-    ("patch", "kigi.dev", "systemcaptures", ""),
+    *(("patch", "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments", "systemcaptures")),
     ("update", "kigi.dev", "systemdeployments", "finalizers"),
     *(("patch", "kigi.dev", kind, "status") for kind in (*TREES, "systemdeployments", "systemcaptures")),
     *((verb, "kigi.dev", "nodecaches", "") for verb in OWN),
@@ -280,7 +279,7 @@ OPERATOR_MAY = [
     ("create", "events.k8s.io", "events", ""),
 ]
 OPERATOR_MAY_NOT = [
-    *((verb, "kigi.dev", kind, "") for kind in TREES for verb in ("patch", "update", "delete")),
+    *((verb, "kigi.dev", kind, "") for kind in TREES for verb in ("update", "delete", "deletecollection")),
     *((verb, "kigi.dev", "systemcaptures", "") for verb in ("create", "update", "delete", "deletecollection")),
     *((verb, "kigi.dev", "systemdeployments", "") for verb in ("create", "update", "delete", "deletecollection")),
     *((verb, "kigi.dev", "nodecaches", "status") for verb in ("patch", "update")),

@@ -87,7 +87,22 @@ def test_our_own_status_wakes_nobody(mirror: Mirror) -> None:
 def test_a_new_generation_wakes_the_deployment_and_its_caches(mirror: Mirror) -> None:
     body = deployment_body(2, prefetch=[{"name": "b"}])
     body["metadata"]["generation"] = 2
-    assert woken(mirror, "SystemDeployment", body) == {DEPLOYMENT, Key("node", "", "n1")}
+    assert woken(mirror, "SystemDeployment", body) == {DEPLOYMENT, Key("node", "", "n1"), Key("system", NS, "b")}
+
+
+def test_what_has_a_user_less_looks_again(mirror: Mirror) -> None:
+    gone = mirror.gone("SystemDeployment", NS, NAME, "")
+    assert gone is not None
+    assert (Key("system", NS, "a"), 0.0) in set(wakings(mirror, gone))
+    gone = mirror.gone("SystemNode", NS, "a", "")
+    assert gone is not None
+    assert (Key("image", NS, "top"), 0.0) in set(wakings(mirror, gone))
+
+
+def test_a_node_of_a_tree_that_is_deleted_looks_at_its_users(mirror: Mirror) -> None:
+    image = image_body(Image("top", chain_of("top")[0].digest, 100, GIB), 2)
+    image["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["kigi.dev/in-use"]}
+    assert woken(mirror, "VMImageNode", image) == {Key("image", NS, "top")}
 
 
 def test_a_late_image_wakes_what_stands_on_it(mirror: Mirror) -> None:

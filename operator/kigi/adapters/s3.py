@@ -10,6 +10,8 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kigi.api.repositories import Repository
+from kigi.domain.collection import LAYERS_PREFIX, StoredObject, Upload
 from kigi.domain.layers import Digest, object_key, parse_digest
+from kigi.domain.qcow2 import HEADER_BYTES
 from kigi.errors import (
     AccessDenied,
     KigiError,
@@ -48,6 +52,11 @@ class LayerRepository:
         self._repository = repository
         self._client = client
         self._bucket = repository.bucket
+
+    @property
+    def max_depth(self) -> int:
+        """Layers that a chain may have in this repository."""
+        return self._repository.max_depth
 
     async def size_of(self, digest: Digest) -> int | None:
         """Bytes of the stored layer; None if there is none."""
@@ -111,6 +120,82 @@ class LayerRepository:
             raise (NoRoom if full else SpecInvalid)(f"{target}: cannot be written: {exc.strerror}") from exc
         finally:
             part.unlink(missing_ok=True)
+
+    async def copy(self, digest: Digest, sink: Callable[[bytes], object]) -> None:
+        """The stored bytes into ``sink``, piece by piece, as they are: the caller checks them."""
+        await self._read(digest, sink)
+
+    async def head(self, digest: Digest) -> bytes:
+        """The first HEADER_BYTES of the stored layer, unchecked. Raises LayerNotInRepository."""
+        try:
+            answer = await self._client.get_object(
+                Bucket=self._bucket, Key=object_key(digest), Range=f"bytes=0-{HEADER_BYTES - 1}"
+            )
+            async with answer["Body"] as body:
+                data: bytes = await body.read()
+        except _FAULTS as exc:
+            raise self._translated(exc) from exc
+        return data
+
+    # Looking after the repository.
+
+    async def objects(self) -> tuple[list[StoredObject], datetime]:
+        """Every object that is named as layers are, and the server's time when the listing began."""
+        found: list[StoredObject] = []
+        began: datetime | None = None
+        query = {"Bucket": self._bucket, "Prefix": LAYERS_PREFIX}
+        while True:
+            try:
+                answer = await self._client.list_objects_v2(**query)
+            except _FAULTS as exc:
+                raise self._translated(exc) from exc
+            began = began or _server_time(answer)
+            for item in answer.get("Contents", ()):
+                found.append(StoredObject(item["Key"], int(item["Size"]), item["LastModified"]))
+            if not answer.get("IsTruncated"):
+                return found, began
+            query["ContinuationToken"] = answer["NextContinuationToken"]
+
+    async def uploads(self) -> list[Upload]:
+        """Every unfinished upload of a layer."""
+        found: list[Upload] = []
+        query = {"Bucket": self._bucket, "Prefix": LAYERS_PREFIX}
+        while True:
+            try:
+                answer = await self._client.list_multipart_uploads(**query)
+            except _FAULTS as exc:
+                raise self._translated(exc) from exc
+            for item in answer.get("Uploads", ()):
+                found.append(Upload(item["Key"], item["UploadId"], item["Initiated"]))
+            if not answer.get("IsTruncated"):
+                return found
+            query["KeyMarker"], query["UploadIdMarker"] = answer["NextKeyMarker"], answer["NextUploadIdMarker"]
+
+    async def remove(self, item: StoredObject) -> bool:
+        """Deletes the object unless it was stored anew since it was listed; False: it was, or it is gone.
+
+        S3 has no deletion that asks for the time, so a look goes right before it.
+        """
+        try:
+            answer = await self._client.head_object(Bucket=self._bucket, Key=item.key)
+            # An HTTP header has whole seconds, a listing may have more.
+            if abs(answer["LastModified"] - item.modified) >= timedelta(seconds=1):
+                return False
+            await self._client.delete_object(Bucket=self._bucket, Key=item.key)
+        except _FAULTS as exc:
+            if isinstance(exc, ClientError) and exc.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return False
+            raise self._translated(exc) from exc
+        return True
+
+    async def abort(self, upload: Upload) -> None:
+        """Gives up an unfinished upload and the parts that have arrived; one that has ended is done."""
+        try:
+            await self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload.key, UploadId=upload.upload_id)
+        except _FAULTS as exc:
+            if isinstance(exc, ClientError) and exc.response["Error"]["Code"] == "NoSuchUpload":
+                return
+            raise self._translated(exc) from exc
 
     async def _read(self, digest: Digest, *sinks: Callable[[bytes], object]) -> None:
         try:
@@ -204,7 +289,7 @@ class LayerRepository:
             if code == "NoSuchKey":
                 return LayerNotInRepository(f"{self._where()} lacks a layer of the parent's chain")
             if status in (401, 403):
-                return AccessDenied(f"{self._where()}: {code}; publishing needs credentials that may write layers/")
+                return AccessDenied(f"{self._where()}: {code}; the credentials lack a right on layers/")
             return RepositoryUnreachable(f"{self._where()} answers {code} ({status}); call again, it goes on from here")
         return RepositoryUnreachable(f"{self._where()}: {exc}; call again, it goes on from here")
 
@@ -234,6 +319,14 @@ async def open_repository(
         **options,
     ) as client:
         yield LayerRepository(repository, client)
+
+
+def _server_time(answer: Mapping[str, Any]) -> datetime:
+    """When the server answered, by its own clock: ages must not depend on this machine's."""
+    try:
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    except (KeyError, ValueError) as exc:
+        raise RepositoryUnreachable("the S3 server does not tell its time, so no object's age is known") from exc
 
 
 def _first(exc: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from kigi.api.base import DNS_LABEL, Model
-from kigi.domain.layers import DEFAULT_REPOSITORY
+from kigi.domain.layers import DEFAULT_REPOSITORY, MAX_DEPTH
 from kigi.errors import RepositoryUnknown, SpecInvalid
 
 
@@ -25,6 +25,12 @@ class Repository(Model):
     credentials_dir: str | None = Field(
         default=None,
         description="Folder with the files accessKeyId and secretAccessKey (a mounted Secret); none: environment.",
+    )
+    max_depth: int = Field(
+        default=MAX_DEPTH,
+        ge=1,
+        le=MAX_DEPTH,
+        description="Longest chain, in layers, that may be published; 'kigi flatten' shortens one.",
     )
     ca_file: str | None = Field(default=None, description="PEM file of the authority of an https endpoint.")
 

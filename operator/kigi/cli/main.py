@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from kigi.cli.upkeep import register as register_upkeep
 from kigi.cli.verbs import register as register_verbs
 from kigi.errors import KigiError
 
@@ -119,6 +120,7 @@ def version() -> None:
 
 
 register_verbs(app)
+register_upkeep(app)
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def run_publish(options: PublishOptions) -> None:
             image_object(name, each, parent, os=options.os, description=options.description, repository=repository)
         )
         parent = name
-    _emit(made, options.namespace, options.apply)
+    emit(made, options.namespace, options.apply)
 
 
 def run_publish_tree(
@@ -99,16 +99,16 @@ def run_publish_tree(
 
     async def work() -> list[dict[str, Any]]:
         async with open_repository(store.repository()) as opened:
-            return await publish_folder(folder, LayerFolder(layers_dir or _default_layers()), opened, report)
+            return await publish_folder(folder, LayerFolder(layers_dir or default_layers()), opened, report)
 
-    _emit(asyncio.run(work()), namespace, apply)
+    emit(asyncio.run(work()), namespace, apply)
 
 
 async def _publish(options: PublishOptions) -> list[Published]:
     settings = options.store.repository()
     parent = _parent_digest(options)
     columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    folder = LayerFolder(options.layers_dir or _default_layers())
+    folder = LayerFolder(options.layers_dir or default_layers())
     async with open_repository(settings) as store:
         with Progress(*columns, console=_console, transient=True) as bars:
             bar = bars.add_task("upload", total=None)
@@ -149,7 +149,8 @@ def _parent_digest(options: PublishOptions) -> Digest | None:
     return parse_digest(found.spec.layer.digest)
 
 
-def _emit(objects: Sequence[Mapping[str, Any]], namespace: str, apply: bool) -> None:
+def emit(objects: Sequence[Mapping[str, Any]], namespace: str, apply: bool) -> None:
+    """Applies the VMImageNodes, or prints them as YAML."""
     if not apply:
         print(yaml.safe_dump_all(objects, sort_keys=False), end="")
         return
@@ -180,6 +181,7 @@ def _translated(exc: ApiException) -> KigiError:
     return SpecInvalid(detail) if exc.status in (400, 403, 409, 422) else Unreachable(detail)
 
 
-def _default_layers() -> Path:
+def default_layers() -> Path:
+    """Folder of layers of the calling user."""
     cache = os.environ.get("KIGI_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kigi"
     return Path(cache) / "published"

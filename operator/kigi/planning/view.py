@@ -13,6 +13,7 @@ from kigi.api.node_cache import CaptureOrder, NodeCacheSpec
 from kigi.api.system import SystemNodeStatus
 from kigi.domain.layers import Chain, Digest, Layer
 from kigi.domain.systems import ResolvedSystem
+from kigi.domain.usage import User
 from kigi.errors import KigiError
 
 HookKind = Literal["Plugin", "Sidecar"]
@@ -203,6 +204,8 @@ class ImageView:
     cached_on: int
     now: datetime
     old_status: VMImageNodeStatus | None = None
+    deleting: bool = False
+    users: tuple[User, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,3 +218,5 @@ class SystemView:
     """The parent state; None: a root, or unresolved."""
     now: datetime
     old_status: SystemNodeStatus | None = None
+    deleting: bool = False
+    users: tuple[User, ...] = ()

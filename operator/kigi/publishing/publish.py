@@ -70,7 +70,9 @@ class LayerFolder:
         digest: Digest | None = top
         while digest is not None:
             if len(layers) >= MAX_DEPTH:
-                raise ChainTooDeep(f"layer {top}: more than {MAX_DEPTH} layers to the root; flatten it first")
+                raise ChainTooDeep(
+                    f"layer {top}: more than {MAX_DEPTH} layers to the root; shorten it with 'kigi flatten'"
+                )
             if digest not in self._verified and not await asyncio.to_thread(self._is_right, digest):
                 await repository.fetch(digest, self.file(digest))
             self._verified.add(digest)
@@ -130,9 +132,10 @@ async def make_layer(
     """
     source = await asyncio.to_thread(inspect, path, image_format, backing_dirs)
     chain = await folder.chain(parent, repository) if parent is not None else ()
-    if len(chain) >= MAX_DEPTH:
+    if len(chain) >= repository.max_depth:
         raise ChainTooDeep(
-            f"{path}: its parent's chain has {len(chain)} layers already, {MAX_DEPTH} at most; flatten it"
+            f"{path}: its parent's chain has {len(chain)} layers already, and this repository takes "
+            f"{repository.max_depth} (maxDepth); publish it above what 'kigi flatten PARENT --name NEW' makes"
         )
     try:
         with tempfile.TemporaryDirectory(dir=folder.path, prefix=".publish-") as scratch:
@@ -188,6 +191,11 @@ async def _make_layer(source: Source, chain: Chain, folder: LayerFolder, scratch
         )
     folder.add(made, digest)
     return Layer(digest, size_bytes, virtual, parent.digest if parent is not None else None)
+
+
+def parent_in_header(digest: Digest, head: bytes) -> Digest | None:
+    """The layer that a layer's first bytes name as its parent; None: a root. Raises LayerRefused."""
+    return _parent_of(digest, parse_header(head).backing_file)
 
 
 def _parent_of(digest: Digest, backing_file: str | None) -> Digest | None:

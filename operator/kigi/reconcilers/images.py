@@ -1,4 +1,4 @@
-"""VMImageNode: its chain, and how many nodes hold it."""
+"""VMImageNode: its chain, how many nodes hold it, and who uses it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from kigi.adapters.resources import IMAGE
 from kigi.gather import gather_image
 from kigi.ports import Ports
 from kigi.queue import Key
+from kigi.reconcilers.upkeep import keep_in_use
 from kigi.reconcilers.writing import write_status
 from kigi.status.trees import image_status
 
 
 async def reconcile_image(ports: Ports, key: Key) -> float | None:
-    """Status alone: an image makes nothing."""
+    """Status, and the finalizer of an image that is used: an image makes nothing."""
     view = gather_image(ports.mirror, key.namespace, key.name, ports.now())
     record = ports.mirror.images.get(key.namespace, key.name)
-    if view is not None and record is not None:
+    if view is not None and record is not None and not await keep_in_use(ports, IMAGE, record.meta, view.users):
         await write_status(ports, IMAGE, record.meta, record.status, image_status(view))
     return None

@@ -1,4 +1,4 @@
-"""SystemNode: the state with all that it inherits."""
+"""SystemNode: the state with all that it inherits, and who uses it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from kigi.adapters.resources import SYSTEM
 from kigi.gather import gather_system
 from kigi.ports import Ports
 from kigi.queue import Key
+from kigi.reconcilers.upkeep import keep_in_use
 from kigi.reconcilers.writing import write_status
 from kigi.status.trees import system_status
 
 
 async def reconcile_system(ports: Ports, key: Key) -> float | None:
-    """Status alone: a state makes nothing until it is deployed."""
+    """Status, and the finalizer of a state that is used: a state makes nothing until it is deployed."""
     view = gather_system(ports.mirror, key.namespace, key.name, ports.now())
     record = ports.mirror.systems.get(key.namespace, key.name)
-    if view is not None and record is not None:
+    if view is not None and record is not None and not await keep_in_use(ports, SYSTEM, record.meta, view.users):
         await write_status(ports, SYSTEM, record.meta, record.status, system_status(view))
     return None

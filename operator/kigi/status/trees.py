@@ -7,6 +7,7 @@ from kigi.api.system import ResolvedMachineStatus, SystemNodeStatus
 from kigi.conditions import Finding, merge_conditions, summary
 from kigi.domain.layers import missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
+from kigi.domain.usage import format_users
 from kigi.errors import KigiError, SpecInvalid
 from kigi.planning.view import ImageView, SystemView
 
@@ -15,7 +16,7 @@ def image_status(view: ImageView) -> VMImageNodeStatus:
     """Status of one VMImageNode: Ready when its chain reaches a root."""
     old = view.old_status or VMImageNodeStatus()
     if isinstance(view.chain, KigiError):
-        findings = problem_findings(view.chain)
+        findings = _waiting_to_go(view) or problem_findings(view.chain)
         return VMImageNodeStatus(
             observed_generation=view.generation,
             conditions=merge_conditions(old.conditions, findings, generation=view.generation, now=view.now),
@@ -23,7 +24,7 @@ def image_status(view: ImageView) -> VMImageNodeStatus:
         )
     size_bytes = total_bytes(view.chain)
     message = f"{len(view.chain)} layers, {format_bytes(size_bytes)}"
-    findings = summary(ready=True, stalled=False, reason="ChainComplete", message=message)
+    findings = _waiting_to_go(view) or summary(ready=True, stalled=False, reason="ChainComplete", message=message)
     return VMImageNodeStatus(
         observed_generation=view.generation,
         conditions=merge_conditions(old.conditions, findings, generation=view.generation, now=view.now),
@@ -39,7 +40,7 @@ def system_status(view: SystemView) -> SystemNodeStatus:
     """Status of one SystemNode: Ready when every machine's chain reaches a root."""
     old = view.old_status or SystemNodeStatus()
     if isinstance(view.system, KigiError):
-        findings = problem_findings(view.system)
+        findings = _waiting_to_go(view) or problem_findings(view.system)
         return SystemNodeStatus(
             observed_generation=view.generation,
             conditions=merge_conditions(old.conditions, findings, generation=view.generation, now=view.now),
@@ -50,7 +51,7 @@ def system_status(view: SystemView) -> SystemNodeStatus:
     message = (
         f"{len(view.system.machines)} machines, {format_bytes(unique)}, {format_bytes(added)} more than the parent"
     )
-    findings = summary(ready=True, stalled=False, reason="Resolved", message=message)
+    findings = _waiting_to_go(view) or summary(ready=True, stalled=False, reason="Resolved", message=message)
     return SystemNodeStatus(
         observed_generation=view.generation,
         conditions=merge_conditions(old.conditions, findings, generation=view.generation, now=view.now),
@@ -62,6 +63,14 @@ def system_status(view: SystemView) -> SystemNodeStatus:
         unique_bytes=unique,
         added_bytes=added,
     )
+
+
+def _waiting_to_go(view: ImageView | SystemView) -> tuple[Finding, Finding, Finding] | None:
+    """Of a node that was deleted and is used; None for any other."""
+    if not (view.deleting and view.users):
+        return None
+    message = f"deleted, and used by {format_users(view.users)}; it goes when they are gone"
+    return summary(ready=False, stalled=False, reason="InUse", message=message)
 
 
 def problem_findings(error: KigiError) -> tuple[Finding, Finding, Finding]:

@@ -1,0 +1,105 @@
+"""Verbs that look after the trees: delete, flatten, gc, export, import; their work is imported when called."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+class NodeKind(StrEnum):
+    """A node of one of the trees."""
+
+    IMAGE = "image"
+    STATE = "state"
+
+
+_Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the trees.")]
+_Layers = Annotated[
+    Optional[Path], typer.Option(help="Folder of layers that are kept here; default: the user's cache.")  # noqa: UP045
+]
+_Settings = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--repositories", help="repositories.yaml; or KIGI_S3_ENDPOINT and KIGI_S3_BUCKET in the environment."
+    ),
+]
+_Repository = Annotated[str, typer.Option(help="Repository, as in repositories.yaml.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs to ``app``."""
+    app.command()(delete)
+    app.command()(flatten)
+    app.command()(gc)
+
+
+def delete(
+    kind: Annotated[NodeKind, typer.Argument(help="image (VMImageNode) or state (SystemNode).")],
+    name: Annotated[str, typer.Argument(help="Name of the node.")],
+    namespace: _Namespace = "default",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many bytes it frees; delete nothing.")] = False,
+) -> None:
+    """Delete a node of a tree; refused at once, with the list, while something uses it."""
+    from kigi.cli.delete import run_delete
+
+    run_delete(kind.value, name, namespace=namespace, dry_run=dry_run)
+
+
+def flatten(
+    image: Annotated[str, typer.Argument(help="VMImageNode whose chain shall be shorter.")],
+    name: Annotated[str, typer.Option(help="Name of the new VMImageNode.")],
+    parent: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Ancestor that the new image stands on; default: none, the new image is a root."),
+    ] = None,
+    namespace: _Namespace = "default",
+    apply: Annotated[bool, typer.Option("--apply/--print", help="Apply the VMImageNode, or print it as YAML.")] = False,
+    layers_dir: _Layers = None,
+    repositories: _Settings = None,
+) -> None:
+    """Make an equal image with a shorter chain; published only when both show a guest the same bytes."""
+    from kigi.cli.flatten import run_flatten
+
+    run_flatten(
+        image,
+        name,
+        parent=parent,
+        namespace=namespace,
+        apply=apply,
+        layers_dir=layers_dir,
+        settings=repositories,
+    )
+
+
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it nothing is changed.")] = False,
+    grace: Annotated[str, typer.Option(help="Age below which nothing is deleted: 30m, 24h, 7d.")] = "24h",
+    also: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="Kubeconfig of another cluster whose trees use this repository; may be repeated."),
+    ] = None,
+    keep_file: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="File of digests that are kept, one a line; may be repeated."),
+    ] = None,
+    all_unused: Annotated[
+        bool, typer.Option("--all-unused", help="Delete also when no tree names any layer of the repository.")
+    ] = False,
+    repository: _Repository = "default",
+    repositories: _Settings = None,
+) -> None:
+    """List, or delete, the layers of a repository that no tree names, and uploads that were given up."""
+    from kigi.cli.gc import run_gc
+
+    run_gc(
+        delete=delete,
+        grace=grace,
+        clusters=tuple(also or ()),
+        keep_files=tuple(keep_file or ()),
+        all_unused=all_unused,
+        repository=repository,
+        settings=repositories,
+    )

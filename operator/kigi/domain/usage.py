@@ -1,0 +1,157 @@
+"""Who uses a node of a tree: what stands on it, and what would be missing it.
+
+A node that is used is not deleted before its last user is gone. Nodes whose parents lead in a circle are of no use to
+anybody: they never count as each other's users, or none of them could ever be deleted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from kigi.domain.images import Image
+from kigi.domain.layers import Digest
+from kigi.domain.systems import System
+
+IMAGE_KIND = "VMImageNode"
+SYSTEM_KIND = "SystemNode"
+DEPLOYMENT_KIND = "SystemDeployment"
+SHOWN = 8
+"""Users that a message names; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class User:
+    """One object that names another one, in the same namespace."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+class _Node(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def parent(self) -> str | None: ...
+
+
+def images_of(system: System) -> frozenset[str]:
+    """Images that a state names itself, for a first disk or a further one; not those that it inherits."""
+    named = {change.image for change in system.machines}
+    named.update(disk.image for change in system.machines for disk in change.disks)
+    return frozenset(name for name in named if name is not None)
+
+
+def users_of_images(images: Mapping[str, Image], systems: Mapping[str, System]) -> dict[str, tuple[User, ...]]:
+    """Users of each image that has some, sorted: its children, and the states that name it. O(nodes)."""
+    users: dict[str, set[User]] = defaultdict(set)
+    for parent, children in _children(images).items():
+        users[parent].update(User(IMAGE_KIND, child) for child in children)
+    for system in systems.values():
+        for image in images_of(system):
+            users[image].add(User(SYSTEM_KIND, system.name))
+    return {name: tuple(sorted(found)) for name, found in users.items()}
+
+
+def users_of_systems(
+    systems: Mapping[str, System], deployments: Mapping[str, Iterable[str]]
+) -> dict[str, tuple[User, ...]]:
+    """Users of each state that has some, sorted: its children, and the deployments.
+
+    ``deployments``: name -> every state that it names.
+    """
+    users: dict[str, set[User]] = defaultdict(set)
+    for parent, children in _children(systems).items():
+        users[parent].update(User(SYSTEM_KIND, child) for child in children)
+    for deployment, named in deployments.items():
+        for system in named:
+            users[system].add(User(DEPLOYMENT_KIND, deployment))
+    return {name: tuple(sorted(found)) for name, found in users.items()}
+
+
+def format_users(users: Iterable[User]) -> str:
+    """The first few by name, and how many more there are."""
+    listed = [str(user) for user in users]
+    more = f", and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more
+
+
+def _children(nodes: Mapping[str, _Node]) -> dict[str, set[str]]:
+    """Children of each node, without those in the same circle. O(nodes)."""
+    circles = _circles(nodes)
+    children: dict[str, set[str]] = defaultdict(set)
+    for node in nodes.values():
+        if node.parent is not None and node.name not in circles:
+            children[node.parent].add(node.name)
+    return children
+
+
+def _circles(nodes: Mapping[str, _Node]) -> frozenset[str]:
+    """Nodes that are their own ancestors."""
+    done: set[str] = set()
+    found: set[str] = set()
+    for start in nodes:
+        path: dict[str, int] = {}
+        name: str | None = start
+        while name is not None and name in nodes and name not in done and name not in path:
+            path[name] = len(path)
+            name = nodes[name].parent
+        if name is not None and name in path:
+            found.update(each for each, place in path.items() if place >= path[name])
+        done.update(path)
+    return frozenset(found)
+
+
+# Bytes.
+
+LayerKey = tuple[str, Digest]
+"""Repository and digest: one object in one bucket."""
+NodeKey = tuple[str, str]
+"""Namespace and name of an image."""
+
+
+def freed_layers(images: Mapping[NodeKey, Image], removed: Iterable[NodeKey]) -> dict[LayerKey, int]:
+    """Size in bytes of each layer that only ``removed`` images name: what the repository need not keep without them.
+
+    ``images``: every image of the cluster; two that are called otherwise may be the same layer. A child names its
+    parent's layer in its own header, so a layer that a remaining image stands on is not freed.
+    """
+    gone = set(removed)
+    kept: set[LayerKey] = set()
+    for key, image in images.items():
+        if key not in gone:
+            kept.add((image.repository, image.digest))
+            parent = images.get((key[0], image.parent)) if image.parent is not None else None
+            if parent is not None:
+                kept.add((parent.repository, parent.digest))
+    freed = {(images[key].repository, images[key].digest): images[key].size_bytes for key in gone if key in images}
+    return {layer: size for layer, size in freed.items() if layer not in kept}
+
+
+def freed_bytes(images: Mapping[NodeKey, Image], removed: Iterable[NodeKey]) -> int:
+    """Sum of ``freed_layers``."""
+    return sum(freed_layers(images, removed).values())
+
+
+def unused_without(images: Mapping[str, Image], systems: Mapping[str, System], without: str) -> tuple[str, ...]:
+    """Images that nothing uses once the state ``without`` is gone and that something uses now, topmost first.
+
+    A parent is among them when all its users are.
+    """
+    users = {name: set(found) for name, found in users_of_images(images, systems).items()}
+    used = {name for name, found in users.items() if found}
+    gone: list[str] = []
+    leaving = [User(SYSTEM_KIND, without)]
+    while leaving:
+        user = leaving.pop()
+        for name in sorted(name for name, found in users.items() if user in found):
+            users[name].discard(user)
+            if not users[name] and name in used and name in images:
+                gone.append(name)
+                leaving.append(User(IMAGE_KIND, name))
+    return tuple(gone)

@@ -1,0 +1,22 @@
+"""The finalizer on the nodes of both trees, put on and taken off as planning.upkeep says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kigi.adapters.resources import Resource
+from kigi.apply import set_finalizer
+from kigi.domain.names import IN_USE_FINALIZER
+from kigi.domain.usage import User
+from kigi.observed import Meta
+from kigi.planning.upkeep import plan_in_use
+from kigi.ports import Ports
+
+
+async def keep_in_use(ports: Ports, resource: Resource, meta: Meta, users: Sequence[User]) -> bool:
+    """Puts the finalizer on, or takes it off; True: the object was waiting for that to be gone, and is done with."""
+    has_finalizer = IN_USE_FINALIZER in meta.finalizers
+    wanted = plan_in_use(users=users, deleting=meta.deleting, has_finalizer=has_finalizer)
+    if wanted is not None:
+        await set_finalizer(ports, resource, meta.namespace, meta.name, IN_USE_FINALIZER, wanted=wanted)
+    return wanted is False and meta.deleting
