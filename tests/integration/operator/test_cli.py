@@ -118,8 +118,8 @@ async def test_tree_diff_and_status_show_what_there_is(
         images = {image["name"]: image for image in space["images"]}
         assert images["infected-0"]["parent"] == "role-0"
         assert images["infected-0"]["chainBytes"] == 3 * 2**20
-        assert len(images["infected-0"]["cachedOn"]) == 1
-        assert images["cleaned-0"]["cachedOn"] == []
+        node = (await get_deployment(kube, ns) or {})["status"]["instances"][0]["machines"][0]["node"]
+        assert node in images["infected-0"]["cachedOn"]
         systems = {system["name"]: system for system in space["systems"]}
         assert systems["infected"]["deployments"] == ["class"]
         assert systems["cleaned"]["addedBytes"] == 2**20
@@ -133,7 +133,7 @@ async def test_tree_diff_and_status_show_what_there_is(
         assert one["ready"]
         assert one["cachedPercent"] == 100
         assert "class" in await kigi(plane, "status", "-A")
-        assert "everything is ready" in await kigi(plane, "why", "-n", ns) or actors
+        assert "class is ready" in await kigi(plane, "why", "class", "-n", ns)
         await wait_gone(plane, kube, ns)
 
 
@@ -238,4 +238,4 @@ async def test_no_cluster_is_one_clear_line(tmp_path: Path) -> None:
     )
     _, err = await process.communicate()
     assert process.returncode == 1
-    assert err.decode().startswith("kigi: SpecInvalid: no cluster is configured")
+    assert err.decode().splitlines()[-1].startswith("kigi: SpecInvalid: no cluster is configured")
