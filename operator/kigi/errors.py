@@ -114,6 +114,12 @@ class InUse(SpecInvalid):
     reason = "InUse"
 
 
+class ArchiveRefused(SpecInvalid):
+    """A file of an exported subtree is damaged, or is not what 'kigi export' writes; nothing of it is applied."""
+
+    reason = "ArchiveRefused"
+
+
 class HookUnavailable(SpecInvalid):
     """KubeVirt has no gate on by which a layered disk can be attached; no VM is started without it."""
 

@@ -105,10 +105,13 @@ class KubeClient:
         path = resource.path(meta.get("namespace"), meta["name"])
         return _found(await self._write("PATCH", path, manifest, APPLY, query), path)
 
-    async def create(self, resource: Resource, manifest: Manifest, *, manager: str = FIELD_MANAGER) -> dict[str, Any]:
-        """A new object; Conflict if the name is taken."""
+    async def create(
+        self, resource: Resource, manifest: Manifest, *, manager: str = FIELD_MANAGER, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """A new object; Conflict if the name is taken. ``dry_run``: the API server says what it would do."""
         path = resource.path(manifest["metadata"].get("namespace"))
-        return _found(await self._write("POST", path, manifest, JSON, {"fieldManager": manager}), path)
+        query = {"fieldManager": manager, **({"dryRun": "All"} if dry_run else {})}
+        return _found(await self._write("POST", path, manifest, JSON, query), path)
 
     async def replace(self, resource: Resource, manifest: Manifest, *, manager: str = FIELD_MANAGER) -> dict[str, Any]:
         """The whole object; Conflict if ``metadata.resourceVersion`` is not the newest."""

@@ -34,6 +34,8 @@ def register(app: typer.Typer) -> None:
     app.command()(delete)
     app.command()(flatten)
     app.command()(gc)
+    app.command("export")(export_tree)
+    app.command("import")(import_tree)
 
 
 def delete(
@@ -103,3 +105,45 @@ def gc(
         repository=repository,
         settings=repositories,
     )
+
+
+def export_tree(
+    node: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="SystemNode or VMImageNode; state/NAME or image/NAME where both have the name."),
+    ] = None,
+    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write.")] = None,  # noqa: UP045
+    have: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="What 'kigi export --list-have' says at the other site: these layers are left out."),
+    ] = None,
+    children: Annotated[bool, typer.Option("--children", help="Also all that stands on the node.")] = False,
+    list_have: Annotated[
+        bool, typer.Option("--list-have", help="Print the digests that the repository has, and nothing else.")
+    ] = False,
+    namespace: _Namespace = "default",
+    repository: _Repository = "default",
+    repositories: _Settings = None,
+) -> None:
+    """Write a state or an image, with all that it stands on, into one file for another site."""
+    from kigi.cli.export import run_export, run_list_have
+
+    if list_have:
+        run_list_have(repository, repositories)
+    elif node is None or output is None:
+        raise typer.BadParameter("name a node and a file: kigi export NODE -o FILE")
+    else:
+        run_export(node, output, have=have, children=children, namespace=namespace, settings=repositories)
+
+
+def import_tree(
+    file: Annotated[Path, typer.Argument(help="File that 'kigi export' wrote.")],
+    namespace: _Namespace = "default",
+    layers_dir: _Layers = None,
+    repository: _Repository = "default",
+    repositories: _Settings = None,
+) -> None:
+    """Store the layers of an exported subtree and create its images and states; safe to call again."""
+    from kigi.cli.importing import run_import
+
+    run_import(file, namespace=namespace, layers_dir=layers_dir, repository=repository, settings=repositories)

@@ -1,0 +1,112 @@
+"""``kigi export``: a subtree in one file."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kigi.adapters.resources import IMAGE, SYSTEM
+from kigi.adapters.s3 import LayerRepository, open_repository
+from kigi.api.repositories import load_repositories
+from kigi.cli.cluster import open_cluster
+from kigi.cli.gc import read_digests
+from kigi.domain.archive import FORMAT, declared_layers, select
+from kigi.domain.collection import layer_of
+from kigi.domain.images import Image
+from kigi.domain.layers import MAX_DEPTH, Digest
+from kigi.domain.quantities import format_bytes
+from kigi.domain.systems import System
+from kigi.errors import ImageMissing, SpecInvalid
+from kigi.mirror import Mirror
+from kigi.publishing.archive import ArchivedNode, Manifest, write_archive
+
+_console = Console(stderr=True)
+Specs = dict[str, dict[str, Any]]
+
+
+def run_list_have(repository: str, settings: Path | None) -> None:
+    """Prints the digests of the repository's layers, one a line."""
+
+    async def work() -> list[str]:
+        async with open_repository(load_repositories(settings).get(repository)) as store:
+            objects, _ = await store.objects()
+        return sorted(digest for item in objects if (digest := layer_of(item.key)) is not None)
+
+    for digest in asyncio.run(work()):
+        print(digest)
+
+
+def run_export(
+    node: str, output: Path, *, have: Path | None, children: bool, namespace: str, settings: Path | None
+) -> None:
+    """Writes the file; raises KigiError, and then there is none."""
+    held = frozenset(read_digests(have)) if have is not None else frozenset()
+    asyncio.run(_export(node, output, held, children, namespace, settings))
+
+
+async def _export(
+    node: str, output: Path, held: frozenset[Digest], children: bool, namespace: str, settings: Path | None
+) -> None:
+    repositories = load_repositories(settings)
+    mirror, specs = await _read(namespace)
+    images = {r.meta.name: r.image for r in mirror.images if isinstance(r.image, Image)}
+    systems = {r.meta.name: r.system for r in mirror.systems if isinstance(r.system, System)}
+    state, image = _which(node, images, systems)
+    chosen = select(images, systems, state=state, image=image, children=children)
+    layers = declared_layers(
+        {name: images[name] for name in chosen.images}, {name: systems[name] for name in chosen.systems}, MAX_DEPTH
+    )
+    included = {digest: layer for digest, layer in layers.items() if digest not in held}
+    manifest = Manifest(
+        format=FORMAT,
+        images=[_archived(name, specs[IMAGE.kind][name]) for name in chosen.images],
+        systems=[_archived(name, specs[SYSTEM.kind][name]) for name in chosen.systems],
+        included=list(included),
+    )
+    where = {images[name].digest: images[name].repository for name in chosen.images}
+    async with AsyncExitStack() as stack:
+        opened: dict[str, LayerRepository] = {}
+        for name in sorted({where[digest] for digest in included}):
+            opened[name] = await stack.enter_async_context(open_repository(repositories.get(name)))
+        size_bytes = await write_archive(
+            output, manifest, [(layer, opened[where[digest]]) for digest, layer in included.items()]
+        )
+    _console.print(
+        f"{output}: {format_bytes(size_bytes)}, {len(chosen.images)} images, {len(chosen.systems)} states, "
+        f"{len(included)} of {len(layers)} layers"
+    )
+
+
+async def _read(namespace: str) -> tuple[Mirror, dict[str, Specs]]:
+    mirror = Mirror()
+    specs: dict[str, Specs] = {IMAGE.kind: {}, SYSTEM.kind: {}}
+    async with open_cluster() as kube:
+        for resource in (IMAGE, SYSTEM):
+            async for body in kube.list_all(resource, namespace):
+                mirror.put(resource.kind, body)
+                specs[resource.kind][body["metadata"]["name"]] = body["spec"]
+    return mirror, specs
+
+
+def _which(node: str, images: dict[str, Image], systems: dict[str, System]) -> tuple[str | None, str | None]:
+    """Name of the state, or of the image."""
+    kind, slash, name = node.rpartition("/")
+    if slash and kind not in ("state", "image"):
+        raise SpecInvalid(f"{node!r}: state/NAME or image/NAME")
+    state = name if kind != "image" and name in systems else None
+    image = name if kind != "state" and name in images else None
+    if state and image:
+        raise SpecInvalid(f"{name} is a state and an image; say state/{name} or image/{name}")
+    if not state and not image:
+        raise ImageMissing(f"there is no valid {kind or 'state or image'} {name}")
+    return state, image
+
+
+def _archived(name: str, spec: dict[str, Any]) -> ArchivedNode:
+    """Without the repository: the other site has one of its own."""
+    layer = {key: value for key, value in spec.get("layer", {}).items() if key != "repository"}
+    return ArchivedNode(name=name, spec={**spec, **({"layer": layer} if layer else {})})
