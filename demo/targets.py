@@ -88,21 +88,14 @@ def install_kigi(target: Target) -> None:
             }
         }
     }
-    reader = "KIGI_READER" if "KIGI_READER_ACCESS_KEY_ID" in target.environment else "AWS"
-    secret = {
-        "accessKeyId": target.environment[f"{reader}_ACCESS_KEY_ID"],
-        "secretAccessKey": target.environment[f"{reader}_SECRET_ACCESS_KEY"],
-    }
+    roles = {"kigi-repository-writer": "AWS"}
+    roles["kigi-repository-reader"] = "KIGI_READER" if "KIGI_READER_ACCESS_KEY_ID" in target.environment else "AWS"
     target.kubectl(
         "apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "manifests" / "namespace.yaml")
     )
     target.apply(
         _object("ConfigMap", "kigi-repositories", data={"repositories.yaml": yaml.safe_dump(repositories)}),
-        _object(
-            "Secret",
-            "kigi-repository-reader",
-            data={name: base64.b64encode(value.encode()).decode() for name, value in secret.items()},
-        ),
+        *(_object("Secret", name, data=_credentials(target.environment, role)) for name, role in roles.items()),
     )
     target.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(REPOSITORY / "manifests"))
     workloads = ("deployment/kigi-operator", "daemonset/kigi-node-cache")
@@ -110,6 +103,12 @@ def install_kigi(target: Target) -> None:
     for workload in workloads:
         target.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "status", workload, "--timeout=300s")
     _wait_for_caches(target)
+
+
+def _credentials(environment: Mapping[str, str], role: str) -> dict[str, str]:
+    """Data of a Secret with the access key of that role."""
+    keys = {"accessKeyId": f"{role}_ACCESS_KEY_ID", "secretAccessKey": f"{role}_SECRET_ACCESS_KEY"}
+    return {field: base64.b64encode(environment[name].encode()).decode() for field, name in keys.items()}
 
 
 def _wait_for_caches(target: Target) -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import sys
-from datetime import UTC, datetime
-from typing import Any
 
 from kigi.adapters.qemu_img import create_overlay
 from kigi.api.repositories import load_repositories
 from kigi.errors import KigiError
 from kigi_cache import metrics, web
+from kigi_cache.captures import Captures
 from kigi_cache.csi import NodePlugin
 from kigi_cache.eviction import Budget
 from kigi_cache.fetch import S3Source
 from kigi_cache.filler import Filler
 from kigi_cache.grpc_server import SocketServer
 from kigi_cache.kube import KubeApi
+from kigi_cache.logs import log_to_stderr
 from kigi_cache.node_cache import NodeCacheKeeper
 from kigi_cache.registration import Registration
 from kigi_cache.settings import Settings, from_environment
@@ -30,25 +29,6 @@ from kigi_cache.volumes import Volumes
 logger = logging.getLogger(__name__)
 
 SCRUB_INTERVAL_S = 24 * 3600.0
-
-_PLAIN_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message and the fields of ``extra``."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        entry: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        entry.update({key: value for key, value in record.__dict__.items() if key not in _PLAIN_FIELDS})
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
 
 
 class CallObserver:
@@ -80,6 +60,8 @@ async def run(settings: Settings) -> None:
     store = Store(settings.root)
     volumes = Volumes(settings.root, store, create_overlay)
     await asyncio.to_thread(volumes.recover)
+    captures = Captures(settings.root, volumes)
+    await asyncio.to_thread(captures.recover)
     filler = Filler(
         store,
         source,
@@ -88,7 +70,7 @@ async def run(settings: Settings) -> None:
         on_change=lambda: keeper.changed(),
         on_error=lambda digest, error: keeper.warn(error.reason, digest, str(error)),
     )
-    keeper = NodeCacheKeeper(api, volumes, filler)
+    keeper = NodeCacheKeeper(api, volumes, filler, captures)
     metrics.REGISTRY.register(metrics.CacheCollector(lambda: keeper.status))
     plugin = NodePlugin(settings.node_name, volumes, filler, CallObserver(keeper), max_volumes=settings.max_volumes)
     try:
@@ -102,6 +84,7 @@ async def run(settings: Settings) -> None:
                 group.create_task(Registration(settings.registration_dir, settings.csi_endpoint).run())
             logger.info("started", extra={"node": settings.node_name, "root": str(settings.root)})
     finally:
+        await captures.close()
         source.close()
         await api.close()
 
@@ -124,13 +107,11 @@ def budget_bytes(settings: Settings) -> int:
 
 def main() -> None:
     """Read the environment, run, and end cleanly on SIGTERM."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
     try:
         settings = from_environment()
     except ValueError as exc:
         sys.exit(str(exc))
-    logging.basicConfig(level=settings.log_level, handlers=[handler])
+    log_to_stderr(settings.log_level)
     asyncio.run(_until_signalled(settings))
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from kigi.api.node_cache import NodeCache, NodeCacheStatus, WantedLayer
 from kigi.errors import KigiError, LayerCorrupt, OverlayRejected, Unreachable, VolumeBusy, VolumeInUse
 from kigi_cache import metrics
+from kigi_cache.captures import Captures
 from kigi_cache.filler import FillState
 from kigi_cache.kube import KubeApi
 from kigi_cache.status_report import build_status, is_worth_telling_now, without_heartbeat
@@ -26,6 +27,8 @@ WRITE_INTERVAL_S = 1.0
 SHORTEST_INTERVAL_S = 0.1
 HEARTBEAT_S = 30.0
 DISCARD_RETRY_S = 2.0
+CAPTURE_LOOK_S = 0.5
+"""The publisher of captured layers writes files, and tells nobody."""
 BACKOFF_S = (0.5, 30.0)
 SAME_EVENT_S = 300.0
 """One event of a reason about a subject in this time: a person needs one, etcd keeps each for an hour."""
@@ -48,10 +51,19 @@ class Supply(Protocol):
 class NodeCacheKeeper:
     """One per process. ``changed()`` tells it of anything that the status shows."""
 
-    def __init__(self, api: KubeApi, volumes: Volumes, supply: Supply, *, peer_address: str | None = None) -> None:
+    def __init__(
+        self,
+        api: KubeApi,
+        volumes: Volumes,
+        supply: Supply,
+        captures: Captures,
+        *,
+        peer_address: str | None = None,
+    ) -> None:
         self._api = api
         self._volumes = volumes
         self._supply = supply
+        self._captures = captures
         self._peer_address = peer_address
         self._cache: NodeCache | None = None
         self._acted = ("", -1)
@@ -152,6 +164,7 @@ class NodeCacheKeeper:
             await asyncio.sleep(SHORTEST_INTERVAL_S)
             limits = [HEARTBEAT_S - (time.monotonic() - written_at)]
             limits += [DISCARD_RETRY_S] if waiting else []
+            limits += [CAPTURE_LOOK_S] if self._captures.is_waiting() else []
             # bytes that arrive are not announced: look again for as long as some are on their way
             moving = any(layer.state == "Fetching" for layer in status.layers)
             limits += [max(0.0, pause - (time.monotonic() - written_at)) or pause] if moving or not told else []
@@ -163,7 +176,7 @@ class NodeCacheKeeper:
         if self._acted != _identity(cache):
             self._volumes.condemned = frozenset(cache.spec.discard)
             self._supply.want(cache.spec.layers)
-        waiting = False
+        waiting = await self._captures.act(cache.spec.captures)
         if cache.spec.discard:
             present = {volume.handle for volume in await asyncio.to_thread(self._volumes.overlays)}
             for handle in sorted(present.intersection(cache.spec.discard)):
@@ -192,6 +205,7 @@ class NodeCacheKeeper:
             self._supply.snapshot(),
             volumes,
             previous,
+            captures=self._captures.reports(),
             peer_address=self._peer_address,
             now=datetime.now(UTC),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
-from kigi.api.node_cache import CachedLayer, CachedVolume, NodeCache, NodeCacheStatus, WantedLayer
+from kigi.api.node_cache import CachedLayer, CachedVolume, CaptureReport, NodeCache, NodeCacheStatus, WantedLayer
 from kigi.conditions import Finding, merge_conditions, summary
 from kigi.domain.quantities import format_bytes
 from kigi.errors import AccessDenied, BudgetExceeded, LayerRefused, RepositoryUnknown, SpecInvalid
@@ -25,6 +25,7 @@ def build_status(
     volumes: Sequence[Volume],
     previous: NodeCacheStatus,
     *,
+    captures: Sequence[CaptureReport] = (),
     peer_address: str | None,
     now: datetime,
 ) -> NodeCacheStatus:
@@ -38,6 +39,7 @@ def build_status(
         conditions=merge_conditions(previous.conditions, findings, generation=acted_generation, now=now),
         layers=layers,
         volumes=[CachedVolume(name=volume.handle, mounted=volume.mounted) for volume in volumes],
+        captures=list(captures),
         budget_bytes=holdings.budget_bytes,
         used_bytes=holdings.used_bytes,
         free_bytes=holdings.free_bytes,
@@ -86,6 +88,7 @@ def _outline(status: NodeCacheStatus) -> tuple[object, ...]:
         [(condition.type, condition.status, condition.reason) for condition in status.conditions],
         [(layer.digest, layer.state, layer.reason) for layer in status.layers],
         status.volumes,
+        [(capture.id, capture.state, capture.reason) for capture in status.captures],
     )
 
 

@@ -34,6 +34,7 @@ from kigi.errors import (
     VolumeUnknown,
 )
 from kigi_cache import mounts
+from kigi_cache.cloning import clone_file
 from kigi_cache.mounts import Mount
 
 QEMU_UID = QEMU_GID = 107
@@ -124,6 +125,16 @@ class Volumes:
         """Delete the overlay. Raises VolumeInUse when it is mounted; no such overlay is success."""
         async with self._only_one(handle):
             await asyncio.to_thread(self._discard, handle)
+
+    async def copy(self, handle: str, directory: Path, name: str, *, parent: str, size: int, mounted: bool) -> None:
+        """The overlay as it is now, as ``directory/name``, and links of its layers in ``directory/chain``.
+
+        ``mounted`` says that a VM has it, which must stand still. Raises VolumeUnknown, VolumeBusy, VolumeInUse when it
+        is mounted against that word, OverlayRejected when its header is not that of an overlay of ``size`` bytes above
+        the layer ``parent``.
+        """
+        async with self._only_one(handle):
+            await asyncio.to_thread(self._copy, handle, directory, name, parent, size, mounted)
 
     def usage(self, handle: str, path: str) -> Usage:
         """Space of an overlay that is mounted at ``path``; VolumeUnknown unless it is."""
@@ -218,6 +229,28 @@ class Volumes:
         directory.rename(grave)
         _sync(self._root)
         shutil.rmtree(grave)
+
+    def _copy(self, handle: str, directory: Path, name: str, parent: str, size: int, mounted: bool) -> None:
+        """What is checked is the copy: nobody else writes to that."""
+        source = self._root / handle
+        if not source.is_dir():
+            raise VolumeUnknown(f"no overlay {handle} on this node")
+        used = self._mounts_of(handle)
+        if used and not mounted:
+            raise VolumeInUse(f"overlay {handle} is mounted at {used[0].point}; its VM was off when it was asked for")
+        target = directory / name
+        with _plain_file(source / DISK) as descriptor, target.open("xb") as file:
+            target.chmod(0o600)
+            clone_file(descriptor, file.fileno())
+        with target.open("rb") as file:
+            check_overlay(
+                file.read(HEADER_BYTES),
+                backing_name=f"{CHAIN}/{parent.removeprefix('sha256:')}.qcow2",
+                virtual_size_bytes=size,
+                size_bytes=os.fstat(file.fileno()).st_size,
+            )
+        for layer in os.listdir(source / CHAIN):
+            os.link(source / CHAIN / layer, directory / CHAIN / layer, follow_symlinks=False)
 
     def _mounts_of(self, handle: str) -> list[Mount]:
         """Where the overlay (not its chain) is mounted."""

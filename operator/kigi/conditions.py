@@ -16,6 +16,8 @@ PLACED = "Placed"
 CACHED = "Cached"
 DISKS_READY = "DisksReady"
 MACHINES_CREATED = "MachinesCreated"
+CAPTURED = "Captured"
+STORED = "Stored"
 
 
 @dataclass(frozen=True, slots=True)

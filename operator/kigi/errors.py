@@ -239,3 +239,21 @@ class NoRoom(Waiting):
     """The node's disk is full; tried again when there is room."""
 
     reason = "NoRoom"
+
+
+class DeploymentMissing(Waiting):
+    """A SystemDeployment, or an instance of it, that is named does not exist (yet)."""
+
+    reason = "DeploymentMissing"
+
+
+class NotSettled(Waiting):
+    """An instance is on its way to another state; it can be captured when it is there."""
+
+    reason = "NotSettled"
+
+
+class CaptureFailed(Waiting):
+    """A layer of a captured disk cannot be made or stored now; it is tried again."""
+
+    reason = "CaptureFailed"

@@ -6,14 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
+from kigi.adapters.resources import IMAGE, SYSTEM
+from kigi.api.capture import SystemCaptureStatus
+from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain import names
 from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedSystem
 from kigi.domain.usage import User, users_of_systems
-from kigi.errors import KigiError
+from kigi.errors import DeploymentMissing, KigiError
 from kigi.mirror import Mirror
-from kigi.observed import CACHE_SILENT_AFTER, CacheRecord, DeploymentRecord, NodeRecord, VolumeRecord
-from kigi.planning import plugin
+from kigi.observed import CACHE_SILENT_AFTER, CacheRecord, CaptureRecord, DeploymentRecord, NodeRecord, VolumeRecord
+from kigi.planning import captures, plugin
+from kigi.planning.captures import CaptureView
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
 from kigi.planning.objects import machine_memory_bytes
 from kigi.planning.view import (
@@ -59,6 +63,7 @@ def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -
             PolicyState(p.meta.name, p.instance, p.spec, p.owner_uid == meta.uid, p.meta.deleting)
             for p in mirror.policies.by("deployment", key)
         ),
+        changed_by=record.changed_by,
         old_status=record.status,
     )
 
@@ -211,7 +216,53 @@ def gather_node(mirror: Mirror, name: str) -> NodeView:
         spec_current=cache is not None and cache.observed_generation == cache.meta.generation,
         discard=frozenset(cache.spec.discard) if cache and cache.spec else frozenset(),
         volumes=cache.volumes if cache else frozenset(),
+        captures=tuple(_capture_orders(mirror, name)),
         present=cache.spec if cache else None,
+    )
+
+
+def _capture_orders(mirror: Mirror, node: str) -> Iterator[CaptureOrder]:
+    for record in sorted(mirror.captures, key=lambda record: record.meta.uid):
+        if record.status is not None:
+            yield from (order for where, order in captures.orders(record.status) if where == node)
+
+
+def gather_capture(mirror: Mirror, record: CaptureRecord, now: datetime) -> CaptureView:
+    """The view of one capture; its spec must be valid. O(its deployment's machines + nodes)."""
+    assert not isinstance(record.spec, KigiError)
+    meta, namespace = record.meta, record.meta.namespace or ""
+    status = record.status or SystemCaptureStatus()
+    reports: dict[str, CaptureReport] = {}
+    for node in {disk.node for disk in status.disks}:
+        cache = mirror.caches.get(None, node)
+        reports.update(cache.captures if cache is not None else {})
+    name = record.spec.deployment.name
+    found = mirror.deployments.get(namespace, name)
+    deployment: DeploymentView | KigiError
+    if found is None or found.meta.deleting:
+        deployment = DeploymentMissing(f"spec.deployment.name: there is no SystemDeployment {namespace}/{name}")
+    elif isinstance(found.spec, KigiError):
+        deployment = found.spec
+    else:
+        deployment = gather_deployment(mirror, found, now)
+    return CaptureView(
+        namespace=namespace,
+        name=meta.name,
+        uid=meta.uid,
+        generation=meta.generation,
+        deleting=meta.deleting,
+        has_finalizer=names.FINALIZER in meta.finalizers,
+        spec=record.spec,
+        status=status,
+        deployment=deployment,
+        agents=frozenset(vmi.meta.uid for vmi in mirror.instances.by("deployment", (namespace, name)) if vmi.agent),
+        taken=frozenset(
+            (resource.kind, node.meta.name)
+            for resource, store in ((IMAGE, mirror.images), (SYSTEM, mirror.systems))
+            for node in store.by("namespace", namespace)
+        ),
+        reports=reports,
+        now=now,
     )
 
 

@@ -18,6 +18,7 @@ from kigi.domain.systems import ResolvedSystem, System
 from kigi.errors import KigiError, SpecInvalid
 from kigi.observed import (
     CacheRecord,
+    CaptureRecord,
     ClaimRecord,
     CsiNodeRecord,
     DeploymentRecord,
@@ -106,6 +107,7 @@ class Mirror:
         self.images: Store[ImageRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.systems: Store[SystemRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.deployments: Store[DeploymentRecord] = Store(namespace=lambda r: r.meta.namespace)
+        self.captures: Store[CaptureRecord] = Store()
         self.nodes: Store[NodeRecord] = Store()
         self.csi_nodes: Store[CsiNodeRecord] = Store()
         self.caches: Store[CacheRecord] = Store()
@@ -120,6 +122,7 @@ class Mirror:
             resources.IMAGE.kind: self.images,
             resources.SYSTEM.kind: self.systems,
             resources.DEPLOYMENT.kind: self.deployments,
+            resources.CAPTURE.kind: self.captures,
             resources.NODE.kind: self.nodes,
             resources.CSI_NODE.kind: self.csi_nodes,
             resources.NODE_CACHE.kind: self.caches,

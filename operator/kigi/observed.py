@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from kigi.adapters import kubevirt, resources
 from kigi.api.base import Status
+from kigi.api.capture import SystemCapture, SystemCaptureSpec, SystemCaptureStatus
 from kigi.api.deployment import SystemDeployment, SystemDeploymentSpec, SystemDeploymentStatus
 from kigi.api.image import VMImageNode, VMImageNodeSpec, VMImageNodeStatus
-from kigi.api.node_cache import NodeCacheSpec, NodeCacheStatus
+from kigi.api.node_cache import CaptureReport, NodeCacheSpec, NodeCacheStatus
 from kigi.api.system import SystemNode, SystemNodeSpec, SystemNodeStatus
 from kigi.domain import names
 from kigi.domain.images import Image
@@ -79,6 +80,17 @@ class DeploymentRecord:
     meta: Meta
     spec: SystemDeploymentSpec | SpecInvalid
     status: SystemDeploymentStatus | None
+    changed_by: str = field(default="", compare=False)
+    """Field manager that wrote the spec last."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRecord:
+    """A SystemCapture."""
+
+    meta: Meta
+    spec: SystemCaptureSpec | SpecInvalid
+    status: SystemCaptureStatus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +127,8 @@ class CacheRecord:
     volumes: frozenset[str]
     budget_bytes: int
     heartbeat: datetime | None
+    captures: Mapping[str, CaptureReport]
+    """Frozen copies of overlays, by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +193,8 @@ class InstanceRecord:
     phase: str
     ready: bool
     paused: bool
+    agent: bool
+    """The agent inside the guest answers."""
     node: str | None
     message: str
     """Why its pod has no node, in the scheduler's words."""
@@ -217,6 +233,7 @@ Record = (
     ImageRecord
     | SystemRecord
     | DeploymentRecord
+    | CaptureRecord
     | NodeRecord
     | CsiNodeRecord
     | CacheRecord
@@ -299,7 +316,26 @@ def _deployment(body: Mapping[str, Any], meta: Meta) -> DeploymentRecord:
         spec = SystemDeploymentSpec.model_validate(body.get("spec") or {})
     except ValidationError as exc:
         spec = _invalid(SystemDeployment.KIND, meta, exc)
-    return DeploymentRecord(meta, spec, _status(SystemDeploymentStatus, body))
+    return DeploymentRecord(meta, spec, _status(SystemDeploymentStatus, body), spec_manager(body["metadata"]))
+
+
+def spec_manager(metadata: Mapping[str, Any]) -> str:
+    """The field manager that wrote to ``spec`` last, as ``managedFields`` say; empty if they do not."""
+    writers = [
+        (str(entry.get("time") or ""), str(entry.get("manager") or ""))
+        for entry in metadata.get("managedFields") or ()
+        if not entry.get("subresource") and "f:spec" in (entry.get("fieldsV1") or {})
+    ]
+    return max(writers, default=("", ""))[1]
+
+
+def _capture(body: Mapping[str, Any], meta: Meta) -> CaptureRecord:
+    spec: SystemCaptureSpec | SpecInvalid
+    try:
+        spec = SystemCaptureSpec.model_validate(body.get("spec") or {})
+    except ValidationError as exc:
+        spec = _invalid(SystemCapture.KIND, meta, exc)
+    return CaptureRecord(meta, spec, _status(SystemCaptureStatus, body))
 
 
 def _node(body: Mapping[str, Any], meta: Meta) -> NodeRecord:
@@ -338,6 +374,7 @@ def _cache(body: Mapping[str, Any], meta: Meta) -> CacheRecord:
         volumes=frozenset(volume.name for volume in status.volumes),
         budget_bytes=status.budget_bytes,
         heartbeat=status.last_heartbeat_time,
+        captures={report.id: report for report in status.captures},
     )
 
 
@@ -406,6 +443,7 @@ def _instance(body: Mapping[str, Any], meta: Meta) -> InstanceRecord:
         phase=status.get("phase", ""),
         ready=kubevirt.condition(body, "Ready").get("status") == "True",
         paused=kubevirt.condition(body, "Paused").get("status") == "True",
+        agent=kubevirt.condition(body, "AgentConnected").get("status") == "True",
         node=status.get("nodeName"),
         message=kubevirt.unscheduled(body),
     )
@@ -441,6 +479,7 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any], Meta], Record]] = {
     resources.IMAGE.kind: _image,
     resources.SYSTEM.kind: _system,
     resources.DEPLOYMENT.kind: _deployment,
+    resources.CAPTURE.kind: _capture,
     resources.NODE.kind: _node,
     resources.CSI_NODE.kind: _csi_node,
     resources.NODE_CACHE.kind: _cache,

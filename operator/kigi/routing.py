@@ -12,6 +12,7 @@ from kigi.mirror import Change, Mirror
 from kigi.observed import (
     CACHE_SILENT_AFTER,
     CacheRecord,
+    CaptureRecord,
     ClaimRecord,
     CsiNodeRecord,
     DeploymentRecord,
@@ -56,6 +57,8 @@ def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
             yield from _tree_changed(mirror, change, namespace)
         case DeploymentRecord():
             yield from _deployment_changed(mirror, change, namespace)
+        case CaptureRecord():
+            yield from _capture_changed(change, namespace)
         case NodeRecord() | CsiNodeRecord() | KubeVirtRecord() | PluginRecord():
             if _besides_meta(change):
                 if isinstance(record, KubeVirtRecord | PluginRecord):
@@ -87,6 +90,7 @@ def everything(mirror: Mirror) -> Iterator[Key]:
     yield from (Key("system", r.meta.namespace or "", r.meta.name) for r in mirror.systems)
     yield PLUGIN_KEY
     yield from all_deployments(mirror)
+    yield from (Key("capture", r.meta.namespace or "", r.meta.name) for r in mirror.captures)
     yield from (_claim_of(volume) for volume in mirror.volumes if volume.is_available)
     nodes = {name for _, name in (*mirror.nodes.objects, *mirror.caches.objects)}
     nodes.update(str(node) for node in mirror.volumes.values_of("node"))
@@ -135,6 +139,20 @@ def _deployment_changed(mirror: Mirror, change: Change, namespace: str) -> Itera
         yield from ((key, GATHER_S) for key in _caches_of(mirror, new))
 
 
+def _capture_changed(change: Change, namespace: str) -> Iterator[Waking]:
+    """Itself, when somebody else than its own pass wrote it; the nodes of its disks, when it is in another phase."""
+    old, new = change.old, change.new
+    assert old is None or isinstance(old, CaptureRecord)
+    assert new is None or isinstance(new, CaptureRecord)
+    before = (old.meta.uid, old.meta.generation, old.meta.deleting, old.meta.finalizers) if old else None
+    if new is not None and before != (new.meta.uid, new.meta.generation, new.meta.deleting, new.meta.finalizers):
+        yield Key("capture", namespace, new.meta.name), 0.0
+    phases = [record.status.phase if record is not None and record.status else "" for record in (old, new)]
+    if phases[0] != phases[1]:
+        nodes = {disk.node for record in (old, new) if record and record.status for disk in record.status.disks}
+        yield from ((Key("node", "", node), 0.0) for node in sorted(nodes))
+
+
 def _life(record: Record) -> object:
     """What decides whether a node of a tree is kept."""
     return (record.meta.uid, record.meta.deleting, record.meta.finalizers)
@@ -164,6 +182,10 @@ def _cache_changed(mirror: Mirror, change: Change) -> Iterator[Waking]:
         yield from ((key, PROGRESS_S) for key in _deployments_on(mirror, node))
     if old is not None and new is not None and _acts(old) != _acts(new):
         yield Key("node", "", node), 0.0
+    if (old.captures if old else {}) != (new.captures if new else {}):
+        for capture in mirror.captures:
+            if capture.status is not None and any(disk.node == node for disk in capture.status.disks):
+                yield Key("capture", capture.meta.namespace or "", capture.meta.name), 0.0
     changed = (old.held if old else frozenset()) ^ (new.held if new else frozenset())
     if changed:
         for namespace in {str(value) for value in mirror.images.values_of("namespace")}:

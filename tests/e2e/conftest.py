@@ -22,5 +22,6 @@ def cluster() -> Iterator[Cluster]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`down` comes last: it takes away the cluster that all others use."""
-    items.sort(key=lambda item: item.path.name == "test_teardown.py")
+    """Those that change the cluster for all others come last: a second node, and then `down`."""
+    last = ["test_two_nodes.py", "test_teardown.py"]
+    items.sort(key=lambda item: last.index(item.path.name) + 1 if item.path.name in last else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -14,6 +15,7 @@ from typing import Any
 from demo.console import read_guest
 from demo.story import NAME, Chapter, wait_ready
 from demo.targets import SYSTEM_NAMESPACE, Target
+from kigi.domain.names import API_VERSION
 from localcluster.build import binary
 from localcluster.full import Cluster
 from scenario import kubernetes
@@ -32,11 +34,13 @@ def eventually(check: Callable[[], Any], what: str, timeout_s: float = 600) -> A
 
 @dataclass(frozen=True)
 class Exercise:
-    """One deployment, and the guests of its first instance."""
+    """One deployment, and the guests of one of its instances."""
 
     cluster: Cluster
     target: Target
     chapter: Chapter
+    deployment: str = NAME
+    index: int = 0
 
     @property
     def namespace(self) -> str:
@@ -45,28 +49,41 @@ class Exercise:
 
     def vm(self, machine: str) -> str:
         """Name of a machine's VM."""
-        return f"{NAME}-0-{machine}"
+        return f"{self.deployment}-{self.index}-{machine}"
 
     def apply(self, state: str, machines: dict[str, dict[str, Any]] | None = None, **spec: Any) -> None:
         """``kubectl apply`` of the deployment; ``machines`` are overrides, those of RUNNING are on unless told so."""
         overrides = {name: {"running": True} | (machines or {}).get(name, {}) for name in RUNNING}
         listed = [{"name": name, **fields} for name, fields in overrides.items()]
-        spec = {"running": False, "overrides": [{"instance": 0, "machines": listed}], **spec}
-        self.target.apply(kubernetes.system_deployment(NAME, state, self.namespace, **spec))
+        spec = {"running": False, "overrides": [{"instance": self.index, "machines": listed}], **spec}
+        self.target.apply(kubernetes.system_deployment(self.deployment, state, self.namespace, **spec))
 
     def wait_ready(self) -> dict[str, Any]:
         """The status of the deployment, Ready as it was last applied."""
-        return wait_ready(self.target, self.namespace, NAME)
+        return wait_ready(self.target, self.namespace, self.deployment)
 
     def status(self) -> dict[str, Any]:
         """The status as it is."""
-        status: dict[str, Any] = self.target.get("systemdeployment", NAME, "-n", self.namespace)["status"]
+        status: dict[str, Any] = self.target.get("systemdeployment", self.deployment, "-n", self.namespace)["status"]
         return status
 
     def machine(self, name: str) -> dict[str, Any]:
-        """A machine of the first instance, as the status has it."""
-        machines = self.status()["instances"][0]["machines"]
+        """A machine of the instance, as the status has it."""
+        machines = self.status()["instances"][self.index]["machines"]
         return next(dict(machine) for machine in machines if machine["name"] == name)
+
+    def capture(self, name: str, **spec: Any) -> dict[str, Any]:
+        """The status of a SystemCapture of the instance, once it is Ready."""
+        spec = {"deployment": {"name": self.deployment}, "instance": self.index, **spec}
+        metadata = {"name": name, "namespace": self.namespace}
+        self.target.apply({"apiVersion": API_VERSION, "kind": "SystemCapture", "metadata": metadata, "spec": spec})
+        wait = ("wait", "--for=condition=Ready", f"systemcapture/{name}", "-n", self.namespace, "--timeout=900s")
+        try:
+            self.target.kubectl(*wait)
+        finally:
+            status: dict[str, Any] = self.target.get("systemcapture", name, "-n", self.namespace).get("status", {})
+            print(json.dumps(status, indent=1))
+        return status
 
     def instance(self, machine: str) -> dict[str, Any]:
         """The VirtualMachineInstance."""
@@ -118,7 +135,8 @@ class Exercise:
 
     def launcher(self, machine: str) -> str:
         """Name of the pod that the VM runs in."""
-        selector = f"kubevirt.io=virt-launcher,kigi.dev/machine={machine},kigi.dev/instance=0"
+        selector = f"kubevirt.io=virt-launcher,kigi.dev/machine={machine},kigi.dev/instance={self.index}"
+        selector += f",kigi.dev/deployment={self.deployment}"
         pods = self.target.get("pods", "-n", self.namespace, "-l", selector)["items"]
         (name,) = (pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running")
         return str(name)

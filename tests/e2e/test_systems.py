@@ -72,6 +72,21 @@ def test_ten_guests_say_which_machine_and_state_they_are(exercise: Exercise) -> 
     check_guests(exercise, "infected")
 
 
+def test_ten_running_guests_are_captured_at_one_moment(exercise: Exercise) -> None:
+    """They stand still together, run on, and become a state whose layers are what they wrote."""
+    before = uids(exercise, 0)
+    status = exercise.capture("ten", quiesce="Pause")
+    assert uids(exercise, 0) == before
+    assert {machine["method"] for machine in status["machines"]} == {"Pause"}
+    last_stop = max(machine["pausedAt"] for machine in status["machines"])
+    assert all(machine["resumedAt"] > last_stop for machine in status["machines"])
+    assert {disk["state"] for disk in status["disks"]} == {"Stored"}
+    full = sum(disk["virtualSizeBytes"] for disk in status["disks"])
+    assert status["uploadedBytes"] == status["addedBytes"] < full / 4
+    eventually(lambda: exercise.node("ls /var/lib/kigi/captures") == "", "the frozen copies' end", 60)
+    exercise.wait_ready()
+
+
 @pytest.mark.parametrize(("old", "new"), [("infected", "cleaned"), ("cleaned", "restored"), ("restored", "infected")])
 def test_a_switch_changes_just_the_machines_that_differ(exercise: Exercise, old: str, new: str) -> None:
     before = uids(exercise, 0)

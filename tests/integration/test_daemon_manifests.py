@@ -55,12 +55,18 @@ def test_the_daemon_understands_its_environment_and_finds_it_mounted(pod: dict[s
 
 
 def test_the_example_names_the_credentials_that_are_mounted(pod: dict[str, Any], tmp_path: Path) -> None:
-    config, secret = yaml.safe_load_all((ROOT / "manifests/examples/repositories.yaml").read_text())
+    config, secret, writer = yaml.safe_load_all((ROOT / "manifests/examples/repositories.yaml").read_text())
     (tmp_path / "repositories.yaml").write_text(config["data"]["repositories.yaml"])
     repository = load_repositories(tmp_path / "repositories.yaml", {}).get("default")
     mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     assert repository.credentials_dir == mounts["credentials"]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert volumes["credentials"]["secret"]["secretName"] == secret["metadata"]["name"]
+    assert volumes["writer"]["secret"] | {"defaultMode": 0} == {
+        "secretName": writer["metadata"]["name"],
+        "optional": True,
+        "defaultMode": 0,
+    }
+    assert {m["name"]: m["mountPath"] for m in pod["containers"][1]["volumeMounts"]}["writer"] == mounts["credentials"]
     assert volumes["repositories"]["configMap"]["name"] == config["metadata"]["name"]
     assert set(secret["stringData"]) == {"accessKeyId", "secretAccessKey"}

@@ -132,6 +132,21 @@ def test_no_pod_can_ask_the_driver_for_a_volume_by_itself(installation: list[dic
 
 def test_the_daemon_names_its_node_by_what_kubernetes_says(installation: list[dict[str, Any]]) -> None:
     (daemon,) = of_kind(installation, "DaemonSet")
-    (container,) = daemon["spec"]["template"]["spec"]["containers"]
+    container, _ = daemon["spec"]["template"]["spec"]["containers"]
     env = {item["name"]: item for item in container["env"]}
     assert env["NODE_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
+
+
+def test_only_what_stores_captures_may_write_to_the_repository(installation: list[dict[str, Any]]) -> None:
+    """And it is no privileged container, and sees nothing of the node but the frozen copies."""
+    (daemon,) = of_kind(installation, "DaemonSet")
+    pod = daemon["spec"]["template"]["spec"]
+    secrets = {v["name"]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+    paths = {v["name"]: v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v}
+    mounts = {c["name"]: {m["name"] for m in c["volumeMounts"]} for c in pod["containers"]}
+    writers = {name for name, used in mounts.items() for m in used if secrets.get(m) == "kigi-repository-writer"}
+    assert writers == {"capture-publisher"}
+    assert {paths[m] for m in mounts["capture-publisher"] if m in paths} == {"/var/lib/kigi/captures"}
+    (publisher,) = (c for c in pod["containers"] if c["name"] == "capture-publisher")
+    assert publisher["securityContext"]["allowPrivilegeEscalation"] is False
+    assert not publisher["securityContext"].get("privileged")

@@ -255,16 +255,21 @@ TREES = ("vmimagenodes", "systemnodes")
 READ = ("get", "list", "watch")
 OWN = (*READ, "create", "patch", "delete")
 OPERATOR_MAY = [
-    *((verb, "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments") for verb in READ),
-    *(("patch", "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments")),
+    *((verb, "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments", "systemcaptures") for verb in READ),
+    *(("create", "kigi.dev", kind, "") for kind in TREES),
+    *(("patch", "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments", "systemcaptures")),
     ("update", "kigi.dev", "systemdeployments", "finalizers"),
-    *(("patch", "kigi.dev", kind, "status") for kind in (*TREES, "systemdeployments")),
+    *(("patch", "kigi.dev", kind, "status") for kind in (*TREES, "systemdeployments", "systemcaptures")),
     *((verb, "kigi.dev", "nodecaches", "") for verb in OWN),
     *((verb, "", kind, "") for kind in ("persistentvolumes", "persistentvolumeclaims") for verb in OWN),
     *((verb, "kubevirt.io", "virtualmachines", "") for verb in OWN),
     *((verb, "networking.k8s.io", "networkpolicies", "") for verb in OWN),
     *((verb, "kubevirt.io", "virtualmachineinstances", "") for verb in (*READ, "delete")),
     ("update", "subresources.kubevirt.io", "virtualmachines", "restart"),
+    *(
+        ("update", "subresources.kubevirt.io", "virtualmachineinstances", request)
+        for request in ("pause", "unpause", "freeze", "unfreeze")
+    ),
     *((verb, "kubevirt.io", "kubevirts", "") for verb in READ),
     *((verb, "plugin.kubevirt.io", "plugins", "") for verb in (*READ, "create")),
     *((verb, "storage.k8s.io", "csinodes", "") for verb in READ),
@@ -274,7 +279,8 @@ OPERATOR_MAY = [
     ("create", "events.k8s.io", "events", ""),
 ]
 OPERATOR_MAY_NOT = [
-    *((verb, "kigi.dev", kind, "") for kind in TREES for verb in ("create", "update", "delete", "deletecollection")),
+    *((verb, "kigi.dev", kind, "") for kind in TREES for verb in ("update", "delete", "deletecollection")),
+    *((verb, "kigi.dev", "systemcaptures", "") for verb in ("create", "update", "delete", "deletecollection")),
     *((verb, "kigi.dev", "systemdeployments", "") for verb in ("create", "update", "delete", "deletecollection")),
     *((verb, "kigi.dev", "nodecaches", "status") for verb in ("patch", "update")),
     *((verb, "", "secrets", "") for verb in ("get", "list", "create")),
@@ -332,12 +338,12 @@ def test_the_operator_leads_in_its_own_namespace(operator: RawApi) -> None:
 
 
 def test_users_roles_cover_the_users_kinds(server: RawApi) -> None:
-    """What is labelled for aggregation gives view and edit of the three kinds, and nothing of nodes' caches."""
+    """What is labelled for aggregation gives view and edit of the users' kinds, and nothing of nodes' caches."""
     roles = {}
     for name in ("kigi-view", "kigi-edit"):
         role = server.get(f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}").object()
         roles[name] = {(r, v) for rule in role["rules"] for r in rule["resources"] for v in rule["verbs"]}
-    kinds = {"vmimagenodes", "systemnodes", "systemdeployments"}
+    kinds = {"vmimagenodes", "systemnodes", "systemdeployments", "systemcaptures"}
     assert roles["kigi-view"] == {(kind, verb) for kind in kinds for verb in ("get", "list", "watch")}
     assert {("systemdeployments", "create"), ("systemdeployments/scale", "update")} <= roles["kigi-edit"]
     assert not any(resource.endswith("/status") or "nodecache" in resource for resource, _ in roles["kigi-edit"])

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import json
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -50,6 +51,8 @@ class NodeDisk:
     overlays: dict[str, int] = field(default_factory=dict)
     """Handle -> number in the order of creation."""
     moved_bytes: int = 0
+    copies: dict[str, str] = field(default_factory=dict)
+    """Capture -> volume."""
 
 
 class Actors:
@@ -70,6 +73,12 @@ class Actors:
         self.violations: list[str] = []
         self.starts: list[tuple[str, str]] = []
         """(VM, claim) of each instance that was started."""
+        self.paused: dict[str, int] = {}
+        """VM -> how often it was paused; see ``instance_request``."""
+        self.standing: set[tuple[str, str]] = set()
+        """VMs that stand still."""
+        self.lose_copies = 0
+        """Copies that are lost after they were reported."""
         self.alive: set[str] = set(self.node_names)
         """Nodes whose daemon and kubelet work."""
         self._start_s, self._fill_s, self._play = start_s, fill_s, play
@@ -361,6 +370,53 @@ class Actors:
                     handles.add(pv["spec"]["csi"]["volumeHandle"])
         return handles
 
+    async def instance_request(
+        self, namespace: str, name: str, verb: str, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """KubeVirt's requests to an instance, which a bare API server does not serve; answered when they are done."""
+        vmi = self._seen["VirtualMachineInstance"].get((namespace, name))
+        if vmi is None:
+            raise Waiting(f"no instance {name}")
+        if ((namespace, name) in self.standing) == (verb == "pause"):
+            raise Conflict(f"{name} is not in a state for {verb}")
+        if verb == "pause":
+            self.paused[name] = self.paused.get(name, 0) + 1
+            self.standing.add((namespace, name))
+        else:
+            self.standing.discard((namespace, name))
+        others = [item for item in vmi["status"].get("conditions", []) if item["type"] != "Paused"]
+        paused = [{"type": "Paused", "status": "True"}] if verb == "pause" else []
+        await self._merge(INSTANCE, namespace, name, {"status": {"conditions": [*others, *paused]}})
+
+    def _captures(self, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the node says of its copies: copied at once, and stored when the VMs may run again."""
+        reports = []
+        copies = self.disks[name].copies
+        for order in body.get("spec", {}).get("captures") or ():
+            if order["action"] == "Copy" and order["id"] not in copies:
+                copies[order["id"]] = order["volume"]
+                namespace, vm = self._vm_of_handle(order["volume"])
+                if order["mounted"] and (namespace, vm) not in self.standing:
+                    self.violations.append(f"{order['volume']} is copied while its VM runs")
+            state = "Copied" if order["action"] == "Copy" else "Stored"
+            if order["action"] == "Keep" and self.lose_copies > 0 and order["id"] in copies:
+                self.lose_copies -= 1
+                del copies[order["id"]]
+            if order["id"] not in copies:
+                reports.append({"id": order["id"], "state": "Lost"})
+                continue
+            digest = "sha256:" + hashlib.sha256(order["volume"].encode()).hexdigest()
+            stored = {"digest": digest, "sizeBytes": 4096, "uploadedBytes": 4096} if state == "Stored" else {}
+            reports.append({"id": order["id"], "state": state, "copiedBytes": 5000, "copyMilliseconds": 7, **stored})
+        for gone in copies.keys() - {order["id"] for order in body.get("spec", {}).get("captures") or ()}:
+            del copies[gone]
+        return reports
+
+    @staticmethod
+    def _vm_of_handle(handle: str) -> tuple[str, str]:
+        _, namespace, deployment, instance, machine, *_ = handle.split(".")
+        return namespace, names.machine_name(deployment, int(instance), machine)
+
     async def _report(self, name: str) -> None:
         body = self._seen["NodeCache"].get((None, name))  # type: ignore[arg-type]
         if body is None:
@@ -372,6 +428,7 @@ class Actors:
                 {"digest": d, "state": "Held", "sizeBytes": n, "fetchedBytes": n} for d, n in sorted(disk.held.items())
             ],
             "volumes": [{"name": handle, "mounted": handle in mounted} for handle in sorted(disk.overlays)],
+            "captures": self._captures(name, body),
             "budgetBytes": 2**40,
             "usedBytes": sum(disk.held.values()),
         }

@@ -1,4 +1,4 @@
-"""Objects of the four kinds: good ones, and bad ones with the words in which the API server must refuse them."""
+"""Objects of all kinds: good ones, and bad ones with the words in which the API server must refuse them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ PLURALS = {
     "VMImageNode": "vmimagenodes",
     "SystemNode": "systemnodes",
     "SystemDeployment": "systemdeployments",
+    "SystemCapture": "systemcaptures",
     "NodeCache": "nodecaches",
 }
 
@@ -83,6 +84,15 @@ GOOD: dict[str, Object] = {
         },
         "prefetch": [{"name": "restored"}, {"name": "infected"}],
     },
+    "SystemCapture": {
+        "deployment": {"name": "office"},
+        "instance": 3,
+        "machines": ["mail1", "desk1"],
+        "system": "after-lesson-3",
+        "quiesce": "Pause",
+        "repository": "cold",
+        "description": "before the exam",
+    },
     "NodeCache": {
         "layers": [
             {"digest": DIGEST, "sizeBytes": 1, "virtualSizeBytes": 512},
@@ -97,6 +107,17 @@ GOOD: dict[str, Object] = {
             },
         ],
         "discard": ["kigi.team.range.0.mail1.r1.0b1e2f3a"],
+        "captures": [
+            {
+                "id": "c1-0",
+                "volume": "kigi.team.range.0.mail1.r2.0b1e2f3a",
+                "parent": OTHER_DIGEST,
+                "virtualSizeBytes": 512,
+                "repository": "cold",
+                "action": "Copy",
+                "mounted": True,
+            }
+        ],
     },
 }
 
@@ -134,6 +155,15 @@ def deployment(**fields: Any) -> Object:
 
 def toleration(**fields: Any) -> Object:
     return deployment(placement={"tolerations": [fields]})
+
+
+def capture(**fields: Any) -> Object:
+    return merge_patch(GOOD["SystemCapture"], fields)
+
+
+def capture_order(**fields: Any) -> Object:
+    """A NodeCache with one order to copy."""
+    return {"captures": [merge_patch(GOOD["NodeCache"]["captures"][0], fields)]}
 
 
 def layer(**fields: Any) -> Object:
@@ -478,6 +508,23 @@ BAD_OBJECTS = [
     ),
     bad("SystemDeployment", "prefetch-texts", deployment(prefetch=["a"]), "spec.prefetch[0]", "object"),
     # NodeCache
+    # SystemCapture
+    bad("SystemCapture", "empty", {}, "spec.deployment: Required"),
+    bad("SystemCapture", "deployment-path", capture(deployment={"name": "../x"}), "spec.deployment.name"),
+    bad("SystemCapture", "instance-negative", capture(instance=-1), "spec.instance", "greater than or equal to 0"),
+    bad("SystemCapture", "instance-beyond", capture(instance=1000), "spec.instance", "less than or equal to 999"),
+    bad("SystemCapture", "machine-twice", capture(machines=["a", "a"]), "spec.machines[1]", "Duplicate"),
+    bad("SystemCapture", "machine-upper-case", capture(machines=["Mail"]), "spec.machines[0]"),
+    bad("SystemCapture", "machines-many", capture(machines=[f"m{n}" for n in range(257)]), "spec.machines", "256"),
+    bad("SystemCapture", "system-upper-case", capture(system="After"), "spec.system"),
+    bad("SystemCapture", "system-long", capture(system="a" * 201), "spec.system", "200"),
+    bad("SystemCapture", "quiesce-unknown", capture(quiesce="Stop"), "spec.quiesce", '"Auto", "Pause"'),
+    bad("SystemCapture", "repository-url", capture(repository="s3://x"), "spec.repository"),
+    # NodeCache
+    bad("NodeCache", "capture-id-path", capture_order(id="../c"), "spec.captures[0].id"),
+    bad("NodeCache", "capture-action", capture_order(action="Move"), "spec.captures[0].action", '"Copy", "Keep"'),
+    bad("NodeCache", "capture-volume-path", capture_order(volume="../x"), "spec.captures[0].volume"),
+    bad("NodeCache", "capture-parent", capture_order(parent="sha256:x"), "spec.captures[0].parent"),
     bad("NodeCache", "digest", layer(digest="sha256:x"), "spec.layers[0].digest"),
     bad("NodeCache", "size-zero", layer(sizeBytes=0), "spec.layers[0].sizeBytes"),
     bad("NodeCache", "virtual-size-no-sector", layer(virtualSizeBytes=100), "virtualSizeBytes", "multiple of 512"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 from kigi.operator_process import open_ports, run_operator
 from kigi.ports import Ports
@@ -20,7 +22,15 @@ class OperatorRun:
     what the API server has.
     """
 
-    def __init__(self, kubeconfig: str, *, settings: Settings = FAST, kill_after: int | None = None) -> None:
+    def __init__(
+        self,
+        kubeconfig: str,
+        *,
+        settings: Settings = FAST,
+        kill_after: int | None = None,
+        requests: Callable[..., Awaitable[None]] | None = None,
+    ) -> None:
+        self._requests = requests
         self._settings = replace(settings, kubeconfig=kubeconfig)
         self._kill_after = kill_after
         self.dead = asyncio.Event()
@@ -30,6 +40,8 @@ class OperatorRun:
     async def start(self) -> OperatorRun:
         """Returns when its watches run."""
         self.ports = await open_ports(self._settings)
+        if self._requests is not None:
+            self.ports.kube.instance_request = self._request  # type: ignore[method-assign]
         if self._kill_after is not None:
             self.ports.kube.guard = self._refuse
             self.ports.kube.after_write = self._count
@@ -41,6 +53,18 @@ class OperatorRun:
         if self._task.done():
             self._task.result()
         return self
+
+    async def _request(self, *arguments: Any) -> None:
+        """Played by the test, and counted as a write."""
+        assert self.ports is not None
+        assert self._requests is not None
+        kube = self.ports.kube
+        if kube.guard is not None:
+            kube.guard()
+        await self._requests(*arguments)
+        kube.writes += 1
+        if kube.after_write is not None:
+            kube.after_write(kube.writes)
 
     @property
     def writes(self) -> int:

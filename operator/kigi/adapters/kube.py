@@ -71,15 +71,17 @@ class KubeClient:
         return await self._send("GET", resource.path(namespace, name))
 
     async def list_all(self, resource: Resource, namespace: str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every object of the kind that Kigi looks at, as the API server has them now; none if it has no such kind."""
+        """Every object of the kind that Kigi looks at, as the API server has them now; none if it has no such kind.
+
+        ``namespace`` None: of all.
+        """
         query = {"limit": str(PAGE)}
         if resource.selector:
             query["labelSelector"] = resource.selector
         token = ""
         while True:
-            answer = await self._send(
-                "GET", resource.path(namespace), query={**query, **({"continue": token} if token else {})}
-            )
+            more = {"continue": token} if token else {}
+            answer = await self._send("GET", resource.path(namespace), query={**query, **more})
             if answer is None:
                 return
             for item in answer.get("items") or ():
@@ -111,11 +113,11 @@ class KubeClient:
         query = {"fieldManager": manager, **({"dryRun": "All"} if dry_run else {})}
         return _found(await self._write("POST", path, manifest, JSON, query), path)
 
-    async def replace(self, resource: Resource, manifest: Manifest) -> dict[str, Any]:
+    async def replace(self, resource: Resource, manifest: Manifest, *, manager: str = FIELD_MANAGER) -> dict[str, Any]:
         """The whole object; Conflict if ``metadata.resourceVersion`` is not the newest."""
         meta = manifest["metadata"]
         path = resource.path(meta.get("namespace"), meta["name"])
-        return _found(await self._write("PUT", path, manifest, JSON, {"fieldManager": FIELD_MANAGER}), path)
+        return _found(await self._write("PUT", path, manifest, JSON, {"fieldManager": manager}), path)
 
     async def json_patch(
         self,
@@ -191,6 +193,16 @@ class KubeClient:
         except (Waiting, Unreachable):
             return False
         return True
+
+    async def instance_request(
+        self, namespace: str, name: str, verb: str, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """One of KubeVirt's requests to a VM's instance: pause, unpause, freeze, unfreeze.
+
+        Answered when it is done. Conflict: the instance is not in a state for it. Waiting: there is no such instance.
+        """
+        path = f"/apis/subresources.kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{name}/{verb}"
+        await self._write("PUT", path, options or {}, JSON, {}, missing_is_error=True)
 
     # The wire.
 
@@ -278,15 +290,23 @@ def _found(answer: dict[str, Any] | None, path: str) -> dict[str, Any]:
     return answer
 
 
-async def load_configuration(kubeconfig: str | None = None) -> Configuration:
-    """Access of this pod, or of ``kubeconfig`` (else $KUBECONFIG, else ~/.kube/config) outside of a cluster."""
+async def load_configuration(kubeconfig: str | None = None, context: str | None = None) -> Configuration:
+    """Access of this pod, or of ``kubeconfig`` (else $KUBECONFIG, else ~/.kube/config) outside of a cluster.
+
+    ``context`` None: the kubeconfig's current one.
+    """
     configuration = Configuration()
-    if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+    if (
+        kubeconfig is None
+        and context is None
+        and "KUBERNETES_SERVICE_HOST" in os.environ
+        and "KUBECONFIG" not in os.environ
+    ):
         kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         return _with_proxy(configuration)
     path = os.path.expanduser(kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config")
     await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
-        config_file=path, client_configuration=configuration, persist_config=False
+        config_file=path, context=context, client_configuration=configuration, persist_config=False
     )
     return _with_proxy(configuration)
 

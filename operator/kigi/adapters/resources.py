@@ -46,6 +46,7 @@ _OURS = names.LABEL_DEPLOYMENT
 IMAGE = Resource(names.API_VERSION, "VMImageNode", "vmimagenodes")
 SYSTEM = Resource(names.API_VERSION, "SystemNode", "systemnodes")
 DEPLOYMENT = Resource(names.API_VERSION, "SystemDeployment", "systemdeployments")
+CAPTURE = Resource(names.API_VERSION, "SystemCapture", "systemcaptures")
 NODE_CACHE = Resource(names.API_VERSION, "NodeCache", "nodecaches", namespaced=False)
 NODE = Resource("v1", "Node", "nodes", namespaced=False)
 CSI_NODE = Resource("storage.k8s.io/v1", "CSINode", "csinodes", namespaced=False)
@@ -63,6 +64,7 @@ WATCHED = (
     IMAGE,
     SYSTEM,
     DEPLOYMENT,
+    CAPTURE,
     NODE_CACHE,
     NODE,
     CSI_NODE,

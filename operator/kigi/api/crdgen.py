@@ -18,6 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from kigi.api.base import Column, Model, Rule
+from kigi.api.capture import SystemCapture
 from kigi.api.deployment import SystemDeployment
 from kigi.api.image import VMImageNode
 from kigi.api.node_cache import NodeCache
@@ -26,7 +27,7 @@ from kigi.domain.names import GROUP, VERSION
 
 Schema = dict[str, Any]
 
-KINDS: tuple[type[Model], ...] = (VMImageNode, SystemNode, SystemDeployment, NodeCache)
+KINDS: tuple[type[Model], ...] = (VMImageNode, SystemNode, SystemDeployment, SystemCapture, NodeCache)
 STATUS_DEFAULT: Schema = {"observedGeneration": -1}
 """An object that no controller has seen yet must not look healthy (kstatus compares this with the generation)."""
 

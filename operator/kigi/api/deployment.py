@@ -195,6 +195,27 @@ class InstanceStatus(Model):
     )
 
 
+class HistoryEntry(Model):
+    """One decision to give machines other disks than they had."""
+
+    time: datetime = Field(description="When it was decided, RFC 3339.")
+    action: Literal["Deployed", "Switched", "Reset", "Renewed"] = Field(
+        description="Deployed: their first disk. Renewed: the disk was lost, with its node or by somebody's hand."
+    )
+    by: str = Field(description="Field manager that wrote spec last: kubectl, a GitOps controller, kigi-cli.")
+    instances: list[int] = Field(
+        description="Indices of the instances.", json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    machines: list[str] = Field(
+        default_factory=list,
+        description="Machines of each; none: all that it has.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    from_system: str | None = Field(default=None, description="State that their disks were of; none: they had none.")
+    to_system: str = Field(description="State that their new disks are of.")
+    token: str | None = Field(default=None, description="The most specific reset token that they have now.")
+
+
 class Timings(Model):
     """When each phase of the last change was reached; seconds from the change being seen."""
 
@@ -215,6 +236,11 @@ class SystemDeploymentStatus(Status):
     ready_replicas: int = Field(default=0, description="Number of instances whose machines are all as wished.")
     selector: str | None = Field(default=None, description="Label selector of the VMs, for the scale subresource.")
     timings: Timings | None = Field(default=None, description="Duration of the phases of the last change.")
+    history: list[HistoryEntry] = Field(
+        default_factory=list,
+        description="The last switches and resets, oldest first; at most 100.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
     instances: list[InstanceStatus] = Field(
         default_factory=list,
         description="The instances.",

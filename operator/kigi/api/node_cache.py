@@ -27,6 +27,8 @@ MAX_LAYERS = 2000
 """Of one node; with the daemon's status this stays below etcd's 1.5 MiB."""
 ATOMIC: dict[str, JsonValue] = {"x-kubernetes-list-type": "atomic"}
 """Each list here has one writer, who writes it whole; bookkeeping per item would double the size of the object."""
+MAX_CAPTURES = 1000
+CaptureId = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 VolumeHandle = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9][-a-z0-9.]*$")]
 
 
@@ -57,6 +59,24 @@ class WantedLayer(Model):
     pinned: bool = Field(default=False, description="True: never evicted while listed, even when the budget is short.")
 
 
+class CaptureOrder(Model):
+    """One overlay of which the node shall make, or keep, a frozen copy."""
+
+    id: CaptureId = Field(description="Name of the copy.")
+    volume: VolumeHandle = Field(description="CSI volume handle of the overlay.")
+    parent: DigestText = Field(description="Layer that the overlay stands on, as its header must say.")
+    virtual_size_bytes: int = Field(
+        gt=0, le=MAX_FILE_BYTES, multiple_of=512, description="Size of the virtual disk in bytes, as its header says."
+    )
+    repository: str = Field(
+        default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Where its layer is stored."
+    )
+    action: Literal["Copy", "Keep"] = Field(
+        description="Copy: make the copy, if there is none. Keep: the VM runs on; make none any more."
+    )
+    mounted: bool = Field(default=False, description="A VM has the overlay; it stands still while action is Copy.")
+
+
 class NodeCacheSpec(Model):
     """What the node shall hold and forget; written by the operator."""
 
@@ -70,6 +90,12 @@ class NodeCacheSpec(Model):
         default_factory=list,
         max_length=MAX_LAYERS,
         description="Volumes (CSI volume handles) whose overlays shall be deleted from the node.",
+        json_schema_extra=ATOMIC,
+    )
+    captures: list[CaptureOrder] = Field(
+        default_factory=list,
+        max_length=MAX_CAPTURES,
+        description="Overlays of which frozen copies are made and stored as layers; others that exist are deleted.",
         json_schema_extra=ATOMIC,
     )
 
@@ -95,6 +121,22 @@ class CachedVolume(Model):
     mounted: bool = Field(default=False, description="A pod uses it.")
 
 
+class CaptureReport(Model):
+    """One frozen copy of an overlay, and the layer that is made of it."""
+
+    id: str = Field(description="Name of the copy.")
+    state: Literal["Copied", "Storing", "Stored", "Unchanged", "Refused", "Lost"] = Field(
+        description="Copied: the VM may run on. Refused: see reason; tried again. Lost: there is no copy to keep."
+    )
+    copied_bytes: int = Field(default=0, description="Bytes of the overlay that were copied.")
+    copy_milliseconds: int = Field(default=0, description="What copying took.")
+    digest: str | None = Field(default=None, description="Digest of the new layer.")
+    size_bytes: int | None = Field(default=None, description="Length of the new layer's file in bytes.")
+    uploaded_bytes: int = Field(default=0, description="Bytes of it that are in the repository.")
+    reason: str | None = Field(default=None, description="Why it is refused, as one CamelCase word.")
+    message: str | None = Field(default=None, max_length=4096, description="Why it is refused, for a person.")
+
+
 class NodeCacheStatus(Status):
     """What the node holds; written by that node's daemon alone."""
 
@@ -106,6 +148,11 @@ class NodeCacheStatus(Status):
     volumes: list[CachedVolume] = Field(
         default_factory=list,
         description="Overlays on the node's disk.",
+        json_schema_extra=ATOMIC,
+    )
+    captures: list[CaptureReport] = Field(
+        default_factory=list,
+        description="Frozen copies of overlays, and what became of them.",
         json_schema_extra=ATOMIC,
     )
     budget_bytes: int = Field(default=0, description="Bytes that layers may take on the node.")

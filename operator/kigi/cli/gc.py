@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from kigi.adapters.resources import IMAGE, NODE_CACHE, VOLUME
+from kigi.adapters.resources import CAPTURE, IMAGE, NODE_CACHE, VOLUME
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.repositories import load_repositories
-from kigi.cli.cluster import open_cluster, read_mirror
+from kigi.cli.cluster import Access, open_cluster, read_mirror
 from kigi.domain.collection import Collection, layer_of, plan_collection
 from kigi.domain.images import Image
 from kigi.domain.layers import MAX_DEPTH, Digest, parse_digest
@@ -105,14 +105,15 @@ async def _delete(
 async def _named(store: LayerRepository, clusters: Sequence[Path], keep_files: Sequence[Path]) -> set[Digest]:
     """Every digest that must stay, wherever it is stored: more than needed rather than less.
 
-    Trees of all namespaces with their chains, what disks stand on, what caches shall hold, and the files' lists.
+    Trees of all namespaces with their chains, what disks stand on, what caches shall hold, what captures have stored,
+    and the files' lists.
     """
     named = {digest for path in keep_files for digest in read_digests(path)}
     for kubeconfig in (None, *map(str, clusters)):
-        async with open_cluster(kubeconfig) as kube:
+        async with open_cluster(Access(kubeconfig)) as kube:
             if await kube.get(IMAGE, None, "") is None:
                 raise SpecInvalid(f"{kubeconfig or 'the cluster'} does not have Kigi's kinds; is it the right one?")
-            mirror = await read_mirror(kube, (IMAGE, VOLUME, NODE_CACHE))
+            mirror = await read_mirror(kube, (IMAGE, VOLUME, NODE_CACHE, CAPTURE), optional=())
         named.update(_named_by(mirror))
         for digest in _open_ended(mirror):
             named.update(await _ancestors(store, digest))
@@ -130,6 +131,9 @@ def _named_by(mirror: Mirror) -> Iterator[Digest]:
         yield from (layer.digest for layer in volume.chain)
     for cache in mirror.caches:
         yield from (Digest(layer.digest) for layer in (cache.spec.layers if cache.spec else ()))
+    for capture in mirror.captures:  # stored, and not named by an image yet
+        disks = capture.status.disks if capture.status else ()
+        yield from (parse_digest(disk.digest) for disk in disks if disk.digest is not None)
 
 
 def _open_ended(mirror: Mirror) -> Iterator[Digest]:

@@ -9,9 +9,16 @@ from typing import Annotated, Optional
 import typer
 
 from kigi.cli.upkeep import register as register_upkeep
+from kigi.cli.verbs import register as register_verbs
 from kigi.errors import KigiError
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a plain help needs no rich: half the time to start
+    help="Trees of VM images and of states of whole systems.",
+)
 
 _Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the VMImageNodes.")]
 _Apply = Annotated[bool, typer.Option("--apply/--print", help="Apply the VMImageNode, or print it as YAML.")]
@@ -104,6 +111,15 @@ def publish_tree(
     run_publish_tree(folder, namespace=namespace, apply=apply, layers_dir=layers_dir, store=store)
 
 
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    print(installed("kigi"))
+
+
+register_verbs(app)
 register_upkeep(app)
 
 

@@ -32,6 +32,8 @@ ANNOTATION_FINGERPRINT = f"{GROUP}/fingerprint"
 ANNOTATION_EQUALS = f"{GROUP}/equals"
 """On a VMImageNode that ``kigi flatten`` made: ``NAME@DIGEST`` of the image whose disk it has."""
 ANNOTATION_OWNER = f"{GROUP}/deployment-uid"
+ANNOTATION_CAPTURED_FROM = f"{GROUP}/captured-from"
+"""On a VMImageNode or SystemNode that was captured: deployment/instance."""
 
 
 def machine_name(deployment: str, instance: int, machine: str) -> str:

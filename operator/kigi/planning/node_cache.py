@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kigi.api.node_cache import MAX_LAYERS, NodeCacheSpec, WantedLayer
+from kigi.api.node_cache import MAX_CAPTURES, MAX_LAYERS, NodeCacheSpec, WantedLayer
 from kigi.domain import names
 from kigi.domain.layers import Digest
 from kigi.planning.steps import ApplyObject, DeleteObject, Plan, ReleaseVolume, Step
@@ -30,7 +30,11 @@ def plan_node_cache(view: NodeView) -> Plan:
         waiting = f"the daemon of node {view.name}" if view.terminating else ""
         return Plan(waiting_for=waiting)
     discard = [handle for volume, handle in view.terminating if volume not in view.terminating_in_use]
-    wanted = NodeCacheSpec(layers=wanted_layers(view.wishes), discard=sorted(discard)[:MAX_LAYERS])
+    wanted = NodeCacheSpec(
+        layers=wanted_layers(view.wishes),
+        discard=sorted(discard)[:MAX_LAYERS],
+        captures=list(view.captures)[:MAX_CAPTURES],
+    )
     steps: list[Step] = []
     if view.present != wanted:
         steps.append(ApplyObject(build_node_cache(view.name, wanted)))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from kigi.api.deployment import SystemDeploymentSpec, SystemDeploymentStatus
 from kigi.api.image import VMImageNodeStatus
-from kigi.api.node_cache import NodeCacheSpec
+from kigi.api.node_cache import CaptureOrder, NodeCacheSpec
 from kigi.api.system import SystemNodeStatus
 from kigi.domain.layers import Chain, Digest, Layer
 from kigi.domain.systems import ResolvedSystem
@@ -153,6 +153,8 @@ class DeploymentView:
     kubevirt: KubeVirtState
     now: datetime
     policies: tuple[PolicyState, ...] = ()
+    changed_by: str = ""
+    """Field manager that wrote the spec last."""
     old_status: SystemDeploymentStatus | None = None
     """For lastTransitionTime and timings alone; no decision is read from it."""
 
@@ -186,6 +188,8 @@ class NodeView:
     """Handles that the NodeCache's present spec tells the daemon to forget."""
     volumes: frozenset[str] = frozenset()
     """Handles whose overlays the daemon reports."""
+    captures: tuple[CaptureOrder, ...] = ()
+    """Copies of overlays that SystemCaptures ask for here."""
     present: NodeCacheSpec | None = None
     """The NodeCache's spec as it is; None: there is no NodeCache."""
 

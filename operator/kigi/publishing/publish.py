@@ -110,6 +110,26 @@ async def publish_image(
     ``backing_dirs``: folders beside its own in which the file's backing files may lie.
     Raises SpecInvalid, VirtualSizeShrinks, ChainTooDeep, LayerRefused, NoRoom or what the repository raises.
     """
+    layer = await make_layer(
+        path, folder, repository, parent=parent, image_format=image_format, backing_dirs=backing_dirs
+    )
+    sent = await repository.publish(folder.file(layer.digest), layer.digest, progress)
+    return Published(layer, sent)
+
+
+async def make_layer(
+    path: Path,
+    folder: LayerFolder,
+    repository: LayerRepository,
+    *,
+    parent: Digest | None = None,
+    image_format: str | None = None,
+    backing_dirs: Sequence[Path] = (),
+) -> Layer:
+    """The layer of ``path`` above ``parent``, in ``folder``; the repository is asked for the parent's chain alone.
+
+    Arguments and errors are those of ``publish_image``.
+    """
     source = await asyncio.to_thread(inspect, path, image_format, backing_dirs)
     chain = await folder.chain(parent, repository) if parent is not None else ()
     if len(chain) >= repository.max_depth:
@@ -125,8 +145,7 @@ async def publish_image(
             raise NoRoom(f"{folder.path}: no room to make a layer of {path}; free some, or name --layers-dir") from exc
         raise SpecInvalid(f"{path}: cannot be made a layer: {exc}") from exc
     folder.made_of[source.path.resolve()] = layer.digest
-    sent = await repository.publish(folder.file(layer.digest), layer.digest, progress)
-    return Published(layer, sent)
+    return layer
 
 
 async def _make_layer(source: Source, chain: Chain, folder: LayerFolder, scratch: Path) -> Layer:

@@ -10,6 +10,7 @@ from kigi import metrics
 from kigi.errors import Conflict, KigiError, LostLeadership, SpecInvalid, Unreachable
 from kigi.ports import Ports
 from kigi.queue import Key
+from kigi.reconcilers.captures import reconcile_capture
 from kigi.reconcilers.claims import reconcile_claim
 from kigi.reconcilers.deployments import reconcile_deployment
 from kigi.reconcilers.images import reconcile_image
@@ -23,6 +24,7 @@ RECONCILERS: Mapping[str, Callable[[Ports, Key], Awaitable[float | None]]] = {
     "image": reconcile_image,
     "system": reconcile_system,
     "deployment": reconcile_deployment,
+    "capture": reconcile_capture,
     "node": reconcile_node,
     "claim": reconcile_claim,
     "plugin": reconcile_plugin,

@@ -13,8 +13,9 @@ from kigi.observed import DeploymentRecord
 from kigi.planning.deployment import plan_deployment
 from kigi.ports import Ports
 from kigi.queue import Key
-from kigi.reconcilers.writing import write_status
+from kigi.reconcilers.writing import emit, write_status
 from kigi.status.deployments import deployment_status
+from kigi.status.history import entry_text, new_entries
 from kigi.status.trees import problem_findings
 
 LOOK_AGAIN_S = 30.0
@@ -45,6 +46,8 @@ async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
     status = deployment_status(view, plan, None if isinstance(error, Conflict) else error)
     if ports.mirror.deployments.get(key.namespace, key.name) is not None:
         await write_status(ports, DEPLOYMENT, record.meta, record.status, status)
+        for entry in new_entries(record.status.history if record.status else [], status.history):
+            await emit(ports, DEPLOYMENT, record.meta, "Normal", entry.action, entry_text(entry))
     _measure(key, status)
     if error is not None:
         raise error

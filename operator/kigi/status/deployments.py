@@ -32,6 +32,7 @@ from kigi.errors import KigiError, SpecInvalid
 from kigi.planning.deployment import DeploymentPlan, Target, claim_of, claims_of, is_running
 from kigi.planning.objects import Owner
 from kigi.planning.view import DeploymentView, MachineState
+from kigi.status.history import history
 from kigi.status.trees import problem_findings
 
 
@@ -66,6 +67,7 @@ def deployment_status(
         ready_replicas=ready_replicas,
         selector=f"{names.LABEL_NAMESPACE}={view.namespace},{names.LABEL_DEPLOYMENT}={view.name}",
         timings=_timings(None if changed else old.timings, done, ready, view.now),
+        history=history(view, plan.targets),
         instances=instances,
     )
 

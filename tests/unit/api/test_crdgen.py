@@ -142,6 +142,7 @@ def test_a_refusal_names_the_field_and_the_remedy(kind: str) -> None:
         ("VMImageNode", "kimg", "Namespaced"),
         ("SystemNode", "ksys", "Namespaced"),
         ("SystemDeployment", "ksd", "Namespaced"),
+        ("SystemCapture", "kcap", "Namespaced"),
         ("NodeCache", "knc", "Cluster"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kigi.api.base import Metadata
-from kigi.api.node_cache import CachedLayer, NodeCache, NodeCacheSpec, NodeCacheStatus, WantedLayer
+from kigi.api.node_cache import CachedLayer, CaptureReport, NodeCache, NodeCacheSpec, NodeCacheStatus, WantedLayer
 from kigi.errors import OverlayRejected, Unreachable, VolumeInUse
 from kigi_cache import node_cache
 from kigi_cache.filler import FillState
@@ -65,6 +65,19 @@ class Api:
             raise Unreachable("the API server is gone")
 
 
+class Captures:
+    """None are ordered."""
+
+    async def act(self, orders: Sequence[object]) -> bool:
+        return False
+
+    def reports(self) -> list[CaptureReport]:
+        return []
+
+    def is_waiting(self) -> bool:
+        return False
+
+
 class Supply:
     def __init__(self) -> None:
         self.wanted: list[Sequence[WantedLayer]] = []
@@ -96,7 +109,7 @@ class Volumes:
 class World:
     def __init__(self) -> None:
         self.api, self.supply, self.volumes = Api(), Supply(), Volumes()
-        self.keeper = NodeCacheKeeper(self.api, self.volumes, self.supply)  # type: ignore[arg-type]
+        self.keeper = NodeCacheKeeper(self.api, self.volumes, self.supply, Captures())  # type: ignore[arg-type]
 
     @property
     def last(self) -> NodeCacheStatus | None:

@@ -1,0 +1,228 @@
+"""Frozen copies of overlays, of which layers are made.
+
+    <root>/captures/<id>/copy.qcow2    the overlay as it was
+    <root>/captures/<id>/chain/        hard links of its layers; the new layer is made here
+    <root>/captures/<id>/order.json    what the publisher has to know; written when the copy is on the disk
+    <root>/captures/<id>/result.json   what became of it, by the publisher (kigi_cache.publisher)
+    <root>/captures/.new/<id>/         being made: deleted at start
+    <root>/captures/.old/<name>/       being deleted: deleted at start
+
+The VM stands still until the copy is reported: it is made by a reference where the file system can, else by copying the
+bytes that the overlay holds. Flushing them to the disk and everything else comes after that. A directory without an
+order is one that a crash left before it was safe; it is deleted at start, and never made again for an order to Keep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kigi.api.node_cache import CaptureOrder, CaptureReport
+from kigi.errors import KigiError, NoRoom
+from kigi_cache.volumes import CHAIN, Volumes
+
+logger = logging.getLogger(__name__)
+
+COPY = "copy.qcow2"
+ORDER = "order.json"
+RESULT = "result.json"
+FINAL = ("Stored", "Unchanged")
+_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What copying took."""
+
+    size_bytes: int
+    milliseconds: int
+
+
+class Captures:
+    """The copies below one root. ``act`` is called by one task alone."""
+
+    def __init__(self, root: Path, volumes: Volumes) -> None:
+        self._root = Path(os.path.realpath(root)) / "captures"
+        self._volumes = volumes
+        self._copied: dict[str, Copied] = {}
+        self._settling: dict[str, asyncio.Task[None]] = {}
+        self._refused: dict[str, KigiError] = {}
+        self._orders: Mapping[str, CaptureOrder] = {}
+
+    def recover(self) -> None:
+        """Make the directories, and delete what a crash left half made, unsafe or half deleted. Blocks."""
+        for name in (".new", ".old"):
+            shutil.rmtree(self._root / name, ignore_errors=True)
+            (self._root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root.chmod(0o700)
+        for name in self._present():
+            if not (self._root / name / ORDER).exists():
+                self._delete(name)
+
+    async def act(self, orders: Sequence[CaptureOrder]) -> bool:
+        """Make the copies that are ordered and not there, delete those that nobody orders; True: call again soon.
+
+        All copies of one call are made at once: their VMs stand still together.
+        """
+        self._orders = {order.id: order for order in orders}
+        present = set(await asyncio.to_thread(self._present))
+        for name in sorted(present - self._orders.keys()):
+            task = self._settling.pop(name, None)
+            if task is not None:
+                task.cancel()
+            await asyncio.to_thread(self._delete, name)
+        for known in (self._copied, self._refused):
+            for name in set(known) - self._orders.keys():
+                del known[name]
+        missing = [order for order in orders if order.id not in present and order.action == "Copy"]
+        done = await asyncio.gather(*(self._try(order) for order in missing))
+        unsettled = [name for name in self._orders.keys() & present if not self._is_safe(name)]
+        for name in unsettled:
+            self._settle_later(self._orders[name])
+        return not all(done)
+
+    def reports(self) -> list[CaptureReport]:
+        """One for each order, by id. O(orders), one small file each."""
+        return [self._report(order) for _, order in sorted(self._orders.items())]
+
+    def is_waiting(self) -> bool:
+        """Some copy has no final result: what the publisher says of it may change."""
+        return any(report.state not in (*FINAL, "Lost") for report in self.reports())
+
+    async def close(self) -> None:
+        """End what runs behind the copies."""
+        for task in self._settling.values():
+            task.cancel()
+        await asyncio.gather(*self._settling.values(), return_exceptions=True)
+
+    def _report(self, order: CaptureOrder) -> CaptureReport:
+        directory = self._root / order.id
+        copied = self._copied.get(order.id)
+        told = _load(directory / RESULT) if directory.is_dir() else {}
+        figures = {"copiedBytes": copied.size_bytes, "copyMilliseconds": copied.milliseconds} if copied else {}
+        if not directory.is_dir():
+            error = self._refused.get(order.id)
+            if error is not None:
+                told = {"state": "Refused", "reason": error.reason, "message": str(error)[:4096]}
+            else:
+                told = {
+                    "state": "Lost" if order.action == "Keep" else "Refused",
+                    "reason": "CaptureMissing",
+                    "message": f"there is no copy {order.id} on this node",
+                }
+        try:
+            return CaptureReport.model_validate({"state": "Copied", **told, **figures, "id": order.id})
+        except ValidationError:
+            return CaptureReport.model_validate({"id": order.id, "state": "Copied", **figures})
+
+    async def _try(self, order: CaptureOrder) -> bool:
+        try:
+            await self._make(order)
+        except KigiError as exc:
+            self._refused[order.id] = exc
+            logger.warning("overlay not copied", extra={"volume": order.volume, "cause": str(exc)})
+            return False
+        except OSError as exc:
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            self._refused[order.id] = NoRoom(f"copy of {order.volume}: {exc.strerror}") if full else KigiError(str(exc))
+            logger.warning("overlay not copied", extra={"volume": order.volume, "cause": str(exc)})
+            return False
+        self._refused.pop(order.id, None)
+        return True
+
+    async def _make(self, order: CaptureOrder) -> None:
+        building = self._root / ".new" / order.id
+        started = time.monotonic()
+        await asyncio.to_thread(_fresh, building)
+        await self._volumes.copy(
+            order.volume, building, COPY, parent=order.parent, size=order.virtual_size_bytes, mounted=order.mounted
+        )
+        await asyncio.to_thread(building.rename, self._root / order.id)
+        size_bytes = (self._root / order.id / COPY).stat().st_size
+        self._copied[order.id] = Copied(size_bytes, round(1000 * (time.monotonic() - started)))
+        logger.info("overlay copied", extra={"volume": order.volume, "capture": order.id, "size_bytes": size_bytes})
+        self._settle_later(order)
+
+    def _settle_later(self, order: CaptureOrder) -> None:
+        """Behind the report that lets the VM go on."""
+        if order.id not in self._settling or self._settling[order.id].done():
+            self._settling[order.id] = asyncio.create_task(asyncio.to_thread(self._settle, order))
+
+    def _settle(self, order: CaptureOrder) -> None:
+        directory = self._root / order.id
+        copied = self._copied.get(order.id)
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            for path in (directory / COPY, directory / CHAIN, directory, self._root):
+                _sync(path)
+            write_json(
+                directory / ORDER,
+                {
+                    "parent": order.parent,
+                    "repository": order.repository,
+                    "copiedBytes": copied.size_bytes if copied else 0,
+                },
+            )
+
+    def _is_safe(self, name: str) -> bool:
+        return (self._root / name / ORDER).exists()
+
+    def _present(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(entry.name for entry in os.scandir(self._root) if is_id(entry.name))
+        return []
+
+    def _delete(self, name: str) -> None:
+        grave = self._root / ".old" / uuid.uuid4().hex
+        with contextlib.suppress(FileNotFoundError):
+            (self._root / name).rename(grave)
+            shutil.rmtree(grave, ignore_errors=True)
+
+
+def is_id(text: str) -> bool:
+    """A name that is one harmless path component: a DNS label."""
+    return _ID.fullmatch(text) is not None
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Replaces the file; whoever reads it sees the old text or the new one."""
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with new.open("w") as file:
+        json.dump(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _fresh(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    (directory / CHAIN).mkdir(parents=True, mode=0o700)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

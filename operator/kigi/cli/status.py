@@ -1,0 +1,123 @@
+"""``kigi status``: one screen."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from kigi.adapters.resources import DEPLOYMENT
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.output import Format, show, table
+from kigi.domain.quantities import format_bytes
+from kigi.errors import DeploymentMissing
+
+
+def run_status(access: Access, name: str | None, form: Format) -> None:
+    """Prints; raises KigiError."""
+    data = asyncio.run(_read(access, name))
+    show(data, lambda: _one(data[0]) if name is not None else _all(data), form)
+
+
+async def _read(access: Access, name: str | None) -> list[dict[str, Any]]:
+    async with open_cluster(access) as kube:
+        if name is None:
+            found = [body async for body in kube.list_all(DEPLOYMENT, access.scope())]
+        else:
+            namespace = access.default_namespace()
+            body = await kube.get(DEPLOYMENT, namespace, name)
+            if body is None:
+                raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{name}")
+            found = [body]
+    return [_summary(body) for body in sorted(found, key=lambda b: (b["metadata"]["namespace"], b["metadata"]["name"]))]
+
+
+def _summary(body: dict[str, Any]) -> dict[str, Any]:
+    status, spec = body.get("status") or {}, body["spec"]
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    ready = conditions.get("Ready", {"status": "Unknown", "reason": "NotSeenYet", "message": ""})
+    return {
+        "namespace": body["metadata"]["namespace"],
+        "name": body["metadata"]["name"],
+        "system": spec["system"]["name"],
+        "ready": ready["status"] == "True",
+        "reason": ready["reason"],
+        "message": ready.get("message", ""),
+        "instances": spec.get("replicas", 1),
+        "readyInstances": status.get("readyReplicas", 0),
+        "cachedPercent": (status.get("progress") or {}).get("percent"),
+        "plan": status.get("plan") or {},
+        "conditions": list(conditions.values()),
+        "machines": [
+            {"instance": instance["instance"], **machine}
+            for instance in status.get("instances") or ()
+            for machine in instance.get("machines") or ()
+        ],
+        "history": status.get("history") or [],
+    }
+
+
+def _all(data: list[dict[str, Any]]) -> RenderableType:
+    if not data:
+        return "no deployments"
+    columns = ("NAMESPACE", "NAME", "SYSTEM", "READY", "INSTANCES#", "CACHED#", "STATE", "MESSAGE")
+    return table(
+        columns,
+        (
+            (
+                one["namespace"],
+                one["name"],
+                one["system"],
+                "[green]yes" if one["ready"] else "[red]no",
+                f"{one['readyInstances']}/{one['instances']}",
+                f"{one['cachedPercent']}%" if one["cachedPercent"] is not None else "",
+                one["reason"],
+                one["message"],
+            )
+            for one in data
+        ),
+    )
+
+
+def _one(data: dict[str, Any]) -> RenderableType:
+    plan = data["plan"]
+    cost = ""
+    if plan:
+        moved, missing, total = (format_bytes(plan.get(k, 0)) for k in ("movedBytes", "missingBytes", "totalBytes"))
+        cost = f"last change: {moved} of {missing} moved, instead of {total}"
+    machines = sorted(data["machines"], key=lambda m: (m["instance"], m["name"]))
+    return Group(
+        f"[bold]{data['namespace']}/{data['name']}[/bold]  {data['system']}  "
+        f"{data['readyInstances']}/{data['instances']} instances ready",
+        cost,
+        table(
+            ("CONDITION", "STATUS", "REASON", "MESSAGE"),
+            ((c["type"], c["status"], c["reason"], c.get("message", "")) for c in data["conditions"]),
+        ),
+        "",
+        table(
+            ("INSTANCE#", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "MESSAGE"),
+            (
+                (
+                    m["instance"],
+                    m["name"],
+                    m["state"],
+                    m.get("system"),
+                    m.get("revision"),
+                    m.get("node"),
+                    m.get("message"),
+                )
+                for m in machines
+            ),
+        ),
+        "",
+        *(_history(entry) for entry in data["history"][-5:]),
+    )
+
+
+def _history(entry: dict[str, Any]) -> str:
+    way = " -> ".join(name for name in (entry.get("fromSystem"), entry["toSystem"]) if name)
+    where = f"instances {', '.join(map(str, entry['instances'][:8]))}"
+    machines = f", {', '.join(entry['machines'])}" if entry.get("machines") else ""
+    return f"[dim]{entry['time']}  {entry['action']}  {way}  {where}{machines}  by {entry['by'] or 'unknown'}"

@@ -1,0 +1,178 @@
+"""``kigi why``: what keeps an object from being Ready, followed to where it comes from, with the remedy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from kigi.adapters.resources import BY_KIND, CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, SYSTEM, Resource
+from kigi.cli.causes import cause_of
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.output import Format, show
+from kigi.errors import Forbidden, SpecInvalid
+
+KINDS = (DEPLOYMENT, CAPTURE, SYSTEM, IMAGE, NODE_CACHE)
+Bodies = dict[tuple[str, str], dict[str, Any]]
+"""(kind, name) -> object, of one namespace; NodeCaches of the cluster."""
+
+
+def run_why(access: Access, subject: str | None, form: Format) -> int:
+    """Prints; the exit code is 1 if something is not Ready. Raises KigiError."""
+    data = asyncio.run(_read(access, subject))
+    show(data, lambda: _render(data, subject), form)
+    return 1 if data else 0
+
+
+async def _read(access: Access, subject: str | None) -> list[dict[str, Any]]:
+    namespace = access.default_namespace()
+    bodies: Bodies = {}
+    async with open_cluster(access) as kube:
+        for resource in KINDS:
+            try:
+                async for body in kube.list_all(resource, namespace if resource.namespaced else None):
+                    bodies[resource.kind, body["metadata"]["name"]] = body
+            except Forbidden:
+                if resource is not NODE_CACHE:
+                    raise
+    return explain(bodies, chosen(bodies, subject))
+
+
+def chosen(bodies: Bodies, subject: str | None) -> list[tuple[str, str]]:
+    """The objects that are asked about: one by ``name`` (a deployment) or ``kind/name``, or all."""
+    if subject is None:
+        return sorted(bodies)
+    kind, slash, name = subject.partition("/")
+    if not slash:
+        kind, name = DEPLOYMENT.kind, subject
+    resource = _resource(kind)
+    if (resource.kind, name) not in bodies:
+        raise SpecInvalid(f"there is no {resource.kind} {name}")
+    return [(resource.kind, name)]
+
+
+def _resource(word: str) -> Resource:
+    short = {"ksd": DEPLOYMENT, "kcap": CAPTURE, "ksys": SYSTEM, "kimg": IMAGE, "knc": NODE_CACHE}
+    for resource in KINDS:
+        if word.lower() in (resource.kind.lower(), resource.plural, resource.plural.removesuffix("s")):
+            return resource
+    if word in short:
+        return short[word]
+    raise SpecInvalid(f"{word!r} is none of Kigi's kinds: {', '.join(r.plural for r in KINDS)}")
+
+
+def explain(bodies: Bodies, keys: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """For each object that is not Ready: its reason, cause, remedy, and what it comes from below it."""
+    return [found for key in keys if (found := _explain(bodies, key)) is not None]
+
+
+def _explain(bodies: Bodies, key: tuple[str, str]) -> dict[str, Any] | None:
+    body = bodies[key]
+    status = body.get("status") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    generation = body["metadata"].get("generation", 0)
+    ready = conditions.get("Ready")
+    if ready is None:
+        ready = {"status": "Unknown", "reason": "NotSeenYet", "message": ""}
+    elif status.get("observedGeneration", -1) < generation and key[0] != NODE_CACHE.kind:
+        ready = {"status": "Unknown", "reason": "NotSeenYet", "message": "its last change has not been looked at"}
+    if ready["status"] == "True":
+        return None
+    cause = cause_of(ready["reason"])
+    return {
+        "object": f"{key[0]}/{key[1]}",
+        "reason": ready["reason"],
+        "stalled": conditions.get("Stalled", {}).get("status") == "True",
+        "message": ready.get("message", ""),
+        "cause": cause.cause,
+        "remedy": cause.remedy,
+        "because": [*_below(bodies, key, ready["reason"])],
+    }
+
+
+def _below(bodies: Bodies, key: tuple[str, str], reason: str) -> Iterator[dict[str, Any]]:
+    """What the object waits for: images, states and caches that are not Ready themselves, and machines in trouble."""
+    body = bodies[key]
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    if key[0] == DEPLOYMENT.kind:
+        for name in sorted(_states_of(spec)):
+            yield from _known(bodies, (SYSTEM.kind, name))
+        nodes = {m["node"] for i in status.get("instances") or () for m in i.get("machines") or () if m.get("node")}
+        if reason not in ("Deployed", "Deleting"):
+            for node in sorted(nodes):
+                yield from _known(bodies, (NODE_CACHE.kind, node))
+        for instance in status.get("instances") or ():
+            for machine in instance.get("machines") or ():
+                if machine.get("message"):
+                    yield _machine(instance["instance"], machine)
+    elif key[0] in (SYSTEM.kind, IMAGE.kind):
+        if (spec.get("parent") or {}).get("name"):
+            yield from _known(bodies, (key[0], spec["parent"]["name"]))
+        for machine in spec.get("machines") or ():
+            if (machine.get("image") or {}).get("name"):
+                yield from _known(bodies, (IMAGE.kind, machine["image"]["name"]))
+    elif key[0] == NODE_CACHE.kind:
+        for layer in status.get("layers") or ():
+            if layer.get("state") == "Refused":
+                yield _layer(layer)
+
+
+def _known(bodies: Bodies, key: tuple[str, str]) -> Iterator[dict[str, Any]]:
+    if key in bodies and (found := _explain(bodies, key)) is not None:
+        yield found
+
+
+def _states_of(spec: dict[str, Any]) -> set[str]:
+    names = {spec["system"]["name"]}
+    for override in spec.get("overrides") or ():
+        for level in (override, *(override.get("machines") or ())):
+            if level.get("system"):
+                names.add(level["system"]["name"])
+    return names
+
+
+def _machine(instance: int, machine: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "object": f"machine {machine['name']} of instance {instance}",
+        "reason": machine["state"],
+        "stalled": False,
+        "message": machine["message"],
+        "cause": f"the VM is {machine['state']}",
+        "remedy": "",
+        "because": [],
+    }
+
+
+def _layer(layer: dict[str, Any]) -> dict[str, Any]:
+    cause = cause_of(layer.get("reason") or "Error")
+    return {
+        "object": f"layer {layer['digest'][:19]}",
+        "reason": layer.get("reason") or "Refused",
+        "stalled": bool(cause.remedy),
+        "message": layer.get("message") or "",
+        "cause": cause.cause,
+        "remedy": cause.remedy,
+        "because": [],
+    }
+
+
+def _render(data: list[dict[str, Any]], subject: str | None) -> RenderableType:
+    if not data:
+        return f"{subject} is ready" if subject else "everything is ready"
+    return Group(*(line for entry in data for line in (*_lines(entry, 0), "")))
+
+
+def _lines(entry: dict[str, Any], depth: int) -> Iterator[str]:
+    pad = "  " * depth
+    colour = "red" if entry["stalled"] else "yellow"
+    yield f"{pad}[bold]{entry['object']}[/bold]  [{colour}]{entry['reason']}[/{colour}]: {entry['cause']}"
+    if entry["message"]:
+        yield f"{pad}  {entry['message']}"
+    yield f"{pad}  [green]{entry['remedy'] or 'nothing to do: it goes on by itself'}[/green]"
+    for below in entry["because"]:
+        yield from _lines(below, depth + 1)
+
+
+assert all(resource.kind in BY_KIND for resource in KINDS)

@@ -1,0 +1,211 @@
+"""SystemCapture: the barrier over the VMs of an instance, and the state that is made of their disks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kigi.adapters import kubevirt
+from kigi.adapters.resources import CAPTURE, INSTANCE, resource_of
+from kigi.api.capture import CapturedMachine, SystemCaptureStatus
+from kigi.apply import set_finalizer
+from kigi.conditions import merge_conditions
+from kigi.domain import names
+from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, Waiting
+from kigi.gather import gather_capture
+from kigi.observed import CaptureRecord
+from kigi.planning.captures import (
+    STANDSTILL,
+    CapturePlan,
+    CaptureView,
+    after_pause,
+    after_publish,
+    after_resume,
+    after_verify,
+    plan_capture,
+    standing,
+)
+from kigi.ports import Ports
+from kigi.queue import Key
+from kigi.reconcilers.writing import write_status
+from kigi.status.captures import capture_status
+from kigi.status.trees import problem_findings
+
+STEPS = 12
+"""More than any capture has between two waits."""
+PAUSED_WITHIN_S = 5.0
+"""KubeVirt shows that a VM is paused a moment after it has paused it."""
+LOOK_S = 0.1
+
+
+async def reconcile_capture(ports: Ports, key: Key) -> float | None:
+    """Steps until something must be waited for; each status is written before what follows from it is done."""
+    for _ in range(STEPS):
+        record = ports.mirror.captures.get(key.namespace, key.name)
+        if record is None:
+            return None
+        if isinstance(record.spec, KigiError):
+            await _report_invalid(ports, record, record.spec)
+            return None
+        view = gather_capture(ports.mirror, record, ports.now())
+        plan = plan_capture(view)
+        await _write(ports, record, view, plan.status, plan.error)
+        try:
+            status = await _act(ports, view, plan)
+        except (Conflict, LostLeadership):
+            raise
+        except KigiError as exc:
+            await _write(ports, record, view, plan.status, exc)
+            raise
+        if status is not None:
+            await _write(ports, record, view, status, None)
+        elif not plan.action and plan.status.phase == view.status.phase:
+            return plan.retry_after_s
+    return 0.0
+
+
+async def _act(ports: Ports, view: CaptureView, plan: CapturePlan) -> SystemCaptureStatus | None:
+    """Carries out the action; the status that it leads to, if it says something new."""
+    match plan.action:
+        case "AddFinalizer":
+            await set_finalizer(ports, CAPTURE, view.namespace, view.name, names.FINALIZER, wanted=True)
+        case "RemoveFinalizer":
+            await set_finalizer(ports, CAPTURE, view.namespace, view.name, names.FINALIZER, wanted=False)
+        case "Pause":
+            outcomes, failure = await _pause(ports, view, plan.machines)
+            return after_pause(plan.status, outcomes, failure)
+        case "Verify":
+            return after_verify(plan.status, await _moved_on(ports, view, plan.machines))
+        case "Resume":
+            status = after_resume(plan.status, await _resume(ports, view, plan.machines))
+            if standing(status):
+                raise Waiting(f"{', '.join(m.name for m in standing(status))}: not resumed yet; tried again")
+            return status
+        case "Publish":
+            for manifest in plan.objects:
+                await _create(ports, manifest)
+            return after_publish(plan.status, plan.objects[-1]["metadata"]["name"])
+    return None
+
+
+def _vm(view: CaptureView, machine: CapturedMachine) -> str:
+    return names.machine_name(view.spec.deployment.name, view.spec.instance, machine.name)
+
+
+async def _pause(
+    ports: Ports, view: CaptureView, machines: Sequence[CapturedMachine]
+) -> tuple[list[CapturedMachine], str]:
+    """All at once; those whose guests write out their file systems first have done so before any is paused."""
+    failures: list[str] = []
+
+    async def freeze(machine: CapturedMachine) -> CapturedMachine:
+        if machine.method != "FreezeAndPause":
+            return machine
+        try:
+            timeout = {"unfreezeTimeout": f"{STANDSTILL.seconds}s"}
+            await ports.kube.instance_request(view.namespace, _vm(view, machine), "freeze", timeout)
+        except KigiError:
+            return machine.model_copy(update={"method": "Pause"})
+        return machine
+
+    async def pause(machine: CapturedMachine) -> CapturedMachine:
+        requested = ports.now()
+        try:
+            await ports.kube.instance_request(view.namespace, _vm(view, machine), "pause")
+        except Conflict:  # it is paused already, by the operator before this one
+            pass
+        except KigiError as exc:
+            failures.append(f"{machine.name}: {exc}")
+            return machine.model_copy(update={"requested_at": requested})
+        return machine.model_copy(update={"requested_at": requested, "paused_at": ports.now()})
+
+    frozen = await asyncio.gather(*(freeze(machine) for machine in machines))
+    paused = await asyncio.gather(*(pause(machine) for machine in frozen))
+    return list(paused), "; ".join(failures[:3])
+
+
+async def _moved_on(ports: Ports, view: CaptureView, machines: Sequence[CapturedMachine]) -> list[str]:
+    """VMs that do not stand still any more, asked of the API server itself."""
+
+    async def check(machine: CapturedMachine) -> str:
+        end = asyncio.get_running_loop().time() + PAUSED_WITHIN_S
+        while True:
+            body = await ports.kube.get(INSTANCE, view.namespace, _vm(view, machine))
+            if body is None or body["metadata"]["uid"] != machine.instance_uid:
+                return machine.name
+            if kubevirt.condition(body, "Paused").get("status") == "True":
+                return ""
+            if asyncio.get_running_loop().time() > end:
+                return machine.name
+            await asyncio.sleep(LOOK_S)
+
+    return [name for name in await asyncio.gather(*(check(machine) for machine in machines)) if name]
+
+
+async def _resume(ports: Ports, view: CaptureView, machines: Sequence[CapturedMachine]) -> list[CapturedMachine]:
+    """All at once; a VM that runs already, or is gone, is done."""
+
+    async def resume(machine: CapturedMachine) -> CapturedMachine:
+        try:
+            await ports.kube.instance_request(view.namespace, _vm(view, machine), "unpause")
+        except LostLeadership:
+            raise
+        except Waiting:  # gone, or not paused (Conflict)
+            pass
+        except KigiError:
+            return machine
+        resumed = ports.now()
+        if machine.method == "FreezeAndPause":
+            with contextlib.suppress(KigiError):  # the agent does it itself when its time is over
+                await ports.kube.instance_request(view.namespace, _vm(view, machine), "unfreeze")
+        pause_ms = round((resumed - machine.requested_at).total_seconds() * 1000) if machine.requested_at else None
+        return machine.model_copy(update={"resumed_at": resumed, "pause_milliseconds": pause_ms})
+
+    return list(await asyncio.gather(*(resume(machine) for machine in machines)))
+
+
+async def _create(ports: Ports, manifest: Mapping[str, Any]) -> None:
+    """Creates it; one of that name that says the same is done, any other is somebody else's."""
+    resource = resource_of(manifest)
+    meta = manifest["metadata"]
+    try:
+        body = await ports.kube.create(resource, manifest)
+    except Conflict:
+        found = await ports.kube.get(resource, meta["namespace"], meta["name"])
+        if found is None:
+            raise
+        if not _says(found.get("spec"), manifest["spec"]):
+            raise NameTaken(
+                f"{resource.kind} {meta['namespace']}/{meta['name']} exists and is another one; delete it, or capture "
+                "under another spec.system"
+            ) from None
+        body = found
+    ports.see(resource.kind, body)
+
+
+def _says(found: Any, wanted: Any) -> bool:
+    """Whether what was found has all that is wanted; the API server adds defaults."""
+    if isinstance(wanted, Mapping):
+        return isinstance(found, Mapping) and all(_says(found.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(found) == len(wanted) and all(map(_says, found, wanted))
+    return bool(found == wanted)
+
+
+async def _write(
+    ports: Ports, record: CaptureRecord, view: CaptureView, status: SystemCaptureStatus, error: KigiError | None
+) -> None:
+    current = ports.mirror.captures.get(view.namespace, view.name)
+    if current is not None and current.meta.uid == view.uid:
+        await write_status(ports, CAPTURE, record.meta, current.status, capture_status(view, status, error))
+
+
+async def _report_invalid(ports: Ports, record: CaptureRecord, error: KigiError) -> None:
+    old = record.status or SystemCaptureStatus()
+    conditions = merge_conditions(
+        old.conditions, problem_findings(error), generation=record.meta.generation, now=ports.now()
+    )
+    status = old.model_copy(update={"observed_generation": record.meta.generation, "conditions": conditions})
+    await write_status(ports, CAPTURE, record.meta, record.status, status)

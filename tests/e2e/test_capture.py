@@ -1,0 +1,87 @@
+"""A running instance is captured and deployed again: what its guests wrote is there, what they wrote later is not.
+
+The tests build on each other, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from demo.__main__ import prepare
+from demo.targets import Target, install_kigi
+from localcluster.build import binary
+from localcluster.full import Cluster
+from scenario import kubernetes
+from tests.e2e.exercise import RUNNING, Exercise, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+NAMESPACE = "captures"
+STATE = "after-lesson-3"
+
+
+@pytest.fixture(scope="module")
+def exercise(cluster: Cluster) -> Iterator[Exercise]:
+    cluster.load_kigi()
+    target = Target(cluster.environment(), str(binary("kubectl")))
+    install_kigi(target)
+    chapter = prepare(target, "tiny", NAMESPACE)
+    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
+    one = Exercise(cluster, target, chapter)
+    one.apply("infected")
+    one.wait_ready()
+    yield one
+    target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
+    target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+
+
+def test_what_guests_wrote_becomes_a_state_and_they_run_on(exercise: Exercise) -> None:
+    exercise.tell("mail1", "write kept", "KIGI-WROTE kept")
+    before = {name: exercise.instance_uid(name) for name in RUNNING}
+    status = exercise.capture(STATE, description="what the third lesson left")
+    assert {name: exercise.instance_uid(name) for name in RUNNING} == before
+    methods = {machine["name"]: machine["method"] for machine in status["machines"]}
+    assert {name for name, method in methods.items() if method == "Pause"} == set(RUNNING)
+    states = {disk["name"]: disk["state"] for disk in status["disks"]}
+    assert {name for name, state in states.items() if state == "Stored"} == set(RUNNING)
+    assert {state for name, state in states.items() if name not in RUNNING} == {"Unchanged"}
+    conditions = exercise.instance("mail1")["status"]["conditions"]
+    assert not any(condition["type"] == "Paused" for condition in conditions)
+    exercise.tell("mail1", "show", "KIGI-WRITTEN kept")
+    exercise.tell("mail1", "write later", "KIGI-WROTE later")
+
+
+def test_copies_of_the_captured_state_go_on_from_that_moment(exercise: Exercise) -> None:
+    """Two instances of it beside the one that it was captured from."""
+    fork = replace(exercise, deployment="fork")
+    on = [{"name": "mail1", "running": True}]
+    overrides = [{"instance": number, "machines": on} for number in (0, 1)]
+    fork.target.apply(
+        kubernetes.system_deployment("fork", STATE, NAMESPACE, running=False, replicas=2, overrides=overrides)
+    )
+    status = fork.wait_ready()
+    assert status["plan"]["missingBytes"] < status["plan"]["totalBytes"] / 10
+    for index in (0, 1):
+        copy = replace(fork, index=index)
+        copy.says("mail1", machine="mail1", boot="2")
+        copy.tell("mail1", "show", "KIGI-WRITTEN kept")
+    exercise.tell("mail1", "show", "KIGI-WRITTEN later")
+    fork.target.kubectl("delete", "systemdeployment", "fork", "-n", NAMESPACE, "--timeout=600s")
+
+
+def test_vms_that_are_off_are_captured_too(exercise: Exercise) -> None:
+    exercise.apply("infected", {name: {"running": False} for name in RUNNING})
+    eventually(lambda: exercise.instance_uid("mail1") is None, "the VM's end", 300)
+    status = exercise.capture("later", machines=["mail1"])
+    assert [(machine["name"], machine["method"]) for machine in status["machines"]] == [("mail1", "Off")]
+    (disk,) = status["disks"]
+    assert disk["state"] == "Stored"
+    assert "pauseMilliseconds" not in status["machines"][0]
+
+
+def test_nothing_is_left_of_the_captures_on_the_node(exercise: Exercise) -> None:
+    exercise.target.kubectl("delete", "systemcapture", "--all", "-n", NAMESPACE, "--timeout=60s")
+    assert exercise.node("ls /var/lib/kigi/captures") == ""
+    assert exercise.target.get("systemnode", STATE, "-n", NAMESPACE)["spec"]["parent"] == {"name": "infected"}

@@ -1,0 +1,114 @@
+"""Two nodes, each with kubelet, containerd, cache and virt-launchers of its own: where instances go, and node loss.
+
+The second node joins the running cluster here; this file and the one that takes the cluster away come last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from demo.__main__ import prepare
+from demo.story import wait_ready
+from demo.targets import Target, install_kigi
+from localcluster import node
+from localcluster.build import binary
+from localcluster.full import Cluster
+from scenario import kubernetes
+from tests.e2e.exercise import Exercise, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+NAMESPACE = "nodes"
+FIRST, SECOND = "kigi-1", "kigi-2"
+MACHINE = "mail1"
+
+
+@pytest.fixture(scope="module")
+def target(cluster: Cluster) -> Iterator[Target]:
+    cluster.up(nodes=2)
+    cluster.load_kigi()
+    found = Target(cluster.environment(), str(binary("kubectl")))
+    install_kigi(found)
+    eventually(lambda: len(found.get("nodecaches")["items"]) == 2, "both nodes' caches", 120)
+    chapter = prepare(found, "tiny", NAMESPACE)
+    found.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
+    yield found
+    found.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
+    found.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+
+
+def deploy(target: Target, name: str, replicas: int = 1, **placement: Any) -> dict[str, Any]:
+    """The status of a deployment of which one machine runs in each instance, Ready."""
+    on = [{"name": MACHINE, "running": True}]
+    overrides = [{"instance": number, "machines": on} for number in range(replicas)]
+    wish = {"running": False, "replicas": replicas, "overrides": overrides, "placement": placement}
+    target.apply(kubernetes.system_deployment(name, "infected", NAMESPACE, **wish))
+    return wait_ready(target, NAMESPACE, name)
+
+
+def nodes_of(status: dict[str, Any]) -> list[set[str]]:
+    """Nodes of each instance's machines."""
+    return [{machine["node"] for machine in instance["machines"]} for instance in status["instances"]]
+
+
+def running_on(target: Target, name: str) -> list[str]:
+    """Nodes that KubeVirt runs the deployment's VMs on."""
+    selector = f"kigi.dev/deployment={name}"
+    found = target.get("virtualmachineinstances", "-n", NAMESPACE, "-l", selector)["items"]
+    return sorted(one["status"].get("nodeName", "") for one in found)
+
+
+def exercise(cluster: Cluster, target: Target, name: str, index: int = 0) -> Exercise:
+    chapter = prepare(target, "tiny", NAMESPACE)
+    return Exercise(cluster, target, chapter, deployment=name, index=index)
+
+
+def test_an_instance_goes_where_its_layers_are(cluster: Cluster, target: Target) -> None:
+    """The first is put on the second node by its labels; the next, that may go anywhere, follows the cache."""
+    status = deploy(target, "warm", nodeSelector={"kubernetes.io/hostname": SECOND})
+    assert nodes_of(status) == [{SECOND}]
+    assert status["plan"]["missingBytes"] > 0
+    status = deploy(target, "near")
+    assert nodes_of(status) == [{SECOND}]
+    assert status["plan"]["missingBytes"] == 0
+    assert SECOND in status["instances"][0]["placement"]
+    assert running_on(target, "near") == [SECOND]
+    exercise(cluster, target, "near").says(MACHINE, machine=MACHINE, boot="1")
+
+
+def test_spread_puts_instances_on_both_nodes(cluster: Cluster, target: Target) -> None:
+    target.kubectl("delete", "systemdeployment", "warm", "near", "-n", NAMESPACE, "--timeout=600s")
+    status = deploy(target, "spread", replicas=2, strategy="Spread")
+    assert sorted(nodes_of(status), key=sorted) == [{FIRST}, {SECOND}]
+    assert running_on(target, "spread") == [FIRST, SECOND]
+    for index in (0, 1):
+        exercise(cluster, target, "spread", index).says(MACHINE, machine=MACHINE, boot="1")
+
+
+def test_a_lost_node_is_said_and_left_when_its_object_is_deleted(cluster: Cluster, target: Target) -> None:
+    """The instance on the other node runs on; the lost one starts anew there, for its disk went with its node."""
+    before = target.get("systemdeployment", "spread", "-n", NAMESPACE)["status"]
+    (lost,) = (i["instance"] for i in before["instances"] if i["machines"][0]["node"] == SECOND)
+    kept = f"spread-{1 - lost}-{MACHINE}"
+    uid = target.get("virtualmachineinstance", kept, "-n", NAMESPACE)["metadata"]["uid"]
+    (gone,) = (one for one in cluster.nodes() if one.name == SECOND)
+    node.stop(gone.directory)
+
+    def said() -> bool:
+        conditions = target.get("systemdeployment", "spread", "-n", NAMESPACE)["status"]["conditions"]
+        return any(
+            c["type"] == "Placed" and c["reason"] == "NodeNotReady" and SECOND in c["message"] for c in conditions
+        )
+
+    eventually(said, "the lost node in the status", 300)
+    assert target.get("virtualmachineinstance", kept, "-n", NAMESPACE)["metadata"]["uid"] == uid
+    target.kubectl("delete", "node", SECOND, "--timeout=60s")
+    # KubeVirt gives a VM up when its launcher's pod is gone, which Kubernetes' garbage collector sees to.
+    status = wait_ready(target, NAMESPACE, "spread")
+    assert nodes_of(status) == [{FIRST}, {FIRST}]
+    assert target.get("virtualmachineinstance", kept, "-n", NAMESPACE)["metadata"]["uid"] == uid
+    exercise(cluster, target, "spread", lost).says(MACHINE, machine=MACHINE, boot="1")
+    caches = {one["metadata"]["name"] for one in target.get("nodecaches")["items"]}
+    assert caches == {FIRST}

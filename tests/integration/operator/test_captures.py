@@ -1,0 +1,225 @@
+"""SystemCaptures on a real API server; KubeVirt's requests and the daemons' copies are played."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from kigi.adapters.kube import KubeClient
+from kigi.adapters.resources import CAPTURE, IMAGE, INSTANCE, SYSTEM
+from kigi.domain import names
+from localcluster.controlplane import ControlPlane
+from tests.support.actors import Actors
+from tests.support.cluster import eventually_async
+from tests.support.deployments import apply, condition, deployment, get_deployment, trees, wait_gone, wait_ready
+from tests.support.operator_run import OperatorRun
+
+MACHINES = 3
+
+
+def capture(name: str = "after", **spec: Any) -> dict[str, Any]:
+    spec = {"deployment": {"name": "class"}, **spec}
+    return {"apiVersion": names.API_VERSION, "kind": "SystemCapture", "metadata": {"name": name}, "spec": spec}
+
+
+async def get(kube: KubeClient, ns: str, name: str = "after") -> dict[str, Any]:
+    return await kube.get(CAPTURE, ns, name) or {}
+
+
+async def is_done(kube: KubeClient, ns: str, name: str = "after") -> bool:
+    body = await get(kube, ns, name)
+    return bool(body) and condition(body, "Ready").get("status") == "True"
+
+
+async def wait_done(kube: KubeClient, ns: str, name: str = "after", timeout_s: float = 40) -> dict[str, Any]:
+    try:
+        await eventually_async(lambda: is_done(kube, ns, name), timeout_s)
+    except AssertionError:
+        raise AssertionError(f"not captured: {(await get(kube, ns, name)).get('status')}") from None
+    return await get(kube, ns, name)
+
+
+async def wait_reason(kube: KubeClient, ns: str, reason: str) -> str:
+    async def said() -> str:
+        found = condition(await get(kube, ns), "Ready")
+        return found.get("message", "") if found.get("reason") == reason else ""
+
+    try:
+        return await eventually_async(said, 20)
+    except AssertionError:
+        raise AssertionError(f"not {reason}: {(await get(kube, ns)).get('status')}") from None
+
+
+async def drop(plane: ControlPlane, ns: str) -> None:
+    """Returns when it is gone; the operator is in this event loop."""
+    await asyncio.to_thread(plane.kubectl, "delete", "systemcapture", "after", "-n", ns, "--timeout=20s")
+
+
+def standing(actors: Actors, ns: str) -> list[str]:
+    return [name for namespace, name in actors.standing if namespace == ns]
+
+
+async def test_an_instance_becomes_a_state_that_can_be_deployed(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+        apply(plane, ns, *trees(MACHINES), deployment(replicas=2))
+        await wait_ready(kube, ns)
+        apply(plane, ns, capture(instance=1, description="before the exam"))
+        status = (await wait_done(kube, ns))["status"]
+        assert not standing(actors, ns)
+        assert {m["method"] for m in status["machines"]} == {"Pause"}
+        assert status["attempt"] == 1
+        assert status["parent"] == "infected"
+        assert status["addedBytes"] == status["uploadedBytes"] == MACHINES * 4096
+        assert 0 <= status["skewMilliseconds"] <= status["pauseMilliseconds"] < 20_000
+        assert all(m["pauseMilliseconds"] > 0 for m in status["machines"])
+        system = await kube.get(SYSTEM, ns, "after")
+        assert system is not None
+        assert system["spec"]["parent"] == {"name": "infected"}
+        assert system["spec"]["description"] == "before the exam"
+        assert [m["image"]["name"] for m in system["spec"]["machines"]] == [f"after-m{n}" for n in range(MACHINES)]
+        for number in range(MACHINES):
+            image = await kube.get(IMAGE, ns, f"after-m{number}")
+            assert image is not None
+            assert image["spec"]["parent"] == {"name": f"infected-{number}"}
+            assert image["metadata"]["annotations"] == {"kigi.dev/captured-from": "class/1"}
+        # Fork: instances of the captured state beside the first ones.
+        apply(plane, ns, deployment("fork", "after", replicas=2))
+        await wait_ready(kube, ns, "fork")
+        # Its object may go; what it made stays.
+        await drop(plane, ns)
+        assert await kube.get(SYSTEM, ns, "after") is not None
+        plane.kubectl("delete", "systemdeployment", "fork", "-n", ns, "--wait=false")
+        await wait_gone(plane, kube, ns)
+        assert not any(disk.copies for disk in actors.disks.values())
+        assert not actors.violations
+        actors.paused.clear()
+
+
+async def test_vms_that_are_off_are_captured_without_being_asked(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+        apply(plane, ns, *trees(2), deployment())
+        await wait_ready(kube, ns)
+        apply(plane, ns, deployment(running=False))
+
+        async def off() -> bool:
+            return not [v async for v in kube.list_all(INSTANCE) if v["metadata"]["namespace"] == ns]
+
+        await eventually_async(off, 20)
+        await wait_ready(kube, ns)
+        before = dict(actors.paused)
+        apply(plane, ns, capture(machines=["m1"]))
+        status = (await wait_done(kube, ns))["status"]
+        assert [(m["name"], m["method"]) for m in status["machines"]] == [("m1", "Off")]
+        assert actors.paused == before
+        await wait_gone(plane, kube, ns)
+        assert not actors.violations
+
+
+async def test_bad_orders_are_said_and_wait(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+        apply(plane, ns, capture())
+        assert f"{ns}/class" in await wait_reason(kube, ns, "DeploymentMissing")
+        await drop(plane, ns)
+        apply(plane, ns, *trees(1), deployment(), capture(instance=4))
+        assert "no instance 4" in await wait_reason(kube, ns, "DeploymentMissing")
+        await drop(plane, ns)
+        apply(plane, ns, capture(machines=["nobody"]))
+        assert "it has m0" in await wait_reason(kube, ns, "MachineUnknown")
+        await drop(plane, ns)
+        await wait_ready(kube, ns)
+        apply(plane, ns, capture(system="cleaned"))  # a state that is there already, and another
+        assert f"SystemNode {ns}/cleaned" in await wait_reason(kube, ns, "NameTaken")
+        assert "class-0-m0" not in actors.paused
+        await drop(plane, ns)
+        await wait_gone(plane, kube, ns)
+
+
+async def test_a_copy_that_is_lost_is_made_again(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+        apply(plane, ns, *trees(2), deployment())
+        await wait_ready(kube, ns)
+        actors.lose_copies = 1
+        apply(plane, ns, capture())
+        status = (await wait_done(kube, ns, timeout_s=60))["status"]
+        assert status["attempt"] == 2
+        assert not standing(actors, ns)
+        await wait_gone(plane, kube, ns)
+
+
+async def test_deleting_a_capture_in_the_middle_lets_the_vms_go_on(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    # The operator dies with its fourth write of the capture: finalizer, status, and two VMs are paused.
+    run = await OperatorRun(operator_kubeconfig, requests=actors.instance_request).start()
+    apply(plane, ns, *trees(2), deployment())
+    await wait_ready(kube, ns)
+    await run.stop()
+    run = await OperatorRun(operator_kubeconfig, requests=actors.instance_request, kill_after=4).start()
+    try:
+        apply(plane, ns, capture())
+        await asyncio.wait_for(run.dead.wait(), 20)
+        await run.kill()
+        assert standing(actors, ns)
+        plane.kubectl("delete", "systemcapture", "after", "-n", ns, "--wait=false")
+        run = await OperatorRun(operator_kubeconfig, requests=actors.instance_request).start()
+
+        async def gone() -> bool:
+            return not await get(kube, ns)
+
+        await eventually_async(gone, 30)
+        assert not standing(actors, ns)
+        await wait_ready(kube, ns)
+        await wait_gone(plane, kube, ns)
+    finally:
+        await run.kill()
+
+
+@pytest.mark.timeout(300)
+async def test_the_end_is_the_same_wherever_the_operator_dies(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient
+) -> None:
+    """Killed after every n-th write; no VM is left standing, and no disk is copied while its VM runs."""
+    deaths = {}
+    for kill_after in (1, 2, 3, 5):
+        ns = f"capture-crash-{kill_after}"
+        plane.kubectl("create", "namespace", ns)
+        apply(plane, ns, *trees(2), deployment())
+        async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+            await wait_ready(kube, ns)
+        apply(plane, ns, capture())
+        run = await OperatorRun(operator_kubeconfig, requests=actors.instance_request, kill_after=kill_after).start()
+        deaths[kill_after] = 0
+        try:
+            waiting = asyncio.create_task(wait_done(kube, ns, timeout_s=100))
+            while not waiting.done():
+                dying = asyncio.create_task(run.dead.wait())
+                await asyncio.wait({waiting, dying}, return_when=asyncio.FIRST_COMPLETED)
+                dying.cancel()
+                if run.dead.is_set():
+                    await run.kill()
+                    deaths[kill_after] += 1
+                    run = await OperatorRun(
+                        operator_kubeconfig, requests=actors.instance_request, kill_after=kill_after
+                    ).start()
+            body = await waiting
+        finally:
+            await run.kill()
+        assert not standing(actors, ns)
+        assert {disk["state"] for disk in body["status"]["disks"]} == {"Stored"}
+        assert await kube.get(SYSTEM, ns, "after") is not None
+        async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+            await wait_gone(plane, kube, ns)
+            assert await get_deployment(kube, ns) is None
+        assert not actors.violations
+    assert sum(deaths.values()) >= 20, deaths
+    print("deaths by writes survived:", deaths)

@@ -1,0 +1,241 @@
+"""``kigi`` as people call it, on a real API server, beside a working operator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kigi.adapters.kube import KubeClient
+from kigi.adapters.resources import DEPLOYMENT, NODE_CACHE
+from localcluster.controlplane import ControlPlane
+from tests.support.actors import Actors
+from tests.support.cluster import eventually_async
+from tests.support.deployments import apply, deployment, get_deployment, is_ready, trees, wait_gone, wait_ready
+from tests.support.operator_run import OperatorRun
+
+
+async def kigi(plane: ControlPlane, *arguments: str, code: int = 0) -> str:
+    """What the program prints; its messages are in the error if the exit code is another."""
+    env = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "COLUMNS": "200"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "kigi.cli.main",
+        *arguments,
+        env=env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == code, f"{arguments}: exit code {process.returncode}: {out.decode()} {err.decode()}"
+    return out.decode() + (err.decode() if code else "")
+
+
+async def told(plane: ControlPlane, *arguments: str, code: int = 0) -> Any:
+    return json.loads(await kigi(plane, *arguments, "-o", "json", code=code))
+
+
+async def test_plan_says_what_the_operator_then_does(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, tmp_path: Path
+) -> None:
+    """The figures before a deployment and before a switch are those of the status afterwards."""
+    file = tmp_path / "objects.yaml"
+    file.write_text(yaml.safe_dump_all([*trees(), deployment(replicas=2, prefetch=[{"name": "restored"}])]))
+    async with OperatorRun(operator_kubeconfig):
+        (planned,) = await told(plane, "plan", "-f", str(file), "-n", ns)
+        assert await get_deployment(kube, ns) is None, "a plan changes nothing"
+        assert {machine["action"] for machine in planned["machines"]} == {"create"}
+        assert len(planned["machines"]) == 6
+        apply(plane, ns, *trees(), deployment(replicas=2))
+        status = (await wait_ready(kube, ns))["status"]
+        for field in ("totalBytes", "missingBytes", "savedRatio"):
+            assert planned[field] == status["plan"][field], field
+        assert sum(node["missingBytes"] for node in planned["nodes"]) == status["plan"]["missingBytes"]
+        where = {(i["instance"], m["name"]): m["node"] for i in status["instances"] for m in i["machines"]}
+        assert {(m["instance"], m["name"]): m["node"] for m in planned["machines"]} == where
+
+        (planned,) = await told(plane, "plan", "class", "--system", "cleaned", "-n", ns)
+        assert {machine["action"] for machine in planned["machines"]} == {"restart on a fresh disk"}
+        apply(plane, ns, deployment(state="cleaned", replicas=2))
+        status = (await wait_ready(kube, ns))["status"]
+        assert planned["missingBytes"] == status["plan"]["missingBytes"]
+        assert "does not" not in await kigi(plane, "plan", "class", "-n", ns)
+        await wait_gone(plane, kube, ns)
+
+
+async def test_switch_and_reset_are_wishes_of_their_own_manager(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig):
+        apply(plane, ns, *trees(), deployment(replicas=2))  # server-side: system and replicas are kubectl's
+        await wait_ready(kube, ns)
+        said = await kigi(plane, "switch", "class", "cleaned", "-n", ns, code=1)
+        assert "spec.system" in said
+        assert "kept by" in said
+        await kigi(plane, "switch", "class", "cleaned", "--instance", "1", "--wait", "60", "-n", ns)
+        body = await wait_ready(kube, ns)
+        assert [i["system"] for i in body["status"]["instances"]] == ["infected", "cleaned"]
+        await kigi(plane, "reset", "class", "0", "m1", "--wait", "60", "-n", ns)
+        body = await wait_ready(kube, ns)
+        revisions = {m["name"]: m["revision"] for m in body["status"]["instances"][0]["machines"]}
+        assert revisions == {"m0": 1, "m1": 2, "m2": 1}
+        entry = body["status"]["history"][-1]
+        assert (entry["action"], entry["by"], entry["instances"], entry["machines"]) == (
+            "Reset",
+            "kigi-cli",
+            [0],
+            ["m1"],
+        )
+        # The file, applied again, does not take the overrides away.
+        apply(plane, ns, deployment(replicas=2))
+        assert len((await get_deployment(kube, ns) or {})["spec"]["overrides"]) == 2
+        await kigi(plane, "switch", "class", "cleaned", "--force", "--wait", "60", "-n", ns)
+        assert "Reset" in await kigi(plane, "status", "class", "-n", ns)
+        for wrong, words in {
+            ("reset", "class", "7"): "there is no 7",
+            ("reset", "class", "0", "nobody"): "no machine nobody",
+            ("switch", "class", "nowhere", "--instance", "0"): "no SystemNode",
+            ("reset", "nothing"): "no SystemDeployment",
+        }.items():
+            assert words in await kigi(plane, *wrong, "-n", ns, code=1)
+        await wait_gone(plane, kube, ns)
+
+
+async def test_tree_diff_and_status_show_what_there_is(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig):
+        apply(plane, ns, *trees(2), deployment())
+        await wait_ready(kube, ns)
+        (space,) = await told(plane, "tree", "-n", ns)
+        images = {image["name"]: image for image in space["images"]}
+        assert images["infected-0"]["parent"] == "role-0"
+        assert images["infected-0"]["chainBytes"] == 3 * 2**20
+        node = (await get_deployment(kube, ns) or {})["status"]["instances"][0]["machines"][0]["node"]
+        assert node in images["infected-0"]["cachedOn"]
+        systems = {system["name"]: system for system in space["systems"]}
+        assert systems["infected"]["deployments"] == ["class"]
+        assert systems["cleaned"]["addedBytes"] == 2**20
+        text = await kigi(plane, "tree", "-n", ns)
+        assert "infected" in text
+        assert "class" in text
+        found = await told(plane, "diff", "infected..cleaned", "-n", ns)
+        assert [(m["name"], m["to"]) for m in found["machines"]] == [("m0", "cleaned-0")]
+        assert (found["movedBytes"], found["backBytes"]) == (2**20, 0)
+        (one,) = await told(plane, "status", "-n", ns)
+        assert one["ready"]
+        assert one["cachedPercent"] == 100
+        assert "class" in await kigi(plane, "status", "-A")
+        assert "class is ready" in await kigi(plane, "why", "class", "-n", ns)
+        await wait_gone(plane, kube, ns)
+
+
+async def test_why_follows_a_cause_to_where_it_comes_from(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig):
+        objects = trees(1)
+        base = [item for item in objects if item["metadata"]["name"] == "base"]
+        apply(plane, ns, *(item for item in objects if item not in base), deployment())
+
+        async def said() -> Any:
+            found = await told(plane, "why", "class", "-n", ns, code=1)
+            return found if found[0]["reason"] == "ImageMissing" else None
+
+        (found,) = await eventually_async(said, 30)
+        assert found["object"] == "SystemDeployment/class"
+        assert "kigi publish" in found["remedy"]
+        assert found["because"][0]["object"] == "SystemNode/infected"
+        image = found["because"][0]["because"][0]
+        assert image["object"] == "VMImageNode/infected-0"
+        assert "base" in image["message"]
+        assert "kigi publish" in await kigi(plane, "why", "-n", ns, code=1)
+        assert "no SystemNode nothing" in await kigi(plane, "why", "ksys/nothing", "-n", ns, code=1)
+        apply(plane, ns, *base)
+        await wait_ready(kube, ns)
+        assert await told(plane, "why", "class", "-n", ns) == []
+        await wait_gone(plane, kube, ns)
+
+
+async def test_why_names_a_layer_that_a_node_refuses(plane: ControlPlane, kube: KubeClient, ns: str) -> None:
+    """No operator: what is stored is what is explained."""
+    cache = {"apiVersion": "kigi.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": f"why-{ns}"}, "spec": {}}
+    await kube.create(NODE_CACHE, cache)
+    message = "the repository answers 403"
+    layer = {"digest": "sha256:" + "1" * 64, "state": "Refused", "reason": "AccessDenied", "message": message}
+    await status_of(kube, NODE_CACHE, None, f"why-{ns}", conditions("AccessDenied", message, layers=[layer]))
+    apply(plane, ns, deployment())
+    machine = {"name": "m0", "state": "Warming", "node": f"why-{ns}"}
+    instances = [{"instance": 0, "machines": [machine]}]
+    await status_of(kube, DEPLOYMENT, ns, "class", conditions("AccessDenied", message, instances=instances))
+    (found,) = await told(plane, "why", "class", "-n", ns, code=1)
+    (below,) = found["because"]
+    assert below["object"] == f"NodeCache/why-{ns}"
+    assert below["because"][0]["object"].startswith("layer sha256:1111")
+    assert "kigi-repository-reader" in below["because"][0]["remedy"]
+    await kube.delete(NODE_CACHE, None, f"why-{ns}")
+    assert not await is_ready(kube, ns)
+    plane.kubectl("delete", "systemdeployment", "class", "-n", ns)
+
+
+async def status_of(kube: KubeClient, resource: Any, namespace: str | None, name: str, status: Any) -> None:
+    body = await kube.get(resource, namespace, name)
+    assert body is not None
+    generation = {"observedGeneration": body["metadata"]["generation"]}
+    await kube.write_status(resource, namespace, name, body["metadata"]["uid"], {**status, **generation})
+
+
+def conditions(reason: str, message: str, **more: Any) -> Mapping[str, Any]:
+    now = "2026-01-01T00:00:00Z"
+    said = [
+        {"type": kind, "status": value, "reason": reason, "message": message, "lastTransitionTime": now}
+        for kind, value in (("Ready", "False"), ("Stalled", "True"))
+    ]
+    return {"conditions": said, **more}
+
+
+async def test_capture_from_the_command_line(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+        apply(plane, ns, *trees(2), deployment())
+        await wait_ready(kube, ns)
+        await kigi(plane, "capture", "class", "--name", "after", "--machine", "m1", "--wait", "60", "-n", ns)
+        found = await told(plane, "diff", "infected..after", "-n", ns)
+        assert [machine["name"] for machine in found["machines"]] == ["m1"]
+        assert "no SystemDeployment" in await kigi(plane, "capture", "x", "--name", "y", "-n", ns, code=1)
+        await wait_gone(plane, kube, ns)
+
+
+async def test_completion_offers_names(plane: ControlPlane, ns: str) -> None:
+    apply(plane, ns, deployment("office"), deployment("other"))
+    env = {
+        **os.environ,
+        "KUBECONFIG": str(plane.kubeconfig),
+        "_KIGI_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"kigi reset -n {ns} of",
+        "COMP_CWORD": "4",
+    }
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).parent / "kigi"), env=env, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert out.decode().split() == ["office"]
+    plane.kubectl("delete", "systemdeployment", "--all", "-n", ns)
+
+
+async def test_no_cluster_is_one_clear_line(tmp_path: Path) -> None:
+    env = {**os.environ, "KUBECONFIG": str(tmp_path / "none"), "HOME": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kigi.cli.main", "status", env=env, stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert err.decode().splitlines()[-1].startswith("kigi: SpecInvalid: no cluster is configured")

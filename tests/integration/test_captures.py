@@ -1,0 +1,231 @@
+"""Frozen copies of overlays and the layers made of them: real daemon and publisher, API server, S3 and qemu-img."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kigi.api.node_cache import CaptureReport
+from kigi.domain.layers import Chain, digest_hex, object_key
+from kigi.domain.names import API_VERSION
+from localcluster.controlplane import ControlPlane
+from localcluster.s3 import S3Server
+from tests.support.chains import build_chain, layers_of, run
+from tests.support.cluster import eventually
+from tests.support.daemons import Node, daemon_env
+from tests.support.layers import VIRTUAL_BYTES, upload
+from tests.support.raw_api import RawApi
+
+CACHES = f"/apis/{API_VERSION}/nodecaches"
+HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
+CLUSTER = 65536
+_numbers = itertools.count()
+
+
+class Lab:
+    """One node with an overlay on a chain, its daemon and, when started, its publisher."""
+
+    def __init__(self, directory: Path, name: str, plane: ControlPlane, s3: S3Server, bucket: str) -> None:
+        files = build_chain(directory / "source")
+        self.chain: Chain = layers_of(files)
+        upload(s3, bucket, directory / "source", self.chain)
+        self.name, self.s3, self.bucket, self.directory = name, s3, bucket, directory
+        self.api = RawApi(plane.kubeconfig)
+        self.env = daemon_env(plane.kubeconfig, s3, bucket)
+        self.api.create(CACHES, {"apiVersion": API_VERSION, "kind": "NodeCache", "metadata": {"name": name}}).object()
+        self.node = Node(directory / name, name, self.env)
+        self.publisher: subprocess.Popen[bytes] | None = None
+        self.node.start().wait_ready()
+        self.node.publish(HANDLE, self.chain)
+
+    def close(self) -> None:
+        self.stop_publisher()
+        self.node.close()
+
+    def start_publisher(self, **env: str) -> None:
+        command = [sys.executable, "-m", "kigi_cache.publisher"]
+        settings = {**os.environ, **self.env, "KIGI_CACHE_ROOT": str(self.node.root), **env}
+        with (self.directory / "publisher.log").open("ab") as log:
+            self.publisher = subprocess.Popen(command, env=settings, stderr=log, stdout=log)
+
+    def stop_publisher(self) -> None:
+        if self.publisher is not None:
+            self.publisher.kill()
+            self.publisher.wait()
+
+    @property
+    def overlay(self) -> Path:
+        return self.node.root / "volumes" / HANDLE / "disk.img"
+
+    def write(self, text: bytes, offset: int) -> None:
+        """What the guest writes, by the same program that a VM's QEMU is."""
+        pattern = f"write -P {text[0]} {offset} {CLUSTER}"
+        run("qemu-io", "-f", "qcow2", "-c", pattern, str(self.overlay))
+
+    def order(self, *ids: str, action: str = "Copy", mounted: bool = True, volume: str = HANDLE) -> None:
+        orders = [
+            {
+                "id": name,
+                "volume": volume,
+                "parent": self.chain[-1].digest,
+                "virtualSizeBytes": VIRTUAL_BYTES,
+                "action": action,
+                "mounted": mounted,
+            }
+            for name in ids
+        ]
+        self.api.patch(f"{CACHES}/{self.name}", {"spec": {"captures": orders}}).object()
+
+    def report(self, name: str) -> CaptureReport | None:
+        status = self.api.get(f"{CACHES}/{self.name}").object().get("status", {})
+        found = [item for item in status.get("captures", []) if item["id"] == name]
+        return CaptureReport.model_validate(found[0]) if found else None
+
+    def wait(self, name: str, *states: str) -> CaptureReport:
+        def check() -> CaptureReport | None:
+            report = self.report(name)
+            return report if report is not None and report.state in states else None
+
+        return eventually(check, 40, f"{name} is {states}; it is {self.report(name)}")
+
+    def folder(self, name: str) -> Path:
+        return self.node.root / "captures" / name
+
+
+@pytest.fixture
+def lab(tmp_path_factory: pytest.TempPathFactory, crds: ControlPlane, s3: S3Server, bucket: str) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("lab"), f"cap-{next(_numbers)}", crds, s3, bucket)
+    yield made
+    made.close()
+
+
+def test_a_running_disk_is_kept_as_it_was_and_stored_as_what_differs(lab: Lab, tmp_path: Path) -> None:
+    lab.write(b"a", 10 * CLUSTER)
+    lab.write(b"b", 700 * CLUSTER)
+    lab.order("c1")
+    copied = lab.wait("c1", "Copied")
+    assert copied.copied_bytes > 2 * CLUSTER
+    lab.order("c1", action="Keep")
+    frozen = tmp_path / "frozen.raw"
+    run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(lab.folder("c1") / "copy.qcow2"), str(frozen))
+    lab.write(b"c", 10 * CLUSTER)  # the guest goes on
+    lab.write(b"d", 20 * CLUSTER)
+    lab.start_publisher()
+    stored = lab.wait("c1", "Stored")
+    assert stored.digest is not None
+    path = lab.s3.data / lab.bucket / object_key(stored.digest)  # type: ignore[arg-type]
+    assert path.stat().st_size == stored.size_bytes == stored.uploaded_bytes
+    # Two clusters were written; header, tables and one L2 table for each 512 MiB come to that.
+    assert stored.size_bytes <= (2 + 6) * CLUSTER
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for layer in lab.chain:
+        (elsewhere / f"{digest_hex(layer.digest)}.qcow2").write_bytes(
+            (lab.s3.data / lab.bucket / object_key(layer.digest)).read_bytes()
+        )
+    top = elsewhere / f"{stored.digest.removeprefix('sha256:')}.qcow2"
+    top.write_bytes(path.read_bytes())
+    assert "identical" in run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(top), str(frozen))
+    lab.order()
+    eventually(lambda: not lab.folder("c1").exists(), what="the copy is deleted when nobody orders it")
+    assert lab.report("c1") is None
+
+
+def test_a_disk_that_nobody_wrote_to_stays_the_image_that_it_is(lab: Lab) -> None:
+    lab.start_publisher()
+    lab.order("c1")
+    report = lab.wait("c1", "Unchanged")
+    assert report.digest is None
+    assert len(list((lab.s3.data / lab.bucket / "layers" / "sha256").iterdir())) == len(lab.chain)
+
+
+def test_bytes_that_came_out_equal_are_not_stored(lab: Lab) -> None:
+    """A guest that writes what is there already changes nothing."""
+    seen = lab.directory / "seen.raw"
+    run("qemu-img", "dd", "-U", "-f", "qcow2", "-O", "raw", "bs=65536", "count=1", f"if={lab.overlay}", f"of={seen}")
+    run("qemu-io", "-f", "qcow2", "-c", f"write -s {seen} 0 {CLUSTER}", str(lab.overlay))
+    lab.start_publisher()
+    lab.order("c1")
+    lab.wait("c1", "Unchanged")
+
+
+def test_a_disk_that_a_vm_took_meanwhile_is_not_copied_as_one_at_rest(lab: Lab) -> None:
+    lab.order("c1", mounted=False)
+    report = lab.wait("c1", "Refused")
+    assert report.reason == "VolumeInUse"
+    assert not lab.folder("c1").exists()
+    lab.node.unpublish(HANDLE)
+    lab.wait("c1", "Copied")
+
+
+def test_a_disk_whose_guest_forged_its_header_is_refused(lab: Lab) -> None:
+    data = bytearray(lab.overlay.read_bytes())
+    at = data.index(b"chain/")
+    data[at : at + 6] = b"/etc//"
+    lab.overlay.write_bytes(bytes(data))
+    lab.order("c1")
+    report = lab.wait("c1", "Refused")
+    assert report.reason == "OverlayRejected"
+    assert not lab.folder("c1").exists()
+
+
+def test_an_unknown_disk_is_refused_by_name(lab: Lab) -> None:
+    lab.order("c1", volume="kigi.range.web.0.mail.r1.0a1b2c3d")
+    report = lab.wait("c1", "Refused")
+    assert report.reason == "VolumeUnknown"
+    assert "kigi.range.web.0.mail.r1.0a1b2c3d" in str(report.message)
+
+
+def test_no_copy_is_made_when_the_vms_may_run_again(lab: Lab) -> None:
+    lab.order("c1", action="Keep")
+    lab.wait("c1", "Lost")
+    assert not lab.folder("c1").exists()
+
+
+def test_a_copy_outlives_the_daemon_and_one_that_was_not_safe_is_lost(lab: Lab) -> None:
+    lab.write(b"a", 10 * CLUSTER)
+    lab.order("c1", "c2")
+    for name in ("c1", "c2"):
+        lab.wait(name, "Copied")
+        eventually(lambda name=name: (lab.folder(name) / "order.json").exists())
+    lab.order("c1", "c2", action="Keep")
+    eventually(lambda: lab.api.get(f"{CACHES}/{lab.name}").object()["status"]["observedGeneration"] >= 3)
+    lab.node.kill()
+    (lab.folder("c2") / "order.json").unlink()
+    (lab.node.root / "captures" / ".new" / "c3" / "chain").mkdir(parents=True)
+    lab.node.start().wait_ready()
+    lab.start_publisher()
+    lab.wait("c1", "Stored")
+    lab.wait("c2", "Lost")
+    assert not lab.folder("c2").exists()
+    assert not (lab.node.root / "captures" / ".new" / "c3").exists()
+
+
+def test_a_publisher_without_credentials_says_so_and_goes_on_when_it_has_them(lab: Lab) -> None:
+    lab.write(b"a", 10 * CLUSTER)
+    lab.start_publisher(AWS_ACCESS_KEY_ID="nobody", AWS_SECRET_ACCESS_KEY="wrong")
+    lab.order("c1")
+    report = lab.wait("c1", "Refused")
+    assert report.reason == "AccessDenied"
+    lab.stop_publisher()
+    lab.start_publisher()
+    lab.wait("c1", "Stored")
+
+
+def test_a_publisher_that_is_killed_goes_on_where_it_was(lab: Lab) -> None:
+    run("qemu-io", "-f", "qcow2", "-c", f"write -P 7 0 {60 * 2**20}", str(lab.overlay))
+    lab.order("c1")
+    lab.wait("c1", "Copied")
+    lab.start_publisher()
+    eventually((lab.folder("c1") / "result.json").exists, 20, "it has begun")
+    lab.stop_publisher()
+    lab.start_publisher()
+    stored = lab.wait("c1", "Stored")
+    assert stored.uploaded_bytes == stored.size_bytes
+    assert not list((lab.folder("c1") / "chain").glob(".publish-*"))

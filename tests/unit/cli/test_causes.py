@@ -1,0 +1,49 @@
+"""No reason that a condition, an event or a node may give is without a cause for people."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kigi import errors
+from kigi.cli.causes import CAUSES, FINE, cause_of
+
+ROOT = Path(__file__).parents[3]
+SOURCES = [*(ROOT / "operator/kigi").rglob("*.py"), *(ROOT / "node-cache-daemon/kigi_cache").rglob("*.py")]
+PATTERNS = (
+    r'^\s+reason(?:: ClassVar\[str\])? = "([A-Z][A-Za-z]+)"',  # errors
+    r'reason="([A-Z][A-Za-z]+)"',  # summaries, reports
+    r'"reason": "([A-Z][A-Za-z]+)"',
+    r'Finding\(\s*[A-Z_]+,\s*[^,]+,\s*"([A-Z][A-Za-z]+)"',
+    r'_failing\([^"]*"([A-Z][A-Za-z]+)"',
+)
+BY_THE_CLI_ALONE = {"FieldOwned", "NotReached"}
+
+
+def reasons() -> set[str]:
+    text = "\n".join(path.read_text() for path in SOURCES if "/cli/causes" not in str(path))
+    return {found for pattern in PATTERNS for found in re.findall(pattern, text, re.MULTILINE)}
+
+
+def test_every_reason_in_the_source_has_a_cause() -> None:
+    found = reasons()
+    assert {"NotSettled", "LayersWarming", "TooSlow", "NoRoom", "NodeNotReady"} <= found, "the search itself works"
+    assert found - CAUSES.keys() - FINE - BY_THE_CLI_ALONE == set()
+
+
+def test_no_cause_is_of_a_reason_that_nobody_gives() -> None:
+    text = "\n".join(path.read_text() for path in SOURCES if "/cli/causes" not in str(path))
+    assert {reason for reason in CAUSES if f'"{reason}"' not in text} == set()
+
+
+def test_what_a_person_must_mend_has_a_remedy() -> None:
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.SpecInvalid):
+            assert cause_of(kind.reason).remedy, kind
+
+
+@pytest.mark.parametrize("reason", ["SomethingNew", ""])
+def test_a_reason_of_a_later_version_is_no_error(reason: str) -> None:
+    assert cause_of(reason).remedy == ""

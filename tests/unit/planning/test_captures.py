@@ -1,0 +1,204 @@
+"""The barrier of a SystemCapture: who is paused, when everybody is resumed, and what is given up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from kigi.api.capture import SystemCaptureSpec, SystemCaptureStatus
+from kigi.api.deployment import SystemDeploymentSpec
+from kigi.api.node_cache import CaptureReport
+from kigi.planning.captures import (
+    ATTEMPTS,
+    STANDSTILL,
+    CapturePlan,
+    CaptureView,
+    after_pause,
+    after_resume,
+    after_verify,
+    orders,
+    plan_capture,
+    standing,
+)
+from kigi.status.captures import capture_status
+from tests.support.worlds import World
+
+
+def settled(state: str = "a", **spec: object) -> World:
+    w = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, **spec}))
+    w.settle()
+    return w
+
+
+def view_of(w: World, status: SystemCaptureStatus | None = None, **fields: object) -> CaptureView:
+    view = CaptureView(
+        namespace="ns",
+        name="after",
+        uid="u1",
+        generation=1,
+        deleting=False,
+        has_finalizer=True,
+        spec=SystemCaptureSpec.model_validate({"deployment": {"name": "dep"}}),
+        status=status or SystemCaptureStatus(),
+        deployment=w.view(),
+        agents=frozenset(),
+        taken=frozenset(),
+        reports={},
+        now=w.view().now,
+    )
+    return replace(view, **fields)  # type: ignore[arg-type]
+
+
+def paused(w: World) -> SystemCaptureStatus:
+    """The status when all VMs stand still."""
+    plan = plan_capture(view_of(w))
+    assert plan.action == "Pause"
+    now = w.view().now
+    outcomes = [m.model_copy(update={"requested_at": now, "paused_at": now}) for m in plan.machines]
+    return after_pause(plan.status, outcomes, "")
+
+
+def resumed(status: SystemCaptureStatus, w: World) -> SystemCaptureStatus:
+    done = [m.model_copy(update={"resumed_at": w.view().now, "pause_milliseconds": 5}) for m in standing(status)]
+    return after_resume(status, done)
+
+
+def copied(status: SystemCaptureStatus, state: str = "Copied", **fields: object) -> dict[str, CaptureReport]:
+    return {
+        d.id: CaptureReport.model_validate({"id": d.id, "state": state, "copiedBytes": 9, **fields})
+        for d in status.disks
+    }
+
+
+def test_every_disk_of_every_machine_is_captured() -> None:
+    w = settled("b")
+    plan = plan_capture(view_of(w))
+    assert [disk.name for disk in plan.status.disks] == ["db", "db/data", "db/logs", "web"]
+    assert {m.method for m in plan.machines} == {"Pause"}
+    assert plan.status.parent == "b"
+    assert plan.status.phase == "Pausing"
+
+
+def test_a_guest_with_an_agent_writes_out_its_file_systems_first() -> None:
+    w = settled()
+    uids = frozenset(vmi.uid for vmi in w.vmis.values())
+    assert {m.method for m in plan_capture(view_of(w, agents=uids)).machines} == {"FreezeAndPause"}
+    spec = SystemCaptureSpec.model_validate({"deployment": {"name": "dep"}, "quiesce": "Pause"})
+    assert {m.method for m in plan_capture(view_of(w, agents=uids, spec=spec)).machines} == {"Pause"}
+
+
+def test_nobody_is_paused_while_a_machine_is_being_reset() -> None:
+    w = settled()
+    w.change(reset="again")
+    plan = plan_capture(view_of(w))
+    assert not plan.action
+    assert plan.error is not None
+    assert plan.error.reason == "NotSettled"
+    w.settle()
+    assert plan_capture(view_of(w)).action == "Pause"
+
+
+def test_nobody_is_paused_for_a_name_that_is_taken() -> None:
+    w = settled()
+    plan = plan_capture(view_of(w, taken=frozenset({("VMImageNode", "after-db")})))
+    assert not plan.action
+    assert plan.error is not None
+    assert "VMImageNode ns/after-db" in str(plan.error)
+
+
+def test_the_nodes_copy_only_while_the_vms_stand_still() -> None:
+    w = settled()
+    status = paused(w)
+    assert {order.action for _, order in orders(status)} == {"Copy"}
+    for phase in ("Resuming", "Storing", "Publishing"):
+        later = status.model_copy(update={"phase": phase})
+        assert {order.action for _, order in orders(later)} == {"Keep"}
+    for phase in ("Pending", "Pausing", "Done", "Failed"):
+        assert not list(orders(status.model_copy(update={"phase": phase})))
+
+
+def test_copies_of_vms_that_ran_on_are_given_up() -> None:
+    w = settled()
+    status = paused(w)
+    plan = plan_capture(view_of(w, status, reports=copied(status)))
+    assert plan.action == "Verify"
+    failed = after_verify(plan.status, ["db"])
+    plan = plan_capture(view_of(w, failed))
+    assert plan.action == "Resume"
+    assert {m.name for m in plan.machines} == {"db", "web"}
+    again = plan_capture(view_of(w, resumed(failed, w)))
+    assert again.status.phase == "Pending"
+    assert "db ran on" in capture_status(view_of(w), again.status).conditions[0].message
+
+
+def test_nobody_stands_still_for_longer_than_the_limit() -> None:
+    w = settled()
+    status = paused(w)
+    reports = dict(list(copied(status).items())[:1])
+    early = view_of(w, status, reports=reports)
+    assert not plan_capture(early).action
+    plan = plan_capture(replace(early, now=early.now + STANDSTILL + timedelta(seconds=1)))
+    assert plan.action == "Resume"
+    assert {m.name for m in plan.machines} == {"db", "web"}
+    assert plan.status.failure == "TooSlow"
+
+
+def test_it_is_given_up_after_three_attempts_and_nobody_is_left_standing() -> None:
+    w = settled()
+    status = SystemCaptureStatus()
+    for attempt in range(1, ATTEMPTS + 1):
+        plan = plan_capture(view_of(w, status))
+        assert plan.status.attempt == attempt
+        failed = after_pause(plan.status, plan.machines, "db: KubeVirt does not answer")
+        assert plan_capture(view_of(w, failed)).action == "Resume"
+        status = plan_capture(view_of(w, resumed(failed, w))).status
+        assert not standing(status)
+    assert status.phase == "Failed"
+    said = {c.type: c for c in capture_status(view_of(w), status).conditions}
+    assert said["Stalled"].status == "True"
+    assert "KubeVirt does not answer" in said["Ready"].message
+
+
+@pytest.mark.parametrize("phase", ["Pausing", "Copying", "Resuming"])
+def test_a_capture_that_is_deleted_lets_everybody_go_on(phase: str) -> None:
+    w = settled()
+    status = paused(w).model_copy(update={"phase": phase})
+    plan = plan_capture(view_of(w, status, deleting=True))
+    assert plan.action == "Resume"
+    after = plan_capture(view_of(w, resumed(plan.status, w), deleting=True))
+    assert after.action == "RemoveFinalizer"
+
+
+def stored(w: World, **one: object) -> CapturePlan:
+    status = resumed(after_verify(paused(w), []), w)
+    status = plan_capture(view_of(w, status)).status
+    assert status.phase == "Storing"
+    reports = copied(status, "Stored", digest="sha256:" + "1" * 64, sizeBytes=4096, uploadedBytes=4096)
+    first = status.disks[0].id
+    if one:
+        reports[first] = CaptureReport.model_validate({"id": first, **one})
+    return plan_capture(view_of(w, status, reports=reports))
+
+
+def test_a_machine_that_wrote_nothing_keeps_its_image() -> None:
+    plan = stored(settled(), state="Unchanged")
+    *images, system = plan.objects
+    assert [image["metadata"]["name"] for image in images] == ["after-web"]
+    assert {m["name"]: m["image"]["name"] for m in system["spec"]["machines"]} == {"db": "db", "web": "after-web"}
+    assert plan.status.added_bytes == 4096
+
+
+def test_a_layer_that_cannot_be_stored_is_said_and_waited_for() -> None:
+    plan = stored(settled(), state="Refused", copiedBytes=9, reason="AccessDenied", message="credentials")
+    assert not plan.action
+    assert plan.status.phase == "Storing"
+    assert plan.error is not None
+    assert "disk db" in str(plan.error)
+
+
+def test_a_copy_that_was_lost_is_made_anew() -> None:
+    plan = stored(settled(), state="Lost")
+    assert plan.status.failure == "CopyLost"
+    assert plan_capture(view_of(settled(), plan.status)).status.phase == "Pending"
