@@ -93,6 +93,7 @@ CAUSES: dict[str, Cause] = {
     # Publishing.
     "QemuImgFailed": Cause("qemu-img failed", "the message has its words"),
     "DisksDiffer": Cause("two images that must be equal are not", "publish the image again"),
+    "ArchiveRefused": Cause("a file of an exported subtree is damaged", "export it again, and copy the file anew"),
     "NotSeenYet": Cause("no operator has looked at it", "kubectl -n kigi-system get pods; is the operator running?"),
 }
 """Reason -> cause and remedy."""
