@@ -19,10 +19,6 @@ CAUSES: dict[str, Cause] = {
     ),
     "SystemMissing": Cause("a SystemNode that is named does not exist", "apply it, or correct the name"),
     "DeploymentMissing": Cause("a SystemDeployment, or an instance of it, does not exist", "correct the name or index"),
-    "ArchiveRefused": Cause(
-        "the file is damaged, or is not what 'kigi export' writes; nothing of it was applied",
-        "copy it anew, or export it again",
-    ),
     "ImageCycle": Cause("an image is its own ancestor", "publish one image of the circle anew under another parent"),
     "SystemCycle": Cause("a state is its own ancestor", "correct spec.parent of one state of the circle"),
     "ChainTooDeep": Cause("a chain has too many layers", "kigi flatten IMAGE --name NEW, and name the new image"),
