@@ -7,7 +7,7 @@ SOURCES := operator node-cache-daemon localcluster scenario demo tests benchmark
 CLUSTER ?= local
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo check lint format type contracts packages unit integration crds proto docs lock e2e bench race up down clean
+.PHONY: help test demo check lint format type contracts packages unit integration crds proto docs lock e2e model bench race up down clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ e2e: $(VENV)/ready  ## Real VMs in the local cluster; half an hour
 	$(BIN)/python -m localcluster up
 	$(BIN)/python -m localcluster build plugin-check
 	$(BIN)/pytest -m e2e tests/e2e
+
+model: $(VENV)/ready  ## The store against its model: 100,000 steps and more
+	KIGI_MODEL_EXAMPLES=4000 $(BIN)/pytest -p no:timeout tests/property/test_store.py
 
 bench: $(VENV)/ready  ## Every benchmark, with its peer in the same run
 	for each in create fill memory plan reset; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done

@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from kigi.api.node_cache import CachedLayer, WantedLayer
+from kigi.api.node_cache import DISK_PRIORITY, CachedLayer, WantedLayer
 from kigi.domain.layers import Chain, Digest, Layer, parse_digest
 from kigi.domain.quantities import format_bytes
-from kigi.errors import KigiError, LayerCorrupt, NoRoom, SpecInvalid
-from kigi_cache.eviction import Budget, keep_low, make_room
+from kigi.errors import BudgetExceeded, DiskPressure, KigiError, LayerCorrupt, NoRoom, PrefetchWaits, SpecInvalid
+from kigi_cache import metrics
+from kigi_cache.eviction import Budget, Need, free_up, keep_low, make_room, need_of
 from kigi_cache.fetch import CONNECTIONS, Source
+from kigi_cache.pace import Pace
 from kigi_cache.store import CHUNK_BYTES, Store
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,14 @@ SETTLE_AFTER_S = 5.0
 """A layer waits for a pause in the transfers at most that long before it is fsynced."""
 RESERVE_BYTES = 256 * 2**20
 """Bytes of the file system that fills leave to others (overlays grow there)."""
+
+
+_NEED: dict[Need, Literal["Running", "Wanted", "Prefetch", "Idle"]] = {
+    Need.RUNNING: "Running",
+    Need.WANTED: "Wanted",
+    Need.PREFETCH: "Prefetch",
+    Need.IDLE: "Idle",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,7 @@ class Filler:
         budget: Budget,
         *,
         parallel: int = CONNECTIONS,
+        min_free_bytes: int = 0,
         on_change: Callable[[], None] = lambda: None,
         on_error: Callable[[Digest, KigiError], None] = lambda digest, error: None,
     ) -> None:
@@ -80,6 +91,7 @@ class Filler:
         self._source = source
         self.budget = budget
         self._parallel = parallel
+        self._min_free_bytes = max(min_free_bytes, RESERVE_BYTES)
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="fill")
         self._on_change = on_change
         self._on_error = on_error
@@ -101,6 +113,7 @@ class Filler:
                 await self._heal()
                 self._start_jobs()
                 await self._evict_idle()
+                await self._relieve()
                 await self._sleep()
         finally:
             settling.cancel()
@@ -125,6 +138,9 @@ class Filler:
         for digest, job in list(self._jobs.items()):
             if digest not in self._wanted and not job.waiters:
                 self._drop(digest, job)
+        for digest in self.store.parts():  # of a run before this one
+            if digest not in self._jobs and digest not in self._running:
+                self.store.drop_part(digest)
         self.store.touch(self._wanted)
         self._wake.set()
 
@@ -161,6 +177,7 @@ class Filler:
     def snapshot(self) -> FillState:
         """Everything held, on its way or refused, by digest."""
         held = self.store.held()
+        needs = self._needs()
         layers = [
             CachedLayer(
                 digest=layer.digest,
@@ -168,6 +185,7 @@ class Filler:
                 size_bytes=layer.size_bytes,
                 fetched_bytes=layer.size_bytes,
                 links=layer.links,
+                need=_NEED[need_of(layer, needs)],
             )
             for layer in held.values()
         ]
@@ -191,14 +209,26 @@ class Filler:
             fetched_bytes_total=self.store.fetched_bytes_total,
         )
 
-    async def scrub(self, pause_s: float = 0.1) -> list[Digest]:
-        """Read every held layer once more, with a pause after each; the damaged ones, which are fetched anew."""
+    async def scrub(self, older_than_s: float = 0.0, bytes_per_s: float = 0.0) -> list[Digest]:
+        """Read every held layer again that was not read for so long, the oldest first, and not faster than that.
+
+        The damaged ones, which are fetched anew. A scrub that is broken off goes on with those that it has not read.
+        """
         damaged: list[Digest] = []
-        for digest in list(self.store.held()):
-            if not await asyncio.to_thread(self.store.verify, self._declared(digest) or digest):
+        pace = Pace(bytes_per_s)
+
+        def slow_down(count: int) -> None:
+            metrics.SCRUBBED_BYTES.inc(count)
+            time.sleep(pace.wait_s(count, time.monotonic()))
+
+        for digest in self.store.read_before(time.time() - older_than_s):
+            if not self.store.is_held(digest):
+                continue
+            known = self._declared(digest) or digest
+            if not await asyncio.to_thread(self.store.verify, known, on_read=slow_down):
                 damaged.append(digest)
+                metrics.SCRUB_DAMAGED.inc()
                 self._report_damage(digest, "its bytes are not those of its digest")
-            await asyncio.sleep(pause_s)
         self._wake.set()
         return damaged
 
@@ -306,24 +336,80 @@ class Filler:
             return
         held = await asyncio.to_thread(self.store.held)
         used = sum(layer.size_bytes for layer in held.values()) + sum(self._reserved.values())
-        evict = make_room(
-            held.values(), used_bytes=used, needed_bytes=size_bytes, wanted=self._needed(), budget=self.budget
-        )
+        asker = _need_of_job(job)
+        try:
+            evict = make_room(
+                held.values(),
+                used_bytes=used,
+                needed_bytes=size_bytes,
+                needs=self._needs(),
+                budget=self.budget,
+                asker=asker,
+            )
+        except BudgetExceeded as exc:
+            if asker == Need.PREFETCH and size_bytes <= self.budget.limit_bytes:
+                raise PrefetchWaits(f"layer {digest} is kept warm when there is room: {exc}") from exc
+            raise
         self._reserved[digest] = size_bytes
-        for victim in evict:
-            await asyncio.to_thread(self.store.evict, victim, self._needed())
-        free = await asyncio.to_thread(self.store.free_bytes)
+        await self._evict(evict, asker)
         part = self.store.part_path(digest)
         there = part.stat().st_size if part.exists() else 0
+        free = await self._free_for(size_bytes - there, asker)
         if size_bytes - there + RESERVE_BYTES > free:
             raise NoRoom(
                 f"layer {digest}: {format_bytes(size_bytes - there)} to fetch, {format_bytes(free)} free on the "
                 f"cache's disk, of which {format_bytes(RESERVE_BYTES)} stay free; free some room"
             )
+        if size_bytes - there + self._min_free_bytes > free:
+            raise DiskPressure(
+                f"layer {digest}: {format_bytes(size_bytes - there)} to fetch, {format_bytes(free)} free on the "
+                f"cache's disk, of which {format_bytes(self._min_free_bytes)} stay free (KIGI_MIN_FREE), or the "
+                "kubelet would evict pods; free some room"
+            )
 
-    def _needed(self) -> set[Digest]:
-        """What must not be evicted: wanted by the operator, or waited for by a volume."""
-        return set(self._wanted) | set(self._jobs)
+    async def _free_for(self, bytes_: int, asker: Need) -> int:
+        """Bytes free in the file system, after what is needed less has left if ``bytes_`` more would be too many."""
+        free = await asyncio.to_thread(self.store.free_bytes)
+        short = bytes_ + self._min_free_bytes - free
+        if short <= 0:
+            return free
+        await asyncio.to_thread(self.store.empty_quarantine)
+        held = await asyncio.to_thread(self.store.held)
+        needs = self._needs()
+        first = free_up(held.values(), short, needs, below=asker)
+        if first is not None:
+            await self._evict(first, asker)
+        return await asyncio.to_thread(self.store.free_bytes)
+
+    async def _relieve(self) -> None:
+        """Under pressure from others on the disk, idle layers leave, and prefetched ones."""
+        free = await asyncio.to_thread(self.store.free_bytes)
+        if free >= self._min_free_bytes:
+            return
+        await asyncio.to_thread(self.store.empty_quarantine)
+        short = self._min_free_bytes - await asyncio.to_thread(self.store.free_bytes)
+        held = await asyncio.to_thread(self.store.held)
+        needs = self._needs()
+        all_of_them = [layer for layer in held.values() if need_of(layer, needs) < Need.WANTED]
+        some = free_up(held.values(), short, needs, below=Need.WANTED)
+        await self._evict(some if some is not None else [layer.digest for layer in all_of_them], Need.WANTED)
+
+    async def _evict(self, victims: Iterable[Digest], asker: Need) -> None:
+        for victim in victims:
+            kept = {digest for digest, need in self._needs().items() if need >= asker}
+            if await asyncio.to_thread(self.store.evict, victim, kept):
+                metrics.EVICTED.inc()
+                self._on_change()
+
+    def _needs(self) -> dict[Digest, Need]:
+        """How much each layer is needed that the operator wants or a volume waits for."""
+        needs = {
+            digest: Need.RUNNING if wanted.pinned else _need_of_priority(wanted.priority)
+            for digest, wanted in self._wanted.items()
+        }
+        for digest, job in self._jobs.items():
+            needs[digest] = max(needs.get(digest, Need.IDLE), _need_of_job(job))
+        return needs
 
     def _finish(self, digest: Digest, error: KigiError | None) -> None:
         job = self._jobs.get(digest)
@@ -353,9 +439,8 @@ class Filler:
     async def _evict_idle(self) -> None:
         held = await asyncio.to_thread(self.store.held)
         used = sum(layer.size_bytes for layer in held.values())
-        for victim in keep_low(held.values(), used_bytes=used, wanted=self._needed(), budget=self.budget):
-            await asyncio.to_thread(self.store.evict, victim, self._needed())
-            self._on_change()
+        idle = keep_low(held.values(), used_bytes=used, needs=self._needs(), budget=self.budget)
+        await self._evict(idle, Need.PREFETCH)
 
     async def _sleep(self) -> None:
         """Until something happens, a retry is due, or it is time to look at the files again."""
@@ -395,6 +480,14 @@ def _transfer(store: Store, source: Source, job: _Job) -> None:
     if job.stop.is_set():
         return
     store.commit(layer, sha.hexdigest())
+
+
+def _need_of_priority(priority: int) -> Need:
+    return Need.WANTED if priority >= DISK_PRIORITY else Need.PREFETCH
+
+
+def _need_of_job(job: _Job) -> Need:
+    return Need.WANTED if job.waiters else _need_of_priority(job.priority)
 
 
 def _layer(wanted: WantedLayer) -> Layer:

@@ -28,7 +28,7 @@ from kigi_cache.volumes import Volumes
 
 logger = logging.getLogger(__name__)
 
-SCRUB_INTERVAL_S = 24 * 3600.0
+SCRUB_LOOKS_PER_INTERVAL = 48
 
 
 class CallObserver:
@@ -67,6 +67,7 @@ async def run(settings: Settings) -> None:
         source,
         Budget(budget_bytes(settings)),
         parallel=settings.connections,
+        min_free_bytes=min_free_bytes(settings),
         on_change=lambda: keeper.changed(),
         on_error=lambda digest, error: keeper.warn(error.reason, digest, str(error)),
     )
@@ -76,7 +77,7 @@ async def run(settings: Settings) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(filler.run())
-            group.create_task(_scrub(filler))
+            group.create_task(_scrub(filler, settings))
             group.create_task(keeper.run())
             group.create_task(SocketServer(settings.csi_socket, plugin.services()).run())
             group.create_task(web.serve(web.build_app(keeper.unready), settings.http_host, settings.http_port))
@@ -89,12 +90,17 @@ async def run(settings: Settings) -> None:
         await api.close()
 
 
-async def _scrub(filler: Filler) -> None:
-    """Read every layer again once in a while: a disk may forget what was verified when it was written."""
-    while True:
-        await asyncio.sleep(SCRUB_INTERVAL_S)
-        damaged = await filler.scrub()
-        logger.info("layers read again", extra={"damaged": damaged})
+async def _scrub(filler: Filler, settings: Settings) -> None:
+    """Read every layer again once in a while: a disk may forget what was verified when it was written.
+
+    Looks often for those whose time has come: a daemon that is restarted every day would else never come to it.
+    """
+    while settings.scrub_interval_s > 0:
+        await asyncio.sleep(settings.scrub_interval_s / SCRUB_LOOKS_PER_INTERVAL)
+        damaged = await filler.scrub(settings.scrub_interval_s, settings.scrub_bytes_per_s)
+        metrics.SCRUB_FINISHED.set_to_current_time()
+        if damaged:
+            logger.warning("damaged layers found", extra={"damaged": damaged})
 
 
 def budget_bytes(settings: Settings) -> int:
@@ -103,6 +109,14 @@ def budget_bytes(settings: Settings) -> int:
         return settings.budget_bytes
     space = os.statvfs(settings.root)
     return int(space.f_blocks * space.f_frsize * settings.budget_share)
+
+
+def min_free_bytes(settings: Settings) -> int:
+    """Bytes of the cache's file system that layers leave free: as set, or a share of all."""
+    if settings.min_free_bytes is not None:
+        return settings.min_free_bytes
+    space = os.statvfs(settings.root)
+    return int(space.f_blocks * space.f_frsize * settings.min_free_share)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -22,6 +22,16 @@ CSI_SECONDS = Histogram(
 )
 STATUS_WRITES = Counter("kigi_cache_status_writes", "Writes of the NodeCache's status.", ["result"], registry=REGISTRY)
 OVERLAYS_DISCARDED = Counter("kigi_cache_overlays_discarded", "Overlays deleted.", registry=REGISTRY)
+SCRUBBED_BYTES = Counter("kigi_cache_scrubbed_bytes", "Bytes of held layers read again.", registry=REGISTRY)
+SCRUB_DAMAGED = Counter(
+    "kigi_cache_scrub_damaged", "Layers that were found damaged when read again.", registry=REGISTRY
+)
+SCRUB_FINISHED = Gauge(
+    "kigi_cache_scrub_finished_seconds",
+    "When every layer was last found read in time; since the epoch.",
+    registry=REGISTRY,
+)
+EVICTED = Counter("kigi_cache_evicted", "Layers that left for others, or for room on the disk.", registry=REGISTRY)
 WARNINGS = Counter("kigi_cache_warnings", "Warning events, by reason.", ["reason"], registry=REGISTRY)
 
 

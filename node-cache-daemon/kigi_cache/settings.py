@@ -22,6 +22,13 @@ class Settings:
     budget_bytes: int | None
     """Most that layers may take; None: ``budget_share`` of the file system."""
     budget_share: float
+    min_free_bytes: int | None
+    """Bytes of the file system that layers leave free; None: ``min_free_share`` of it."""
+    min_free_share: float
+    scrub_interval_s: float
+    """Each layer is read again after that; 0: never."""
+    scrub_bytes_per_s: int
+    """Not faster than that; 0: no limit."""
     csi_socket: str
     csi_endpoint: str
     """The same socket's path as the kubelet sees it."""
@@ -44,12 +51,17 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
         raise ValueError("NODE_NAME: the name of this node is required")
     host, _, port = env.get("KIGI_HTTP_ADDR", ":9780").rpartition(":")
     budget_bytes, share = _budget(env.get("KIGI_BUDGET_BYTES", ""), env.get("KIGI_BUDGET_PERCENT", "70"))
+    min_free, min_free_share = _min_free(env.get("KIGI_MIN_FREE", "12%"))
     repositories = env.get("KIGI_REPOSITORIES", "")
     return Settings(
         node_name=node_name,
         root=Path(env.get("KIGI_CACHE_ROOT", "/var/lib/kigi")),
         budget_bytes=budget_bytes,
         budget_share=share,
+        min_free_bytes=min_free,
+        min_free_share=min_free_share,
+        scrub_interval_s=3600.0 * _whole("KIGI_SCRUB_HOURS", env.get("KIGI_SCRUB_HOURS", "24")),
+        scrub_bytes_per_s=_bytes("KIGI_SCRUB_BYTES_PER_S", env.get("KIGI_SCRUB_BYTES_PER_S", "50Mi")),
         csi_socket=env.get("KIGI_CSI_SOCKET", "/csi/csi.sock"),
         csi_endpoint=env.get("KIGI_CSI_ENDPOINT", f"/var/lib/kubelet/plugins/{CSI_DRIVER}/csi.sock"),
         registration_dir=env.get("KIGI_REGISTRATION_DIR") or None,
@@ -76,6 +88,26 @@ def _budget(size: str, percent: str) -> tuple[int | None, float]:
         return parse_quantity(size), share
     except ValueError as exc:
         raise ValueError(f"KIGI_BUDGET_BYTES: {exc}") from exc
+
+
+def _min_free(text: str) -> tuple[int | None, float]:
+    """Bytes, or a share of the file system when it ends in %."""
+    if not text.endswith("%"):
+        return _bytes("KIGI_MIN_FREE", text), 0.0
+    try:
+        share = float(text.rstrip("%")) / 100
+    except ValueError as exc:
+        raise ValueError(f"KIGI_MIN_FREE: {text!r} is neither a size nor a number of percent") from exc
+    if not 0 <= share < 1:
+        raise ValueError(f"KIGI_MIN_FREE: {text!r} is not at least 0 % and below 100 %")
+    return None, share
+
+
+def _bytes(name: str, text: str) -> int:
+    try:
+        return parse_quantity(text)
+    except ValueError as exc:
+        raise ValueError(f"{name}: {exc}") from exc
 
 
 def _whole(name: str, text: str) -> int:

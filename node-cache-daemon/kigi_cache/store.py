@@ -3,8 +3,8 @@
 <root>/layers/<hex>.qcow2       0444: verified; its other links are volumes that stand on it
 <root>/incoming/<hex>.part      the first bytes of a layer on its way
 <root>/quarantine/<hex>.<n>     files that were found not to be what their name says
-<root>/state.json               what was verified (size, inode, mtime of each; whether it is on the disk for certain),
-                                in which boot of the machine, and the bytes fetched so far
+<root>/state.json               what was verified (size, inode, mtime of each; whether it is on the disk for certain;
+                                when it was read last), in which boot of the machine, and the bytes fetched so far
 
 A layer is held, and VMs may start on it, before the disk has all of it; ``settle`` sees to that behind it. After a
 power cut the layers that were not settled are read whole before they are held again
@@ -73,6 +73,8 @@ class Store:
         self._seen: dict[Digest, _Seen] = {}
         self._unsettled: set[Digest] = set()
         self._needed: dict[Digest, float] = {}
+        self._read_at: dict[Digest, float] = {}
+        """When all bytes of a layer were last looked at; seconds since the epoch."""
         self._fetched_bytes = 0
 
     def recover(self) -> list[Digest]:
@@ -178,7 +180,7 @@ class Store:
             os.rename(part, self.path(layer.digest))
             self._seen[layer.digest] = _Seen.of(os.lstat(self.path(layer.digest)))
             self._unsettled.add(layer.digest)
-            self._needed[layer.digest] = time.time()
+            self._needed[layer.digest] = self._read_at[layer.digest] = time.time()
             self._fetched_bytes += size_bytes
             self._save_state()
 
@@ -208,10 +210,35 @@ class Store:
                 self._save_state()
         return True
 
-    def verify(self, layer: Layer | Digest, stop: Callable[[], bool] = lambda: False) -> bool:
+    def read_before(self, time_s: float) -> list[Digest]:
+        """Held layers that were last read before that time (seconds since the epoch), the longest ago first."""
+        with self._lock:
+            old = [(at, digest) for digest in self._seen if (at := self._read_at.get(digest, 0.0)) <= time_s]
+        return [digest for _, digest in sorted(old)]
+
+    def parts(self) -> list[Digest]:
+        """Layers of which some bytes are in ``incoming``."""
+        with contextlib.suppress(FileNotFoundError):  # not made yet
+            names = [entry.name for entry in os.scandir(self.incoming)]
+            return sorted(d for name in names if (d := _digest_of_name(name, ".part")) is not None)
+        return []
+
+    def empty_quarantine(self) -> None:
+        """Delete what was kept for people to look at."""
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            for path in list(self.quarantine_dir.iterdir()):
+                self._remove(path)
+
+    def verify(
+        self,
+        layer: Layer | Digest,
+        stop: Callable[[], bool] = lambda: False,
+        on_read: Callable[[int], None] = lambda count: None,
+    ) -> bool:
         """Read a layer's file whole and hold it if it is right, or move it to quarantine; False then.
 
         With a Layer, size and header are checked too. Gives up with False and changes nothing when ``stop`` says so.
+        ``on_read`` is told the bytes of each piece, and may take its time.
         """
         digest = layer.digest if isinstance(layer, Layer) else layer
         path = self.path(digest)
@@ -219,7 +246,7 @@ class Store:
             self._forget(digest)
             return False
         try:
-            read = _read_whole(path, stop)
+            read = _read_whole(path, stop, on_read)
             if read is None:
                 return False
             if isinstance(layer, Layer):
@@ -235,6 +262,7 @@ class Store:
             return False
         with self._lock:
             seen = _Seen.of(read.found)
+            self._read_at[digest] = time.time()
             if self._seen.get(digest) != seen:
                 self._seen[digest] = seen
                 self._unsettled.add(digest)
@@ -298,6 +326,7 @@ class Store:
             self._seen.pop(digest, None)
             self._unsettled.discard(digest)
             self._needed.pop(digest, None)
+            self._read_at.pop(digest, None)
             self._save_state()
 
     def _load_state(self) -> Mapping[Digest, tuple[_Seen, bool]]:
@@ -306,6 +335,7 @@ class Store:
             state = json.loads(self._state.read_text())
             self._fetched_bytes = int(state["fetchedBytesTotal"])
             same_boot = state["boot"] == self._boot
+            self._read_at = {digest_of_hex(name): float(at) for name, at in state.get("readAt", {}).items()}
             return {
                 digest_of_hex(name): (_Seen(int(size_bytes), int(inode), int(mtime_ns)), settled is True)
                 for name, (size_bytes, inode, mtime_ns, settled) in state["verified"].items()
@@ -324,7 +354,9 @@ class Store:
         }
         new = self._state.with_suffix(".new")
         self._step("write state")
-        new.write_text(json.dumps({"boot": self._boot, "fetchedBytesTotal": self._fetched_bytes, "verified": verified}))
+        read_at = {digest_hex(d): int(at) for d, at in self._read_at.items() if d in self._seen}
+        state = {"boot": self._boot, "fetchedBytesTotal": self._fetched_bytes, "verified": verified, "readAt": read_at}
+        new.write_text(json.dumps(state))
         os.rename(new, self._state)
 
     def _remove(self, path: Path) -> None:
@@ -353,7 +385,7 @@ class _Read:
     header: bytes
 
 
-def _read_whole(path: Path, stop: Callable[[], bool]) -> _Read | None:
+def _read_whole(path: Path, stop: Callable[[], bool], on_read: Callable[[int], None]) -> _Read | None:
     """The file's digest and header, or None when ``stop`` says so.
 
     Raises LayerCorrupt if it is no regular file (a pipe would never end) or the disk cannot read it any more.
@@ -368,6 +400,7 @@ def _read_whole(path: Path, stop: Callable[[], bool]) -> _Read | None:
             while chunk := file.read(CHUNK_BYTES):
                 header = header or chunk[:HEADER_BYTES]
                 sha.update(chunk)
+                on_read(len(chunk))
                 if stop():
                     return None
     except OSError as exc:

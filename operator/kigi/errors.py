@@ -235,6 +235,18 @@ class BudgetExceeded(SpecInvalid):
     reason = "BudgetExceeded"
 
 
+class PrefetchWaits(Waiting):
+    """A layer that is only kept warm has no room beside those that are needed; it comes when there is."""
+
+    reason = "PrefetchWaits"
+
+
+class DiskPressure(Waiting):
+    """The node's disk is nearly full: nothing is fetched until it has more room, so that no pod is evicted for it."""
+
+    reason = "DiskPressure"
+
+
 class NoRoom(Waiting):
     """The node's disk is full; tried again when there is room."""
 

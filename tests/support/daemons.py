@@ -43,6 +43,7 @@ class Node:
             "NODE_NAME": name,
             "KIGI_CACHE_ROOT": str(self.root),
             "KIGI_BUDGET_BYTES": "1Gi",
+            "KIGI_MIN_FREE": "0",
             "KIGI_CSI_SOCKET": str(self.socket),
             "KIGI_CSI_ENDPOINT": str(self.socket),
             "KIGI_REGISTRATION_DIR": str(self.registration),

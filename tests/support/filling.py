@@ -20,7 +20,12 @@ GIB = 2**30
 
 @asynccontextmanager
 async def filling(
-    root: Path, settings: Repositories, env: dict[str, str], budget: int = GIB, **source: float
+    root: Path,
+    settings: Repositories,
+    env: dict[str, str],
+    budget: int = GIB,
+    min_free_bytes: int = 0,
+    **source: float,
 ) -> AsyncIterator[tuple[Filler, dict[Digest, list[KigiError]]]]:
     """A running Filler, and the errors that it reported for each layer; ``source`` are settings of S3Source."""
     errors: dict[Digest, list[KigiError]] = {}
@@ -29,7 +34,7 @@ async def filling(
         errors.setdefault(digest, []).append(error)
 
     s3 = S3Source(settings, env, **source)  # type: ignore[arg-type]
-    filler = Filler(Store(root), s3, Budget(budget), on_error=note)
+    filler = Filler(Store(root), s3, Budget(budget), min_free_bytes=min_free_bytes, on_error=note)
     task = asyncio.create_task(filler.run())
     try:
         yield filler, errors

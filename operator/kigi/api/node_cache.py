@@ -27,6 +27,8 @@ MAX_LAYERS = 2000
 """Of one node; with the daemon's status this stays below etcd's 1.5 MiB."""
 ATOMIC: dict[str, JsonValue] = {"x-kubernetes-list-type": "atomic"}
 """Each list here has one writer, who writes it whole; bookkeeping per item would double the size of the object."""
+DISK_PRIORITY = 100
+"""Of layers that a disk waits for; those below it are prefetched: they give way to the others when room is short."""
 MAX_CAPTURES = 1000
 CaptureId = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 VolumeHandle = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9][-a-z0-9.]*$")]
@@ -110,6 +112,10 @@ class CachedLayer(Model):
     size_bytes: int = Field(default=0, description="Length of the file in bytes.")
     fetched_bytes: int = Field(default=0, description="Bytes that are on the node's disk so far.")
     links: int = Field(default=0, description="Number of volumes that stand on it.")
+    need: Literal["Running", "Wanted", "Prefetch", "Idle"] | None = Field(
+        default=None,
+        description="Why it stays. Running: a volume stands on it, or it is pinned. Idle: until the room is needed.",
+    )
     reason: str | None = Field(default=None, description="Why it is refused, as one CamelCase word.")
     message: str | None = Field(default=None, max_length=4096, description="Why it is refused, for a person.")
 

@@ -54,6 +54,8 @@ CAUSES: dict[str, Cause] = {
         "the repository refuses the credentials", "correct the Secret kigi-repository-reader/-writer"
     ),
     "BudgetExceeded": Cause("the layers do not fit the node's budget", "raise KIGI_BUDGET_BYTES, or deploy less there"),
+    "PrefetchWaits": Cause("a prefetched layer waits for room beside those that are needed"),
+    "DiskPressure": Cause("a node's disk is nearly full", "free some, give it a larger disk, or lower KIGI_MIN_FREE"),
     "NoRoom": Cause("a node's disk is full", "free some, or give /var/lib/kigi a larger file system"),
     # Disks.
     "ClaimsPending": Cause("claims are being bound"),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kigi.api.node_cache import MAX_CAPTURES, MAX_LAYERS, NodeCacheSpec, WantedLayer
+from kigi.api.node_cache import DISK_PRIORITY, MAX_CAPTURES, MAX_LAYERS, NodeCacheSpec, WantedLayer
 from kigi.domain import names
 from kigi.domain.layers import Digest
 from kigi.planning.steps import ApplyObject, DeleteObject, Plan, ReleaseVolume, Step
 from kigi.planning.view import NodeView, NodeWish
 
-PRIORITY_DISK = 100
+PRIORITY_DISK = DISK_PRIORITY
 """Layers of a disk that a VM waits for."""
 PRIORITY_PREFETCH = 10
 """Layers of a state that may run later."""

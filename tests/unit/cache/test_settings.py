@@ -36,6 +36,10 @@ def test_a_budget_is_bytes_or_a_quantity_or_a_share() -> None:
         ("KIGI_HTTP_ADDR", "9780x"),
         ("KIGI_MAX_VOLUMES", "-1"),
         ("KIGI_CONNECTIONS", "many"),
+        ("KIGI_MIN_FREE", "100%"),
+        ("KIGI_MIN_FREE", "some"),
+        ("KIGI_SCRUB_HOURS", "-1"),
+        ("KIGI_SCRUB_BYTES_PER_S", "fast"),
     ],
 )
 def test_what_makes_no_sense_is_named(variable: str, text: str) -> None:

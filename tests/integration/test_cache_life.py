@@ -1,0 +1,163 @@
+"""What stays in a cache and what leaves: by need, under a budget and under the pressure of a nearly full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from kigi.domain.layers import Chain, Digest, digest_hex
+from kigi_cache.store import Store
+from localcluster.s3 import S3Server
+from tests.support.cluster import eventually_async
+from tests.support.filling import filling, reasons, states
+from tests.support.layers import environment, make_chain, repositories, upload, wanted
+from tests.support.mountns import private_mounts
+
+MIB = 2**20
+DISK, PREFETCH = 100, 10
+
+
+@pytest.fixture
+def roots(tmp_path: Path, s3: S3Server, bucket: str) -> list[Chain]:
+    """Four images of one layer each, of about 2 MiB."""
+    made = [make_chain(tmp_path / "src", 1, size_bytes=2 * MIB, seed=seed) for seed in range(4)]
+    for chain in made:
+        upload(s3, bucket, tmp_path / "src", chain)
+    return made
+
+
+def needs(filler: object) -> dict[Digest, str | None]:
+    return {layer.digest: layer.need for layer in filler.snapshot().layers if layer.state == "Held"}  # type: ignore[attr-defined]
+
+
+async def test_a_disk_pushes_out_a_prefetch_and_not_the_other_way_round(
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kigi_cache.filler.RETRY_MOST_S", 0.5)
+    size = roots[0][0].size_bytes
+    warm = [*wanted(roots[0], PREFETCH), *wanted(roots[1], PREFETCH)]
+    settings = repositories(s3.endpoint, bucket)
+    async with filling(tmp_path / "node", settings, environment(s3), budget=3 * size) as (filler, errors):
+        filler.want([*warm, *wanted(roots[2], DISK)])
+        await eventually_async(lambda: set(states(filler).values()) == {"Held"})
+        first, second, disk, other = (chain[0].digest for chain in roots)
+        assert needs(filler) == {first: "Prefetch", second: "Prefetch", disk: "Wanted"}
+        # One more disk: a prefetched layer gives way, and waits for room without pushing anybody out.
+        filler.want([*warm, *wanted(roots[2], DISK), *wanted(roots[3], DISK)])
+        await eventually_async(lambda: needs(filler).get(other) == "Wanted")
+        await eventually_async(lambda: "PrefetchWaits" in reasons(errors))
+        await asyncio.sleep(1.5)  # nothing must happen
+        held = needs(filler)
+        assert {disk, other} <= held.keys()
+        assert len(held) == 3
+        assert set(reasons(errors)) == {"PrefetchWaits"}
+        # The disk goes, and the prefetched layer comes back.
+        filler.want([*warm, *wanted(roots[2], DISK)])
+        await eventually_async(lambda: {first, second, disk} <= needs(filler).keys())
+
+
+async def test_what_a_volume_stands_on_and_what_is_pinned_never_leaves(
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
+) -> None:
+    size = roots[0][0].size_bytes
+    settings = repositories(s3.endpoint, bucket)
+    async with filling(tmp_path / "node", settings, environment(s3), budget=2 * size) as (filler, errors):
+        pinned = [layer.model_copy(update={"pinned": True}) for layer in wanted(roots[1], PREFETCH)]
+        filler.want([*wanted(roots[0], PREFETCH), *pinned])
+        await eventually_async(lambda: len(needs(filler)) == 2)
+        (tmp_path / "node" / "volume").mkdir()
+        filler.store.link_chain(roots[0], tmp_path / "node" / "volume")
+        assert set(needs(filler).values()) == {"Running"}
+        filler.want([*wanted(roots[0], PREFETCH), *pinned, *wanted(roots[2], DISK)])
+        await eventually_async(lambda: reasons(errors) == ["BudgetExceeded"])
+        assert len(needs(filler)) == 2
+
+
+def test_under_disk_pressure_idle_and_prefetched_layers_leave_and_nothing_is_fetched(
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else fills the disk; layers that a disk waits for stay, and all goes on when there is room again."""
+    monkeypatch.setattr("kigi_cache.filler.RETRY_MOST_S", 0.5)
+    settings = repositories(s3.endpoint, bucket)
+    small_disk = tmp_path / "disk"
+    small_disk.mkdir()
+
+    async def fill() -> None:
+        async with filling(small_disk / "node", settings, environment(s3), min_free_bytes=300 * MIB) as (
+            filler,
+            errors,
+        ):
+            idle, warm, disk, late = roots
+            filler.want([*wanted(idle), *wanted(warm, PREFETCH), *wanted(disk)])
+            await eventually_async(lambda: len(needs(filler)) == 3)
+            filler.want([*wanted(warm, PREFETCH), *wanted(disk)])
+            assert needs(filler)[idle[0].digest] == "Idle"
+            foreign = small_disk / "foreign"
+            foreign.write_bytes(b"x" * (filler.store.free_bytes() - 300 * MIB + 512 * 1024))
+            filler.want([*wanted(warm, PREFETCH), *wanted(disk)])
+            await eventually_async(lambda: idle[0].digest not in needs(filler), 40)
+            with foreign.open("ab") as file:
+                file.write(b"x" * (4 * MIB))
+            filler.want([*wanted(warm, PREFETCH), *wanted(disk), *wanted(late)])
+            await eventually_async(lambda: warm[0].digest not in needs(filler), 40)
+            await eventually_async(lambda: "DiskPressure" in reasons(errors))
+            assert disk[0].digest in needs(filler)
+            foreign.unlink()
+            await eventually_async(lambda: {late[0].digest, warm[0].digest} <= needs(filler).keys(), 40)
+
+    with private_mounts():
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640m", "kigi-test", str(small_disk)], check=True)
+        asyncio.run(fill())
+
+
+async def test_half_a_layer_that_nobody_wants_any_more_is_removed_after_a_start(
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
+) -> None:
+    incoming = tmp_path / "node" / "incoming"
+    incoming.mkdir(parents=True)
+    for chain in roots[:2]:
+        (incoming / f"{digest_hex(chain[0].digest)}.part").write_bytes(b"half")
+    async with filling(tmp_path / "node", repositories(s3.endpoint, bucket), environment(s3)) as (filler, _):
+        await eventually_async(lambda: (tmp_path / "node" / "layers").is_dir())
+        assert len(list(incoming.iterdir())) == 2, "before the wishes are known nothing is thrown away"
+        filler.want(wanted(roots[0]))
+        await eventually_async(lambda: states(filler) == {roots[0][0].digest: "Held"})
+        assert list(incoming.iterdir()) == []
+
+
+async def test_each_layer_is_read_again_in_its_time_also_over_restarts(
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
+) -> None:
+    settings = repositories(s3.endpoint, bucket)
+    async with filling(tmp_path / "node", settings, environment(s3)) as (filler, _):
+        filler.want([*wanted(roots[0]), *wanted(roots[1])])
+        await eventually_async(lambda: len(needs(filler)) == 2)
+        assert filler.store.read_before(time.time() - 3600) == []
+    state = tmp_path / "node" / "state.json"
+    content = json.loads(state.read_text())
+    content["readAt"][digest_hex(roots[1][0].digest)] -= 7200
+    state.write_text(json.dumps(content))
+    reopened = Store(tmp_path / "node")
+    assert reopened.recover() == []
+    assert reopened.read_before(time.time() - 3600) == [roots[1][0].digest]
+    async with filling(tmp_path / "node", settings, environment(s3)) as (filler, _):
+        filler.want([*wanted(roots[0]), *wanted(roots[1])])
+        await eventually_async(lambda: len(needs(filler)) == 2)
+        began = time.monotonic()
+        assert await filler.scrub(3600.0, roots[1][0].size_bytes / 2) == []
+        assert time.monotonic() - began >= 0.9, "one second's worth at once, the other half after that"
+        assert filler.store.read_before(time.time() - 3600) == []
+
+
+def test_quarantined_files_make_way_for_others(tmp_path: Path) -> None:
+    store = Store(tmp_path / "node")
+    store.recover()
+    (store.quarantine_dir / "x.0").write_bytes(b"x")
+    store.empty_quarantine()
+    assert os.listdir(store.quarantine_dir) == []
