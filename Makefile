@@ -52,7 +52,7 @@ model: $(VENV)/ready  ## The store against its model: 100,000 steps and more
 	KIGI_MODEL_EXAMPLES=4000 $(BIN)/pytest -p no:timeout tests/property/test_store.py
 
 bench: $(VENV)/ready  ## Every benchmark, with its peer in the same run
-	for each in create fill memory plan reset; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done
+	for each in create fill memory peers plan reset; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 race: $(VENV)/ready  ## Ten VMs' disks against containerDisk and copies, on a fresh local cluster; 40 GB of disk
 	$(BIN)/python -m localcluster down

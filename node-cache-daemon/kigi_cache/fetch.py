@@ -24,7 +24,7 @@ import botocore.session
 from botocore.config import Config
 
 from kigi.api.repositories import Repositories, Repository
-from kigi.domain.layers import Layer, object_key
+from kigi.domain.layers import Digest, Layer, object_key
 from kigi.errors import (
     AccessDenied,
     KigiError,
@@ -49,13 +49,19 @@ URL_LIFE_S = 600
 
 
 class Source(Protocol):
-    """Where bytes of layers come from: a repository, later also other nodes."""
+    """Where bytes of layers come from: a repository, or other nodes."""
 
     def read(self, layer: Layer, start: int) -> Iterator[memoryview]:
         """The layer's bytes from ``start`` to its end, in order; blocks. Raises KigiError.
 
         Each piece is the reader's until it asks for the next one.
         """
+
+    def distrust(self, digest: Digest) -> None:
+        """What was read of that layer was not right."""
+
+    def done(self, digest: Digest) -> None:
+        """What was read of that layer was right."""
 
 
 class S3Source:
@@ -86,6 +92,12 @@ class S3Source:
         for repository in self._repositories.repositories.values():
             with contextlib.suppress(KigiError):
                 self._client(repository, *repository.credentials(self._environment))
+
+    def distrust(self, digest: Digest) -> None:
+        """There is one repository to ask: it is asked again."""
+
+    def done(self, digest: Digest) -> None:
+        """Nothing is remembered of a layer."""
 
     def close(self) -> None:
         """End transfers and connections."""

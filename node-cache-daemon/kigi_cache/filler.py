@@ -91,7 +91,7 @@ class Filler:
         self._source = source
         self.budget = budget
         self._parallel = parallel
-        self._min_free_bytes = max(min_free_bytes, RESERVE_BYTES)
+        self._min_free_bytes = max(min_free_bytes or RESERVE_BYTES, RESERVE_BYTES)
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="fill")
         self._on_change = on_change
         self._on_error = on_error
@@ -163,6 +163,20 @@ class Filler:
         finally:
             for future in waits:
                 future.cancel() if not future.done() else future.exception()
+
+    def size_of(self, digest: Digest) -> int | None:
+        """Bytes of a layer that is held or on its way; None for any other."""
+        if self.store.is_held(digest):
+            return self.store.path(digest).stat().st_size
+        job = self._jobs.get(digest)
+        return job.layer.size_bytes if job is not None and job.state != "Refused" else None
+
+    def available(self, digest: Digest) -> int | None:
+        """Bytes of it that are in its file now, from the first on; None if it is neither held nor on its way."""
+        if self.store.is_held(digest):
+            return self.store.path(digest).stat().st_size
+        job = self._jobs.get(digest)
+        return job.fetched_bytes if job is not None and job.state != "Refused" else None
 
     def describe(self, chain: Chain) -> str:
         """How far a chain is, for a person."""
@@ -307,6 +321,7 @@ class Filler:
             job.state, job.error = "Fetching", None
             await asyncio.get_running_loop().run_in_executor(self._threads, _transfer, self.store, self._source, job)
         except LayerCorrupt as exc:
+            self._source.distrust(digest)
             await asyncio.to_thread(self.store.drop_part, digest)  # nothing tells which of its bytes are right
             self._finish(digest, exc)
         except KigiError as exc:
@@ -317,6 +332,7 @@ class Filler:
             logger.exception("fetch failed", extra={"digest": digest})
             self._finish(digest, KigiError(f"layer {digest}: {type(exc).__name__}: {exc}"))
         else:
+            self._source.done(digest)
             if job.stop.is_set() and not self.store.is_held(digest):
                 self._jobs.pop(digest, None)
                 self.store.drop_part(digest)

@@ -137,6 +137,32 @@ class KubeApi:
         finally:
             response.release()
 
+    async def review_token(self, token: str, audience: str) -> str:
+        """User name of a valid token for this audience; empty for any other."""
+        api: Any = client.AuthenticationV1Api(self._api)
+        body = {"spec": {"token": token, "audiences": [audience]}}
+        review = await self._call(api.create_token_review(body=body, _request_timeout=REQUEST_TIMEOUT_S))
+        status = review.status
+        if not status.authenticated or audience not in (status.audiences or ()):
+            return ""
+        return str(status.user.username or "")
+
+    async def peer_addresses(self, namespace: str, service: str) -> list[str]:
+        """IP addresses of the ready pods behind a Service."""
+        api: Any = client.DiscoveryV1Api(self._api)
+        found = await self._call(
+            api.list_namespaced_endpoint_slice(
+                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=REQUEST_TIMEOUT_S
+            )
+        )
+        return sorted(
+            ip
+            for item in found.items
+            for endpoint in item.endpoints or ()
+            if endpoint.conditions is None or endpoint.conditions.ready is not False
+            for ip in endpoint.addresses
+        )
+
     @property
     def _custom(self) -> Any:
         return client.CustomObjectsApi(self._api)

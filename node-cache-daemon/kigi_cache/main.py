@@ -15,12 +15,15 @@ from kigi_cache import metrics, web
 from kigi_cache.captures import Captures
 from kigi_cache.csi import NodePlugin
 from kigi_cache.eviction import Budget
-from kigi_cache.fetch import S3Source
+from kigi_cache.fetch import S3Source, Source
 from kigi_cache.filler import Filler
 from kigi_cache.grpc_server import SocketServer
 from kigi_cache.kube import KubeApi
 from kigi_cache.logs import log_to_stderr
 from kigi_cache.node_cache import NodeCacheKeeper
+from kigi_cache.peer_access import Members, PeerTokens, address
+from kigi_cache.peer_server import build_peer_app
+from kigi_cache.peer_source import PeerSource
 from kigi_cache.registration import Registration
 from kigi_cache.settings import Settings, from_environment
 from kigi_cache.store import Store
@@ -55,8 +58,15 @@ async def run(settings: Settings) -> None:
     """Serve until cancelled; what is half fetched stays and is continued at the next start."""
     api = KubeApi(settings.node_name)
     await api.open()
-    source = S3Source(load_repositories(settings.repositories), connections=settings.connections)
-    await asyncio.to_thread(source.prepare)
+    s3 = S3Source(load_repositories(settings.repositories), connections=settings.connections)
+    await asyncio.to_thread(s3.prepare)
+    me = address(settings.peer_ip, settings.peer_port)
+    tokens = PeerTokens(api, settings.peer_token)
+    members = Members(api, settings.peer_namespace, settings.peer_service, me)
+    source: Source = s3
+    if settings.peer_port:
+        known = members if settings.peer_service else lambda: settings.peer_members
+        source = PeerSource(s3, me, known, tokens.own)
     store = Store(settings.root)
     volumes = Volumes(settings.root, store, create_overlay)
     await asyncio.to_thread(volumes.recover)
@@ -71,7 +81,7 @@ async def run(settings: Settings) -> None:
         on_change=lambda: keeper.changed(),
         on_error=lambda digest, error: keeper.warn(error.reason, digest, str(error)),
     )
-    keeper = NodeCacheKeeper(api, volumes, filler, captures)
+    keeper = NodeCacheKeeper(api, volumes, filler, captures, peer_address=me if settings.peer_port else None)
     metrics.REGISTRY.register(metrics.CacheCollector(lambda: keeper.status))
     plugin = NodePlugin(settings.node_name, volumes, filler, CallObserver(keeper), max_volumes=settings.max_volumes)
     try:
@@ -83,10 +93,15 @@ async def run(settings: Settings) -> None:
             group.create_task(web.serve(web.build_app(keeper.unready), settings.http_host, settings.http_port))
             if settings.registration_dir:
                 group.create_task(Registration(settings.registration_dir, settings.csi_endpoint).run())
+            if settings.peer_port:
+                app = build_peer_app(filler, tokens.allowed)
+                group.create_task(web.serve(app, settings.peer_host, settings.peer_port))
+            if settings.peer_port and settings.peer_service:
+                group.create_task(members.run())
             logger.info("started", extra={"node": settings.node_name, "root": str(settings.root)})
     finally:
         await captures.close()
-        source.close()
+        s3.close()
         await api.close()
 
 

@@ -22,6 +22,9 @@ CSI_SECONDS = Histogram(
 )
 STATUS_WRITES = Counter("kigi_cache_status_writes", "Writes of the NodeCache's status.", ["result"], registry=REGISTRY)
 OVERLAYS_DISCARDED = Counter("kigi_cache_overlays_discarded", "Overlays deleted.", registry=REGISTRY)
+PEER_BYTES = Counter(
+    "kigi_cache_peer_bytes", "Bytes of layers from and to other nodes.", ["direction"], registry=REGISTRY
+)
 SCRUBBED_BYTES = Counter("kigi_cache_scrubbed_bytes", "Bytes of held layers read again.", registry=REGISTRY)
 SCRUB_DAMAGED = Counter(
     "kigi_cache_scrub_damaged", "Layers that were found damaged when read again.", registry=REGISTRY

@@ -37,6 +37,16 @@ class Settings:
     repositories: Path | None
     connections: int
     """Layers that are fetched at once, each on a connection; fewer layers share them."""
+    peer_host: str
+    peer_port: int
+    """Where other nodes fetch layers; 0: they do not."""
+    peer_ip: str
+    """Address of this pod."""
+    peer_namespace: str
+    peer_service: str
+    """Headless Service of the daemons; empty: ``peer_members`` are all."""
+    peer_members: tuple[str, ...]
+    peer_token: Path
     http_host: str
     http_port: int
     max_volumes: int
@@ -53,6 +63,7 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
     budget_bytes, share = _budget(env.get("KIGI_BUDGET_BYTES", ""), env.get("KIGI_BUDGET_PERCENT", "70"))
     min_free, min_free_share = _min_free(env.get("KIGI_MIN_FREE", "12%"))
     repositories = env.get("KIGI_REPOSITORIES", "")
+    peer_host, _, peer_port = env.get("KIGI_PEER_ADDR", ":0").rpartition(":")
     return Settings(
         node_name=node_name,
         root=Path(env.get("KIGI_CACHE_ROOT", "/var/lib/kigi")),
@@ -67,6 +78,13 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
         registration_dir=env.get("KIGI_REGISTRATION_DIR") or None,
         repositories=Path(repositories) if repositories else None,
         connections=max(1, _whole("KIGI_CONNECTIONS", env.get("KIGI_CONNECTIONS", str(CONNECTIONS)))),
+        peer_host=peer_host or "0.0.0.0",
+        peer_port=_whole("KIGI_PEER_ADDR", peer_port),
+        peer_ip=env.get("POD_IP", "127.0.0.1"),
+        peer_namespace=env.get("POD_NAMESPACE", "kigi-system"),
+        peer_service=env.get("KIGI_PEER_SERVICE", ""),
+        peer_members=tuple(member for member in env.get("KIGI_PEERS", "").split(",") if member),
+        peer_token=Path(env.get("KIGI_PEER_TOKEN", "/var/run/secrets/kigi-peer/token")),
         http_host=host or "0.0.0.0",
         http_port=_whole("KIGI_HTTP_ADDR", port),
         max_volumes=_whole("KIGI_MAX_VOLUMES", env.get("KIGI_MAX_VOLUMES", "0")),

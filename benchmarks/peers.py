@@ -1,0 +1,119 @@
+"""Eight nodes fill the same gibibyte at once: from each other, against each from the repository, in one run.
+
+Each node is a process of its own with its own root, connections and server for the others; the S3 server is real, and
+what it sends is counted in front of it. All on one machine, so the seconds are those of its disk and processors: the
+figure is bytes. Once in 17 layers, once in a single one.
+
+    python benchmarks/peers.py [--nodes 8] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from kigi.domain.layers import Chain
+from kigi_cache.eviction import Budget
+from kigi_cache.fetch import S3Source, Source
+from kigi_cache.filler import Filler
+from kigi_cache.peer_server import build_peer_app
+from kigi_cache.peer_source import PeerSource
+from kigi_cache.store import Store
+from localcluster.processes import free_port
+from localcluster.s3 import S3Server
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.layers import environment, make_chain, repositories, upload
+
+MIB = 2**20
+SHAPES = {"17 layers": (17, 62 * MIB), "one layer": (1, 1050 * MIB)}
+TARGET = 1.2
+
+
+async def allowed(token: str) -> bool:
+    """In the place of the API server's review."""
+    return token == "t"
+
+
+async def _node(
+    root: Path, endpoint: str, env: dict[str, str], chain: Chain, me: str, others: list[str], go: Any, done: Any
+) -> None:
+    source = S3Source(repositories(endpoint, "bench"), env)
+    peers: Source = PeerSource(source, me, lambda: others, lambda: "t") if others else source
+    filler = Filler(Store(root), peers, Budget(2**40))
+    runner = web.AppRunner(build_peer_app(filler, allowed), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", int(me.rpartition(":")[2])).start()
+    task = asyncio.create_task(filler.run())
+    await asyncio.to_thread(go.wait)
+    await filler.ensure(chain, priority=100)
+    await asyncio.to_thread(done.wait)  # it goes on serving the others
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await runner.cleanup()
+    source.close()
+
+
+def _process(*arguments: Any) -> None:
+    asyncio.run(_node(*arguments))
+
+
+async def _turn(scratch: Path, s3: S3Server, chain: Chain, nodes: int, *, peers: bool) -> dict[str, float]:
+    """Seconds until all nodes hold all layers, and bytes that the S3 server sent."""
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(nodes)]
+    fork = multiprocessing.get_context("spawn")
+    go, done = fork.Barrier(nodes + 1), fork.Barrier(nodes + 1)
+    async with FaultyProxy(s3.endpoint) as proxy:
+        processes = []
+        for number, me in enumerate(addresses):
+            others = [other for other in addresses if other != me] if peers else []
+            arguments = (scratch / f"node-{number}", proxy.endpoint, environment(s3), chain, me, others, go, done)
+            processes.append(fork.Process(target=_process, args=arguments))
+            processes[-1].start()
+        os.sync()
+        await asyncio.to_thread(go.wait)
+        began = time.perf_counter()
+        await asyncio.to_thread(done.wait)
+        seconds = time.perf_counter() - began
+        for process in processes:
+            await asyncio.to_thread(process.join)
+        sent = proxy.answered_bytes
+    for number in range(nodes):
+        shutil.rmtree(scratch / f"node-{number}")
+    return {"seconds": seconds, "s3_bytes": sent}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    options = parser.parse_args()
+    result: dict[str, Any] = {"nodes": options.nodes, "load_average_before": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory(prefix="kigi-peers-") as name, S3Server(Path(name) / "s3") as s3:
+        s3.create_bucket("bench")
+        for shape, (layers, size_bytes) in SHAPES.items():
+            chain = make_chain(Path(name) / shape, layers, size_bytes)
+            upload(s3, "bench", Path(name) / shape, chain)
+            shutil.rmtree(Path(name) / shape)
+            total = sum(layer.size_bytes for layer in chain)
+            for way, peers in (("peers", True), ("repository", False)):
+                turn = asyncio.run(_turn(Path(name), s3, chain, options.nodes, peers=peers))
+                turn["share"] = turn["s3_bytes"] / total
+                result[f"{shape}, {way}"] = turn
+                print(f"{shape:10} {way:11} {turn['seconds']:6.1f} s   S3 sent {turn['share']:.3f} of one copy")
+            assert result[f"{shape}, peers"]["share"] <= TARGET, "the repository was read more than it may be"
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Nodes that fetch layers from each other: real fillers and servers, a real S3 server whose bytes are counted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from kigi.domain.layers import Chain, digest_hex
+from kigi.errors import KigiError
+from kigi_cache import peer_source
+from kigi_cache.eviction import Budget
+from kigi_cache.fetch import S3Source
+from kigi_cache.filler import Filler
+from kigi_cache.kube import KubeApi
+from kigi_cache.peer_access import AUDIENCE, PeerTokens
+from kigi_cache.peer_server import build_peer_app
+from kigi_cache.peer_source import PeerSource
+from kigi_cache.peers import ranked
+from kigi_cache.store import Store
+from localcluster.controlplane import ControlPlane
+from localcluster.processes import free_port
+from localcluster.s3 import S3Server
+from tests.support.cluster import eventually_async
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.filling import states
+from tests.support.layers import environment, make_chain, repositories, upload, wanted
+
+MIB = 2**20
+TOKEN = "a daemon's"
+
+
+@dataclass
+class Node:
+    """One daemon's part of this: a store, a filler, and the server for the others."""
+
+    address: str
+    filler: Filler
+    source: S3Source
+    errors: list[KigiError]
+    tasks: list[asyncio.Task[None]]
+    runner: web.AppRunner
+
+    async def die(self) -> None:
+        """Its server goes in the middle of whatever it sends."""
+        await self.runner.cleanup()
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.runner.cleanup()
+        self.source.close()
+
+
+async def allowed(token: str) -> bool:
+    return token == TOKEN
+
+
+@asynccontextmanager
+async def cluster(
+    directory: Path, endpoint: str, bucket: str, s3: S3Server, count: int, tokens: dict[int, str] | None = None
+) -> AsyncIterator[list[Node]]:
+    """So many nodes that know of each other."""
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
+    nodes: list[Node] = []
+    for number, address in enumerate(addresses):
+        source = S3Source(repositories(endpoint, bucket), environment(s3), connections=2)
+        others = [other for other in addresses if other != address]
+        token = (tokens or {}).get(number, TOKEN)
+        peers = PeerSource(source, address, lambda others=others: others, lambda token=token: token)  # type: ignore[misc]
+        errors: list[KigiError] = []
+        filler = Filler(
+            Store(directory / f"node-{number}"),
+            peers,
+            Budget(2**40),
+            parallel=2,
+            on_error=lambda digest, error, errors=errors: errors.append(error),  # type: ignore[misc]
+        )
+        runner = web.AppRunner(build_peer_app(filler, allowed), access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", int(address.rpartition(":")[2])).start()
+        nodes.append(Node(address, filler, source, errors, [asyncio.create_task(filler.run())], runner))
+    try:
+        yield nodes
+    finally:
+        await asyncio.gather(*(node.close() for node in nodes))
+
+
+def in_order(nodes: list[Node], chain: Chain) -> list[Node]:
+    """The nodes in the rank of the chain's first layer."""
+    order = ranked(chain[0].digest, [node.address for node in nodes])
+    return sorted(nodes, key=lambda node: order.index(node.address))
+
+
+async def all_held(nodes: list[Node], chain: Chain, timeout_s: float = 60) -> None:
+    wanted_states = {layer.digest: "Held" for layer in chain}
+    await eventually_async(lambda: all(states(node.filler) == wanted_states for node in nodes), timeout_s)
+
+
+@pytest.fixture
+def chain(tmp_path: Path, s3: S3Server, bucket: str) -> Chain:
+    """One layer of 24 MiB and two smaller ones."""
+    made = make_chain(tmp_path / "src", 3, size_bytes=4 * MIB)
+    upload(s3, bucket, tmp_path / "src", made)
+    return made
+
+
+@pytest.fixture
+def big(tmp_path: Path, s3: S3Server, bucket: str) -> Chain:
+    """One layer."""
+    made = make_chain(tmp_path / "big", 1, size_bytes=48 * MIB, seed=9)
+    upload(s3, bucket, tmp_path / "big", made)
+    return made
+
+
+@pytest.mark.parametrize("which", ["chain", "big"])
+async def test_eight_nodes_read_the_repository_about_once(
+    s3: S3Server, bucket: str, tmp_path: Path, which: str, request: pytest.FixtureRequest
+) -> None:
+    layers: Chain = request.getfixturevalue(which)
+    size = sum(layer.size_bytes for layer in layers)
+    async with FaultyProxy(s3.endpoint) as proxy, cluster(tmp_path, proxy.endpoint, bucket, s3, 8) as nodes:
+        for node in nodes:
+            node.filler.want(wanted(layers))
+        await all_held(nodes, layers)
+        assert proxy.answered_bytes <= 1.2 * size
+        assert not any(node.errors for node in nodes)
+
+
+async def test_a_node_that_comes_later_takes_all_from_its_peers(
+    s3: S3Server, bucket: str, tmp_path: Path, chain: Chain
+) -> None:
+    async with FaultyProxy(s3.endpoint) as proxy, cluster(tmp_path, proxy.endpoint, bucket, s3, 3) as nodes:
+        for node in nodes[:2]:
+            node.filler.want(wanted(chain))
+        await all_held(nodes[:2], chain)
+        before = proxy.answered_bytes
+        proxy.faults.refuse = True  # the repository is gone, and is not needed
+        nodes[2].filler.want(wanted(chain))
+        await all_held(nodes, chain)
+        assert proxy.answered_bytes == before
+
+
+async def test_when_the_first_of_all_dies_the_others_go_on_from_the_same_byte(
+    s3: S3Server, bucket: str, tmp_path: Path, big: Chain
+) -> None:
+    async with FaultyProxy(s3.endpoint) as proxy, cluster(tmp_path, proxy.endpoint, bucket, s3, 3) as nodes:
+        proxy.faults.bytes_per_s = 40 * MIB
+        for node in nodes:
+            node.filler.want(wanted(big))
+        first, *others = in_order(nodes, big)
+        await eventually_async(lambda: (others[0].filler.available(big[0].digest) or 0) > 8 * MIB)
+        await first.die()
+        await all_held(others, big)
+        assert not any(node.errors for node in others)
+        assert proxy.answered_bytes < 2.5 * big[0].size_bytes
+
+
+async def test_a_peer_that_gives_wrong_bytes_is_left_alone_and_the_layer_comes_right(
+    s3: S3Server, bucket: str, tmp_path: Path, big: Chain
+) -> None:
+    async with cluster(tmp_path, s3.endpoint, bucket, s3, 2) as nodes:
+        first, second = in_order(nodes, big)
+        first.filler.want(wanted(big))
+        await all_held([first], big)
+        path = first.filler.store.path(big[0].digest)
+        before = path.stat()
+        path.chmod(0o644)
+        with path.open("rb+") as file:
+            file.seek(30 * MIB)
+            file.write(b"wrong")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # without a trace
+        second.filler.want(wanted(big))
+        await eventually_async(lambda: states(second.filler) == {big[0].digest: "Held"}, 30)
+        assert [error.reason for error in second.errors] == ["LayerCorrupt"]
+        held = second.filler.store.path(big[0].digest)
+        assert held.read_bytes() == (tmp_path / "big" / f"{digest_hex(big[0].digest)}.qcow2").read_bytes()
+
+
+async def test_who_is_refused_by_the_others_uses_the_repository(
+    s3: S3Server, bucket: str, tmp_path: Path, chain: Chain
+) -> None:
+    async with cluster(tmp_path, s3.endpoint, bucket, s3, 2, {0: "forged", 1: "forged"}) as nodes:
+        for node in nodes:
+            node.filler.want(wanted(chain))
+        await all_held(nodes, chain)
+        assert not any(node.errors for node in nodes)
+
+
+async def test_a_peer_that_is_silent_is_given_up(
+    s3: S3Server, bucket: str, tmp_path: Path, big: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_source, "SILENCE_S", 0.5)
+    silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    source = S3Source(repositories(s3.endpoint, bucket), environment(s3))
+    peers = PeerSource(source, "127.0.0.1:1", lambda: [f"127.0.0.1:{port}"], lambda: TOKEN)
+    data = await asyncio.to_thread(lambda: b"".join(map(bytes, peers.read(big[0], 0))))
+    assert len(data) == big[0].size_bytes
+    silent.close()
+    source.close()
+
+
+async def test_the_server_refuses_what_it_should(s3: S3Server, bucket: str, tmp_path: Path, chain: Chain) -> None:
+    async with cluster(tmp_path, s3.endpoint, bucket, s3, 1) as (node,):
+        node.filler.want(wanted(chain))
+        await all_held([node], chain)
+        name = digest_hex(chain[0].digest)
+
+        def ask(path: str, token: str = TOKEN) -> int:
+            request = urllib.request.Request(
+                f"http://{node.address}{path}", headers={"Authorization": f"Bearer {token}"}
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=5) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as exc:
+                return int(exc.code)
+
+        codes = {
+            f"/layers/sha256/{name}": 200,
+            f"/layers/sha256/{'0' * 64}": 404,
+            f"/layers/sha256/{'0' * 63}": 400,
+            "/layers/sha256/..%2f..%2fstate.json": 400,
+            f"/layers/sha256/{name}?start=-1": 416,
+            f"/layers/sha256/{name}?start=x": 400,
+            f"/layers/sha256/{name}?start={2**40}": 416,
+            "/state.json": 404,
+        }
+        for path, code in codes.items():
+            assert await asyncio.to_thread(ask, path) == code, path
+        assert await asyncio.to_thread(ask, f"/layers/sha256/{name}", "forged") == 401
+
+
+async def test_tokens_are_judged_by_the_api_server(
+    crds: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token of the daemons' account for this audience is believed; of another account, or another audience, not."""
+    for account in ("daemons", "others"):
+        crds.kubectl("create", "serviceaccount", account, "-n", "default")
+    own, peer = (crds.kubectl("create", "token", "daemons", "-n", "default", f"--audience={AUDIENCE}") for _ in "ab")
+    stranger = crds.kubectl("create", "token", "others", "-n", "default", f"--audience={AUDIENCE}")
+    elsewhere = crds.kubectl("create", "token", "daemons", "-n", "default")
+    (tmp_path / "token").write_text(own)
+    monkeypatch.setenv("KUBECONFIG", str(crds.kubeconfig))
+    api = KubeApi("a")
+    await api.open()
+    try:
+        tokens = PeerTokens(api, tmp_path / "token")
+        assert await tokens.allowed(peer.strip())
+        for wrong in (stranger, elsewhere, peer.strip() + "x", "forged"):
+            assert not await tokens.allowed(wrong.strip())
+        assert await api.peer_addresses("default", "kigi-peers") == []
+    finally:
+        await api.close()
