@@ -145,7 +145,8 @@ def test_a_probe_that_nobody_answers_keeps_the_deployment_from_ready(lab: Exerci
     )
     lab.says("app", machine="desktop1", boot="1")
     eventually(lambda: lab.instance("app")["status"]["phase"] == "Running", "phase Running", 120)
-    time.sleep(5)
+    eventually(lambda: lab.machine("app")["state"] == "Starting", "the new VM's state", 120)
+    time.sleep(5)  # it stays like that
     assert lab.machine("app")["state"] == "Starting"
     assert not lab.status()["instances"][0]["ready"]
 
