@@ -43,7 +43,7 @@ integration: $(VENV)/ready packages  ## Real API server, etcd, S3 and qemu-img
 	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check
 	$(BIN)/pytest tests/integration
 
-e2e: $(VENV)/ready  ## Real VMs in the local cluster; half an hour
+e2e: $(VENV)/ready  ## Real VMs in the local cluster; an hour
 	$(BIN)/python -m localcluster up
 	$(BIN)/python -m localcluster build plugin-check
 	$(BIN)/pytest -m e2e tests/e2e
