@@ -98,6 +98,10 @@ def install_kigi(target: Target) -> None:
         *(_object("Secret", name, data=_credentials(target.environment, role)) for name, role in roles.items()),
     )
     target.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(REPOSITORY / "manifests"))
+    # This cluster's kubelet evicts nobody for a full disk, and the machine's disk is its user's.
+    target.kubectl(
+        "-n", SYSTEM_NAMESPACE, "set", "env", "daemonset/kigi-node-cache", "-c", "cache", "KIGI_MIN_FREE=1Gi"
+    )
     workloads = ("deployment/kigi-operator", "daemonset/kigi-node-cache")
     target.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "restart", *workloads)
     for workload in workloads:
