@@ -107,7 +107,9 @@ def test_killed_at_any_moment_it_ends_in_the_same_state(
         done.set()
         pods.join()
     settle(node, chain)
-    cache = eventually(lambda: is_ready(c := cache_of(server, "faults-a")) and c.status.volumes and c)
+    cache = eventually(
+        lambda: is_ready(c := cache_of(server, "faults-a")) and any(v.mounted for v in c.status.volumes) and c
+    )
     assert {layer.state for layer in cache.status.layers} == {"Held"}
     assert {layer.links for layer in cache.status.layers} == {1}
     assert cache.status.used_bytes == sum(layer.size_bytes for layer in chain)
