@@ -35,6 +35,7 @@ BUCKET = "kigi"
 _S3_PORT = 9000
 _PACKAGES = ("debootstrap", "gcc", "iproute2", "libc6-dev", "mount", "util-linux")
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+_WEBHOOK_WITHIN_S = 300.0
 
 
 class ClusterError(RuntimeError):
@@ -246,7 +247,7 @@ class Cluster:
         objects = kubevirt.operator_manifests(kubevirt.module_source())
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input_text=yaml.safe_dump_all(objects))
         self.kubectl("wait", "--for=condition=Established", "crd/kubevirts.kubevirt.io", "--timeout=60s")
-        self.kubectl("apply", "--server-side", "-f", "-", input_text=yaml.safe_dump(kubevirt.kubevirt_object()))
+        self._apply_kubevirt_object()
         arguments = ("-n", kubevirt.NAMESPACE, "kubevirt/kubevirt", "--for=jsonpath={.status.phase}=Deployed")
         try:
             self.kubectl("wait", *arguments, "--timeout=900s")
@@ -254,6 +255,19 @@ class Cluster:
         except ClusterError as error:
             pods = self.kubectl("get", "pods", "-A", "-o", "wide")
             raise ClusterError(f"KubeVirt did not get Deployed: {error}\n{pods}") from error
+
+    def _apply_kubevirt_object(self) -> None:
+        """In a cluster that was up before, virt-operator checks changes of it, and comes up again at the same time."""
+        text = yaml.safe_dump(kubevirt.kubevirt_object())
+        end = time.monotonic() + _WEBHOOK_WITHIN_S
+        while True:
+            try:
+                self.kubectl("apply", "--server-side", "-f", "-", input_text=text)
+                return
+            except ClusterError as error:
+                if "failed calling webhook" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(1)
 
     def _forward(self) -> None:
         """Let the machine forward between the bridges of several nodes, until `down`."""

@@ -43,6 +43,11 @@ def test_the_committed_files_are_what_the_models_say() -> None:
     assert crdgen.stale_files(ROOT / "crds") == [], "run 'make crds'"
 
 
+def test_every_committed_file_is_installed() -> None:
+    listed = yaml.safe_load((ROOT / "crds/Kustomization").read_text())["resources"]
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "crds").glob("*.yaml"))
+
+
 def test_check_finds_a_changed_a_missing_and_a_foreign_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "crds"
     shutil.copytree(ROOT / "crds", directory)
