@@ -32,7 +32,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kigi.api.node_cache import CaptureOrder, CaptureReport
-from kigi.errors import KigiError, NoRoom
+from kigi.errors import KigiError, NoRoom, VolumeUnknown
 from kigi_cache.volumes import CHAIN, Volumes
 
 logger = logging.getLogger(__name__)
@@ -148,10 +148,18 @@ class Captures:
         building = self._root / ".new" / order.id
         started = time.monotonic()
         await asyncio.to_thread(_fresh, building)
-        await self._volumes.copy(
-            order.volume, building, COPY, parent=order.parent, size=order.virtual_size_bytes, mounted=order.mounted
-        )
+        try:
+            await self._volumes.copy(
+                order.volume, building, COPY, parent=order.parent, size=order.virtual_size_bytes, mounted=order.mounted
+            )
+        except VolumeUnknown:
+            if order.mounted:
+                raise
+            # Its VM was not started since it was given that disk: nobody can have written to it.
+            await asyncio.to_thread(_say_unchanged, building)
         await asyncio.to_thread(building.rename, self._root / order.id)
+        if self._is_safe(order.id):
+            return
         size_bytes = (self._root / order.id / COPY).stat().st_size
         self._copied[order.id] = Copied(size_bytes, round(1000 * (time.monotonic() - started)))
         logger.info("overlay copied", extra={"volume": order.volume, "capture": order.id, "size_bytes": size_bytes})
@@ -190,6 +198,11 @@ class Captures:
         with contextlib.suppress(FileNotFoundError):
             (self._root / name).rename(grave)
             shutil.rmtree(grave, ignore_errors=True)
+
+
+def _say_unchanged(directory: Path) -> None:
+    write_json(directory / RESULT, {"state": "Unchanged"})
+    write_json(directory / ORDER, {})
 
 
 def is_id(text: str) -> bool:

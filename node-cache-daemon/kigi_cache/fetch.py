@@ -84,6 +84,10 @@ class S3Source:
         self._lock = threading.Lock()
         self._clients: dict[str, tuple[tuple[Repository, str, str], Any]] = {}
         self._kept = _Connections(timeout_s)
+        self._limits = {
+            name: threading.BoundedSemaphore(repository.max_connections or connections * 2)
+            for name, repository in repositories.repositories.items()
+        }
         self._readers = 0
         self._spare: list[bytearray] = []
 
@@ -113,10 +117,11 @@ class S3Source:
         ahead: deque[Future[_Range]] = deque()
         piece = memoryview(bytearray(PIECE_BYTES))
         asked, size_bytes = start, layer.size_bytes
+        connections = min(self._connections, repository.max_connections or self._connections)
         with self._one_more_reader():
             try:
                 while ahead or asked < size_bytes:
-                    own, spare = asked, self._connections // self._readers - 1
+                    own, spare = asked, connections // self._readers - 1
                     if not ahead:  # on this thread's connection: all of it, or the first range if there are others
                         asked = min(asked + RANGE_BYTES, size_bytes) if spare > 0 else size_bytes
                     stop = asked
@@ -208,7 +213,7 @@ class S3Source:
             before = position
             url = signed.url()
             try:
-                with self._kept.get(url, repository.ca_file) as connection:
+                with self._limits[layer.repository], self._kept.get(url, repository.ca_file) as connection:
                     answer = _ask(connection, url, repository, layer, position, stop)
                     while position < stop:
                         size = answer.readinto(place(position)[: min(PIECE_BYTES, stop - position)])

@@ -83,6 +83,7 @@ class Filler:
         budget: Budget,
         *,
         parallel: int = CONNECTIONS,
+        prefetches: int | None = None,
         min_free_bytes: int = 0,
         on_change: Callable[[], None] = lambda: None,
         on_error: Callable[[Digest, KigiError], None] = lambda digest, error: None,
@@ -91,6 +92,7 @@ class Filler:
         self._source = source
         self.budget = budget
         self._parallel = parallel
+        self._prefetches = max(1, parallel // 2) if prefetches is None else min(prefetches, parallel)
         self._min_free_bytes = max(min_free_bytes or RESERVE_BYTES, RESERVE_BYTES)
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="fill")
         self._on_change = on_change
@@ -308,11 +310,21 @@ class Filler:
         ready = [
             (digest, job) for digest, job in self._jobs.items() if digest not in self._running and job.not_before <= now
         ]
+        prefetching = self._prefetching()
         for digest, job in sorted(ready, key=lambda item: -item[1].priority):
             if len(self._running) >= self._parallel:
                 return
+            if _need_of_job(job) == Need.PREFETCH:
+                if prefetching >= self._prefetches:  # the others are for disks that come meanwhile
+                    continue
+                prefetching += 1
             task = asyncio.get_running_loop().create_task(self._fetch(job), name=f"fetch {digest[:19]}")
             self._running[digest] = task
+
+    def _prefetching(self) -> int:
+        """Layers on their way that no disk waits for."""
+        running = (self._jobs.get(digest) for digest in self._running)
+        return sum(job is None or _need_of_job(job) == Need.PREFETCH for job in running)
 
     async def _fetch(self, job: _Job) -> None:
         digest = job.layer.digest
@@ -460,7 +472,12 @@ class Filler:
 
     async def _sleep(self) -> None:
         """Until something happens, a retry is due, or it is time to look at the files again."""
-        due = [job.not_before for digest, job in self._jobs.items() if digest not in self._running]
+        full = self._prefetching() >= self._prefetches  # then a prefetch starts when another ends
+        due = [
+            job.not_before
+            for digest, job in self._jobs.items()
+            if digest not in self._running and not (full and _need_of_job(job) == Need.PREFETCH)
+        ]
         timeout = min([30.0, *(max(0.05, at - time.monotonic()) for at in due)])
         if len(self._running) >= self._parallel:
             timeout = 30.0

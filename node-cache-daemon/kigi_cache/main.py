@@ -77,6 +77,7 @@ async def run(settings: Settings) -> None:
         source,
         Budget(budget_bytes(settings)),
         parallel=settings.connections,
+        prefetches=settings.prefetches,
         min_free_bytes=min_free_bytes(settings),
         on_change=lambda: keeper.changed(),
         on_error=lambda digest, error: keeper.warn(error.reason, digest, str(error)),

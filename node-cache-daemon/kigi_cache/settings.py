@@ -37,6 +37,8 @@ class Settings:
     repositories: Path | None
     connections: int
     """Layers that are fetched at once, each on a connection; fewer layers share them."""
+    prefetches: int
+    """Of these, layers that no disk waits for."""
     peer_host: str
     peer_port: int
     """Where other nodes fetch layers; 0: they do not."""
@@ -64,6 +66,7 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
     min_free, min_free_share = _min_free(env.get("KIGI_MIN_FREE", "12%"))
     repositories = env.get("KIGI_REPOSITORIES", "")
     peer_host, _, peer_port = env.get("KIGI_PEER_ADDR", ":0").rpartition(":")
+    connections = max(1, _whole("KIGI_CONNECTIONS", env.get("KIGI_CONNECTIONS", str(CONNECTIONS))))
     return Settings(
         node_name=node_name,
         root=Path(env.get("KIGI_CACHE_ROOT", "/var/lib/kigi")),
@@ -77,7 +80,8 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
         csi_endpoint=env.get("KIGI_CSI_ENDPOINT", f"/var/lib/kubelet/plugins/{CSI_DRIVER}/csi.sock"),
         registration_dir=env.get("KIGI_REGISTRATION_DIR") or None,
         repositories=Path(repositories) if repositories else None,
-        connections=max(1, _whole("KIGI_CONNECTIONS", env.get("KIGI_CONNECTIONS", str(CONNECTIONS)))),
+        connections=connections,
+        prefetches=max(1, _whole("KIGI_PREFETCHES", env.get("KIGI_PREFETCHES", str(max(1, connections // 2))))),
         peer_host=peer_host or "0.0.0.0",
         peer_port=_whole("KIGI_PEER_ADDR", peer_port),
         peer_ip=env.get("POD_IP", "127.0.0.1"),

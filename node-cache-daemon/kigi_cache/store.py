@@ -22,7 +22,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -274,15 +274,19 @@ class Store:
 
         Looks at each file once more, under the lock that eviction takes. Raises LayerMissing if one is not held.
         """
+        self.link_layers([layer.digest for layer in chain], directory)
+
+    def link_layers(self, digests: Sequence[Digest], directory: Path) -> None:
+        """As ``link_chain``, of layers by their digests."""
         with self._lock:
-            for layer in chain:
-                if not self.is_held(layer.digest):
-                    raise LayerMissing(f"layer {layer.digest} is not in the cache of this node; it is fetched first")
-            for layer in chain:
+            for digest in digests:
+                if not self.is_held(digest):
+                    raise LayerMissing(f"layer {digest} is not in the cache of this node; it is fetched first")
+            for digest in digests:
                 self._step("link layer")
-                os.link(self.path(layer.digest), directory / self.path(layer.digest).name, follow_symlinks=False)
+                os.link(self.path(digest), directory / self.path(digest).name, follow_symlinks=False)
             _fsync(directory)
-            self.touch([layer.digest for layer in chain])
+            self.touch(digests)
 
     def evict(self, digest: Digest, wanted: Collection[Digest]) -> bool:
         """Delete a layer that no volume links and nobody wants, looked at once more under the lock; False if not."""

@@ -18,12 +18,12 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kigi.domain.layers import Chain, digest_hex
+from kigi.domain.layers import Chain, Digest, digest_hex, parse_digest
 from kigi.domain.qcow2 import HEADER_BYTES, check_overlay
 from kigi.errors import (
     OverlayMismatch,
@@ -49,6 +49,9 @@ class ChainLinker(Protocol):
 
     def link_chain(self, chain: Chain, directory: Path) -> None:
         """Hard links of the chain's verified layers in ``directory``, each named ``<hex>.qcow2``."""
+
+    def link_layers(self, digests: Sequence[Digest], directory: Path) -> None:
+        """The same of layers by their digests."""
 
 
 CreateOverlay = Callable[[Path, str, int], Awaitable[None]]
@@ -249,8 +252,9 @@ class Volumes:
                 virtual_size_bytes=size,
                 size_bytes=os.fstat(file.fileno()).st_size,
             )
-        for layer in os.listdir(source / CHAIN):
-            os.link(source / CHAIN / layer, directory / CHAIN / layer, follow_symlinks=False)
+        # Of the store's files: where mounts propagate, the volume's chain is a mount of its own, and no link leaves it.
+        layers = [parse_digest(f"sha256:{name.removesuffix('.qcow2')}") for name in os.listdir(source / CHAIN)]
+        self._linker.link_layers(layers, directory / CHAIN)
 
     def _mounts_of(self, handle: str) -> list[Mount]:
         """Where the overlay (not its chain) is mounted."""

@@ -269,3 +269,9 @@ class CaptureFailed(Waiting):
     """A layer of a captured disk cannot be made or stored now; it is tried again."""
 
     reason = "CaptureFailed"
+
+
+class NodesMissing(Waiting):
+    """Fewer nodes than asked for can be taken."""
+
+    reason = "NodesMissing"

@@ -9,17 +9,27 @@ from datetime import datetime
 from kigi.adapters.resources import IMAGE, SYSTEM
 from kigi.api.capture import SystemCaptureStatus
 from kigi.api.node_cache import CaptureOrder, CaptureReport
+from kigi.api.prefetch import SystemPrefetchStatus
 from kigi.domain import names
 from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedSystem
-from kigi.domain.usage import User, users_of_systems
+from kigi.domain.usage import DEPLOYMENT_KIND, PREFETCH_KIND, User, users_of_systems
 from kigi.errors import DeploymentMissing, KigiError
 from kigi.mirror import Mirror
-from kigi.observed import CACHE_SILENT_AFTER, CacheRecord, CaptureRecord, DeploymentRecord, NodeRecord, VolumeRecord
+from kigi.observed import (
+    CACHE_SILENT_AFTER,
+    CacheRecord,
+    CaptureRecord,
+    DeploymentRecord,
+    NodeRecord,
+    PrefetchRecord,
+    VolumeRecord,
+)
 from kigi.planning import captures, plugin
 from kigi.planning.captures import CaptureView
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
 from kigi.planning.objects import machine_memory_bytes
+from kigi.planning.prefetches import PrefetchView
 from kigi.planning.view import (
     ClaimState,
     DeploymentView,
@@ -209,7 +219,8 @@ def gather_node(mirror: Mirror, name: str) -> NodeView:
         cache_exists=cache is not None,
         wishes=(
             *(NodeWish(v.chain, PRIORITY_DISK) for v in volumes if not v.meta.deleting),
-            *_prefetches(mirror, volumes),
+            *_deployments_prefetches(mirror, volumes),
+            *_prefetches(mirror, name),
         ),
         terminating=tuple((v.meta.name, v.handle) for v in terminating),
         terminating_in_use=frozenset(v.meta.name for v in terminating if _in_use(mirror, v)),
@@ -273,7 +284,7 @@ def _in_use(mirror: Mirror, volume: VolumeRecord) -> bool:
     return vmi is not None and vmi.claim == claim
 
 
-def _prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iterator[NodeWish]:
+def _deployments_prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iterator[NodeWish]:
     """Chains of the states that deployments on this node keep warm: of the machines that are here, and of new ones."""
     machines: dict[tuple[str, str], set[str]] = defaultdict(set)
     for volume in volumes:
@@ -290,6 +301,34 @@ def _prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iterator[NodeWis
                 for machine in system.machines:
                     if machine.name in here or machine.name not in everywhere:
                         yield from (NodeWish(chain, PRIORITY_PREFETCH) for chain in machine.chains)
+
+
+def _prefetches(mirror: Mirror, node: str) -> Iterator[NodeWish]:
+    """Chains of the states that each SystemPrefetch has told this node to hold."""
+    for record in sorted(mirror.prefetches, key=lambda record: (record.meta.namespace or "", record.meta.name)):
+        if record.status is None or isinstance(record.spec, KigiError) or record.meta.deleting:
+            continue
+        for told in record.status.nodes:
+            if told.name == node:
+                for name in told.ordered:
+                    system = mirror.resolved(record.meta.namespace or "", name)
+                    if isinstance(system, ResolvedSystem):
+                        for machine in system.machines:
+                            for chain in machine.chains:
+                                yield NodeWish(chain, PRIORITY_PREFETCH, record.spec.pinned)
+
+
+def gather_prefetch(mirror: Mirror, record: PrefetchRecord, now: datetime) -> PrefetchView:
+    """The view of one prefetch; its spec must be valid. O(nodes + machines)."""
+    assert not isinstance(record.spec, KigiError)
+    return PrefetchView(
+        generation=record.meta.generation,
+        spec=record.spec,
+        systems={ref.name: mirror.resolved(record.meta.namespace or "", ref.name) for ref in record.spec.systems},
+        nodes=gather_nodes(mirror, now),
+        status=record.status or SystemPrefetchStatus(),
+        now=now,
+    )
 
 
 def gather_image(mirror: Mirror, namespace: str, name: str, now: datetime) -> ImageView | None:
@@ -335,10 +374,13 @@ def gather_system(mirror: Mirror, namespace: str, name: str, now: datetime) -> S
 
 
 def system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
-    """The state's children, and the deployments that name it. O(states + deployments of the namespace)."""
-    deployments = {
-        record.meta.name: named_systems(record.spec)
+    """The state's children, and the deployments and prefetches that name it. O(objects of the namespace)."""
+    named = {
+        User(DEPLOYMENT_KIND, record.meta.name): named_systems(record.spec)
         for record in mirror.deployments.by("namespace", namespace)
         if not isinstance(record.spec, KigiError)
     }
-    return users_of_systems(mirror.trees(namespace).systems(), deployments).get(name, ())
+    for record in mirror.prefetches.by("namespace", namespace):
+        if not isinstance(record.spec, KigiError):
+            named[User(PREFETCH_KIND, record.meta.name)] = frozenset(ref.name for ref in record.spec.systems)
+    return users_of_systems(mirror.trees(namespace).systems(), named).get(name, ())

@@ -29,6 +29,7 @@ from kigi.observed import (
     NodeRecord,
     PluginRecord,
     PolicyRecord,
+    PrefetchRecord,
     Record,
     SystemRecord,
     VolumeRecord,
@@ -108,6 +109,7 @@ class Mirror:
         self.systems: Store[SystemRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.deployments: Store[DeploymentRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.captures: Store[CaptureRecord] = Store()
+        self.prefetches: Store[PrefetchRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.nodes: Store[NodeRecord] = Store()
         self.csi_nodes: Store[CsiNodeRecord] = Store()
         self.caches: Store[CacheRecord] = Store()
@@ -123,6 +125,7 @@ class Mirror:
             resources.SYSTEM.kind: self.systems,
             resources.DEPLOYMENT.kind: self.deployments,
             resources.CAPTURE.kind: self.captures,
+            resources.PREFETCH.kind: self.prefetches,
             resources.NODE.kind: self.nodes,
             resources.CSI_NODE.kind: self.csi_nodes,
             resources.NODE_CACHE.kind: self.caches,

@@ -17,6 +17,7 @@ from kigi.api.capture import SystemCapture, SystemCaptureSpec, SystemCaptureStat
 from kigi.api.deployment import SystemDeployment, SystemDeploymentSpec, SystemDeploymentStatus
 from kigi.api.image import VMImageNode, VMImageNodeSpec, VMImageNodeStatus
 from kigi.api.node_cache import CaptureReport, NodeCacheSpec, NodeCacheStatus
+from kigi.api.prefetch import SystemPrefetch, SystemPrefetchSpec, SystemPrefetchStatus
 from kigi.api.system import SystemNode, SystemNodeSpec, SystemNodeStatus
 from kigi.domain import names
 from kigi.domain.images import Image
@@ -91,6 +92,15 @@ class CaptureRecord:
     meta: Meta
     spec: SystemCaptureSpec | SpecInvalid
     status: SystemCaptureStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchRecord:
+    """A SystemPrefetch."""
+
+    meta: Meta
+    spec: SystemPrefetchSpec | SpecInvalid
+    status: SystemPrefetchStatus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +244,7 @@ Record = (
     | SystemRecord
     | DeploymentRecord
     | CaptureRecord
+    | PrefetchRecord
     | NodeRecord
     | CsiNodeRecord
     | CacheRecord
@@ -336,6 +347,15 @@ def _capture(body: Mapping[str, Any], meta: Meta) -> CaptureRecord:
     except ValidationError as exc:
         spec = _invalid(SystemCapture.KIND, meta, exc)
     return CaptureRecord(meta, spec, _status(SystemCaptureStatus, body))
+
+
+def _prefetch(body: Mapping[str, Any], meta: Meta) -> PrefetchRecord:
+    spec: SystemPrefetchSpec | SpecInvalid
+    try:
+        spec = SystemPrefetchSpec.model_validate(body.get("spec") or {})
+    except ValidationError as exc:
+        spec = _invalid(SystemPrefetch.KIND, meta, exc)
+    return PrefetchRecord(meta, spec, _status(SystemPrefetchStatus, body))
 
 
 def _node(body: Mapping[str, Any], meta: Meta) -> NodeRecord:
@@ -480,6 +500,7 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any], Meta], Record]] = {
     resources.SYSTEM.kind: _system,
     resources.DEPLOYMENT.kind: _deployment,
     resources.CAPTURE.kind: _capture,
+    resources.PREFETCH.kind: _prefetch,
     resources.NODE.kind: _node,
     resources.CSI_NODE.kind: _csi_node,
     resources.NODE_CACHE.kind: _cache,

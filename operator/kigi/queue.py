@@ -20,7 +20,7 @@ REST_MOST_S = 2.0
 class Key(NamedTuple):
     """What is reconciled."""
 
-    kind: Literal["image", "system", "deployment", "node", "claim", "plugin", "capture"]
+    kind: Literal["image", "system", "deployment", "node", "claim", "plugin", "capture", "prefetch"]
     namespace: str
     """Empty for a node and for the Plugin."""
     name: str

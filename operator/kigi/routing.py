@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kigi.api.deployment import SystemDeploymentSpec
+from kigi.api.prefetch import SystemPrefetchSpec
 from kigi.domain.names import claim_name
 from kigi.domain.systems import System
 from kigi.domain.usage import images_of
@@ -23,6 +24,7 @@ from kigi.observed import (
     NodeRecord,
     PluginRecord,
     PolicyRecord,
+    PrefetchRecord,
     Record,
     SystemRecord,
     VolumeRecord,
@@ -59,12 +61,15 @@ def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
             yield from _deployment_changed(mirror, change, namespace)
         case CaptureRecord():
             yield from _capture_changed(change, namespace)
+        case PrefetchRecord():
+            yield from _prefetch_changed(change, namespace)
         case NodeRecord() | CsiNodeRecord() | KubeVirtRecord() | PluginRecord():
             if _besides_meta(change):
                 if isinstance(record, KubeVirtRecord | PluginRecord):
                     yield PLUGIN_KEY, 0.0
                 else:
                     yield Key("node", "", change.key[1]), 0.0
+                    yield from ((key, GATHER_S) for key in _all_prefetches(mirror))
                 yield from ((key, GATHER_S) for key in all_deployments(mirror))
         case CacheRecord():
             yield from _cache_changed(mirror, change)
@@ -91,6 +96,7 @@ def everything(mirror: Mirror) -> Iterator[Key]:
     yield PLUGIN_KEY
     yield from all_deployments(mirror)
     yield from (Key("capture", r.meta.namespace or "", r.meta.name) for r in mirror.captures)
+    yield from _all_prefetches(mirror)
     yield from (_claim_of(volume) for volume in mirror.volumes if volume.is_available)
     nodes = {name for _, name in (*mirror.nodes.objects, *mirror.caches.objects)}
     nodes.update(str(node) for node in mirror.volumes.values_of("node"))
@@ -100,6 +106,10 @@ def everything(mirror: Mirror) -> Iterator[Key]:
 def all_deployments(mirror: Mirror) -> Iterator[Key]:
     """Every deployment of the cluster."""
     return (Key("deployment", r.meta.namespace or "", r.meta.name) for r in mirror.deployments)
+
+
+def _all_prefetches(mirror: Mirror) -> Iterator[Key]:
+    return (Key("prefetch", r.meta.namespace or "", r.meta.name) for r in mirror.prefetches)
 
 
 def _tree_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Waking]:
@@ -123,6 +133,9 @@ def _tree_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Wa
     for deployment in mirror.deployments.by("namespace", namespace):
         yield Key("deployment", namespace, deployment.meta.name), GATHER_S
         yield from ((key, COUNT_S) for key in _caches_of(mirror, deployment))
+    for prefetch in mirror.prefetches.by("namespace", namespace):
+        yield Key("prefetch", namespace, prefetch.meta.name), GATHER_S
+        yield from ((Key("node", "", node), COUNT_S) for node in _ordered(prefetch))
 
 
 def _deployment_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Waking]:
@@ -153,6 +166,28 @@ def _capture_changed(change: Change, namespace: str) -> Iterator[Waking]:
         yield from ((Key("node", "", node), 0.0) for node in sorted(nodes))
 
 
+def _prefetch_changed(change: Change, namespace: str) -> Iterator[Waking]:
+    """Itself, and its states, when the wish is another; the nodes that are told something else."""
+    old, new = change.old, change.new
+    assert old is None or isinstance(old, PrefetchRecord)
+    assert new is None or isinstance(new, PrefetchRecord)
+    yield from ((Key("system", namespace, name), 0.0) for name in sorted(_named_systems(old) ^ _named_systems(new)))
+    seen = (new.meta.uid, new.meta.generation) if new else None
+    changed = seen != ((old.meta.uid, old.meta.generation) if old else None)
+    if new is not None and changed:
+        yield Key("prefetch", namespace, new.meta.name), 0.0
+    before, after = _ordered(old), _ordered(new)
+    for node in sorted(before.keys() | after.keys()):
+        if changed or before.get(node) != after.get(node):
+            yield Key("node", "", node), 0.0
+
+
+def _ordered(record: PrefetchRecord | None) -> dict[str, list[str]]:
+    """Nodes that are told something, with the states."""
+    status = record.status if record is not None else None
+    return {node.name: node.ordered for node in status.nodes if node.ordered} if status is not None else {}
+
+
 def _life(record: Record) -> object:
     """What decides whether a node of a tree is kept."""
     return (record.meta.uid, record.meta.deleting, record.meta.finalizers)
@@ -164,7 +199,9 @@ def _named_images(record: Record | None) -> frozenset[str]:
 
 
 def _named_systems(record: Record | None) -> frozenset[str]:
-    spec = record.spec if isinstance(record, DeploymentRecord) else None
+    spec = record.spec if isinstance(record, DeploymentRecord | PrefetchRecord) else None
+    if isinstance(spec, SystemPrefetchSpec):
+        return frozenset(ref.name for ref in spec.systems)
     return named_systems(spec) if isinstance(spec, SystemDeploymentSpec) else frozenset()
 
 
@@ -176,8 +213,10 @@ def _cache_changed(mirror: Mirror, change: Change) -> Iterator[Waking]:
     if old is None or new is None or _has_more_room(old, new) or _woke_up(old, new):
         yield Key("node", "", node), 0.0
         yield from ((key, ROOM_S) for key in all_deployments(mirror))
+        yield from ((key, ROOM_S) for key in _all_prefetches(mirror))
     elif (old.held, old.refused) != (new.held, new.refused):
         yield from ((key, 0.0) for key in _deployments_on(mirror, node))
+        yield from ((key, PROGRESS_S) for key in _all_prefetches(mirror))
     elif old.fetching != new.fetching:
         yield from ((key, PROGRESS_S) for key in _deployments_on(mirror, node))
     if old is not None and new is not None and _acts(old) != _acts(new):

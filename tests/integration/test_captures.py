@@ -182,6 +182,17 @@ def test_an_unknown_disk_is_refused_by_name(lab: Lab) -> None:
     assert "kigi.range.web.0.mail.r1.0a1b2c3d" in str(report.message)
 
 
+def test_a_vm_that_was_never_started_has_written_nothing(lab: Lab) -> None:
+    """It is off, and has no overlay yet."""
+    lab.order("c1", volume=HANDLE.replace(".dns.", ".mail."), mounted=False)
+    assert lab.wait("c1", "Unchanged").copied_bytes == 0
+    lab.node.kill()
+    lab.node.start()
+    assert lab.wait("c1", "Unchanged").copied_bytes == 0
+    lab.order()
+    eventually(lambda: not lab.folder("c1").exists(), what="it is forgotten when nobody orders it")
+
+
 def test_no_copy_is_made_when_the_vms_may_run_again(lab: Lab) -> None:
     lab.order("c1", action="Keep")
     lab.wait("c1", "Lost")

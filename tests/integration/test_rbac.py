@@ -255,11 +255,18 @@ TREES = ("vmimagenodes", "systemnodes")
 READ = ("get", "list", "watch")
 OWN = (*READ, "create", "patch", "delete")
 OPERATOR_MAY = [
-    *((verb, "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments", "systemcaptures") for verb in READ),
+    *(
+        (verb, "kigi.dev", kind, "")
+        for kind in (*TREES, "systemdeployments", "systemcaptures", "systemprefetches")
+        for verb in READ
+    ),
     *(("create", "kigi.dev", kind, "") for kind in TREES),
     *(("patch", "kigi.dev", kind, "") for kind in (*TREES, "systemdeployments", "systemcaptures")),
     ("update", "kigi.dev", "systemdeployments", "finalizers"),
-    *(("patch", "kigi.dev", kind, "status") for kind in (*TREES, "systemdeployments", "systemcaptures")),
+    *(
+        ("patch", "kigi.dev", kind, "status")
+        for kind in (*TREES, "systemdeployments", "systemcaptures", "systemprefetches")
+    ),
     *((verb, "kigi.dev", "nodecaches", "") for verb in OWN),
     *((verb, "", kind, "") for kind in ("persistentvolumes", "persistentvolumeclaims") for verb in OWN),
     *((verb, "kubevirt.io", "virtualmachines", "") for verb in OWN),
@@ -282,6 +289,7 @@ OPERATOR_MAY_NOT = [
     *((verb, "kigi.dev", kind, "") for kind in TREES for verb in ("update", "delete", "deletecollection")),
     *((verb, "kigi.dev", "systemcaptures", "") for verb in ("create", "update", "delete", "deletecollection")),
     *((verb, "kigi.dev", "systemdeployments", "") for verb in ("create", "update", "delete", "deletecollection")),
+    *((verb, "kigi.dev", "systemprefetches", "") for verb in ("create", "update", "patch", "delete")),
     *((verb, "kigi.dev", "nodecaches", "status") for verb in ("patch", "update")),
     *((verb, "", "secrets", "") for verb in ("get", "list", "create")),
     *((verb, "", "pods", "") for verb in ("create", "delete", "list")),
@@ -343,7 +351,7 @@ def test_users_roles_cover_the_users_kinds(server: RawApi) -> None:
     for name in ("kigi-view", "kigi-edit"):
         role = server.get(f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}").object()
         roles[name] = {(r, v) for rule in role["rules"] for r in rule["resources"] for v in rule["verbs"]}
-    kinds = {"vmimagenodes", "systemnodes", "systemdeployments", "systemcaptures"}
+    kinds = {"vmimagenodes", "systemnodes", "systemdeployments", "systemcaptures", "systemprefetches"}
     assert roles["kigi-view"] == {(kind, verb) for kind in kinds for verb in ("get", "list", "watch")}
     assert {("systemdeployments", "create"), ("systemdeployments/scale", "update")} <= roles["kigi-edit"]
     assert not any(resource.endswith("/status") or "nodecache" in resource for resource, _ in roles["kigi-edit"])

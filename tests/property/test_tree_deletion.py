@@ -33,7 +33,8 @@ class World:
     def users(self, name: str) -> tuple[User, ...]:
         if name in self.images:
             return users_of_images(self.images, self.systems).get(name, ())
-        return users_of_systems(self.systems, self.deployments).get(name, ())
+        named = {User("SystemDeployment", deployment): states for deployment, states in self.deployments.items()}
+        return users_of_systems(self.systems, named).get(name, ())
 
     def delete(self, name: str) -> None:
         if name in self.marked:

@@ -19,6 +19,7 @@ PLURALS = {
     "SystemNode": "systemnodes",
     "SystemDeployment": "systemdeployments",
     "SystemCapture": "systemcaptures",
+    "SystemPrefetch": "systemprefetches",
     "NodeCache": "nodecaches",
 }
 
@@ -93,6 +94,15 @@ GOOD: dict[str, Object] = {
         "repository": "cold",
         "description": "before the exam",
     },
+    "SystemPrefetch": {
+        "systems": [{"name": "restored"}, {"name": "infected"}],
+        "nodes": ["node-a", "node-b"],
+        "nodeSelector": {"pool": "lab"},
+        "tolerations": [{"operator": "Exists"}],
+        "count": 2,
+        "parallelism": 1,
+        "pinned": True,
+    },
     "NodeCache": {
         "layers": [
             {"digest": DIGEST, "sizeBytes": 1, "virtualSizeBytes": 512},
@@ -159,6 +169,10 @@ def toleration(**fields: Any) -> Object:
 
 def capture(**fields: Any) -> Object:
     return merge_patch(GOOD["SystemCapture"], fields)
+
+
+def prefetch(**fields: Any) -> Object:
+    return merge_patch(GOOD["SystemPrefetch"], fields)
 
 
 def capture_order(**fields: Any) -> Object:
@@ -520,6 +534,19 @@ BAD_OBJECTS = [
     bad("SystemCapture", "system-long", capture(system="a" * 201), "spec.system", "200"),
     bad("SystemCapture", "quiesce-unknown", capture(quiesce="Stop"), "spec.quiesce", '"Auto", "Pause"'),
     bad("SystemCapture", "repository-url", capture(repository="s3://x"), "spec.repository"),
+    # NodeCache
+    # SystemPrefetch
+    bad("SystemPrefetch", "empty", {}, "spec.systems: Required"),
+    bad("SystemPrefetch", "no-state", prefetch(systems=[]), "spec.systems", "at least 1"),
+    bad("SystemPrefetch", "state-twice", prefetch(systems=[{"name": "a"}] * 2), "spec.systems[1]", "Duplicate"),
+    bad("SystemPrefetch", "state-path", prefetch(systems=[{"name": "../a"}]), "spec.systems[0].name"),
+    bad("SystemPrefetch", "node-twice", prefetch(nodes=["a", "a"], count=1), "spec.nodes[1]", "Duplicate"),
+    bad("SystemPrefetch", "count-zero", prefetch(count=0), "spec.count", "greater than or equal to 1"),
+    bad("SystemPrefetch", "count-beyond", prefetch(count=3), "spec.count", "more than the nodes that are named"),
+    bad("SystemPrefetch", "parallelism-zero", prefetch(parallelism=0), "spec.parallelism"),
+    bad("SystemPrefetch", "selector-value", prefetch(nodeSelector={"pool": "a b"}), "spec.nodeSelector.pool"),
+    bad("SystemPrefetch", "selector-key", prefetch(nodeSelector={"a b": "c"}), "spec.nodeSelector", "label's name"),
+    bad("SystemPrefetch", "toleration-without-key", prefetch(tolerations=[{}]), "spec.tolerations[0]", "Exists"),
     # NodeCache
     bad("NodeCache", "capture-id-path", capture_order(id="../c"), "spec.captures[0].id"),
     bad("NodeCache", "capture-action", capture_order(action="Move"), "spec.captures[0].action", '"Copy", "Keep"'),

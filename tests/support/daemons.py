@@ -50,7 +50,9 @@ class Node:
             "KIGI_HTTP_ADDR": f"127.0.0.1:{self.http_port}",
             **env,
         }
-        self._namespace = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "infinity"])
+        # Shared within itself, as the daemon's host path is: what is mounted for a pod shows below the cache as well.
+        script = "mount --make-rshared / && exec sleep infinity"
+        self._namespace = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sh", "-c", script])
         comm = Path(f"/proc/{self._namespace.pid}/comm")
         eventually(lambda: comm.read_text() == "sleep\n", what="the namespace is made before the program in it runs")
 

@@ -24,6 +24,8 @@ from kigi.domain.names import FIELD_MANAGER
 from kigi.errors import Conflict, Forbidden, KigiError, SpecInvalid, Unreachable, Waiting
 
 JSON = "application/json"
+ACCEPT = f"{JSON}, */*;q=0.5"
+"""KubeVirt answers 406 to JSON alone where it answers without a body: pause, unpause, freeze."""
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
@@ -237,7 +239,7 @@ class KubeClient:
     ) -> dict[str, Any] | None:
         """The answer's JSON; None for 404."""
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Content-Type": content_type, "Accept": JSON, "User-Agent": FIELD_MANAGER}
+        headers = {"Content-Type": content_type, "Accept": ACCEPT, "User-Agent": FIELD_MANAGER}
         token = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         if token:
             headers["Authorization"] = token

@@ -47,6 +47,7 @@ IMAGE = Resource(names.API_VERSION, "VMImageNode", "vmimagenodes")
 SYSTEM = Resource(names.API_VERSION, "SystemNode", "systemnodes")
 DEPLOYMENT = Resource(names.API_VERSION, "SystemDeployment", "systemdeployments")
 CAPTURE = Resource(names.API_VERSION, "SystemCapture", "systemcaptures")
+PREFETCH = Resource(names.API_VERSION, "SystemPrefetch", "systemprefetches")
 NODE_CACHE = Resource(names.API_VERSION, "NodeCache", "nodecaches", namespaced=False)
 NODE = Resource("v1", "Node", "nodes", namespaced=False)
 CSI_NODE = Resource("storage.k8s.io/v1", "CSINode", "csinodes", namespaced=False)
@@ -65,6 +66,7 @@ WATCHED = (
     SYSTEM,
     DEPLOYMENT,
     CAPTURE,
+    PREFETCH,
     NODE_CACHE,
     NODE,
     CSI_NODE,

@@ -22,12 +22,13 @@ from kigi.api.capture import SystemCapture
 from kigi.api.deployment import SystemDeployment
 from kigi.api.image import VMImageNode
 from kigi.api.node_cache import NodeCache
+from kigi.api.prefetch import SystemPrefetch
 from kigi.api.system import SystemNode
 from kigi.domain.names import GROUP, VERSION
 
 Schema = dict[str, Any]
 
-KINDS: tuple[type[Model], ...] = (VMImageNode, SystemNode, SystemDeployment, SystemCapture, NodeCache)
+KINDS: tuple[type[Model], ...] = (VMImageNode, SystemNode, SystemDeployment, SystemCapture, SystemPrefetch, NodeCache)
 STATUS_DEFAULT: Schema = {"observedGeneration": -1}
 """An object that no controller has seen yet must not look healthy (kstatus compares this with the generation)."""
 

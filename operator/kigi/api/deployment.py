@@ -91,16 +91,17 @@ class Toleration(Model):
     toleration_seconds: int | None = Field(default=None, description="Seconds to tolerate NoExecute.")
 
 
+SELECTOR_RULE = Rule(
+    f"!has(self.nodeSelector) || self.nodeSelector.all(k, k.size() <= 317 && k.matches('{LABEL_KEY}'))",
+    "nodeSelector: a key is not a label's name; write it as on the node, such as topology.kubernetes.io/zone",
+    ".nodeSelector",
+)
+
+
 class Placement(Model):
     """How instances are put on nodes."""
 
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            f"!has(self.nodeSelector) || self.nodeSelector.all(k, k.size() <= 317 && k.matches('{LABEL_KEY}'))",
-            "nodeSelector: a key is not a label's name; write it as on the node, such as topology.kubernetes.io/zone",
-            ".nodeSelector",
-        ),
-    )
+    RULES: ClassVar[tuple[Rule, ...]] = (SELECTOR_RULE,)
 
     strategy: Literal["CacheAware", "Spread", "Pack"] = Field(
         default="CacheAware",

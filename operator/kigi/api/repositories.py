@@ -32,6 +32,12 @@ class Repository(Model):
         le=MAX_DEPTH,
         description="Longest chain, in layers, that may be published; 'kigi flatten' shortens one.",
     )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Connections that one node's daemon opens to it at the same time; none: KIGI_CONNECTIONS.",
+    )
     ca_file: str | None = Field(default=None, description="PEM file of the authority of an https endpoint.")
 
     def credentials(self, environment: Mapping[str, str]) -> tuple[str, str]:

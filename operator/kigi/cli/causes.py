@@ -74,6 +74,10 @@ CAUSES: dict[str, Cause] = {
     "MachinesStarting": Cause("VMs are starting", "if it lasts: kubectl describe vmi, and the guest's console"),
     "Deleting": Cause("it is being deleted"),
     "Unresolved": Cause("it waits for the states and images that it names"),
+    # Prefetches.
+    "NodesMissing": Cause(
+        "fewer nodes can be taken than are asked for", "the message counts why: add nodes, or change count or nodes"
+    ),
     # Captures.
     "NotSettled": Cause("the instance is on its way to another state; it is captured then"),
     "CaptureFailed": Cause("a captured layer cannot be made or stored now", "the message names the disk and the cause"),

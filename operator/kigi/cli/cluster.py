@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from kubernetes.aio.config import ConfigException, list_kube_config_contexts
 
 from kigi.adapters.kube import KubeClient, load_configuration
-from kigi.adapters.resources import CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, SYSTEM, Resource
+from kigi.adapters.resources import CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
 from kigi.errors import Forbidden, SpecInvalid, Waiting
 from kigi.mirror import Mirror
 
-TREES = (IMAGE, SYSTEM, DEPLOYMENT)
+TREES = (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH)
+"""Both trees, and what names their nodes."""
 OURS = (*TREES, CAPTURE, NODE_CACHE)
 
 

@@ -1,4 +1,4 @@
-"""``kigi plan``: what a deployment or a change of one would move and restart, by the operator's own decisions."""
+"""``kigi plan``: what a deployment, a switch or a prefetch would move and restart, by the operator's own decisions."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from kigi.adapters.resources import (
     NODE_CACHE,
     PLUGIN,
     POLICY,
+    PREFETCH,
     SYSTEM,
     VOLUME,
 )
@@ -36,10 +37,11 @@ from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import DeploymentMissing, KigiError, SpecInvalid
-from kigi.gather import gather_deployment
+from kigi.gather import gather_deployment, gather_prefetch
 from kigi.mirror import Mirror
 from kigi.planning.deployment import Target, claim_of, plan_deployment
 from kigi.planning.objects import Owner
+from kigi.planning.prefetches import plan_prefetch
 from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.deployments import deployment_status
 
@@ -55,6 +57,7 @@ KINDS = (
     MACHINE,
     INSTANCE,
     POLICY,
+    PREFETCH,
     KUBEVIRT,
     PLUGIN,
 )
@@ -71,7 +74,7 @@ def run_plan(access: Access, name: str | None, file: Path | None, system: str | 
 async def _read(access: Access, name: str | None, file: Path | None, system: str | None) -> list[dict[str, Any]]:
     namespace = access.default_namespace()
     async with open_cluster(access) as kube:
-        mirror = await read_mirror(kube, KINDS, optional=(PLUGIN, POLICY))
+        mirror = await read_mirror(kube, KINDS, optional=(PLUGIN, POLICY, PREFETCH))
         if name is not None:
             body = await kube.get(DEPLOYMENT, namespace, name)
             if body is None:
@@ -102,11 +105,11 @@ def load(file: Path) -> list[dict[str, Any]]:
 def plan_documents(
     mirror: Mirror, documents: list[dict[str, Any]], namespace: str, now: datetime
 ) -> list[dict[str, Any]]:
-    """The plan of each SystemDeployment among the documents; the others are taken as applied before."""
-    deployments: list[tuple[str, str]] = []
+    """The plan of each SystemDeployment and SystemPrefetch among the documents; the others are taken as applied."""
+    planned: list[tuple[str, tuple[str, str]]] = []
     for document in documents:
         kind = document.get("kind")
-        if kind not in (IMAGE.kind, SYSTEM.kind, DEPLOYMENT.kind):
+        if kind not in (IMAGE.kind, SYSTEM.kind, DEPLOYMENT.kind, PREFETCH.kind):
             continue
         meta = document["metadata"]
         key = (meta.get("namespace") or namespace, meta["name"])
@@ -120,11 +123,47 @@ def plan_documents(
             "finalizers": list(known.meta.finalizers) if known is not None else [],
         }
         mirror.put(BY_KIND[kind].kind, {**document, "metadata": meta})
-        if kind == DEPLOYMENT.kind:
-            deployments.append(key)
-    if not deployments:
-        raise SpecInvalid("no SystemDeployment is among the objects")
-    return [_plan(mirror, key, now) for key in deployments]
+        if kind in (DEPLOYMENT.kind, PREFETCH.kind):
+            planned.append((kind, key))
+    if not planned:
+        raise SpecInvalid("no SystemDeployment or SystemPrefetch is among the objects")
+    plans = {DEPLOYMENT.kind: _plan, PREFETCH.kind: _plan_prefetch}
+    return [plans[kind](mirror, key, now) for kind, key in planned]
+
+
+def _plan_prefetch(mirror: Mirror, key: tuple[str, str], now: datetime) -> dict[str, Any]:
+    record = mirror.prefetches.get(*key)
+    assert record is not None
+    if isinstance(record.spec, KigiError):
+        raise record.spec
+    view = gather_prefetch(mirror, record, now)
+    plan = plan_prefetch(view)
+    if plan.error is not None and not plan.layers:
+        raise plan.error
+    size = total_bytes(plan.layers.values())
+    missing = {node.name: missing_layers(plan.layers, view.nodes[node.name].held) for node in plan.nodes}
+    moved = {name: total_bytes(layers.values()) for name, layers in missing.items()}
+    return {
+        "namespace": key[0],
+        "name": key[1],
+        "system": ", ".join(ref.name for ref in record.spec.systems),
+        "problem": f"{plan.error.reason}: {plan.error}" if plan.error is not None else None,
+        "totalBytes": size * len(plan.nodes),
+        "missingBytes": sum(moved.values()),
+        "savedRatio": 1 - sum(moved.values()) / (size * len(plan.nodes)) if size and plan.nodes else 0.0,
+        "nodes": [
+            {
+                "name": node.name,
+                "machines": 0,
+                "missingLayers": len(missing[node.name]),
+                "missingBytes": 0,
+                "prefetchBytes": moved[node.name],
+                "freeAfterBytes": view.nodes[node.name].cache_free_bytes - moved[node.name],
+            }
+            for node in plan.nodes
+        ],
+        "machines": [],
+    }
 
 
 def _plan(mirror: Mirror, key: tuple[str, str], now: datetime) -> dict[str, Any]:
@@ -258,6 +297,8 @@ def _parts(one: dict[str, Any]) -> Iterator[RenderableType]:
             for node in one["nodes"]
         ),
     )
+    if not one["machines"]:
+        return
     yield ""
     yield table(
         ("INSTANCE#", "MACHINE", "NODE", "SYSTEM", "LAYERS#", "MISSING#", "ACTION"),

@@ -69,10 +69,11 @@ def _systems(mirror: Mirror, namespace: str) -> Iterator[dict[str, Any]]:
     parents: dict[str, str | None] = {}
     for record in mirror.systems.by("namespace", namespace):
         parents[record.meta.name] = record.system.parent if isinstance(record.system, System) else None
-    users = _runs(mirror, namespace)
+    users, warmers = _runs(mirror, namespace), _warmed(mirror, namespace)
     for name in _parents_first(parents):
         parent = parents[name]
         entry: dict[str, Any] = {"name": name, "parent": parent, "deployments": users.get(name, [])}
+        entry["prefetches"] = warmers.get(name, [])
         system = mirror.resolved(namespace, name)
         if isinstance(system, KigiError):
             yield {**entry, "problem": str(system)}
@@ -94,6 +95,16 @@ def _runs(mirror: Mirror, namespace: str) -> dict[str, list[str]]:
         if not isinstance(record.spec, KigiError):
             for state in named_systems(record.spec):
                 users[state].append(record.meta.name)
+    return users
+
+
+def _warmed(mirror: Mirror, namespace: str) -> dict[str, list[str]]:
+    """State -> prefetches that keep it warm."""
+    users: dict[str, list[str]] = defaultdict(list)
+    for record in sorted(mirror.prefetches.by("namespace", namespace), key=lambda r: r.meta.name):
+        if not isinstance(record.spec, KigiError):
+            for ref in record.spec.systems:
+                users[ref.name].append(record.meta.name)
     return users
 
 
@@ -143,4 +154,5 @@ def _system_line(node: dict[str, Any]) -> str:
         return f"{node['name']}  [red]{node['problem']}"
     runs = f"  [green]{', '.join(node['deployments'])}" if node["deployments"] else ""
     added, whole = format_bytes(node["addedBytes"]), format_bytes(node["uniqueBytes"])
-    return f"{node['name']}  {node['machines']} machines, {added}[dim] of {whole}[/dim]{runs}"
+    warm = f"  [dim]kept warm by {', '.join(node['prefetches'])}[/dim]" if node["prefetches"] else ""
+    return f"{node['name']}  {node['machines']} machines, {added}[dim] of {whole}[/dim]{runs}{warm}"

@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from kigi.adapters.resources import BY_KIND, CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, SYSTEM, Resource
+from kigi.adapters.resources import BY_KIND, CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
 from kigi.cli.causes import cause_of
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.output import Format, show
 from kigi.errors import Forbidden, SpecInvalid
 
-KINDS = (DEPLOYMENT, CAPTURE, SYSTEM, IMAGE, NODE_CACHE)
+KINDS = (DEPLOYMENT, CAPTURE, PREFETCH, SYSTEM, IMAGE, NODE_CACHE)
 Bodies = dict[tuple[str, str], dict[str, Any]]
 """(kind, name) -> object, of one namespace; NodeCaches of the cluster."""
 
@@ -54,7 +54,7 @@ def chosen(bodies: Bodies, subject: str | None) -> list[tuple[str, str]]:
 
 
 def _resource(word: str) -> Resource:
-    short = {"ksd": DEPLOYMENT, "kcap": CAPTURE, "ksys": SYSTEM, "kimg": IMAGE, "knc": NODE_CACHE}
+    short = {"ksd": DEPLOYMENT, "kcap": CAPTURE, "kpre": PREFETCH, "ksys": SYSTEM, "kimg": IMAGE, "knc": NODE_CACHE}
     for resource in KINDS:
         if word.lower() in (resource.kind.lower(), resource.plural, resource.plural.removesuffix("s")):
             return resource
@@ -107,6 +107,12 @@ def _below(bodies: Bodies, key: tuple[str, str], reason: str) -> Iterator[dict[s
             for machine in instance.get("machines") or ():
                 if machine.get("message"):
                     yield _machine(instance["instance"], machine)
+    elif key[0] == PREFETCH.kind:
+        for ref in spec["systems"]:
+            yield from _known(bodies, (SYSTEM.kind, ref["name"]))
+        for node in status.get("nodes") or ():
+            if node["state"] in ("Refused", "Away"):
+                yield from _known(bodies, (NODE_CACHE.kind, node["name"]))
     elif key[0] in (SYSTEM.kind, IMAGE.kind):
         if (spec.get("parent") or {}).get("name"):
             yield from _known(bodies, (key[0], spec["parent"]["name"]))

@@ -18,6 +18,7 @@ from kigi.domain.systems import System
 IMAGE_KIND = "VMImageNode"
 SYSTEM_KIND = "SystemNode"
 DEPLOYMENT_KIND = "SystemDeployment"
+PREFETCH_KIND = "SystemPrefetch"
 SHOWN = 8
 """Users that a message names; the rest is counted."""
 
@@ -58,19 +59,17 @@ def users_of_images(images: Mapping[str, Image], systems: Mapping[str, System]) 
     return {name: tuple(sorted(found)) for name, found in users.items()}
 
 
-def users_of_systems(
-    systems: Mapping[str, System], deployments: Mapping[str, Iterable[str]]
-) -> dict[str, tuple[User, ...]]:
-    """Users of each state that has some, sorted: its children, and the deployments.
+def users_of_systems(systems: Mapping[str, System], named: Mapping[User, Iterable[str]]) -> dict[str, tuple[User, ...]]:
+    """Users of each state that has some, sorted: its children, and the deployments and prefetches.
 
-    ``deployments``: name -> every state that it names.
+    ``named``: every state that each of those names.
     """
     users: dict[str, set[User]] = defaultdict(set)
     for parent, children in _children(systems).items():
         users[parent].update(User(SYSTEM_KIND, child) for child in children)
-    for deployment, named in deployments.items():
-        for system in named:
-            users[system].add(User(DEPLOYMENT_KIND, deployment))
+    for user, names in named.items():
+        for system in names:
+            users[system].add(user)
     return {name: tuple(sorted(found)) for name, found in users.items()}
 
 

@@ -22,6 +22,8 @@ from kigi.planning.wishes import Fingerprint, WishedMachine, wished_machines
 
 STANDSTILL = timedelta(seconds=60)
 """Longest time that VMs stand still for an attempt; then they are resumed, whatever was copied."""
+RESUMED_SHOWN = timedelta(seconds=30)
+"""KubeVirt shows for a moment longer that a VM is paused; one that it shows so after this was paused by somebody."""
 ATTEMPTS = 3
 AGAIN_S = 10.0
 ORDERING: frozenset[CapturePhase] = frozenset({"Copying", "Resuming", "Storing", "Publishing"})
@@ -267,6 +269,9 @@ def _at_rest(
 
 def _method(view: CaptureView, vm: MachineState) -> Literal["Pause", "FreezeAndPause", "AlreadyPaused"]:
     if vm.paused:
+        before = next((m for m in view.status.machines if m.instance_uid == vm.instance_uid), None)
+        if before is not None and before.resumed_at is not None and view.now - before.resumed_at < RESUMED_SHOWN:
+            raise NotSettled(f"machine {vm.machine} was resumed a moment ago; KubeVirt does not show it yet")
         return "AlreadyPaused"
     return "FreezeAndPause" if view.spec.quiesce == "Auto" and vm.instance_uid in view.agents else "Pause"
 

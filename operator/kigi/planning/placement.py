@@ -128,7 +128,7 @@ def place(
     """
     rooms = {name: _room(state, load.get(name, 0)) for name, state in candidate_nodes(nodes, rules).items()}
     if unplaced and not rooms:
-        raise NoNode(f"no node can take instance {min(unplaced)}: {_why_none(nodes, rules)}")
+        raise NoNode(f"no node can take instance {min(unplaced)}: {why_no_candidates(nodes, rules)}")
     fair = -(-(sum(load.values()) + len(unplaced)) // max(len(rooms), 1))
     ranks = _Rankings(rooms, _Rules(rules.strategy, fair), memory_of)
     choices: dict[Slot, Choice] = {}
@@ -211,10 +211,19 @@ def _refusal(state: NodeState, rules: Placement) -> str | None:
         return "without the disk.kigi.dev driver"
     if not state.cache_alive:
         return "whose cache daemon is silent"
+    return _mismatch(state, rules)
+
+
+def is_selected(state: NodeState, rules: Placement) -> bool:
+    """Whether a node is meant, be it away or cordoned at the moment."""
+    return state.has_driver and _mismatch(state, rules) is None
+
+
+def _mismatch(state: NodeState, rules: Placement) -> str | None:
     if any(state.labels.get(key) != value for key, value in rules.node_selector.items()):
-        return "not matched by spec.placement.nodeSelector"
+        return "not matched by nodeSelector"
     if not all(_tolerated(taint, rules.tolerations) for taint in state.taints):
-        return "with a taint that spec.placement.tolerations does not tolerate"
+        return "with a taint that tolerations does not tolerate"
     return None
 
 
@@ -230,6 +239,7 @@ def _tolerated(taint: tuple[str, str, str], tolerations: Sequence[Toleration]) -
     )
 
 
-def _why_none(nodes: Mapping[str, NodeState], rules: Placement) -> str:
+def why_no_candidates(nodes: Mapping[str, NodeState], rules: Placement) -> str:
+    """The causes, each with its number of nodes."""
     causes = Counter(_refusal(state, rules) for state in nodes.values())
     return "; ".join(f"{count} nodes {cause}" for cause, count in sorted(causes.items(), key=str)) or "there is no node"

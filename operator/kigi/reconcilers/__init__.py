@@ -16,6 +16,7 @@ from kigi.reconcilers.deployments import reconcile_deployment
 from kigi.reconcilers.images import reconcile_image
 from kigi.reconcilers.node_caches import reconcile_node
 from kigi.reconcilers.plugin import reconcile_plugin
+from kigi.reconcilers.prefetches import reconcile_prefetch
 from kigi.reconcilers.systems import reconcile_system
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ RECONCILERS: Mapping[str, Callable[[Ports, Key], Awaitable[float | None]]] = {
     "system": reconcile_system,
     "deployment": reconcile_deployment,
     "capture": reconcile_capture,
+    "prefetch": reconcile_prefetch,
     "node": reconcile_node,
     "claim": reconcile_claim,
     "plugin": reconcile_plugin,

@@ -79,9 +79,11 @@ async def _act(ports: Ports, view: CaptureView, plan: CapturePlan) -> SystemCapt
         case "Verify":
             return after_verify(plan.status, await _moved_on(ports, view, plan.machines))
         case "Resume":
-            status = after_resume(plan.status, await _resume(ports, view, plan.machines))
+            outcomes, failure = await _resume(ports, view, plan.machines)
+            status = after_resume(plan.status, outcomes)
             if standing(status):
-                raise Waiting(f"{', '.join(m.name for m in standing(status))}: not resumed yet; tried again")
+                vms = ", ".join(machine.name for machine in standing(status))
+                raise Waiting(f"{vms}: not resumed yet; tried again: {failure}")
             return status
         case "Publish":
             for manifest in plan.objects:
@@ -144,8 +146,11 @@ async def _moved_on(ports: Ports, view: CaptureView, machines: Sequence[Captured
     return [name for name in await asyncio.gather(*(check(machine) for machine in machines)) if name]
 
 
-async def _resume(ports: Ports, view: CaptureView, machines: Sequence[CapturedMachine]) -> list[CapturedMachine]:
+async def _resume(
+    ports: Ports, view: CaptureView, machines: Sequence[CapturedMachine]
+) -> tuple[list[CapturedMachine], str]:
     """All at once; a VM that runs already, or is gone, is done."""
+    failures: list[str] = []
 
     async def resume(machine: CapturedMachine) -> CapturedMachine:
         try:
@@ -154,7 +159,8 @@ async def _resume(ports: Ports, view: CaptureView, machines: Sequence[CapturedMa
             raise
         except Waiting:  # gone, or not paused (Conflict)
             pass
-        except KigiError:
+        except KigiError as exc:
+            failures.append(f"{machine.name}: {exc}")
             return machine
         resumed = ports.now()
         if machine.method == "FreezeAndPause":
@@ -163,7 +169,8 @@ async def _resume(ports: Ports, view: CaptureView, machines: Sequence[CapturedMa
         pause_ms = round((resumed - machine.requested_at).total_seconds() * 1000) if machine.requested_at else None
         return machine.model_copy(update={"resumed_at": resumed, "pause_milliseconds": pause_ms})
 
-    return list(await asyncio.gather(*(resume(machine) for machine in machines)))
+    resumed = await asyncio.gather(*(resume(machine) for machine in machines))
+    return list(resumed), "; ".join(failures[:3])
 
 
 async def _create(ports: Ports, manifest: Mapping[str, Any]) -> None:

@@ -148,6 +148,7 @@ def test_a_refusal_names_the_field_and_the_remedy(kind: str) -> None:
         ("SystemNode", "ksys", "Namespaced"),
         ("SystemDeployment", "ksd", "Namespaced"),
         ("SystemCapture", "kcap", "Namespaced"),
+        ("SystemPrefetch", "kpre", "Namespaced"),
         ("NodeCache", "knc", "Cluster"),
     ],
 )

@@ -11,7 +11,14 @@ import pytest
 from kigi.api import crdgen, docgen
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
-PAGES = ["vmimagenode.md", "systemnode.md", "systemdeployment.md", "systemcapture.md", "nodecache.md"]
+PAGES = [
+    "vmimagenode.md",
+    "systemnode.md",
+    "systemdeployment.md",
+    "systemcapture.md",
+    "systemprefetch.md",
+    "nodecache.md",
+]
 HEADINGS = ["Example", "Fields", "Working with it", "Status", "Debugging"]
 
 

@@ -45,7 +45,9 @@ def test_a_state_that_keeps_or_removes_a_machine_does_not_use_its_image() -> Non
 
 
 def test_a_state_is_used_by_its_children_and_by_deployments() -> None:
-    users = users_of_systems({"p": state("p"), "c": state("c", parent="p")}, {"class": ["c", "missing"]})
+    users = users_of_systems(
+        {"p": state("p"), "c": state("c", parent="p")}, {User("SystemDeployment", "class"): ["c", "missing"]}
+    )
     assert users["p"] == (User("SystemNode", "c"),)
     assert users["c"] == (User("SystemDeployment", "class"),)
 

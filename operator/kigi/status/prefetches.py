@@ -1,0 +1,82 @@
+"""Status of a SystemPrefetch: Ready when every byte is on every node that is meant, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from kigi.api.base import Condition
+from kigi.api.prefetch import SystemPrefetchStatus
+from kigi.conditions import CACHED, RESOLVED, Finding, merge_conditions, summary
+from kigi.domain.layers import total_bytes
+from kigi.domain.quantities import format_bytes
+from kigi.errors import KigiError, SpecInvalid
+from kigi.planning.prefetches import PrefetchPlan, PrefetchView, plan_prefetch
+from kigi.status.trees import problem_findings
+
+SHOWN = 3
+"""Nodes in trouble whose message is told."""
+
+
+def prefetch_status(view: PrefetchView) -> SystemPrefetchStatus:
+    """The plan as status: the nodes' pass acts on it."""
+    plan = plan_prefetch(view)
+    if plan.error is not None and not plan.layers:  # not resolved: nothing was decided
+        findings = [*problem_findings(plan.error), Finding(RESOLVED, False, plan.error.reason, str(plan.error))]
+        return _with(view.status, view.status.conditions, view.generation, findings, view.now)
+    node_bytes = total_bytes(plan.layers.values())
+    held, wanted = sum(node.held_bytes for node in plan.nodes), node_bytes * len(plan.nodes)
+    ready = sum(node.state == "Ready" for node in plan.nodes)
+    new = view.status.observed_generation != view.generation
+    status = SystemPrefetchStatus(
+        nodes=list(plan.nodes),
+        wanted_nodes=len(plan.nodes),
+        ready_nodes=ready,
+        node_bytes=node_bytes,
+        held_bytes=held,
+        wanted_bytes=wanted,
+        missing_bytes=wanted - held if new else view.status.missing_bytes,
+    )
+    names = ", ".join(ref.name for ref in view.spec.systems)
+    cached = ready == len(plan.nodes)
+    amount = f"{ready} of {len(plan.nodes)} nodes hold {names}: {format_bytes(held)} of {format_bytes(wanted)}"
+    findings = [
+        *_sum_up(plan, cached=cached, amount=amount),
+        Finding(RESOLVED, True, "Resolved", f"{len(plan.layers)} layers, {format_bytes(node_bytes)}"),
+        Finding(CACHED, cached, "LayersCached" if cached else "LayersWarming", amount),
+    ]
+    return _with(status, view.status.conditions, view.generation, findings, view.now)
+
+
+def invalid_status(
+    old: SystemPrefetchStatus | None, generation: int, error: SpecInvalid, now: datetime
+) -> SystemPrefetchStatus:
+    """Of a spec that makes no sense: what was decided before stays."""
+    status = old or SystemPrefetchStatus()
+    return _with(status, status.conditions, generation, problem_findings(error), now)
+
+
+def _sum_up(plan: PrefetchPlan, *, cached: bool, amount: str) -> tuple[Finding, Finding, Finding]:
+    if plan.error is not None:
+        return _problem(plan.error, amount)
+    if cached:
+        return summary(ready=True, stalled=False, reason="LayersCached", message=amount)
+    troubled = [node for node in plan.nodes if node.state in ("Refused", "Away")]
+    if not troubled:
+        return summary(ready=False, stalled=False, reason="LayersWarming", message=amount)
+    told = "; ".join(f"node {node.name}: {node.message}" for node in troubled[:SHOWN])
+    more = f"; and {len(troubled) - SHOWN} more nodes" if len(troubled) > SHOWN else ""
+    reason = min(node.reason or "CacheSilent" for node in troubled)
+    return summary(ready=False, stalled=False, reason=reason, message=f"{amount}; {told}{more}")
+
+
+def _problem(error: KigiError, amount: str) -> tuple[Finding, Finding, Finding]:
+    stalled = isinstance(error, SpecInvalid)
+    return summary(ready=False, stalled=stalled, reason=error.reason, message=f"{error}; {amount}")
+
+
+def _with(
+    status: SystemPrefetchStatus, old: Sequence[Condition], generation: int, findings: Iterable[Finding], now: datetime
+) -> SystemPrefetchStatus:
+    conditions = merge_conditions(old, findings, generation=generation, now=now)
+    return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
