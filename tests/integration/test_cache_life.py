@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from kigi.api.repositories import Repositories, Repository
 from kigi.domain.layers import Chain, Digest, digest_hex
+from kigi_cache.fetch import CONNECTIONS
 from kigi_cache.store import Store
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually_async
+from tests.support.faulty_proxy import FaultyProxy
 from tests.support.filling import filling, reasons, states
 from tests.support.layers import environment, make_chain, repositories, upload, wanted
 from tests.support.mountns import private_mounts
@@ -161,3 +164,41 @@ def test_quarantined_files_make_way_for_others(tmp_path: Path) -> None:
     (store.quarantine_dir / "x.0").write_bytes(b"x")
     store.empty_quarantine()
     assert os.listdir(store.quarantine_dir) == []
+
+
+async def test_prefetches_leave_connections_to_the_disks_that_come_meanwhile(
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
+) -> None:
+    async with FaultyProxy(s3.endpoint) as proxy:
+        proxy.faults.bytes_per_s = 200_000
+        settings = repositories(proxy.endpoint, bucket)
+        async with filling(tmp_path / "node", settings, environment(s3)) as (filler, errors):
+            warm = [layer for chain in roots[:3] for layer in wanted(chain, PREFETCH)]
+            filler.want(warm)
+            await eventually_async(lambda: list(states(filler).values()).count("Fetching") == CONNECTIONS // 2)
+            assert list(states(filler).values()).count("Queued") == 3 - CONNECTIONS // 2
+            disk = roots[3][0].digest
+            filler.want([*warm, *wanted(roots[3], DISK)])
+            await eventually_async(lambda: states(filler)[disk] == "Fetching", 2)
+            proxy.faults.bytes_per_s = None
+            await eventually_async(lambda: set(states(filler).values()) == {"Held"})
+            assert not errors
+
+
+async def test_a_repository_is_asked_on_no_more_connections_than_it_allows(
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
+) -> None:
+    async with FaultyProxy(s3.endpoint) as proxy:
+        repository = Repository(endpoint=proxy.endpoint, bucket=bucket, max_connections=2)
+        settings = Repositories(repositories={"default": repository})
+        async with filling(tmp_path / "node", settings, environment(s3)) as (filler, errors):
+            proxy.faults.bytes_per_s = 200_000
+            filler.want([layer for chain in roots for layer in wanted(chain, DISK)])
+            await eventually_async(lambda: list(states(filler).values()).count("Fetching") == 4)
+            for _ in range(10):
+                await asyncio.sleep(0.05)
+                assert proxy.open <= 2
+            assert proxy.open == 2
+            proxy.faults.bytes_per_s = None
+            await eventually_async(lambda: set(states(filler).values()) == {"Held"})
+            assert not errors

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from kigi.api.deployment import Placement
 from kigi.api.prefetch import PrefetchedNode, PrefetchState, SystemPrefetchSpec, SystemPrefetchStatus
-from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes, unique_layers
+from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError, NodesMissing
 from kigi.planning.placement import candidate_nodes, is_selected, why_no_candidates
@@ -50,7 +50,7 @@ def plan_prefetch(view: PrefetchView) -> PrefetchPlan:
         if isinstance(system, KigiError):
             return PrefetchPlan(tuple(view.status.nodes), {}, system)
         systems.append(system)
-    layers = unique_layers(chain for system in systems for machine in system.machines for chain in machine.chains)
+    layers = {digest: layer for system in systems for digest, layer in system.layers().items()}
     missing = {name: missing_layers(layers, state.held) for name, state in view.nodes.items()}
     lacking = {name: total_bytes(found.values()) for name, found in missing.items()}
     names, error = _choose(view, lacking)
