@@ -142,6 +142,7 @@ async def test_each_layer_is_read_again_in_its_time_also_over_restarts(
         filler.want([*wanted(roots[0]), *wanted(roots[1])])
         await eventually_async(lambda: len(needs(filler)) == 2)
         assert filler.store.read_before(time.time() - 3600) == []
+        await eventually_async(lambda: not filler.store.unsettled())  # it writes the state a last time
     state = tmp_path / "node" / "state.json"
     content = json.loads(state.read_text())
     content["readAt"][digest_hex(roots[1][0].digest)] -= 7200
