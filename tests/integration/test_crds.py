@@ -14,6 +14,7 @@ import yaml
 
 from kigi.domain.names import API_VERSION
 from localcluster.controlplane import ControlPlane
+from tests.support.cluster import eventually
 from tests.support.crd_objects import (
     BAD_DEPLOYMENT_NAMES,
     BAD_OBJECTS,
@@ -354,8 +355,14 @@ def test_the_category_lists_every_kind(
 ) -> None:
     for kind in GOOD:
         created(kind, "listed")
-    listed = kubectl("get", "kigi", "-n", namespace, "-o", "name").split()
-    assert {f"{kind.lower()}.kigi.dev/listed" for kind in GOOD} <= set(listed)
+
+    def listed() -> set[str]:
+        try:
+            return set(kubectl("get", "kigi", "-n", namespace, "-o", "name").split())
+        except subprocess.CalledProcessError:  # the server gathers what it serves a moment after a kind was made
+            return set()
+
+    eventually(lambda: {f"{kind.lower()}.kigi.dev/listed" for kind in GOOD} <= listed(), 20, "each kind is listed")
 
 
 def test_fields_are_explained(kubectl: Callable[..., str]) -> None:
