@@ -22,7 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from kigi.api.base import DNS_LABEL, DigestText, Model
 from kigi.api.node_cache import MAX_FILE_BYTES
 from kigi.domain.layers import DEFAULT_REPOSITORY, MAX_DEPTH, Chain, Digest, Layer
-from kigi.domain.names import CSI_DRIVER
+from kigi.domain.names import CSI_DRIVER, TOPOLOGY_NODE
 from kigi.errors import (
     BudgetExceeded,
     KigiError,
@@ -219,11 +219,21 @@ class NodePlugin:
         return pb.NodeGetCapabilitiesResponse(capabilities=[pb.NodeServiceCapability(rpc=rpc)])
 
     async def _node_info(self, _: pb.NodeGetInfoRequest, __: Any) -> pb.NodeGetInfoResponse:
-        return pb.NodeGetInfoResponse(node_id=self._node_name, max_volumes_per_node=self._max_volumes)
+        return pb.NodeGetInfoResponse(
+            node_id=self._node_name,
+            max_volumes_per_node=self._max_volumes,
+            accessible_topology=pb.Topology(segments={TOPOLOGY_NODE: self._node_name}),
+        )
 
     async def _publish(self, request: pb.NodePublishVolumeRequest, remaining_s: float) -> pb.NodePublishVolumeResponse:
         handle, target = _volume_and_path(request.volume_id, request.target_path)
         _check_capability(request)
+        node = request.volume_context.get("node", self._node_name)
+        if node != self._node_name:
+            raise Refused(
+                StatusCode.FAILED_PRECONDITION,
+                f"{handle} is a volume of node {node}, and this is {self._node_name}; the pod must be scheduled there",
+            )
         try:
             chain = parse_chain(request.volume_context.get("chain", "[]"))
         except ValueError as exc:

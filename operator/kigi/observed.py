@@ -538,9 +538,9 @@ def _affinity(spec: Mapping[str, Any]) -> str:
     """Node of a volume: our own nodeAffinity names exactly one."""
     terms = ((spec.get("nodeAffinity") or {}).get("required") or {}).get("nodeSelectorTerms") or ()
     for term in terms:
-        for field_ in (*(term.get("matchFields") or ()), *(term.get("matchExpressions") or ())):
-            if field_.get("values"):
-                return str(field_["values"][0])
+        for expression in term.get("matchExpressions") or ():
+            if expression.get("key") == names.TOPOLOGY_NODE and expression.get("values"):
+                return str(expression["values"][0])
     return ""
 
 

@@ -461,7 +461,7 @@ def _vm_of(body: dict[str, Any]) -> Key | None:
 
 def _node_of(volume: dict[str, Any]) -> str:
     terms = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
-    return str(terms[0]["matchFields"][0]["values"][0])
+    return str(terms[0]["matchExpressions"][0]["values"][0])
 
 
 def _now(micro: bool = False) -> str:

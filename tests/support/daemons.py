@@ -51,7 +51,8 @@ class Node:
             **env,
         }
         # Shared within itself, as the daemon's host path is: what is mounted for a pod shows below the cache as well.
-        script = "mount --make-rshared / && exec sleep infinity"
+        # Namespaces of pods that run on this machine at the moment are not kept from going.
+        script = "umount -l -a -t nsfs; mount --make-rshared / && exec sleep infinity"
         self._namespace = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sh", "-c", script])
         comm = Path(f"/proc/{self._namespace.pid}/comm")
         eventually(lambda: comm.read_text() == "sleep\n", what="the namespace is made before the program in it runs")

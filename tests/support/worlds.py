@@ -133,7 +133,7 @@ class Volume:
     @property
     def node(self) -> str:
         terms = self.manifest["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
-        return str(terms[0]["matchFields"][0]["values"][0])
+        return str(terms[0]["matchExpressions"][0]["values"][0])
 
     @property
     def handle(self) -> str:

@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kigi_cache/rpc/csi.proto\x12\x06\x63si.v1\x1a\x1egoogle/protobuf/wrappers.proto\"\x16\n\x14GetPluginInfoRequest\"=\n\x15GetPluginInfoResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0evendor_version\x18\x02 \x01(\t\"\x1e\n\x1cGetPluginCapabilitiesRequest\"\x1f\n\x1dGetPluginCapabilitiesResponse\"\x0e\n\x0cProbeRequest\":\n\rProbeResponse\x12)\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\"\xcf\x04\n\x10VolumeCapability\x12\x35\n\x05\x62lock\x18\x01 \x01(\x0b\x32$.csi.v1.VolumeCapability.BlockVolumeH\x00\x12\x35\n\x05mount\x18\x02 \x01(\x0b\x32$.csi.v1.VolumeCapability.MountVolumeH\x00\x12\x38\n\x0b\x61\x63\x63\x65ss_mode\x18\x03 \x01(\x0b\x32#.csi.v1.VolumeCapability.AccessMode\x1a\r\n\x0b\x42lockVolume\x1aO\n\x0bMountVolume\x12\x0f\n\x07\x66s_type\x18\x01 \x01(\t\x12\x13\n\x0bmount_flags\x18\x02 \x03(\t\x12\x1a\n\x12volume_mount_group\x18\x03 \x01(\t\x1a\xa3\x02\n\nAccessMode\x12\x36\n\x04mode\x18\x01 \x01(\x0e\x32(.csi.v1.VolumeCapability.AccessMode.Mode\"\xdc\x01\n\x04Mode\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x16\n\x12SINGLE_NODE_WRITER\x10\x01\x12\x1b\n\x17SINGLE_NODE_READER_ONLY\x10\x02\x12\x1a\n\x16MULTI_NODE_READER_ONLY\x10\x03\x12\x1c\n\x18MULTI_NODE_SINGLE_WRITER\x10\x04\x12\x1b\n\x17MULTI_NODE_MULTI_WRITER\x10\x05\x12\x1d\n\x19SINGLE_NODE_SINGLE_WRITER\x10\x06\x12\x1c\n\x18SINGLE_NODE_MULTI_WRITER\x10\x07\x42\r\n\x0b\x61\x63\x63\x65ss_type\"\x1c\n\x1aNodeGetCapabilitiesRequest\"R\n\x1bNodeGetCapabilitiesResponse\x12\x33\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\x1d.csi.v1.NodeServiceCapability\"\xb9\x01\n\x15NodeServiceCapability\x12\x30\n\x03rpc\x18\x01 \x01(\x0b\x32!.csi.v1.NodeServiceCapability.RPCH\x00\x1a\x66\n\x03RPC\x12\x34\n\x04type\x18\x01 \x01(\x0e\x32&.csi.v1.NodeServiceCapability.RPC.Type\")\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x14\n\x10GET_VOLUME_STATS\x10\x02\x42\x06\n\x04type\"\x14\n\x12NodeGetInfoRequest\"D\n\x13NodeGetInfoResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x1c\n\x14max_volumes_per_node\x18\x02 \x01(\x03\"\x8c\x02\n\x18NodePublishVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x13\n\x0btarget_path\x18\x04 \x01(\t\x12\x33\n\x11volume_capability\x18\x05 \x01(\x0b\x32\x18.csi.v1.VolumeCapability\x12\x10\n\x08readonly\x18\x06 \x01(\x08\x12K\n\x0evolume_context\x18\x08 \x03(\x0b\x32\x33.csi.v1.NodePublishVolumeRequest.VolumeContextEntry\x1a\x34\n\x12VolumeContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1b\n\x19NodePublishVolumeResponse\"D\n\x1aNodeUnpublishVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x13\n\x0btarget_path\x18\x02 \x01(\t\"\x1d\n\x1bNodeUnpublishVolumeResponse\"C\n\x19NodeGetVolumeStatsRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x13\n\x0bvolume_path\x18\x02 \x01(\t\"@\n\x1aNodeGetVolumeStatsResponse\x12\"\n\x05usage\x18\x01 \x03(\x0b\x32\x13.csi.v1.VolumeUsage\"\x91\x01\n\x0bVolumeUsage\x12\x11\n\tavailable\x18\x01 \x01(\x03\x12\r\n\x05total\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12&\n\x04unit\x18\x04 \x01(\x0e\x32\x18.csi.v1.VolumeUsage.Unit\"*\n\x04Unit\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05\x42YTES\x10\x01\x12\n\n\x06INODES\x10\x02\x32\xf4\x01\n\x08Identity\x12L\n\rGetPluginInfo\x12\x1c.csi.v1.GetPluginInfoRequest\x1a\x1d.csi.v1.GetPluginInfoResponse\x12\x64\n\x15GetPluginCapabilities\x12$.csi.v1.GetPluginCapabilitiesRequest\x1a%.csi.v1.GetPluginCapabilitiesResponse\x12\x34\n\x05Probe\x12\x14.csi.v1.ProbeRequest\x1a\x15.csi.v1.ProbeResponse2\xc5\x03\n\x04Node\x12^\n\x13NodeGetCapabilities\x12\".csi.v1.NodeGetCapabilitiesRequest\x1a#.csi.v1.NodeGetCapabilitiesResponse\x12\x46\n\x0bNodeGetInfo\x12\x1a.csi.v1.NodeGetInfoRequest\x1a\x1b.csi.v1.NodeGetInfoResponse\x12X\n\x11NodePublishVolume\x12 .csi.v1.NodePublishVolumeRequest\x1a!.csi.v1.NodePublishVolumeResponse\x12^\n\x13NodeUnpublishVolume\x12\".csi.v1.NodeUnpublishVolumeRequest\x1a#.csi.v1.NodeUnpublishVolumeResponse\x12[\n\x12NodeGetVolumeStats\x12!.csi.v1.NodeGetVolumeStatsRequest\x1a\".csi.v1.NodeGetVolumeStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kigi_cache/rpc/csi.proto\x12\x06\x63si.v1\x1a\x1egoogle/protobuf/wrappers.proto\"\x16\n\x14GetPluginInfoRequest\"=\n\x15GetPluginInfoResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0evendor_version\x18\x02 \x01(\t\"\x1e\n\x1cGetPluginCapabilitiesRequest\"\x1f\n\x1dGetPluginCapabilitiesResponse\"\x0e\n\x0cProbeRequest\":\n\rProbeResponse\x12)\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\"\xcf\x04\n\x10VolumeCapability\x12\x35\n\x05\x62lock\x18\x01 \x01(\x0b\x32$.csi.v1.VolumeCapability.BlockVolumeH\x00\x12\x35\n\x05mount\x18\x02 \x01(\x0b\x32$.csi.v1.VolumeCapability.MountVolumeH\x00\x12\x38\n\x0b\x61\x63\x63\x65ss_mode\x18\x03 \x01(\x0b\x32#.csi.v1.VolumeCapability.AccessMode\x1a\r\n\x0b\x42lockVolume\x1aO\n\x0bMountVolume\x12\x0f\n\x07\x66s_type\x18\x01 \x01(\t\x12\x13\n\x0bmount_flags\x18\x02 \x03(\t\x12\x1a\n\x12volume_mount_group\x18\x03 \x01(\t\x1a\xa3\x02\n\nAccessMode\x12\x36\n\x04mode\x18\x01 \x01(\x0e\x32(.csi.v1.VolumeCapability.AccessMode.Mode\"\xdc\x01\n\x04Mode\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x16\n\x12SINGLE_NODE_WRITER\x10\x01\x12\x1b\n\x17SINGLE_NODE_READER_ONLY\x10\x02\x12\x1a\n\x16MULTI_NODE_READER_ONLY\x10\x03\x12\x1c\n\x18MULTI_NODE_SINGLE_WRITER\x10\x04\x12\x1b\n\x17MULTI_NODE_MULTI_WRITER\x10\x05\x12\x1d\n\x19SINGLE_NODE_SINGLE_WRITER\x10\x06\x12\x1c\n\x18SINGLE_NODE_MULTI_WRITER\x10\x07\x42\r\n\x0b\x61\x63\x63\x65ss_type\"\x1c\n\x1aNodeGetCapabilitiesRequest\"R\n\x1bNodeGetCapabilitiesResponse\x12\x33\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\x1d.csi.v1.NodeServiceCapability\"\xb9\x01\n\x15NodeServiceCapability\x12\x30\n\x03rpc\x18\x01 \x01(\x0b\x32!.csi.v1.NodeServiceCapability.RPCH\x00\x1a\x66\n\x03RPC\x12\x34\n\x04type\x18\x01 \x01(\x0e\x32&.csi.v1.NodeServiceCapability.RPC.Type\")\n\x04Type\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x14\n\x10GET_VOLUME_STATS\x10\x02\x42\x06\n\x04type\"\x14\n\x12NodeGetInfoRequest\"s\n\x13NodeGetInfoResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x1c\n\x14max_volumes_per_node\x18\x02 \x01(\x03\x12-\n\x13\x61\x63\x63\x65ssible_topology\x18\x03 \x01(\x0b\x32\x10.csi.v1.Topology\"m\n\x08Topology\x12\x30\n\x08segments\x18\x01 \x03(\x0b\x32\x1e.csi.v1.Topology.SegmentsEntry\x1a/\n\rSegmentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8c\x02\n\x18NodePublishVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x13\n\x0btarget_path\x18\x04 \x01(\t\x12\x33\n\x11volume_capability\x18\x05 \x01(\x0b\x32\x18.csi.v1.VolumeCapability\x12\x10\n\x08readonly\x18\x06 \x01(\x08\x12K\n\x0evolume_context\x18\x08 \x03(\x0b\x32\x33.csi.v1.NodePublishVolumeRequest.VolumeContextEntry\x1a\x34\n\x12VolumeContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1b\n\x19NodePublishVolumeResponse\"D\n\x1aNodeUnpublishVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x13\n\x0btarget_path\x18\x02 \x01(\t\"\x1d\n\x1bNodeUnpublishVolumeResponse\"C\n\x19NodeGetVolumeStatsRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x13\n\x0bvolume_path\x18\x02 \x01(\t\"@\n\x1aNodeGetVolumeStatsResponse\x12\"\n\x05usage\x18\x01 \x03(\x0b\x32\x13.csi.v1.VolumeUsage\"\x91\x01\n\x0bVolumeUsage\x12\x11\n\tavailable\x18\x01 \x01(\x03\x12\r\n\x05total\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12&\n\x04unit\x18\x04 \x01(\x0e\x32\x18.csi.v1.VolumeUsage.Unit\"*\n\x04Unit\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05\x42YTES\x10\x01\x12\n\n\x06INODES\x10\x02\x32\xf4\x01\n\x08Identity\x12L\n\rGetPluginInfo\x12\x1c.csi.v1.GetPluginInfoRequest\x1a\x1d.csi.v1.GetPluginInfoResponse\x12\x64\n\x15GetPluginCapabilities\x12$.csi.v1.GetPluginCapabilitiesRequest\x1a%.csi.v1.GetPluginCapabilitiesResponse\x12\x34\n\x05Probe\x12\x14.csi.v1.ProbeRequest\x1a\x15.csi.v1.ProbeResponse2\xc5\x03\n\x04Node\x12^\n\x13NodeGetCapabilities\x12\".csi.v1.NodeGetCapabilitiesRequest\x1a#.csi.v1.NodeGetCapabilitiesResponse\x12\x46\n\x0bNodeGetInfo\x12\x1a.csi.v1.NodeGetInfoRequest\x1a\x1b.csi.v1.NodeGetInfoResponse\x12X\n\x11NodePublishVolume\x12 .csi.v1.NodePublishVolumeRequest\x1a!.csi.v1.NodePublishVolumeResponse\x12^\n\x13NodeUnpublishVolume\x12\".csi.v1.NodeUnpublishVolumeRequest\x1a#.csi.v1.NodeUnpublishVolumeResponse\x12[\n\x12NodeGetVolumeStats\x12!.csi.v1.NodeGetVolumeStatsRequest\x1a\".csi.v1.NodeGetVolumeStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kigi_cache.rpc.csi_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TOPOLOGY_SEGMENTSENTRY']._loaded_options = None
+  _globals['_TOPOLOGY_SEGMENTSENTRY']._serialized_options = b'8\001'
   _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._loaded_options = None
   _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._serialized_options = b'8\001'
   _globals['_GETPLUGININFOREQUEST']._serialized_start=68
@@ -69,27 +71,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODEGETINFOREQUEST']._serialized_start=1192
   _globals['_NODEGETINFOREQUEST']._serialized_end=1212
   _globals['_NODEGETINFORESPONSE']._serialized_start=1214
-  _globals['_NODEGETINFORESPONSE']._serialized_end=1282
-  _globals['_NODEPUBLISHVOLUMEREQUEST']._serialized_start=1285
-  _globals['_NODEPUBLISHVOLUMEREQUEST']._serialized_end=1553
-  _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._serialized_start=1501
-  _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._serialized_end=1553
-  _globals['_NODEPUBLISHVOLUMERESPONSE']._serialized_start=1555
-  _globals['_NODEPUBLISHVOLUMERESPONSE']._serialized_end=1582
-  _globals['_NODEUNPUBLISHVOLUMEREQUEST']._serialized_start=1584
-  _globals['_NODEUNPUBLISHVOLUMEREQUEST']._serialized_end=1652
-  _globals['_NODEUNPUBLISHVOLUMERESPONSE']._serialized_start=1654
-  _globals['_NODEUNPUBLISHVOLUMERESPONSE']._serialized_end=1683
-  _globals['_NODEGETVOLUMESTATSREQUEST']._serialized_start=1685
-  _globals['_NODEGETVOLUMESTATSREQUEST']._serialized_end=1752
-  _globals['_NODEGETVOLUMESTATSRESPONSE']._serialized_start=1754
-  _globals['_NODEGETVOLUMESTATSRESPONSE']._serialized_end=1818
-  _globals['_VOLUMEUSAGE']._serialized_start=1821
-  _globals['_VOLUMEUSAGE']._serialized_end=1966
-  _globals['_VOLUMEUSAGE_UNIT']._serialized_start=1924
-  _globals['_VOLUMEUSAGE_UNIT']._serialized_end=1966
-  _globals['_IDENTITY']._serialized_start=1969
-  _globals['_IDENTITY']._serialized_end=2213
-  _globals['_NODE']._serialized_start=2216
-  _globals['_NODE']._serialized_end=2669
+  _globals['_NODEGETINFORESPONSE']._serialized_end=1329
+  _globals['_TOPOLOGY']._serialized_start=1331
+  _globals['_TOPOLOGY']._serialized_end=1440
+  _globals['_TOPOLOGY_SEGMENTSENTRY']._serialized_start=1393
+  _globals['_TOPOLOGY_SEGMENTSENTRY']._serialized_end=1440
+  _globals['_NODEPUBLISHVOLUMEREQUEST']._serialized_start=1443
+  _globals['_NODEPUBLISHVOLUMEREQUEST']._serialized_end=1711
+  _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._serialized_start=1659
+  _globals['_NODEPUBLISHVOLUMEREQUEST_VOLUMECONTEXTENTRY']._serialized_end=1711
+  _globals['_NODEPUBLISHVOLUMERESPONSE']._serialized_start=1713
+  _globals['_NODEPUBLISHVOLUMERESPONSE']._serialized_end=1740
+  _globals['_NODEUNPUBLISHVOLUMEREQUEST']._serialized_start=1742
+  _globals['_NODEUNPUBLISHVOLUMEREQUEST']._serialized_end=1810
+  _globals['_NODEUNPUBLISHVOLUMERESPONSE']._serialized_start=1812
+  _globals['_NODEUNPUBLISHVOLUMERESPONSE']._serialized_end=1841
+  _globals['_NODEGETVOLUMESTATSREQUEST']._serialized_start=1843
+  _globals['_NODEGETVOLUMESTATSREQUEST']._serialized_end=1910
+  _globals['_NODEGETVOLUMESTATSRESPONSE']._serialized_start=1912
+  _globals['_NODEGETVOLUMESTATSRESPONSE']._serialized_end=1976
+  _globals['_VOLUMEUSAGE']._serialized_start=1979
+  _globals['_VOLUMEUSAGE']._serialized_end=2124
+  _globals['_VOLUMEUSAGE_UNIT']._serialized_start=2082
+  _globals['_VOLUMEUSAGE_UNIT']._serialized_end=2124
+  _globals['_IDENTITY']._serialized_start=2127
+  _globals['_IDENTITY']._serialized_end=2371
+  _globals['_NODE']._serialized_start=2374
+  _globals['_NODE']._serialized_end=2827
 # @@protoc_insertion_point(module_scope)

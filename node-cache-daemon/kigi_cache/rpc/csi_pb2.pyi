@@ -115,12 +115,27 @@ class NodeGetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class NodeGetInfoResponse(_message.Message):
-    __slots__ = ("node_id", "max_volumes_per_node")
+    __slots__ = ("node_id", "max_volumes_per_node", "accessible_topology")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     MAX_VOLUMES_PER_NODE_FIELD_NUMBER: _ClassVar[int]
+    ACCESSIBLE_TOPOLOGY_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     max_volumes_per_node: int
-    def __init__(self, node_id: _Optional[str] = ..., max_volumes_per_node: _Optional[int] = ...) -> None: ...
+    accessible_topology: Topology
+    def __init__(self, node_id: _Optional[str] = ..., max_volumes_per_node: _Optional[int] = ..., accessible_topology: _Optional[_Union[Topology, _Mapping]] = ...) -> None: ...
+
+class Topology(_message.Message):
+    __slots__ = ("segments",)
+    class SegmentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    segments: _containers.ScalarMap[str, str]
+    def __init__(self, segments: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class NodePublishVolumeRequest(_message.Message):
     __slots__ = ("volume_id", "target_path", "volume_capability", "readonly", "volume_context")

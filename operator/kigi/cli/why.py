@@ -15,8 +15,10 @@ from kigi.cli.output import Format, show
 from kigi.errors import Forbidden, SpecInvalid
 
 KINDS = (DEPLOYMENT, CAPTURE, PREFETCH, SYSTEM, IMAGE, NODE_CACHE)
-Bodies = dict[tuple[str, str], dict[str, Any]]
-"""(kind, name) -> object, of one namespace; NodeCaches of the cluster."""
+Key = tuple[str, str]
+"""(kind, name)."""
+Bodies = dict[Key, dict[str, Any]]
+"""The objects, of one namespace; NodeCaches of the cluster."""
 
 
 def run_why(access: Access, subject: str | None, form: Format) -> int:
@@ -40,7 +42,7 @@ async def _read(access: Access, subject: str | None) -> list[dict[str, Any]]:
     return explain(bodies, chosen(bodies, subject))
 
 
-def chosen(bodies: Bodies, subject: str | None) -> list[tuple[str, str]]:
+def chosen(bodies: Bodies, subject: str | None) -> list[Key]:
     """The objects that are asked about: one by ``name`` (a deployment) or ``kind/name``, or all."""
     if subject is None:
         return sorted(bodies)
@@ -63,12 +65,13 @@ def _resource(word: str) -> Resource:
     raise SpecInvalid(f"{word!r} is none of Kigi's kinds: {', '.join(r.plural for r in KINDS)}")
 
 
-def explain(bodies: Bodies, keys: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+def explain(bodies: Bodies, keys: Iterable[Key]) -> list[dict[str, Any]]:
     """For each object that is not Ready: its reason, cause, remedy, and what it comes from below it."""
     return [found for key in keys if (found := _explain(bodies, key)) is not None]
 
 
-def _explain(bodies: Bodies, key: tuple[str, str]) -> dict[str, Any] | None:
+def _explain(bodies: Bodies, key: Key, above: tuple[Key, ...] = ()) -> dict[str, Any] | None:
+    """``above``: the objects that wait for this one; a circle of parents ends where it began."""
     body = bodies[key]
     status = body.get("status") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
@@ -88,45 +91,45 @@ def _explain(bodies: Bodies, key: tuple[str, str]) -> dict[str, Any] | None:
         "message": ready.get("message", ""),
         "cause": cause.cause,
         "remedy": cause.remedy,
-        "because": [*_below(bodies, key, ready["reason"])],
+        "because": [*_below(bodies, key, ready["reason"], (*above, key))],
     }
 
 
-def _below(bodies: Bodies, key: tuple[str, str], reason: str) -> Iterator[dict[str, Any]]:
+def _below(bodies: Bodies, key: Key, reason: str, above: tuple[Key, ...]) -> Iterator[dict[str, Any]]:
     """What the object waits for: images, states and caches that are not Ready themselves, and machines in trouble."""
     body = bodies[key]
     spec, status = body.get("spec") or {}, body.get("status") or {}
     if key[0] == DEPLOYMENT.kind:
         for name in sorted(_states_of(spec)):
-            yield from _known(bodies, (SYSTEM.kind, name))
+            yield from _known(bodies, above, (SYSTEM.kind, name))
         nodes = {m["node"] for i in status.get("instances") or () for m in i.get("machines") or () if m.get("node")}
         if reason not in ("Deployed", "Deleting"):
             for node in sorted(nodes):
-                yield from _known(bodies, (NODE_CACHE.kind, node))
+                yield from _known(bodies, above, (NODE_CACHE.kind, node))
         for instance in status.get("instances") or ():
             for machine in instance.get("machines") or ():
                 if machine.get("message"):
                     yield _machine(instance["instance"], machine)
     elif key[0] == PREFETCH.kind:
         for ref in spec["systems"]:
-            yield from _known(bodies, (SYSTEM.kind, ref["name"]))
+            yield from _known(bodies, above, (SYSTEM.kind, ref["name"]))
         for node in status.get("nodes") or ():
             if node["state"] in ("Refused", "Away"):
-                yield from _known(bodies, (NODE_CACHE.kind, node["name"]))
+                yield from _known(bodies, above, (NODE_CACHE.kind, node["name"]))
     elif key[0] in (SYSTEM.kind, IMAGE.kind):
         if (spec.get("parent") or {}).get("name"):
-            yield from _known(bodies, (key[0], spec["parent"]["name"]))
+            yield from _known(bodies, above, (key[0], spec["parent"]["name"]))
         for machine in spec.get("machines") or ():
             if (machine.get("image") or {}).get("name"):
-                yield from _known(bodies, (IMAGE.kind, machine["image"]["name"]))
+                yield from _known(bodies, above, (IMAGE.kind, machine["image"]["name"]))
     elif key[0] == NODE_CACHE.kind:
         for layer in status.get("layers") or ():
             if layer.get("state") == "Refused":
                 yield _layer(layer)
 
 
-def _known(bodies: Bodies, key: tuple[str, str]) -> Iterator[dict[str, Any]]:
-    if key in bodies and (found := _explain(bodies, key)) is not None:
+def _known(bodies: Bodies, above: tuple[Key, ...], key: Key) -> Iterator[dict[str, Any]]:
+    if key in bodies and key not in above and (found := _explain(bodies, key, above)) is not None:
         yield found
 
 

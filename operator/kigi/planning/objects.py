@@ -82,12 +82,12 @@ def build_volume(
             "csi": {
                 "driver": names.CSI_DRIVER,
                 "volumeHandle": names.volume_handle(name, owner.uid),
-                "volumeAttributes": {"chain": chain_text(chain)},
+                "volumeAttributes": {"chain": chain_text(chain), "node": node},
             },
             "nodeAffinity": {
                 "required": {
                     "nodeSelectorTerms": [
-                        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]},
+                        {"matchExpressions": [{"key": names.TOPOLOGY_NODE, "operator": "In", "values": [node]}]},
                     ]
                 }
             },

@@ -72,9 +72,14 @@ class Pool:
             body = {"metadata": {"name": name}, "spec": {"drivers": [driver]}}
             await kube.create(CSI_NODE, {"apiVersion": CSI_NODE.api_version, "kind": "CSINode", **body})
             nodes.append(Node(directory / name, name, daemon_env(plane.kubeconfig, s3, bucket)).start())
-        for node in nodes:
-            await asyncio.to_thread(node.wait_ready)
-        return cls(kube, nodes)
+        made = cls(kube, nodes)
+        try:
+            for node in nodes:
+                await asyncio.to_thread(node.wait_ready)
+        except BaseException:
+            await made.close()
+            raise
+        return made
 
     async def close(self) -> None:
         for node in self.nodes:

@@ -188,6 +188,16 @@ async def test_a_bad_request_is_an_invalid_argument(driver: Driver, changes: dic
     assert (driver.filler.filled, driver.volumes.calls) == ([], [])
 
 
+async def test_a_volume_of_another_node_is_refused(driver: Driver) -> None:
+    chain = json.dumps(CHAIN)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await driver.publish(volume_context={"chain": chain, "node": "node-b"})
+    assert refused.value.code() == StatusCode.FAILED_PRECONDITION
+    assert "is a volume of node node-b, and this is node-a" in str(refused.value.details())
+    assert (driver.filler.filled, driver.volumes.calls) == ([], [])
+    await driver.publish(volume_context={"chain": chain, "node": "node-a"})
+
+
 BAD_CHAINS: dict[str, Any] = {
     "empty": [],
     "an object": {},
@@ -303,6 +313,7 @@ async def test_stats_are_the_overlays_own_bytes(driver: Driver) -> None:
 async def test_the_driver_says_what_it_is(driver: Driver) -> None:
     info = await driver.call("Identity/GetPluginInfo", pb.GetPluginInfoRequest(), pb.GetPluginInfoResponse)
     node = await driver.call("Node/NodeGetInfo", pb.NodeGetInfoRequest(), pb.NodeGetInfoResponse)
+    assert dict(node.accessible_topology.segments) == {"topology.disk.kigi.dev/node": "node-a"}
     probe = await driver.call("Identity/Probe", pb.ProbeRequest(), pb.ProbeResponse)
     able = await driver.call(
         "Node/NodeGetCapabilities", pb.NodeGetCapabilitiesRequest(), pb.NodeGetCapabilitiesResponse

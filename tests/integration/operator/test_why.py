@@ -1,0 +1,199 @@
+"""Causes that ``kigi why`` knows, each provoked on a real API server beside a working operator.
+
+Causes that a daemon, a publisher or a real KubeVirt gives are provoked where those run; ``test_causes`` holds the list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kigi.adapters.kube import KubeClient
+from kigi.adapters.resources import CSI_NODE, NODE, NODE_CACHE, VOLUME
+from kigi.errors import Unreachable
+from localcluster.controlplane import ControlPlane
+from tests.support.actors import Actors
+from tests.support.cluster import eventually_async
+from tests.support.deployments import apply, deployment, get_deployment, image, system, trees, wait_gone, wait_ready
+from tests.support.operator_run import OperatorRun
+
+from .test_captures import capture, drop, get, wait_done, wait_reason
+from .test_cli import told
+from .test_prefetches import prefetch
+
+TEMPLATE = {"cpu": 1, "memory": "128Mi"}
+
+
+def machine(name: str, of: str | None, **fields: Any) -> dict[str, Any]:
+    return {"name": name, **({"image": {"name": of}} if of else {}), "template": {**TEMPLATE}, **fields}
+
+
+def reasons(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """Of an answer of ``kigi why``, down to the last cause."""
+    for entry in entries:
+        assert entry["cause"] != entry["reason"], f"{entry['reason']} has no cause"
+        yield entry["reason"]
+        yield from reasons(entry["because"])
+
+
+async def asked(plane: ControlPlane, ns: str, subject: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = await told(plane, "why", subject, "-n", ns, code=1)
+    return found
+
+
+async def why(plane: ControlPlane, ns: str, subject: str, reason: str) -> dict[str, Any]:
+    """The answer, when its first reason is the one that is waited for."""
+
+    async def said() -> dict[str, Any] | None:
+        found = await asked(plane, ns, subject)
+        return found[0] if found[0]["reason"] == reason else None
+
+    return await eventually_async(said, 20, f"{subject}: {reason}")
+
+
+BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "SystemMissing": ("class", [deployment(state="nowhere")]),
+    "ImageMissing": ("kimg/orphan", [image("orphan", "nobody")]),
+    "ImageCycle": ("kimg/egg", [image("egg", "hen"), image("hen", "egg")]),
+    "SystemCycle": ("ksys/day", [system("day", "night", []), system("night", "day", [])]),
+    "MachineWithoutImage": ("ksys/empty", [system("empty", None, [machine("m0", None)])]),
+    "BootOrderCycle": (
+        "ksys/circle",
+        [image("base"), system("circle", None, [machine("a", "base", after=["b"]), machine("b", "base", after=["a"])])],
+    ),
+    "NoNode": ("class", [*trees(1), deployment(placement={"nodeSelector": {"pool": "none"}})]),
+    "NodesMissing": ("kpre/monday", [*trees(1), prefetch(systems=[{"name": "infected"}], nodes=["nobody"])]),
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+async def test_what_a_person_wrote(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, reason: str
+) -> None:
+    subject, objects = BROKEN[reason]
+    try:
+        apply(plane, ns, *objects)
+    except subprocess.CalledProcessError as exc:
+        raise AssertionError(exc.stderr) from None
+    assert (await asked(plane, ns, subject))[0]["reason"] == "NotSeenYet", "no operator works yet"
+    async with OperatorRun(operator_kubeconfig):
+        found = await why(plane, ns, subject, reason)
+        assert reason in set(reasons([found]))
+        assert found["remedy"]
+        await asyncio.to_thread(plane.kubectl, "delete", "ksd,kpre", "--all", "-n", ns, "--timeout=30s")
+
+
+async def condition_reasons(kube: KubeClient, ns: str) -> set[str]:
+    body = await get_deployment(kube, ns)
+    return {c["reason"] for c in (body or {}).get("status", {}).get("conditions") or ()}
+
+
+async def test_what_a_deployment_waits_for(
+    plane: ControlPlane,
+    operator_kubeconfig: str,
+    actors: Actors,
+    kube: KubeClient,
+    ns: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each step is held up by itself: writes to the API server, the node's daemon, and KubeVirt."""
+    pool = {"nodeSelector": {"kubernetes.io/hostname": "slow"}}
+    applied, refusing = KubeClient.apply, True
+
+    async def refuse(self: KubeClient, manifest: Any, **rest: Any) -> dict[str, Any]:
+        if refusing and manifest["kind"] == VOLUME.kind:
+            raise Unreachable("the API server does not answer")
+        return await applied(self, manifest, **rest)
+
+    monkeypatch.setattr(KubeClient, "apply", refuse)
+    await actors.add_node("slow")
+    try:
+        async with OperatorRun(operator_kubeconfig):
+            await eventually_async(lambda: reports(kube, "slow"), 20, "its daemon reports")
+            actors.alive.discard("slow")
+            apply(plane, ns, *trees(1), deployment(placement=pool))
+            await has(kube, ns, "Unreachable", "Placing", "ClaimsPending")
+            refusing = False
+            await has(kube, ns, "LayersWarming", "MachinesPending")
+            actors._start_s = 4.0
+            actors.alive.add("slow")
+            actors._wake("cache", (None, "slow"))  # type: ignore[arg-type]
+            await has(kube, ns, "MachinesStarting")
+            await wait_ready(kube, ns)
+            # Its daemon falls silent.
+            actors.alive.discard("slow")
+            await actors._merge(
+                NODE_CACHE, None, "slow", {"status": {"lastHeartbeatTime": "2020-01-01T00:00:00Z"}}, "status"
+            )
+            apply(plane, ns, deployment(state="cleaned", placement=pool))
+            await has(kube, ns, "CacheSilent")
+            actors.alive.add("slow")
+            await wait_ready(kube, ns)
+            await wait_gone(plane, kube, ns)
+    finally:
+        actors._start_s = 0.0
+        actors.alive.discard("slow")
+        await kube.delete(CSI_NODE, None, "slow")
+        await kube.delete(NODE, None, "slow")
+
+
+async def reports(kube: KubeClient, node: str) -> bool:
+    cache = await kube.get(NODE_CACHE, None, node)
+    return cache is not None and "lastHeartbeatTime" in cache.get("status", {})
+
+
+async def has(kube: KubeClient, ns: str, *wanted: str) -> None:
+    """Conditions of the deployment give these reasons, all at once."""
+    last: set[str] = set()
+
+    async def check() -> bool:
+        nonlocal last
+        last = await condition_reasons(kube, ns)
+        return set(wanted) <= last
+
+    try:
+        await eventually_async(check, 20)
+    except AssertionError:
+        raise AssertionError(f"not {wanted}: {last}") from None
+
+
+async def test_what_a_capture_meets(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    """KubeVirt does not pause, somebody resumes a VM, a copy is lost: each is said, and nobody stands still for it."""
+    mode = "refuse"
+
+    async def requests(namespace: str, name: str, verb: str, options: Any = None) -> None:
+        if verb == "pause" and mode == "refuse":
+            raise Unreachable("virt-api does not answer")
+        await actors.instance_request(namespace, name, verb, options)
+        if verb == "pause" and mode == "resume" and name.endswith("m0"):
+            await actors.instance_request(namespace, name, "unpause", options)
+
+    async with OperatorRun(operator_kubeconfig, requests=requests):
+        apply(plane, ns, *trees(2), deployment())
+        apply(plane, ns, capture())
+        await wait_reason(kube, ns, "NotSettled")  # it is starting
+        await wait_ready(kube, ns)
+        found = await why(plane, ns, "kcap/after", "PauseFailed")
+        assert "virt-api does not answer" in found["message"]
+        await drop(plane, ns)
+        mode = "resume"
+        apply(plane, ns, capture())
+        await eventually_async(lambda: _failure(kube, ns, "MovedOn"), 20, "MovedOn")
+        await drop(plane, ns)
+        mode, actors.lose_copies = "", 1
+        apply(plane, ns, capture())
+        await eventually_async(lambda: _failure(kube, ns, "CopyLost"), 20, "CopyLost")
+        await wait_done(kube, ns, timeout_s=60)
+        await wait_gone(plane, kube, ns)
+        actors.violations.clear()  # the one that ran on was copied, and that copy thrown away
+
+
+async def _failure(kube: KubeClient, ns: str, reason: str) -> bool:
+    status = (await get(kube, ns)).get("status") or {}
+    return status.get("failure") == reason
