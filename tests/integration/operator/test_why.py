@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -25,11 +25,10 @@ from .test_captures import capture, drop, get, wait_done, wait_reason
 from .test_cli import told
 from .test_prefetches import prefetch
 
-TEMPLATE = {"cpu": 1, "memory": "128Mi"}
 
-
-def machine(name: str, of: str | None, **fields: Any) -> dict[str, Any]:
-    return {"name": name, **({"image": {"name": of}} if of else {}), "template": {**TEMPLATE}, **fields}
+def machine(name: str, of: str | None, after: Sequence[str] = ()) -> dict[str, Any]:
+    template = {"cpu": 1, "memory": "128Mi", **({"after": list(after)} if after else {})}
+    return {"name": name, **({"image": {"name": of}} if of else {}), "template": template}
 
 
 def reasons(entries: list[dict[str, Any]]) -> Iterator[str]:
@@ -60,10 +59,10 @@ BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "ImageMissing": ("kimg/orphan", [image("orphan", "nobody")]),
     "ImageCycle": ("kimg/egg", [image("egg", "hen"), image("hen", "egg")]),
     "SystemCycle": ("ksys/day", [system("day", "night", []), system("night", "day", [])]),
-    "MachineWithoutImage": ("ksys/empty", [system("empty", None, [machine("m0", None)])]),
+    "MachineWithoutImage": ("ksys/empty", [system("root", None, []), system("empty", "root", [machine("m0", None)])]),
     "BootOrderCycle": (
         "ksys/circle",
-        [image("base"), system("circle", None, [machine("a", "base", after=["b"]), machine("b", "base", after=["a"])])],
+        [image("base"), system("circle", None, [machine("a", "base", ["b"]), machine("b", "base", ["a"])])],
     ),
     "NoNode": ("class", [*trees(1), deployment(placement={"nodeSelector": {"pool": "none"}})]),
     "NodesMissing": ("kpre/monday", [*trees(1), prefetch(systems=[{"name": "infected"}], nodes=["nobody"])]),
@@ -102,14 +101,14 @@ async def test_what_a_deployment_waits_for(
 ) -> None:
     """Each step is held up by itself: writes to the API server, the node's daemon, and KubeVirt."""
     pool = {"nodeSelector": {"kubernetes.io/hostname": "slow"}}
-    applied, refusing = KubeClient.apply, True
+    created, refusing = KubeClient.create, True
 
-    async def refuse(self: KubeClient, manifest: Any, **rest: Any) -> dict[str, Any]:
-        if refusing and manifest["kind"] == VOLUME.kind:
+    async def refuse(self: KubeClient, resource: Any, manifest: Any, **rest: Any) -> dict[str, Any]:
+        if refusing and resource.kind == VOLUME.kind:
             raise Unreachable("the API server does not answer")
-        return await applied(self, manifest, **rest)
+        return await created(self, resource, manifest, **rest)
 
-    monkeypatch.setattr(KubeClient, "apply", refuse)
+    monkeypatch.setattr(KubeClient, "create", refuse)
     await actors.add_node("slow")
     try:
         async with OperatorRun(operator_kubeconfig):
@@ -126,10 +125,10 @@ async def test_what_a_deployment_waits_for(
             await wait_ready(kube, ns)
             # Its daemon falls silent.
             actors.alive.discard("slow")
-            await actors._merge(
-                NODE_CACHE, None, "slow", {"status": {"lastHeartbeatTime": "2020-01-01T00:00:00Z"}}, "status"
-            )
             apply(plane, ns, deployment(state="cleaned", placement=pool))
+            await has(kube, ns, "LayersWarming")
+            silent = {"status": {"lastHeartbeatTime": "2020-01-01T00:00:00Z"}}
+            await actors._merge(NODE_CACHE, None, "slow", silent, "status")
             await has(kube, ns, "CacheSilent")
             actors.alive.add("slow")
             await wait_ready(kube, ns)
@@ -176,8 +175,12 @@ async def test_what_a_capture_meets(
 
     async with OperatorRun(operator_kubeconfig, requests=requests):
         apply(plane, ns, *trees(2), deployment())
+        await wait_ready(kube, ns)
+        actors._start_s = 2.0
+        apply(plane, ns, deployment(reset="1"))
         apply(plane, ns, capture())
-        await wait_reason(kube, ns, "NotSettled")  # it is starting
+        await wait_reason(kube, ns, "NotSettled")
+        actors._start_s = 0.0
         await wait_ready(kube, ns)
         found = await why(plane, ns, "kcap/after", "PauseFailed")
         assert "virt-api does not answer" in found["message"]
@@ -186,6 +189,7 @@ async def test_what_a_capture_meets(
         apply(plane, ns, capture())
         await eventually_async(lambda: _failure(kube, ns, "MovedOn"), 20, "MovedOn")
         await drop(plane, ns)
+        await eventually_async(lambda: not any(disk.copies for disk in actors.disks.values()), 20)
         mode, actors.lose_copies = "", 1
         apply(plane, ns, capture())
         await eventually_async(lambda: _failure(kube, ns, "CopyLost"), 20, "CopyLost")
