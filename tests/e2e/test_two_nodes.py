@@ -5,17 +5,24 @@ The second node joins the running cluster here; this file and the one that takes
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from demo.__main__ import prepare
-from demo.story import wait_ready
+from demo.story import Chapter, wait_ready
 from demo.targets import Target, install_kigi
+from kigi.domain.names import API_VERSION
 from localcluster import node
 from localcluster.build import binary
 from localcluster.full import Cluster
+from localcluster.paths import cache_dir
 from scenario import kubernetes
 from tests.e2e.exercise import Exercise, eventually
 
@@ -23,10 +30,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 NAMESPACE = "nodes"
 FIRST, SECOND = "kigi-1", "kigi-2"
 MACHINE = "mail1"
+FRESH = "infected-again"
+CLUSTER = 65536
 
 
 @pytest.fixture(scope="module")
-def target(cluster: Cluster) -> Iterator[Target]:
+def target(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     cluster.up(nodes=2)
     cluster.load_kigi()
     found = Target(cluster.environment(), str(binary("kubectl")))
@@ -34,9 +43,43 @@ def target(cluster: Cluster) -> Iterator[Target]:
     eventually(lambda: len(found.get("nodecaches")["items"]) == 2, "both nodes' caches", 120)
     chapter = prepare(found, "tiny", NAMESPACE)
     found.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
+    publish_fresh(found, chapter, tmp_path_factory.mktemp("fresh"))
     yield found
     found.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
     found.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+
+
+def publish_fresh(target: Target, chapter: Chapter, directory: Path) -> None:
+    """A state whose layer no node has seen, whatever other tests have left in the caches."""
+    image = f"{MACHINE}-infected"
+    layers, disk = cache_dir() / "published", directory / "fresh.qcow2"
+    below = layers / f"{chapter.digests[image].removeprefix('sha256:')}.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", disk], check=True)
+    size = int(json.loads(_output("qemu-img", "info", "--output=json", disk))["virtual-size"])
+    _output("qemu-io", "-c", f"write -P {os.urandom(1)[0] | 1} {size - CLUSTER} {CLUSTER - 512}", str(disk))
+    publish = (
+        "kigi.cli.main",
+        "publish",
+        str(disk),
+        "--name",
+        "fresh",
+        "--parent",
+        image,
+        "--apply",
+        "-n",
+        NAMESPACE,
+        "--backing-dir",
+        str(layers),
+    )
+    subprocess.run([sys.executable, "-m", *publish], env={**os.environ, **target.environment}, check=True)
+    machines = [{"name": MACHINE, "image": {"name": "fresh"}}]
+    spec = {"parent": {"name": "infected"}, "machines": machines}
+    meta = {"name": FRESH, "namespace": NAMESPACE}
+    target.apply({"apiVersion": API_VERSION, "kind": "SystemNode", "metadata": meta, "spec": spec})
+
+
+def _output(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def deploy(target: Target, name: str, replicas: int = 1, **placement: Any) -> dict[str, Any]:
@@ -44,7 +87,7 @@ def deploy(target: Target, name: str, replicas: int = 1, **placement: Any) -> di
     on = [{"name": MACHINE, "running": True}]
     overrides = [{"instance": number, "machines": on} for number in range(replicas)]
     wish = {"running": False, "replicas": replicas, "overrides": overrides, "placement": placement}
-    target.apply(kubernetes.system_deployment(name, "infected", NAMESPACE, **wish))
+    target.apply(kubernetes.system_deployment(name, FRESH, NAMESPACE, **wish))
     return wait_ready(target, NAMESPACE, name)
 
 
@@ -76,6 +119,20 @@ def test_an_instance_goes_where_its_layers_are(cluster: Cluster, target: Target)
     assert SECOND in status["instances"][0]["placement"]
     assert running_on(target, "near") == [SECOND]
     exercise(cluster, target, "near").says(MACHINE, machine=MACHINE, boot="1")
+
+
+def test_a_prefetch_brings_the_state_to_the_other_node_and_a_deployment_then_moves_nothing(target: Target) -> None:
+    spec = {"systems": [{"name": FRESH}], "nodes": [FIRST, SECOND], "parallelism": 1}
+    meta = {"name": "both", "namespace": NAMESPACE}
+    target.apply({"apiVersion": API_VERSION, "kind": "SystemPrefetch", "metadata": meta, "spec": spec})
+    target.kubectl("wait", "--for=condition=Ready", "systemprefetch/both", "-n", NAMESPACE, "--timeout=120s")
+    status = target.get("systemprefetch", "both", "-n", NAMESPACE)["status"]
+    assert {node["name"]: node["state"] for node in status["nodes"]} == {FIRST: "Ready", SECOND: "Ready"}
+    assert 0 < status["missingBytes"] < status["nodeBytes"], "the second node had it, the first all but one layer"
+    status = deploy(target, "there", nodeSelector={"kubernetes.io/hostname": FIRST})
+    assert (nodes_of(status), status["plan"]["missingBytes"]) == ([{FIRST}], 0)
+    assert running_on(target, "there") == [FIRST]
+    target.kubectl("delete", "systemprefetch/both", "systemdeployment/there", "-n", NAMESPACE, "--timeout=600s")
 
 
 def test_spread_puts_instances_on_both_nodes(cluster: Cluster, target: Target) -> None:
