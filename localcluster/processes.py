@@ -6,16 +6,20 @@ import ctypes
 import functools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _KILL_S = 60
+_PORTS = (15000, 30000)
+"""Below the range of outgoing connections (net.ipv4.ip_local_port_range) and of node ports."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -160,10 +164,15 @@ class Processes:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that was free a moment ago, and that the kernel gives to no outgoing connection.
+
+    From the kernel's own range, a client that retries while its server is down may come from the server's very port,
+    which the server then cannot have back.
+    """
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((address, random.randrange(*_PORTS)))
+            return int(probe.getsockname()[1])
 
 
 def kept_port(path: Path, address: str = "127.0.0.1") -> int:

@@ -195,7 +195,7 @@ def test_a_vm_that_was_never_started_has_written_nothing(lab: Lab) -> None:
 
 def test_no_copy_is_made_when_the_vms_may_run_again(lab: Lab) -> None:
     lab.order("c1", action="Keep")
-    lab.wait("c1", "Lost")
+    assert lab.wait("c1", "Lost").reason == "CaptureMissing"
     assert not lab.folder("c1").exists()
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
+import yaml
 
 from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import CSI_NODE, NODE, NODE_CACHE, VOLUME
 from kigi.errors import Unreachable
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
-from tests.support.cluster import eventually_async
+from tests.support.cluster import REPOSITORY, eventually_async
 from tests.support.deployments import apply, deployment, get_deployment, image, system, trees, wait_gone, wait_ready
 from tests.support.operator_run import OperatorRun
 
@@ -83,6 +85,8 @@ async def test_what_a_person_wrote(
         found = await why(plane, ns, subject, reason)
         assert reason in set(reasons([found]))
         assert found["remedy"]
+        if reason == "SystemMissing":
+            await has(kube, ns, "Unresolved")
         await asyncio.to_thread(plane.kubectl, "delete", "ksd,kpre", "--all", "-n", ns, "--timeout=30s")
 
 
@@ -155,7 +159,7 @@ async def has(kube: KubeClient, ns: str, *wanted: str) -> None:
         return set(wanted) <= last
 
     try:
-        await eventually_async(check, 20)
+        await eventually_async(check, 60)  # it looks again at silence after 30 seconds
     except AssertionError:
         raise AssertionError(f"not {wanted}: {last}") from None
 
@@ -190,9 +194,10 @@ async def test_what_a_capture_meets(
         await eventually_async(lambda: _failure(kube, ns, "MovedOn"), 20, "MovedOn")
         await drop(plane, ns)
         await eventually_async(lambda: not any(disk.copies for disk in actors.disks.values()), 20)
-        mode, actors.lose_copies = "", 1
+        mode, actors.lose_copies = "", 1_000_000
         apply(plane, ns, capture())
         await eventually_async(lambda: _failure(kube, ns, "CopyLost"), 20, "CopyLost")
+        actors.lose_copies = 0
         await wait_done(kube, ns, timeout_s=60)
         await wait_gone(plane, kube, ns)
         actors.violations.clear()  # the one that ran on was copied, and that copy thrown away
@@ -201,3 +206,78 @@ async def test_what_a_capture_meets(
 async def _failure(kube: KubeClient, ns: str, reason: str) -> bool:
     status = (await get(kube, ns)).get("status") or {}
     return status.get("failure") == reason
+
+
+async def test_each_step_of_a_capture_is_said(
+    plane: ControlPlane,
+    operator_kubeconfig: str,
+    actors: Actors,
+    kube: KubeClient,
+    ns: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is held up until it was asked about; then the nodes neither copy nor store."""
+    held = {verb: asyncio.Event() for verb in ("pause", "unpause")}
+    report, silent, refuse = Actors._captures, True, True
+
+    async def requests(namespace: str, name: str, verb: str, options: Any = None) -> None:
+        await held[verb].wait()
+        await actors.instance_request(namespace, name, verb, options)
+
+    def reports_of(self: Actors, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        found = report(self, name, body)
+        if silent:
+            return []
+        if refuse:
+            full = {"state": "Refused", "reason": "AccessDenied", "message": "the repository refuses", "copiedBytes": 1}
+            found = [{**one, **full} if one["state"] == "Stored" else one for one in found]
+        return found
+
+    monkeypatch.setattr(Actors, "_captures", reports_of)
+    async with OperatorRun(operator_kubeconfig, requests=requests):
+        apply(plane, ns, *trees(1), deployment())
+        await wait_ready(kube, ns)
+        apply(plane, ns, capture())
+        await why(plane, ns, "kcap/after", "Pausing")
+        held["pause"].set()
+        await why(plane, ns, "kcap/after", "Copying")
+        silent = False
+        actors._wake("cache", (None, next(iter(actors.alive))))  # type: ignore[arg-type]
+        await why(plane, ns, "kcap/after", "Resuming")
+        held["unpause"].set()
+        found = await why(plane, ns, "kcap/after", "CaptureFailed")
+        assert "the repository refuses" in found["message"]
+        refuse = False
+        await wait_done(kube, ns)
+        await drop(plane, ns)
+        # Nobody copies: nobody stands still for long.
+        monkeypatch.setattr("kigi.planning.captures.STANDSTILL", timedelta(seconds=3))
+        silent = True
+        apply(plane, ns, capture(system="again"))
+        await eventually_async(lambda: _failure(kube, ns, "TooSlow"), 30, "TooSlow")
+        await drop(plane, ns)
+        await wait_gone(plane, kube, ns)
+
+
+async def test_an_operator_that_lacks_a_right_says_which(
+    plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    """All rights but that to make claims."""
+    documents = yaml.safe_load_all((REPOSITORY / "manifests/rbac/operator.yaml").read_text())
+    role = next(document for document in documents if document["kind"] == "ClusterRole")
+    role["metadata"] = {"name": "poor"}
+    for rule in role["rules"]:
+        if "persistentvolumeclaims" in rule["resources"]:
+            rule["resources"] = [kind for kind in rule["resources"] if kind != "persistentvolumeclaims"]
+    reading = {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "list", "watch"]}
+    role["rules"].append(reading)
+    plane.kubectl("apply", "-f", "-", input_text=yaml.safe_dump(role))
+    plane.kubectl("create", "clusterrolebinding", "poor", "--clusterrole=poor", "--user=poor")
+    async with OperatorRun(str(plane.user_kubeconfig("poor", []))):
+        apply(plane, ns, *trees(1), deployment())
+        found = await why(plane, ns, "class", "Forbidden")
+        assert "persistentvolumeclaims" in found["message"]
+        plane.kubectl("create", "clusterrole", "rich", "--verb=*", "--resource=persistentvolumeclaims")
+        plane.kubectl("create", "clusterrolebinding", "rich", "--clusterrole=rich", "--user=poor")
+        await wait_ready(kube, ns, timeout_s=90)
+        await wait_gone(plane, kube, ns)
