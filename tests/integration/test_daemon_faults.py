@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import threading
@@ -18,8 +19,9 @@ from kigi.domain.names import API_VERSION
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.chains import LayerFile, build_chain, layers_of
-from tests.support.cluster import eventually, install_crds
+from tests.support.cluster import eventually, eventually_async, install_crds
 from tests.support.daemons import Node, daemon_env
+from tests.support.faulty_proxy import FaultyProxy
 from tests.support.layers import upload, wanted
 from tests.support.raw_api import RawApi
 
@@ -212,3 +214,27 @@ def test_the_budget_refuses_before_a_byte_moves_and_a_person_is_told(
     with pytest.raises(grpc.RpcError) as refused:
         node.publish(HANDLE, chain)
     assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_how_far_it_is(
+    tmp_path: Path, crds: ControlPlane, s3: S3Server, bucket: str, files: list[LayerFile]
+) -> None:
+    server, chain = RawApi(crds.kubeconfig), layers_of(files)
+    create(server, "slow", chain)
+
+    def said() -> str | None:
+        conditions = cache_of(server, "slow").status.conditions
+        return next((c.message for c in conditions if c.reason == "LayersFetching"), None)
+
+    async with FaultyProxy(s3.endpoint) as proxy:
+        proxy.faults.bytes_per_s = 100_000
+        env = {**daemon_env(crds.kubeconfig, s3, bucket), "KIGI_S3_ENDPOINT": proxy.endpoint}
+        node = Node(tmp_path / "slow", "slow", env)
+        try:
+            await asyncio.to_thread(lambda: node.start().wait_ready())
+            message = await eventually_async(lambda: asyncio.to_thread(said))
+            assert "of 4 layers" in message
+            proxy.faults.bytes_per_s = None
+            await eventually_async(lambda: asyncio.to_thread(lambda: is_ready(cache_of(server, "slow"))))
+        finally:
+            await asyncio.to_thread(node.close)

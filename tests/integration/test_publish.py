@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kigi.adapters.qemu_img import QemuImgFailed
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.repositories import Repository
 from kigi.domain.layers import Digest, digest_hex, digest_of_hex, object_key
@@ -298,6 +299,18 @@ async def test_a_source_that_may_not_be_opened_is_refused_with_its_name(
     async with repository(s3, bucket) as store:
         with pytest.raises(SpecInvalid, match=says):
             await publish_image(path, LayerFolder(tmp_path / "layers"), store)
+    assert not list((s3.data / bucket).rglob("*.qcow2"))
+
+
+async def test_what_qemu_cannot_read_is_refused_with_its_words(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+    path = as_stream_vmdk(raw_image(tmp_path / "disk"))
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(64 * 1024) + content[middle + 64 * 1024 :])
+    async with repository(s3, bucket) as store:
+        with pytest.raises(QemuImgFailed, match="qemu-img") as caught:
+            await publish_image(path, LayerFolder(tmp_path / "layers"), store)
+    assert caught.value.reason == "QemuImgFailed"
     assert not list((s3.data / bucket).rglob("*.qcow2"))
 
 

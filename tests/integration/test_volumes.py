@@ -17,6 +17,7 @@ from kigi.adapters.qemu_img import create_overlay
 from kigi.domain.layers import Chain, digest_hex
 from kigi.errors import (
     KigiError,
+    MountFailed,
     OverlayMismatch,
     OverlayRejected,
     VolumeBusy,
@@ -280,6 +281,15 @@ def test_a_foreign_mount_at_the_target_is_left_alone(node: Node) -> None:
     with pytest.raises(VolumeInUse, match="something else"):
         node.publish()
     assert [m.point for m in mounts.list_mounts()].count(str(target)) == 1
+
+
+def test_a_mount_that_is_still_used_is_not_torn_away(node: Node) -> None:
+    """A launcher that has not ended yet has the disk open: the kubelet asks again, and then it works."""
+    node.publish()
+    with Path(node.target(), "disk.img").open("rb"), pytest.raises(MountFailed, match="busy"):
+        node.unpublish()
+    node.unpublish()
+    assert not Path(node.target()).exists()
 
 
 def test_a_link_as_target_is_refused_and_links_above_it_are_followed(node: Node, tmp_path: Path) -> None:

@@ -169,7 +169,11 @@ def image_name(system: str, disk: str) -> str:
 
 
 def _begin(view: CaptureView) -> CapturePlan:
-    """Who is captured; written before anybody is paused."""
+    """Who is captured; written before anybody is paused. What failed is tried again after a while."""
+    if view.status.failure is not None and view.status.started_at is not None:
+        left_s = AGAIN_S - (view.now - view.status.started_at).total_seconds()
+        if left_s > 0:
+            return CapturePlan(view.status, retry_after_s=left_s)
     try:
         status = _chosen(view)
     except KigiError as exc:
@@ -330,7 +334,7 @@ def _resuming(view: CaptureView) -> CapturePlan:
     if status.failure is None:
         return CapturePlan(_in(status, "Storing"))
     if status.attempt < ATTEMPTS:
-        return CapturePlan(_in(status, "Pending"), retry_after_s=AGAIN_S)
+        return CapturePlan(_in(status, "Pending"))
     return CapturePlan(_in(status, "Failed"))
 
 

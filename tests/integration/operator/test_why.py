@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import CSI_NODE, NODE, NODE_CACHE, VOLUME
+from kigi.adapters.resources import CSI_NODE, MACHINE, NODE, NODE_CACHE, VOLUME
 from kigi.errors import Unreachable
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
@@ -53,7 +53,7 @@ async def why(plane: ControlPlane, ns: str, subject: str, reason: str) -> dict[s
         found = await asked(plane, ns, subject)
         return found[0] if found[0]["reason"] == reason else None
 
-    return await eventually_async(said, 20, f"{subject}: {reason}")
+    return await eventually_async(said, 40, f"{subject}: {reason}")
 
 
 BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
@@ -136,6 +136,12 @@ async def test_what_a_deployment_waits_for(
             await has(kube, ns, "CacheSilent")
             actors.alive.add("slow")
             await wait_ready(kube, ns)
+            # Somebody else's finalizer holds a VM, and with it the deployment.
+            vm = next(iter(actors._seen["VirtualMachine"]))[1]
+            await actors._merge(MACHINE, ns, vm, {"metadata": {"finalizers": ["example.com/held"]}})
+            await asyncio.to_thread(plane.kubectl, "delete", "ksd/class", "-n", ns, "--wait=false")
+            await why(plane, ns, "class", "Deleting")
+            await actors._merge(MACHINE, ns, vm, {"metadata": {"finalizers": []}})
             await wait_gone(plane, kube, ns)
     finally:
         actors._start_s = 0.0
@@ -186,6 +192,7 @@ async def test_what_a_capture_meets(
         await wait_reason(kube, ns, "NotSettled")
         actors._start_s = 0.0
         await wait_ready(kube, ns)
+        await wait_reason(kube, ns, "Pending")  # between two attempts
         found = await why(plane, ns, "kcap/after", "PauseFailed")
         assert "virt-api does not answer" in found["message"]
         await drop(plane, ns)
@@ -218,7 +225,7 @@ async def test_each_step_of_a_capture_is_said(
 ) -> None:
     """Each is held up until it was asked about; then the nodes neither copy nor store."""
     held = {verb: asyncio.Event() for verb in ("pause", "unpause")}
-    report, silent, refuse = Actors._captures, True, True
+    report, silent, storing, refuse = Actors._captures, True, True, True
 
     async def requests(namespace: str, name: str, verb: str, options: Any = None) -> None:
         await held[verb].wait()
@@ -228,6 +235,8 @@ async def test_each_step_of_a_capture_is_said(
         found = report(self, name, body)
         if silent:
             return []
+        if storing:
+            return [{**one, "state": "Copied"} if one["state"] == "Stored" else one for one in found]
         if refuse:
             full = {"state": "Refused", "reason": "AccessDenied", "message": "the repository refuses", "copiedBytes": 1}
             found = [{**one, **full} if one["state"] == "Stored" else one for one in found]
@@ -245,6 +254,9 @@ async def test_each_step_of_a_capture_is_said(
         actors._wake("cache", (None, next(iter(actors.alive))))  # type: ignore[arg-type]
         await why(plane, ns, "kcap/after", "Resuming")
         held["unpause"].set()
+        await why(plane, ns, "kcap/after", "Storing")
+        storing = False
+        actors._wake("cache", (None, next(iter(actors.alive))))  # type: ignore[arg-type]
         found = await why(plane, ns, "kcap/after", "CaptureFailed")
         assert "the repository refuses" in found["message"]
         refuse = False

@@ -47,3 +47,13 @@ def test_what_a_person_must_mend_has_a_remedy() -> None:
 @pytest.mark.parametrize("reason", ["SomethingNew", ""])
 def test_a_reason_of_a_later_version_is_no_error(reason: str) -> None:
     assert cause_of(reason).remedy == ""
+
+
+NEVER_IN_A_STATUS = {"Conflict", "LostLeadership", "Waiting"}
+"""What a pass ends with that is done again at once: only the log and the metrics tell."""
+
+
+def test_every_cause_is_provoked_on_real_parts() -> None:
+    tests = [path for tier in ("integration", "e2e") for path in (ROOT / "tests" / tier).rglob("*.py")]
+    text = "\n".join(path.read_text() for path in tests)
+    assert {reason for reason in CAUSES if not re.search(rf"\b{reason}\b", text)} == NEVER_IN_A_STATUS

@@ -11,6 +11,7 @@ from kigi.api.capture import SystemCaptureSpec, SystemCaptureStatus
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.api.node_cache import CaptureReport
 from kigi.planning.captures import (
+    AGAIN_S,
     ATTEMPTS,
     RESUMED_SHOWN,
     STANDSTILL,
@@ -150,7 +151,11 @@ def test_it_is_given_up_after_three_attempts_and_nobody_is_left_standing() -> No
     w = settled()
     status = SystemCaptureStatus()
     for attempt in range(1, ATTEMPTS + 1):
-        plan = plan_capture(view_of(w, status))
+        now = w.view().now + attempt * timedelta(seconds=AGAIN_S)
+        if attempt > 1:
+            early = plan_capture(view_of(w, status, now=now - timedelta(seconds=1)))
+            assert (early.action, early.status, early.retry_after_s) == ("", status, 1.0)
+        plan = plan_capture(view_of(w, status, now=now))
         assert plan.status.attempt == attempt
         failed = after_pause(plan.status, plan.machines, "db: KubeVirt does not answer")
         assert plan_capture(view_of(w, failed)).action == "Resume"
@@ -169,7 +174,8 @@ def test_a_vm_that_was_resumed_and_is_still_shown_as_paused_is_waited_for() -> N
     again = plan_capture(view_of(w, resumed(failed, w))).status
     seen = w.view()
     seen = replace(seen, machines=tuple(replace(machine, paused=True) for machine in seen.machines))
-    plan = plan_capture(view_of(w, again, deployment=seen))
+    tried_again = w.view().now + timedelta(seconds=AGAIN_S)
+    plan = plan_capture(view_of(w, again, deployment=seen, now=tried_again))
     assert (plan.action, plan.error and plan.error.reason) == ("", "NotSettled")
     later = plan_capture(view_of(w, again, deployment=seen, now=w.view().now + 2 * RESUMED_SHOWN))
     assert {machine.method for machine in later.status.machines} == {"AlreadyPaused"}
