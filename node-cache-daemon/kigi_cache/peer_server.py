@@ -97,7 +97,7 @@ def _open(filler: Filler, digest: Digest) -> int:
     """The file, under the name that it has now; it keeps its bytes when it is renamed or evicted."""
     for path in (filler.store.path(digest), filler.store.part_path(digest)):
         try:
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
     return -1

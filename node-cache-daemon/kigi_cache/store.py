@@ -436,7 +436,8 @@ def _digest_of_name(name: str, suffix: str) -> Digest | None:
 
 
 def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    # Not blocking: a pipe that took the layer's name would hold its opener for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
