@@ -1,0 +1,363 @@
+"""The three ways of `race.py` to bring ten VMs into a state: Kigi's, and KubeVirt's own two.
+
+Each way first has all data on the node in the form that the VMs start from (``bring``), then starts the VMs (``boot``)
+and takes them off again (``off``). All read from the same S3 server.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+from botocore.config import Config
+
+from demo.console import read_guest
+from demo.story import Chapter, held_layers, wait_ready
+from demo.targets import DemoFailed, Target
+from localcluster.full import Cluster
+from localcluster.images import Image, pack_files, write_archive
+from localcluster.paths import cache_dir
+from scenario import kubernetes
+from scenario.tree import resolved_images
+
+NAME = "race"
+QEMU = 107
+"""User and group that KubeVirt's VMs run as."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """What all ways run on."""
+
+    cluster: Cluster
+    target: Target
+    chapter: Chapter
+    scratch: Path
+    at_once: int
+    """Images that a peer fetches at once."""
+
+
+class Way(ABC):
+    """One way. ``bytes_moved`` has one entry for each state that was brought."""
+
+    name: str
+
+    def __init__(self, track: Track) -> None:
+        self.track = track
+        self.bytes_moved: list[int] = []
+
+    @abstractmethod
+    def publish(self, states: Sequence[str]) -> None:
+        """Put everything that ``bring`` fetches into S3; not timed."""
+
+    @abstractmethod
+    def bring(self, state: str) -> None:
+        """Returns when all ten VMs of the state could start."""
+
+    @abstractmethod
+    def start(self, state: str) -> None:
+        """Order the chapter's running machines on."""
+
+    @abstractmethod
+    def off(self) -> None:
+        """No VM of this way runs any more; not timed."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Nothing of this way is left on the node or in S3."""
+
+    @property
+    @abstractmethod
+    def namespace(self) -> str:
+        """Of its VMs."""
+
+    def boot(self, state: str) -> None:
+        """Start the machines; returns when each has said on its serial console which machine and state it is."""
+        self.start(state)
+        chapter = self.track.chapter
+        for machine in chapter.running:
+            said = read_guest(self.track.target, self.namespace, f"{NAME}-0-{machine}")
+            if (said.get("machine"), said.get("state")) != (machine, chapter.manifest.guests[state][machine].state):
+                raise DemoFailed(f"{self.name}: {machine} says {said} in {state}")
+
+
+class Kigi(Way):
+    """A SystemDeployment: layers are fetched, verified and committed, volumes bound."""
+
+    name = "kigi"
+
+    @property
+    def namespace(self) -> str:
+        """That of the exercise."""
+        return self.track.chapter.namespace
+
+    def publish(self, states: Sequence[str]) -> None:
+        """The layers are there already; the node must hold none of them."""
+        target, chapter = self.track.target, self.track.chapter
+        target.kubectl("delete", "systemdeployment", "--all", "-n", self.namespace, "--timeout=600s")
+        if held_layers(target) & set(chapter.digests.values()):
+            raise DemoFailed("the node holds layers of this exercise already; 'python -m localcluster down' first")
+        target.apply(*kubernetes.system_nodes(chapter.manifest, self.namespace))
+
+    def bring(self, state: str) -> None:
+        """Ready with the VMs off means that disks and layers are there."""
+        self.bytes_moved.append(self._apply(state)["plan"]["movedBytes"])
+
+    def start(self, state: str) -> None:
+        """Overrides turn the machines on."""
+        on = [{"name": machine, "running": True} for machine in self.track.chapter.running]
+        self._wish(state, overrides=[{"instance": 0, "machines": on}])
+
+    def off(self) -> None:
+        """As it was brought."""
+        deployment = self.track.target.get("systemdeployment", NAME, "-n", self.namespace)
+        self._apply(deployment["spec"]["system"]["name"])
+        _wait_for_no_instances(self.track.target, self.namespace)
+
+    def remove(self) -> None:
+        """The deployment goes."""
+        self.track.target.kubectl("delete", "systemdeployment", NAME, "-n", self.namespace, "--timeout=600s")
+
+    def _apply(self, state: str) -> dict[str, Any]:
+        self._wish(state)
+        return wait_ready(self.track.target, self.namespace, NAME)
+
+    def _wish(self, state: str, **spec: Any) -> None:
+        self.track.target.apply(kubernetes.system_deployment(NAME, state, self.namespace, running=False, **spec))
+
+
+class WholeImages(Way):
+    """A peer: each machine's whole image, kept on the node once it is there."""
+
+    def __init__(self, track: Track) -> None:
+        super().__init__(track)
+        environment = track.target.environment
+        self._folder = cache_dir() / "demo" / track.chapter.variant
+        self._files = {image.name: image.file for image in track.chapter.manifest.images}
+        self._bucket = environment["KIGI_S3_BUCKET"]
+        self._s3: Any = botocore.session.Session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=environment["KIGI_S3_ENDPOINT"],
+            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+        )
+        self._sizes: dict[str, int] = {}
+        self._held: set[str] = set()
+
+    @property
+    def namespace(self) -> str:
+        """One of its own."""
+        return f"{NAME}-{self.name.lower()}"
+
+    @abstractmethod
+    def pack(self, image: str, flat: Path) -> Path:
+        """The file to store for an image, of which ``flat`` is a qcow2 without backing files."""
+
+    @abstractmethod
+    def fetch(self, image: str) -> None:
+        """Bring one image to the node."""
+
+    @abstractmethod
+    def volume(self, image: str) -> dict[str, Any]:
+        """The volume of a VM that starts from an image that is on the node."""
+
+    def publish(self, states: Sequence[str]) -> None:
+        """One object for each image; what was read and written for it is not left in the way of the race."""
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}
+        self.track.target.apply(namespace)
+        for image in sorted({image for state in states for image in resolved_images(state).values()}):
+            flat = self.track.scratch / f"{image}.qcow2"
+            command = ["qemu-img", "convert", "-O", "qcow2", str(self._folder / self._files[image]), str(flat)]
+            subprocess.run(command, check=True, cwd=self._folder)
+            path = self.pack(image, flat)
+            self._sizes[image] = path.stat().st_size
+            with path.open("rb") as body:
+                self._s3.put_object(Bucket=self._bucket, Key=f"{NAME}/{image}", Body=body)
+            for made in {flat, path}:
+                made.unlink(missing_ok=True)
+        os.sync()
+
+    def bring(self, state: str) -> None:
+        """Images that the node lacks, some at once."""
+        missing = sorted(set(resolved_images(state).values()) - self._held)
+        with ThreadPoolExecutor(self.track.at_once) as pool:
+            list(pool.map(self.fetch, missing))
+        self._held.update(missing)
+        self.bytes_moved.append(sum(self._sizes[image] for image in missing))
+
+    def start(self, state: str) -> None:
+        """VMs like Kigi's, on this way's volumes."""
+        root = self.track.chapter.manifest.systems[0]
+        (node, *_) = kubernetes.system_nodes(self.track.chapter.manifest)
+        assert node["metadata"]["name"] == root.name
+        templates = {machine["name"]: machine["template"] for machine in node["spec"]["machines"]}
+        images = resolved_images(state)
+        self.track.target.apply(
+            *(
+                self._instance(machine, templates[machine], self.volume(images[machine]))
+                for machine in self.track.chapter.running
+            )
+        )
+
+    def off(self) -> None:
+        """The VMs are deleted."""
+        self.track.target.kubectl("delete", "vmi", "--all", "-n", self.namespace, "--timeout=600s")
+        _wait_for_no_instances(self.track.target, self.namespace)
+
+    def remove(self) -> None:
+        """Namespace and objects go."""
+        self.track.target.kubectl("delete", "namespace", self.namespace, "--timeout=600s")
+        for image in self._sizes:
+            self._s3.delete_object(Bucket=self._bucket, Key=f"{NAME}/{image}")
+
+    def url(self, image: str) -> str:
+        """Where curl reads an image."""
+        key = {"Bucket": self._bucket, "Key": f"{NAME}/{image}"}
+        url: str = self._s3.generate_presigned_url("get_object", Params=key, ExpiresIn=3600)
+        return url
+
+    def _instance(self, machine: str, template: Mapping[str, Any], volume: dict[str, Any]) -> dict[str, Any]:
+        devices = {
+            "disks": [{"name": "root", "disk": {"bus": "virtio"}}],
+            "interfaces": [{"name": "pod", "masquerade": {}}],
+        }
+        domain = {"cpu": {"cores": template["cpu"]}, "memory": {"guest": template["memory"]}, "devices": devices}
+        return {
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachineInstance",
+            "metadata": {
+                "name": f"{NAME}-0-{machine}",
+                "namespace": self.namespace,
+                # By these the serial console's log is found, as for Kigi's VMs.
+                "labels": {"kigi.dev/instance": "0", "kigi.dev/machine": machine},
+            },
+            "spec": {
+                "domain": domain,
+                "terminationGracePeriodSeconds": 0,
+                "networks": [{"name": "pod", "pod": {}}],
+                "volumes": [{"name": "root", **volume}],
+            },
+        }
+
+
+class ContainerDisks(WholeImages):
+    """OCI images of the whole images, fetched and imported into the node's containerd.
+
+    There is no registry in the local cluster: the archives are objects, and ``ctr images import`` reads them from curl.
+    """
+
+    name = "containerDisk"
+
+    def pack(self, image: str, flat: Path) -> Path:
+        """An OCI archive with the disk where KubeVirt looks for it."""
+        layer = pack_files({"disk/disk.qcow2": flat}, flat.with_suffix(".layer"))
+        path = flat.with_suffix(".tar")
+        with path.open("wb") as file:
+            write_archive([Image(_image_name(image), (layer,))], file)
+        layer.path.unlink()
+        return path
+
+    def fetch(self, image: str) -> None:
+        """From S3 into containerd's content store and snapshots."""
+        (node, *_) = self.track.cluster.nodes()
+        ctr = f"{node.containerd / 'ctr'} --address {node.socket} --namespace k8s.io"
+        node.enter("sh", "-c", f"curl -sSf '{self.url(image)}' | {ctr} images import -")
+
+    def volume(self, image: str) -> dict[str, Any]:
+        """The image that was imported."""
+        return {"containerDisk": {"image": _image_name(image), "imagePullPolicy": "Never"}}
+
+    def remove(self) -> None:
+        """containerd forgets the images, too."""
+        super().remove()
+        (node, *_) = self.track.cluster.nodes()
+        imported = [name for name in node.ctr("images", "ls", "-q").split() if name.startswith(f"{NAME}.test/")]
+        node.ctr("images", "rm", "--sync", *imported)
+
+
+class Copies(WholeImages):
+    """A raw disk for each VM from its whole image: fetched and converted, as CDI does for a PVC."""
+
+    name = "copies"
+
+    def pack(self, image: str, flat: Path) -> Path:
+        """As it is."""
+        return flat
+
+    def fetch(self, image: str) -> None:
+        """From S3 to a file, and from that to the volume's disk.img."""
+        folder = self._disks / image
+        folder.mkdir(parents=True)
+        fetched = folder / "fetched"
+        subprocess.run(["curl", "-sSf", "-o", fetched, self.url(image)], check=True)
+        convert = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(fetched), str(folder / "disk.img")]
+        subprocess.run(convert, check=True)
+        fetched.unlink()
+        os.chown(folder / "disk.img", QEMU, QEMU)
+
+    def start(self, state: str) -> None:
+        """Volumes and claims first."""
+        images = resolved_images(state)
+        self.track.target.apply(*(o for m in self.track.chapter.running for o in self._claim(images[m])))
+        super().start(state)
+
+    def volume(self, image: str) -> dict[str, Any]:
+        """The claim of the copy."""
+        return {"persistentVolumeClaim": {"claimName": image}}
+
+    def remove(self) -> None:
+        """Volumes and files go, too."""
+        super().remove()
+        self.track.target.kubectl("delete", "pv", "-l", f"race={NAME}", "--timeout=120s")
+        shutil.rmtree(self._disks)
+
+    @property
+    def _disks(self) -> Path:
+        """Where the node sees them at /var/lib/kigi/race."""
+        (node, *_) = self.track.cluster.nodes()
+        return node.directory / "kigi" / NAME
+
+    def _claim(self, image: str) -> Iterable[dict[str, Any]]:
+        size = {"storage": str((self._disks / image / "disk.img").stat().st_size)}
+        common = {"accessModes": ["ReadWriteOnce"], "storageClassName": "none"}
+        yield {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": f"{NAME}-{image}", "labels": {"race": NAME}},
+            "spec": {
+                **common,
+                "capacity": size,
+                "claimRef": {"namespace": self.namespace, "name": image},
+                "hostPath": {"path": f"/var/lib/kigi/{NAME}/{image}"},
+            },
+        }
+        yield {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": image, "namespace": self.namespace},
+            "spec": {**common, "volumeName": f"{NAME}-{image}", "resources": {"requests": size}},
+        }
+
+
+WAYS = (Kigi, ContainerDisks, Copies)
+
+
+def _image_name(image: str) -> str:
+    return f"{NAME}.test/{image}:1"
+
+
+def _wait_for_no_instances(target: Target, namespace: str) -> None:
+    """Neither VMs nor their pods: the next ones have the processors for themselves."""
+    for kind in ("vmi", "pods"):
+        if target.get(kind, "-n", namespace)["items"]:
+            target.kubectl("wait", "--for=delete", kind, "--all", "-n", namespace, "--timeout=600s")
