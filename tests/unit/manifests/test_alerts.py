@@ -26,7 +26,7 @@ RUNBOOK = ROOT / "docs/runbook"
 HEADINGS = ["What it says", "What it means for users", "Look", "Do"]
 
 
-def _samples() -> set[str]:
+def metric_samples() -> set[str]:
     """Names under which Prometheus sees the metrics of operator and daemon."""
     assert operator_metrics.LEADER
     cache = CollectorRegistry()
@@ -42,7 +42,7 @@ def _samples() -> set[str]:
 def test_an_alert_uses_metrics_that_exist(rule: dict[str, Any]) -> None:
     used = set(re.findall(r"\bkigi_\w+", rule["expr"]))
     assert used
-    assert used <= _samples()
+    assert used <= metric_samples()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
