@@ -14,7 +14,7 @@ help:  ## This list
 
 test: check unit integration  ## Format, lint, types, contracts, and every test but those of the e2e tier
 
-demo: $(VENV)/ready  ## The main job: a real cluster, ten VMs, three states; CLUSTER=kind with Docker
+demo: $(VENV)/ready packages  ## The main job: a real cluster, ten VMs, three states; CLUSTER=kind with Docker
 	$(BIN)/python -m demo --cluster $(CLUSTER)
 
 check: lint type contracts  ## Everything that reads the source only
@@ -33,8 +33,8 @@ type: $(VENV)/ready  ## Types, strictly
 contracts: $(VENV)/ready  ## Which way imports point
 	$(BIN)/lint-imports
 
-packages: $(VENV)/ready  ## Debian packages that the tests run
-	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 e2fsprogs iproute2
+packages: $(VENV)/ready  ## Debian packages that tests, demo and benchmarks run
+	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 curl e2fsprogs iproute2
 
 unit: $(VENV)/ready packages  ## Pure code and properties; seconds to minutes
 	$(BIN)/pytest tests/unit tests/property
@@ -43,18 +43,18 @@ integration: $(VENV)/ready packages  ## Real API server, etcd, S3 and qemu-img
 	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check
 	$(BIN)/pytest tests/integration
 
-e2e: $(VENV)/ready  ## Real VMs in the local cluster; an hour
+e2e: $(VENV)/ready packages  ## Real VMs in the local cluster; an hour
 	$(BIN)/python -m localcluster up
 	$(BIN)/python -m localcluster build plugin-check
 	$(BIN)/pytest -m e2e tests/e2e
 
-model: $(VENV)/ready  ## The store against its model: 100,000 steps and more
+model: $(VENV)/ready packages  ## The store against its model: 100,000 steps and more
 	KIGI_MODEL_EXAMPLES=4000 $(BIN)/pytest -p no:timeout tests/property/test_store.py
 
-bench: $(VENV)/ready  ## Every benchmark, with its peer in the same run
+bench: $(VENV)/ready packages  ## Every benchmark, with its peer in the same run
 	for each in create fill memory peers plan reset; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done
 
-race: $(VENV)/ready  ## Ten VMs' disks against containerDisk and copies, on a fresh local cluster; 40 GB of disk
+race: $(VENV)/ready packages  ## Ten VMs' disks against containerDisk and copies, on a fresh local cluster; 40 GB of disk
 	$(BIN)/python -m localcluster down
 	PYTHONPATH=. $(BIN)/python benchmarks/race.py
 

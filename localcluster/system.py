@@ -31,8 +31,10 @@ def ensure_apt_packages(packages: Sequence[str]) -> None:
         raise PackagesMissing(f"install these Debian packages first: {' '.join(missing)}")
     print(f"installing Debian packages: {' '.join(missing)}", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends", *missing]
-    for command in (["apt-get", "update", "--quiet=2"], install):
+    # A fresh machine may still be at its own upgrades.
+    patience = ("-o", "DPkg::Lock::Timeout=300")
+    install = ["apt-get", "install", *patience, "--quiet=2", "--yes", "--no-install-recommends", *missing]
+    for command in (["apt-get", "update", *patience, "--quiet=2"], install):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise PackagesMissing(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
