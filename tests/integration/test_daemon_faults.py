@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -77,6 +78,36 @@ def settle(node: Node, chain: Chain) -> None:
     eventually(published, 60)
 
 
+@contextmanager
+def kubelet(*calls: Callable[[], None]) -> Iterator[None]:
+    """Make these calls again and again, whatever comes back, until the block ends."""
+    done = threading.Event()
+
+    def repeat() -> None:
+        while not done.is_set():
+            for call in calls:
+                try:
+                    call()
+                except grpc.RpcError:
+                    time.sleep(0.02)
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def die_and_start_again(node: Node, chance: random.Random) -> None:
+    """SIGKILL at some moment between its start and the time when it has nothing more to do."""
+    ready_after_s = 1.5
+    time.sleep(chance.uniform(0, ready_after_s))
+    node.kill()
+    node.start()
+
+
 def test_killed_at_any_moment_it_ends_in_the_same_state(
     crds: ControlPlane, nodes: Callable[[str, ControlPlane], Node], files: list[LayerFile]
 ) -> None:
@@ -85,29 +116,11 @@ def test_killed_at_any_moment_it_ends_in_the_same_state(
     create(server, "faults-a", chain)
     node = nodes("faults-a", crds)
     chance = random.Random(1)
-    done = threading.Event()
-
-    def kubelet() -> None:
-        while not done.is_set():
-            for call in (lambda: node.publish(HANDLE, chain, timeout_s=10), lambda: node.unpublish(HANDLE)):
-                try:
-                    call()
-                except grpc.RpcError:
-                    time.sleep(0.02)
-
-    pods = threading.Thread(target=kubelet)
-    pods.start()
-    try:
+    with kubelet(lambda: node.publish(HANDLE, chain, timeout_s=10), lambda: node.unpublish(HANDLE)):
         node.start().wait_ready()
-        ready_after_s = 1.5
         for _ in range(40):
-            time.sleep(chance.uniform(0, ready_after_s))
-            node.kill()
-            node.start()
+            die_and_start_again(node, chance)
         node.wait_ready()
-    finally:
-        done.set()
-        pods.join()
     settle(node, chain)
     cache = eventually(
         lambda: is_ready(c := cache_of(server, "faults-a")) and any(v.mounted for v in c.status.volumes) and c
@@ -121,6 +134,55 @@ def test_killed_at_any_moment_it_ends_in_the_same_state(
     assert os.listdir(node.root / "volumes" / ".new") == os.listdir(node.root / "volumes" / ".old") == []
     assert os.listdir(node.root / "incoming") == []
     assert os.listdir(node.root / "quarantine") == []
+
+
+def test_killed_in_each_of_forty_switches_it_leaves_just_the_newest_disk(
+    crds: ControlPlane, nodes: Callable[[str, ControlPlane], Node], files: list[LayerFile]
+) -> None:
+    """To and fro between two states; each switch is a new disk to publish, other layers, and old disks to discard."""
+    server, longer = RawApi(crds.kubeconfig), layers_of(files)
+    chains = (longer[:-1], longer)
+    create(server, "faults-s", chains[0])
+    node = nodes("faults-s", crds)
+    chance = random.Random(2)
+    revisions = [HANDLE]
+
+    def wish() -> tuple[str, Chain]:
+        return revisions[-1], chains[(len(revisions) - 1) % 2]
+
+    published: set[str] = set()
+
+    def publish_newest() -> None:
+        handle, chain = wish()
+        for older in sorted(published - {handle}):
+            node.unpublish(older, pod=older)
+            published.remove(older)
+        published.add(handle)
+        node.publish(handle, chain, pod=handle, timeout_s=10)
+
+    with kubelet(publish_newest):
+        node.start().wait_ready()
+        for number in range(2, 42):
+            revisions.append(HANDLE.replace(".r1.", f".r{number}."))
+            layers = [layer.to_api() for layer in wanted(wish()[1])]
+            spec = {"layers": layers, "discard": revisions[:-1]}
+            server.patch(f"{CACHES}/faults-s", {"spec": spec}).object()
+            die_and_start_again(node, chance)
+        node.wait_ready()
+        cache = eventually(
+            lambda: (
+                is_ready(c := cache_of(server, "faults-s"))
+                and [(v.name, v.mounted) for v in c.status.volumes] == [(revisions[-1], True)]
+                and c
+            ),
+            60,
+        )
+    needed = {layer.digest for layer in wish()[1]}
+    assert {layer.digest: layer.links for layer in cache.status.layers if layer.links} == dict.fromkeys(needed, 1)
+    assert {layer.digest for layer in cache.status.layers if layer.state == "Held"} >= needed
+    assert sorted(os.listdir(node.root / "volumes")) == [".new", ".old", revisions[-1]]
+    assert os.listdir(node.root / "volumes" / ".new") == os.listdir(node.root / "volumes" / ".old") == []
+    assert {m.point for m in node.mounts()} == {node.target(revisions[-1]), node.target(revisions[-1]) + "/chain"}
 
 
 def test_disks_are_served_while_the_api_server_is_gone_and_status_follows_when_it_is_back(
