@@ -10,13 +10,16 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 
 from kigi.hook import messages
 from kigi.hook.domain import DomainRefused, open_as_qcow2
+from kigi.hook.launcher import PERIOD_S, TABLE, LauncherWatch, is_listening
 
 SOCKET_DIR = "/var/run/kubevirt-hooks"
 SOCKET_NAME = "kigi-disk-hook.sock"
@@ -63,7 +66,7 @@ def build_server(address: str, on_shutdown: Callable[[], None]) -> grpc.Server:
 
 
 def main() -> None:
-    """Serve until virt-launcher says Shutdown, or SIGTERM."""
+    """Serve until virt-launcher says Shutdown or is gone, or SIGTERM."""
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
@@ -71,7 +74,11 @@ def main() -> None:
     path = os.path.join(directory, SOCKET_NAME)
     server = build_server(f"unix:{path}", done.set)
     _log(f"listening on {path}")
-    done.wait()
+    watch = LauncherWatch(time.monotonic())
+    while not done.wait(PERIOD_S):
+        if watch.is_gone(is_listening(Path(TABLE).read_text(errors="replace")), time.monotonic()):
+            _log("virt-launcher is gone without a word; the pod may end")
+            break
     server.stop(1).wait()
 
 

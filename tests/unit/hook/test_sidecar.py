@@ -89,4 +89,11 @@ def test_the_sidecar_imports_neither_protobuf_nor_the_rest_of_kigi() -> None:
         "import sys, kigi.hook.main\nprint(*(n for n in sys.modules if n.split('.')[0] in ('kigi', 'google', 'yaml')))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert sorted(loaded) == ["kigi", "kigi.hook", "kigi.hook.domain", "kigi.hook.main", "kigi.hook.messages"]
+    assert sorted(loaded) == [
+        "kigi",
+        "kigi.hook",
+        "kigi.hook.domain",
+        "kigi.hook.launcher",
+        "kigi.hook.main",
+        "kigi.hook.messages",
+    ]
