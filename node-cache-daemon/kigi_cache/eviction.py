@@ -100,6 +100,13 @@ def keep_low(
     return evicted
 
 
+def keep_few(held: Iterable[HeldLayer], needs: Mapping[Digest, Need], most: int) -> list[Digest]:
+    """Idle layers to evict so that at most ``most`` are held: each is a line of the NodeCache, which has a size."""
+    layers = list(held)
+    surplus = len(layers) - most
+    return [layer.digest for layer in evictable(layers, needs, below=Need.PREFETCH)[: max(0, surplus)]]
+
+
 def evictable(held: Iterable[HeldLayer], needs: Mapping[Digest, Need], *, below: Need) -> list[HeldLayer]:
     """Layers needed less than ``below``, in the order in which they leave."""
     free = [layer for layer in held if need_of(layer, needs) < below]

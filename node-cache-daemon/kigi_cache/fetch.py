@@ -84,12 +84,18 @@ class S3Source:
         self._lock = threading.Lock()
         self._clients: dict[str, tuple[tuple[Repository, str, str], Any]] = {}
         self._kept = _Connections(timeout_s)
-        self._limits = {
-            name: threading.BoundedSemaphore(repository.max_connections or connections * 2)
-            for name, repository in repositories.repositories.items()
-        }
+        self._limits: dict[str, threading.BoundedSemaphore] = {}
         self._readers = 0
         self._spare: list[bytearray] = []
+        self.use(repositories)
+
+    def use(self, repositories: Repositories) -> None:
+        """Take these settings from now on; what is being read goes on as it began."""
+        old, self._repositories = self._repositories.repositories, repositories
+        for name, repository in repositories.repositories.items():
+            if name not in self._limits or repository.max_connections != old[name].max_connections:
+                most = repository.max_connections or self._connections * 2
+                self._limits[name] = threading.BoundedSemaphore(most)
 
     def prepare(self) -> None:
         """Make the signers of all repositories whose credentials are known, so that the first layer need not wait."""
@@ -209,11 +215,12 @@ class S3Source:
         What is cut off is asked for again from there, as long as each try brings something.
         """
         position, failures = start, 0
+        limit = self._limits[layer.repository]
         while position < stop:
             before = position
             url = signed.url()
             try:
-                with self._limits[layer.repository], self._kept.get(url, repository.ca_file) as connection:
+                with limit, self._kept.get(url, repository.ca_file) as connection:
                     answer = _ask(connection, url, repository, layer, position, stop)
                     while position < stop:
                         size = answer.readinto(place(position)[: min(PIECE_BYTES, stop - position)])

@@ -15,12 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from kigi.api.node_cache import DISK_PRIORITY, CachedLayer, WantedLayer
+from kigi.api.node_cache import DISK_PRIORITY, MAX_LAYERS, CachedLayer, WantedLayer
 from kigi.domain.layers import Chain, Digest, Layer, parse_digest
 from kigi.domain.quantities import format_bytes
-from kigi.errors import BudgetExceeded, DiskPressure, KigiError, LayerCorrupt, NoRoom, PrefetchWaits, SpecInvalid
+from kigi.errors import (
+    BudgetExceeded,
+    DiskPressure,
+    KigiError,
+    LayerCorrupt,
+    LayerRefused,
+    NoRoom,
+    PrefetchWaits,
+    SpecInvalid,
+)
 from kigi_cache import metrics
-from kigi_cache.eviction import Budget, Need, free_up, keep_low, make_room, need_of
+from kigi_cache.eviction import Budget, Need, free_up, keep_few, keep_low, make_room, need_of
 from kigi_cache.fetch import CONNECTIONS, Source
 from kigi_cache.pace import Pace
 from kigi_cache.store import CHUNK_BYTES, Store
@@ -28,6 +37,8 @@ from kigi_cache.store import CHUNK_BYTES, Store
 logger = logging.getLogger(__name__)
 RETRY_FIRST_S = 1.0
 RETRY_MOST_S = 60.0
+RETRY_WRONG_MOST_S = 1800.0
+"""The same when what the repository has is wrong: each try moves bytes for nothing."""
 RETRY_SPEC_S = 10.0
 """At least, when a person must act first."""
 SETTLE_AFTER_S = 5.0
@@ -104,10 +115,16 @@ class Filler:
         self._committed = asyncio.Event()
         self._reserved: dict[Digest, int] = {}
         self._doubtful: list[Digest] = []
+        self._has_taken_stock = False
+
+    def has_taken_stock(self) -> bool:
+        """Whether it is known what the node holds; nothing can be published before."""
+        return self._has_taken_stock
 
     async def run(self) -> None:
         """Take stock, then fill until cancelled."""
         self._doubtful = await asyncio.to_thread(self.store.recover)
+        self._has_taken_stock = True
         settling = asyncio.create_task(self._settle(), name="settle")
         try:
             while True:
@@ -256,7 +273,7 @@ class Filler:
             job = self._jobs[layer.digest] = _Job(layer, priority)
         job.priority = max(job.priority, priority)
         if job.layer != layer and layer.digest not in self._running:
-            job.layer, job.not_before, job.error, job.state = layer, 0.0, None, "Queued"
+            job.layer, job.not_before, job.error, job.state, job.failures = layer, 0.0, None, "Queued", 0
         return job
 
     def _drop(self, digest: Digest, job: _Job) -> None:
@@ -264,6 +281,16 @@ class Filler:
         job.stop.set()
         if digest not in self._running:
             del self._jobs[digest]
+            self.store.drop_part(digest)
+
+    def _stopped(self, job: _Job) -> None:
+        """Its transfer ended because nobody asked for it; somebody may have asked again since."""
+        digest = job.layer.digest
+        if job.waiters or digest in self._wanted:
+            job.layer = self._declared(digest) or job.layer
+            job.stop, job.state = threading.Event(), "Queued"
+        else:
+            self._jobs.pop(digest, None)
             self.store.drop_part(digest)
 
     def _declared(self, digest: Digest) -> Layer | None:
@@ -346,8 +373,7 @@ class Filler:
         else:
             self._source.done(digest)
             if job.stop.is_set() and not self.store.is_held(digest):
-                self._jobs.pop(digest, None)
-                self.store.drop_part(digest)
+                self._stopped(job)
             else:
                 self._finish(digest, None)
         finally:
@@ -457,7 +483,8 @@ class Filler:
         job.reported = error.reason
         job.state, job.error, job.fetched_bytes = "Refused", error, 0
         job.failures += 1
-        delay = min(RETRY_MOST_S, RETRY_FIRST_S * 2 ** min(job.failures - 1, 10))
+        most = RETRY_WRONG_MOST_S if isinstance(error, LayerCorrupt | LayerRefused) else RETRY_MOST_S
+        delay = min(most, RETRY_FIRST_S * 2 ** min(job.failures - 1, 11))
         if isinstance(error, SpecInvalid):
             delay = max(delay, RETRY_SPEC_S)
         job.not_before = time.monotonic() + delay * random.uniform(0.8, 1.2)
@@ -467,8 +494,9 @@ class Filler:
     async def _evict_idle(self) -> None:
         held = await asyncio.to_thread(self.store.held)
         used = sum(layer.size_bytes for layer in held.values())
-        idle = keep_low(held.values(), used_bytes=used, needs=self._needs(), budget=self.budget)
-        await self._evict(idle, Need.PREFETCH)
+        needs = self._needs()
+        idle = keep_low(held.values(), used_bytes=used, needs=needs, budget=self.budget)
+        await self._evict(dict.fromkeys([*idle, *keep_few(held.values(), needs, MAX_LAYERS)]), Need.PREFETCH)
 
     async def _sleep(self) -> None:
         """Until something happens, a retry is due, or it is time to look at the files again."""

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 from kigi.adapters.qemu_img import create_overlay
 from kigi.api.repositories import load_repositories
@@ -32,6 +33,7 @@ from kigi_cache.volumes import Volumes
 logger = logging.getLogger(__name__)
 
 SCRUB_LOOKS_PER_INTERVAL = 48
+REPOSITORIES_LOOK_S = 5.0
 
 
 class CallObserver:
@@ -84,11 +86,19 @@ async def run(settings: Settings) -> None:
     )
     keeper = NodeCacheKeeper(api, volumes, filler, captures, peer_address=me if settings.peer_port else None)
     metrics.REGISTRY.register(metrics.CacheCollector(lambda: keeper.status))
-    plugin = NodePlugin(settings.node_name, volumes, filler, CallObserver(keeper), max_volumes=settings.max_volumes)
+    plugin = NodePlugin(
+        settings.node_name,
+        volumes,
+        filler,
+        CallObserver(keeper),
+        max_volumes=settings.max_volumes,
+        is_ready=filler.has_taken_stock,
+    )
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(filler.run())
             group.create_task(_scrub(filler, settings))
+            group.create_task(_follow_repositories(s3, settings.repositories))
             group.create_task(keeper.run())
             group.create_task(SocketServer(settings.csi_socket, plugin.services()).run())
             group.create_task(web.serve(web.build_app(keeper.unready), settings.http_host, settings.http_port))
@@ -104,6 +114,30 @@ async def run(settings: Settings) -> None:
         await captures.close()
         s3.close()
         await api.close()
+
+
+async def _follow_repositories(source: S3Source, path: Path | None) -> None:
+    """Take in repositories.yaml whenever it changes; while it cannot be understood, what was known goes on."""
+    text = await asyncio.to_thread(_read, path)
+    while path is not None:
+        await asyncio.sleep(REPOSITORIES_LOOK_S)
+        found = await asyncio.to_thread(_read, path)
+        if found == text:
+            continue
+        text = found
+        try:
+            source.use(load_repositories(path))
+            logger.info("repositories.yaml taken in", extra={"path": str(path)})
+        except KigiError as exc:
+            logger.warning("repositories.yaml left aside", extra={"cause": str(exc)})
+
+
+def _read(path: Path | None) -> bytes:
+    """A missing file is an empty one."""
+    try:
+        return path.read_bytes() if path is not None else b""
+    except OSError:
+        return b""
 
 
 async def _scrub(filler: Filler, settings: Settings) -> None:

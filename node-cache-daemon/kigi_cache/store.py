@@ -4,7 +4,8 @@
 <root>/incoming/<hex>.part      the first bytes of a layer on its way
 <root>/quarantine/<hex>.<n>     files that were found not to be what their name says
 <root>/state.json               what was verified (size, inode, mtime of each; whether it is on the disk for certain;
-                                when it was read last), in which boot of the machine, and the bytes fetched so far
+                                when it was read and needed last), in which boot of the machine, and the bytes
+                                fetched so far
 
 A layer is held, and VMs may start on it, before the disk has all of it; ``settle`` sees to that behind it. After a
 power cut the layers that were not settled are read whole before they are held again
@@ -34,6 +35,8 @@ from kigi_cache.eviction import HeldLayer
 logger = logging.getLogger(__name__)
 CHUNK_BYTES = 4 * 2**20
 KEPT_IN_QUARANTINE = 4
+SAVE_NEEDED_S = 60.0
+"""A restarted daemon may have forgotten what was needed in that time, and evicts in a slightly other order."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SUFFIX = ".qcow2"
 _DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ELOOP, errno.EISDIR, errno.ENXIO}
@@ -73,6 +76,7 @@ class Store:
         self._seen: dict[Digest, _Seen] = {}
         self._unsettled: set[Digest] = set()
         self._needed: dict[Digest, float] = {}
+        self._saved_at = time.time()
         self._read_at: dict[Digest, float] = {}
         """When all bytes of a layer were last looked at; seconds since the epoch."""
         self._fetched_bytes = 0
@@ -158,6 +162,8 @@ class Store:
         now = time.time()
         with self._lock:
             self._needed.update(dict.fromkeys(digests, now))
+            if now - self._saved_at > SAVE_NEEDED_S:
+                self._save_state()
 
     def commit(self, layer: Layer, digest_found: str) -> None:
         """Make a complete part a layer: check it, rename it. It is held then; ``settle`` makes that last.
@@ -340,6 +346,7 @@ class Store:
             self._fetched_bytes = int(state["fetchedBytesTotal"])
             same_boot = state["boot"] == self._boot
             self._read_at = {digest_of_hex(name): float(at) for name, at in state.get("readAt", {}).items()}
+            self._needed = {digest_of_hex(name): float(at) for name, at in state.get("neededAt", {}).items()}
             return {
                 digest_of_hex(name): (_Seen(int(size_bytes), int(inode), int(mtime_ns)), settled is True)
                 for name, (size_bytes, inode, mtime_ns, settled) in state["verified"].items()
@@ -358,8 +365,14 @@ class Store:
         }
         new = self._state.with_suffix(".new")
         self._step("write state")
-        read_at = {digest_hex(d): int(at) for d, at in self._read_at.items() if d in self._seen}
-        state = {"boot": self._boot, "fetchedBytesTotal": self._fetched_bytes, "verified": verified, "readAt": read_at}
+        state = {
+            "boot": self._boot,
+            "fetchedBytesTotal": self._fetched_bytes,
+            "verified": verified,
+            "readAt": {digest_hex(d): int(at) for d, at in self._read_at.items() if d in self._seen},
+            "neededAt": {digest_hex(d): round(at, 1) for d, at in self._needed.items() if d in self._seen},
+        }
+        self._saved_at = time.time()
         new.write_text(json.dumps(state))
         os.rename(new, self._state)
 

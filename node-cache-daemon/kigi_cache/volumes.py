@@ -167,10 +167,14 @@ class Volumes:
     async def _create(self, handle: str, chain: Chain) -> None:
         """Build under ``.new``, then rename: the rename is the commit."""
         building = self._root / ".new" / handle
-        await asyncio.to_thread(self._prepare, building, chain)
-        top = chain[-1]
-        await self._create_overlay(building / DISK, _backing_name(chain), top.virtual_size_bytes)
-        await asyncio.to_thread(self._commit, building, chain, self._root / handle)
+        try:
+            await asyncio.to_thread(self._prepare, building, chain)
+            top = chain[-1]
+            await self._create_overlay(building / DISK, _backing_name(chain), top.virtual_size_bytes)
+            await asyncio.to_thread(self._commit, building, chain, self._root / handle)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)  # its links would keep the layers from ever leaving
+            raise
 
     def _prepare(self, building: Path, chain: Chain) -> None:
         shutil.rmtree(building, ignore_errors=True)
@@ -222,6 +226,7 @@ class Volumes:
 
     def _discard(self, handle: str) -> None:
         """Out of sight by one rename, then deleted; a crash leaves the rest to ``recover``."""
+        shutil.rmtree(self._root / ".new" / handle, ignore_errors=True)
         directory = self._root / handle
         if not directory.is_dir():
             return
@@ -290,12 +295,14 @@ class Volumes:
         """Link the layers of an unmounted overlay anew, so that it uses those that the store holds now."""
         fresh = self._root / ".new" / uuid.uuid4().hex
         fresh.mkdir()
-        self._linker.link_chain(chain, fresh)
-        for name in os.listdir(fresh):
-            # rename(2) does nothing, and keeps both names, when they are links of one file
-            if not os.path.samefile(fresh / name, directory / name):
-                os.replace(fresh / name, directory / name)
-        shutil.rmtree(fresh)
+        try:
+            self._linker.link_chain(chain, fresh)
+            for name in os.listdir(fresh):
+                # rename(2) does nothing, and keeps both names, when they are links of one file
+                if not os.path.samefile(fresh / name, directory / name):
+                    os.replace(fresh / name, directory / name)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _backing_name(chain: Chain) -> str:

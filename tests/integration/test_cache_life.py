@@ -13,6 +13,7 @@ import pytest
 
 from kigi.api.repositories import Repositories, Repository
 from kigi.domain.layers import Chain, Digest, digest_hex
+from kigi_cache.eviction import Need, evictable
 from kigi_cache.fetch import CONNECTIONS
 from kigi_cache.store import Store
 from localcluster.s3 import S3Server
@@ -157,6 +158,21 @@ async def test_each_layer_is_read_again_in_its_time_also_over_restarts(
         assert await filler.scrub(3600.0, roots[1][0].size_bytes / 2) == []
         assert time.monotonic() - began >= 0.9, "one second's worth at once, the other half after that"
         assert filler.store.read_before(time.time() - 3600) == []
+
+
+async def test_the_order_in_which_idle_layers_leave_outlives_a_restart(
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kigi_cache.store.SAVE_NEEDED_S", 0.0)
+    older, newer = roots[1][0].digest, roots[0][0].digest
+    async with filling(tmp_path / "node", repositories(s3.endpoint, bucket), environment(s3)) as (filler, _):
+        filler.want([*wanted(roots[0]), *wanted(roots[1])])
+        await eventually_async(lambda: len(needs(filler)) == 2)
+        await asyncio.sleep(0.2)  # times are kept in tenths of a second
+        filler.store.touch([newer])
+    reopened = Store(tmp_path / "node")
+    assert reopened.recover() == []
+    assert [layer.digest for layer in evictable(reopened.held().values(), {}, below=Need.WANTED)] == [older, newer]
 
 
 def test_quarantined_files_make_way_for_others(tmp_path: Path) -> None:

@@ -193,3 +193,28 @@ def test_the_daemon_ends_cleanly(server: RawApi, start: Callable[[str], Node], f
     node.start().wait_ready()
     assert node.call("Node/NodeGetInfo", pb.NodeGetInfoRequest(), pb.NodeGetInfoResponse).node_id == "daemon-i"
     assert node.mounts() == before
+
+
+def test_a_corrected_repositories_file_counts_without_a_restart(
+    server: RawApi, tmp_path: Path, crds: ControlPlane, s3: S3Server, bucket: str, files: list[LayerFile]
+) -> None:
+    chain = layers_of(files)
+    put(server, "daemon-repo", layers=[layer.to_api() for layer in wanted(chain)])
+    settings = tmp_path / "repositories.yaml"
+
+    def write(bucket_name: str) -> None:
+        default = {"endpoint": s3.endpoint, "bucket": bucket_name, "pathStyle": True}
+        (tmp_path / "new").write_text(json.dumps({"repositories": {"default": default}}))
+        (tmp_path / "new").rename(settings)  # as the kubelet does: a reader sees the old file or the new one
+
+    def reasons() -> set[str | None]:
+        return {layer.reason for layer in cache_of(server, "daemon-repo").status.layers}
+
+    write("no-such-bucket")
+    env = {name: value for name, value in daemon_env(crds.kubeconfig, s3, bucket).items() if "KIGI_S3" not in name}
+    with Node(tmp_path / "n", "daemon-repo", {**env, "KIGI_REPOSITORIES": str(settings)}) as node:
+        eventually(lambda: "RepositoryUnknown" in reasons())
+        settings.write_text("repositories: nonsense")
+        eventually(lambda: "repositories.yaml left aside" in node.log.read_text())
+        write(bucket)
+        eventually(lambda: settled(server, "daemon-repo"), 60)

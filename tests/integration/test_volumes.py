@@ -116,6 +116,24 @@ def test_the_chain_cannot_be_written_by_root_either_and_nothing_on_the_disk_is_r
     assert {"nosuid", "nodev", "noexec", "ro"} <= options[str(place / "chain")]
 
 
+def test_an_overlay_that_could_not_be_made_holds_no_layer(node: Node) -> None:
+    async def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    broken = Volumes(node.root, node.store, full)
+    with pytest.raises(OSError, match="No space"):
+        asyncio.run(broken.publish(HANDLE, node.chain, node.target()))
+    assert {layer.links for layer in node.store.held().values()} == {0}
+
+
+def test_discarding_takes_away_what_was_left_of_an_overlay_that_never_came_to_be(node: Node) -> None:
+    half = node.root / "volumes" / ".new" / HANDLE / "chain"
+    half.mkdir(parents=True)
+    node.store.link_chain(node.chain, half)
+    node.discard()
+    assert {layer.links for layer in node.store.held().values()} == {0}
+
+
 def test_publishing_again_changes_nothing(node: Node) -> None:
     place = node.publish()
     before = (len(mounts.list_mounts()), (place / "disk.img").stat().st_ino)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kigi.domain.layers import Digest
 from kigi.errors import BudgetExceeded
-from kigi_cache.eviction import Budget, HeldLayer, Need, evictable, free_up, keep_low, make_room, need_of
+from kigi_cache.eviction import Budget, HeldLayer, Need, evictable, free_up, keep_few, keep_low, make_room, need_of
 from kigi_cache.pace import Pace
 
 
@@ -43,6 +43,13 @@ def test_the_least_recently_needed_leave_first_and_no_more_than_must() -> None:
 def test_layers_needed_at_the_same_time_leave_in_the_order_of_their_digests() -> None:
     layers = [HeldLayer(digest(number), 10) for number in (3, 1, 2)]
     assert [layer.digest for layer in evictable(layers, {}, below=Need.WANTED)] == [digest(1), digest(2), digest(3)]
+
+
+def test_idle_layers_beyond_a_number_leave_however_small_they_are() -> None:
+    layers = held(1, 1, 1, 1, links={0: 1})
+    assert keep_few(layers, {digest(1): Need.WANTED, digest(2): Need.PREFETCH}, 1) == [digest(3)]
+    assert keep_few(layers, {}, 2) == [digest(1), digest(2)]
+    assert keep_few(layers, {}, 4) == []
 
 
 def test_linked_and_wanted_layers_stay() -> None:
