@@ -21,6 +21,8 @@ from kigi.planning.view import HookKind
 from kigi.planning.wishes import Fingerprint, WishedMachine
 
 ANNOTATION_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
+ANNOTATION_HARDWARE_HASH = f"{names.GROUP}/hardware-hash"
+"""On a VM's template, from where KubeVirt copies it to each instance that it starts: see ``hardware_hash``."""
 HOOK_SIDECARS = "hooks.kubevirt.io/hookSidecars"
 DEFAULT_MEMORY = "512Mi"
 LAUNCHER_OVERHEAD_BYTES = 256 * 2**20
@@ -135,8 +137,10 @@ def build_machine(
     template = _instance_template(owner, wish, revision, placement)
     template["metadata"] = merge_patch({"labels": labels}, template.get("metadata", {}))
     template["metadata"]["labels"].update(labels)
+    annotations = template["metadata"].setdefault("annotations", {})
+    annotations[ANNOTATION_HARDWARE_HASH] = hardware_hash(wish)
     if hook == "Sidecar":
-        template["metadata"].setdefault("annotations", {})[HOOK_SIDECARS] = hook_annotation(hook_image)
+        annotations[HOOK_SIDECARS] = hook_annotation(hook_image)
     settings = _settings(wish)
     strategy = settings.run_strategy or RUN_STRATEGIES[0]
     spec: dict[str, Any] = {"runStrategy": strategy if running else "Halted", "template": template}
@@ -172,6 +176,21 @@ def template_hash(wish: WishedMachine, placement: Placement, hook: HookKind, hoo
     disks = [[disk.name, disk.bus] for disk in wish.disks]
     text = json.dumps([wish.template, tolerations, hook, hook_image, *disks], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hardware_hash(wish: WishedMachine) -> str:
+    """16 hex digits of what a user may say of a running VM, but its disks' content: a change of it asks for a restart.
+
+    What Kigi adds by itself (hook, claims, labels, defaults) is left out, so that no upgrade restarts a VM; so are the
+    tolerations, which matter to a pod only until it has a node, and what is KubeVirt's and Kigi's business alone.
+    """
+    template = {key: value for key, value in wish.template.items() if key not in _NOT_HARDWARE}
+    text = json.dumps([template, *([disk.name, disk.bus] for disk in wish.disks)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_NOT_HARDWARE = frozenset({"after", "runStrategy"})
+"""Fields of a template that say when a VM is started, not what it is."""
 
 
 @functools.lru_cache(maxsize=4096)

@@ -29,7 +29,7 @@ from kigi.domain import names
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError, SpecInvalid
-from kigi.planning.deployment import DeploymentPlan, Target, claim_of, claims_of, is_running
+from kigi.planning.deployment import DeploymentPlan, Target, claim_of, claims_of, is_outdated, is_running
 from kigi.planning.objects import Owner
 from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.history import history
@@ -273,6 +273,8 @@ def machine_state(target: Target, machine: MachineState | None, claim: str) -> s
         return "Running"
     if machine.paused:
         return "Paused"
+    if is_outdated(machine) and machine.instance_phase != "Succeeded":
+        return "Restarting"
     if machine.instance_phase == "Succeeded" or (
         machine.instance_uid is None and machine.printable_status == "Stopped"
     ):
@@ -291,6 +293,8 @@ def _waiting(target: Target) -> str | None:
 def _trouble(machine: MachineState | None) -> str | None:
     if machine is None or is_running(machine):
         return None
+    if machine.paused and is_outdated(machine):
+        return "its template has changed; it restarts when it is resumed"
     troubled = machine.printable_status.startswith(("Error", "CrashLoop", "Err", "Unschedulable", "DataVolumeError"))
     if machine.message:
         return machine.message
