@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kigi.api.deployment import Placement
-from kigi.api.system import MachineNetwork, MachineTemplate, Readiness
+from kigi.api.system import CloudInit, MachineNetwork, MachineTemplate, Readiness
 from kigi.domain import names
 from kigi.domain.layers import Chain
 from kigi.domain.quantities import parse_quantity
@@ -24,6 +24,8 @@ ANNOTATION_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
 ANNOTATION_HARDWARE_HASH = f"{names.GROUP}/hardware-hash"
 """On a VM's template, from where KubeVirt copies it to each instance that it starts: see ``hardware_hash``."""
 HOOK_SIDECARS = "hooks.kubevirt.io/hookSidecars"
+CLOUD_INIT = "cloud-init"
+"""Volume and disk of a template's ``cloudInit``."""
 DEFAULT_MEMORY = "512Mi"
 LAUNCHER_OVERHEAD_BYTES = 256 * 2**20
 """What virt-launcher, libvirt and QEMU take beside the guest's memory, for the room on a node alone."""
@@ -241,6 +243,9 @@ def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placeme
     identity = firmware_uuid(owner, wish.instance, wish.machine)
     networks = settings.networks if settings.networks is not None else [MachineNetwork(name="pod")]
     disks, volumes = _disks(owner, wish, revision, settings)
+    if settings.cloud_init is not None:
+        disks.append({"name": CLOUD_INIT, "disk": {"bus": "virtio"}})
+        volumes.append({"name": CLOUD_INIT, "cloudInitNoCloud": _cloud_init(settings.cloud_init)})
     domain: dict[str, Any] = {
         "firmware": {"uuid": identity, "serial": identity},
         "devices": {"disks": [*disks], "interfaces": [_interface(owner, wish, network) for network in networks]},
@@ -262,11 +267,13 @@ def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placeme
         spec["readinessProbe"] = _probe(settings.readiness)
     if placement.tolerations:
         spec["tolerations"] = [toleration.to_api() for toleration in placement.tolerations]
-    if settings.cloud_init is not None:
-        _add_cloud_init(spec, settings)
     template = merge_patch({"spec": spec}, settings.patch or {})
     _keep_first(template["spec"].setdefault("volumes", []), volumes)
-    _keep_first(template["spec"]["domain"]["devices"].setdefault("disks", []), disks)
+    devices = template["spec"]["domain"]["devices"]
+    _keep_first(devices.setdefault("disks", []), disks)
+    if settings.preference is not None:
+        # A preference's TPM may keep its state where no reset reaches it; KubeVirt takes it only where there is none.
+        devices.setdefault("tpm", {"enabled": False})
     return template
 
 
@@ -307,22 +314,21 @@ def _probe(readiness: Readiness) -> dict[str, Any]:
 
 
 def _keep_first(items: list[dict[str, Any]], ours: list[dict[str, Any]]) -> None:
-    """A patch replaces lists; our disks stay in them, as we made them."""
+    """A patch replaces lists; the disks of the template's other fields stay in them, as we made them."""
     known = {item["name"] for item in ours}
     items[:] = [*ours, *(item for item in items if item.get("name") not in known)]
 
 
-def _add_cloud_init(spec: dict[str, Any], settings: MachineTemplate) -> None:
-    assert settings.cloud_init is not None
+def _cloud_init(settings: CloudInit) -> dict[str, Any]:
+    """KubeVirt's source for it."""
     source: dict[str, Any] = {}
-    if settings.cloud_init.secret_name is not None:
-        source = {"secretRef": {"name": settings.cloud_init.secret_name}}
-    if settings.cloud_init.user_data is not None:
-        source["userData"] = settings.cloud_init.user_data
-    if settings.cloud_init.network_data is not None:
-        source["networkData"] = settings.cloud_init.network_data
-    spec["volumes"].append({"name": "cloud-init", "cloudInitNoCloud": source})
-    spec["domain"]["devices"]["disks"].append({"name": "cloud-init", "disk": {"bus": "virtio"}})
+    if settings.secret_name is not None:
+        source = {"secretRef": {"name": settings.secret_name}}
+    if settings.user_data is not None:
+        source["userData"] = settings.user_data
+    if settings.network_data is not None:
+        source["networkData"] = settings.network_data
+    return source
 
 
 def _interface(owner: Owner, wish: WishedMachine, network: MachineNetwork) -> dict[str, Any]:
