@@ -275,3 +275,9 @@ class NodesMissing(Waiting):
     """Fewer nodes than asked for can be taken."""
 
     reason = "NodesMissing"
+
+
+NEEDS_A_PERSON = frozenset(
+    kind.reason for kind in (LayerRefused, BudgetExceeded, AccessDenied, RepositoryUnknown, SpecInvalid)
+)
+"""Refusals of a layer that no retry heals: the layer, the budget, the credentials or the settings must change."""

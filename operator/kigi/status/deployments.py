@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,7 +28,7 @@ from kigi.conditions import (
 from kigi.domain import names
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
-from kigi.errors import KigiError, SpecInvalid
+from kigi.errors import NEEDS_A_PERSON, KigiError, SpecInvalid
 from kigi.planning.deployment import DeploymentPlan, Target, claim_of, claims_of, is_outdated, is_running
 from kigi.planning.objects import Owner
 from kigi.planning.view import DeploymentView, MachineState
@@ -144,14 +144,9 @@ def _placed(view: DeploymentView, plan: DeploymentPlan) -> Finding:
 def _cached(view: DeploymentView, cost: _Bytes) -> Finding:
     if cost.missing == 0:
         return Finding(CACHED, True, "LayersCached", f"{format_bytes(cost.wanted)} held by {len(cost.wanted_on)} nodes")
-    for node, missing in sorted(cost.missing_on.items()):
-        state = view.nodes.get(node)
-        if missing and state is not None and not state.cache_alive:
-            return Finding(CACHED, False, "CacheSilent", f"the cache daemon of {node} has not reported lately")
-        refused = [(digest, state.refused[digest]) for digest in missing if state and digest in state.refused]
-        if refused:
-            digest, (reason, message) = refused[0]
-            return Finding(CACHED, False, reason, f"{node}: layer {digest}: {message}")
+    troubles = list(_cache_troubles(view, cost))
+    if troubles:
+        return min(troubles, key=lambda finding: finding.reason not in NEEDS_A_PERSON)
     node = max(sorted(cost.missing_on), key=lambda name: total_bytes(cost.missing_on[name].values()))
     missing, wanted = cost.missing_on[node], cost.wanted_on[node]
     lack, whole = total_bytes(missing.values()), total_bytes(wanted.values())
@@ -162,6 +157,20 @@ def _cached(view: DeploymentView, cost: _Bytes) -> Finding:
         f"{len(wanted) - len(missing)} of {len(wanted)} layers ({format_bytes(whole - lack)} of {format_bytes(whole)}) "
         f"on {node}",
     )
+
+
+def _cache_troubles(view: DeploymentView, cost: _Bytes) -> Iterator[Finding]:
+    """What keeps missing layers from coming, by node and digest; what a silent daemon said is not known any more."""
+    for node, missing in sorted(cost.missing_on.items()):
+        state = view.nodes.get(node)
+        if not missing or state is None:
+            continue
+        if not state.cache_alive:
+            yield Finding(CACHED, False, "CacheSilent", f"the cache daemon of {node} has not reported lately")
+            continue
+        for digest in sorted(missing.keys() & state.refused.keys()):
+            reason, message = state.refused[digest]
+            yield Finding(CACHED, False, reason, f"{node}: layer {digest}: {message}")
 
 
 def _disks_ready(view: DeploymentView, plan: DeploymentPlan) -> Finding:
@@ -202,7 +211,8 @@ def _sum_up(
         return summary(ready=True, stalled=False, reason="Deployed", message=message)
     open_phase = next((phase for phase in phases if not phase.status), None)
     if open_phase is not None:
-        return summary(ready=False, stalled=False, reason=open_phase.reason, message=open_phase.message)
+        stalled = open_phase.type == CACHED and open_phase.reason in NEEDS_A_PERSON
+        return summary(ready=False, stalled=stalled, reason=open_phase.reason, message=open_phase.message)
     failed = next((m for i in instances for m in i.machines if m.message), None)
     down = sum(m.state not in ("Running", "Stopped") for i in instances for m in i.machines)
     message = f"{ready_replicas} of {view.spec.replicas} instances ready, {down} machines to come"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kigi.api.deployment import SystemDeploymentSpec, SystemDeploymentStatus
-from kigi.errors import KigiError, SpecInvalid, Unreachable
+from kigi.errors import NEEDS_A_PERSON, KigiError, SpecInvalid, Unreachable
 from kigi.planning.deployment import plan_deployment
 from kigi.planning.view import DeploymentView, KubeVirtState
 from kigi.status.deployments import deployment_status
@@ -136,6 +136,47 @@ def test_a_refusal_of_a_node_is_told_with_its_reason() -> None:
     status = status_of(replace(view, nodes=refusing))
     assert message(status).startswith("LayerCorrupt: n")
     assert "other bytes" in message(status)
+
+
+def placed(**refused: tuple[str, str]) -> DeploymentView:
+    """A deployment whose disks have a node, where the named images' layers are refused."""
+    w = world()
+    for step in w.plan().steps:
+        w.apply(step)
+    view = w.view()
+    told = {digest(name): why for name, why in refused.items()}
+    return replace(view, nodes={name: replace(state, refused=told) for name, state in view.nodes.items()})
+
+
+@pytest.mark.parametrize(
+    ("reason", "stalled"),
+    [
+        *((reason, "True") for reason in sorted(NEEDS_A_PERSON)),
+        ("LayerNotInRepository", "False"),
+        ("RepositoryUnreachable", "False"),
+        ("LayerCorrupt", "False"),
+        ("NoRoom", "False"),
+    ],
+)
+def test_a_refusal_that_a_person_must_mend_stalls_it_until_it_is_mended(reason: str, stalled: str) -> None:
+    view = placed(base=(reason, "because"))
+    status = status_of(view)
+    assert conditions(status)["Stalled"] == stalled
+    assert message(status).startswith(f"{reason}: n")
+    mended = {name: replace(state, refused={}) for name, state in view.nodes.items()}
+    after = status_of(replace(view, nodes=mended, old_status=status))
+    assert (conditions(after)["Stalled"], conditions(after)["Reconciling"]) == ("False", "True")
+
+
+def test_a_refusal_that_a_person_must_mend_is_told_before_others() -> None:
+    view = placed(base=("RepositoryUnreachable", "silent"), web=("AccessDenied", "no"), db=("NoRoom", "full"))
+    assert message(status_of(view)).startswith("AccessDenied: n")
+
+
+def test_what_a_silent_daemon_refused_is_not_told() -> None:
+    view = placed(base=("AccessDenied", "no"))
+    silent = {name: replace(state, cache_alive=False) for name, state in view.nodes.items()}
+    assert message(status_of(replace(view, nodes=silent))).startswith("CacheSilent: ")
 
 
 def test_a_node_that_is_not_ready_is_named() -> None:
