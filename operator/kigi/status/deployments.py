@@ -292,8 +292,15 @@ def machine_state(target: Target, machine: MachineState | None, claim: str) -> s
     return _TROUBLES.get(machine.printable_status, "Starting")
 
 
-_TROUBLES = {"ErrorUnschedulable": "Unschedulable", "CrashLoopBackOff": "CrashLooping"}
-"""KubeVirt's printable states of a VM that will not run by itself, and our words for them."""
+_TROUBLES = {
+    "ErrorUnschedulable": "Unschedulable",
+    "CrashLoopBackOff": "CrashLooping",
+    **dict.fromkeys(("ErrImagePull", "ImagePullBackOff", "ErrorPvcNotFound", "DataVolumeError"), "Failed"),
+}
+"""KubeVirt's printable states of a VM that will not run by itself, and our words for them.
+
+Source: KubeVirt staging/src/kubevirt.io/api/core/v1/types.go, VirtualMachinePrintableStatus, the same in 1.7 and 1.9.
+"""
 
 
 def _waiting(target: Target) -> str | None:
@@ -305,10 +312,7 @@ def _trouble(machine: MachineState | None) -> str | None:
         return None
     if machine.paused and is_outdated(machine):
         return "its template has changed; it restarts when it is resumed"
-    troubled = machine.printable_status.startswith(("Error", "CrashLoop", "Err", "Unschedulable", "DataVolumeError"))
-    if machine.message:
-        return machine.message
-    return machine.printable_status if troubled else None
+    return machine.message or (machine.printable_status if machine.printable_status in _TROUBLES else None)
 
 
 def _timings(old: Timings | None, phases: Sequence[Finding], ready: bool, now: datetime) -> Timings:

@@ -194,3 +194,16 @@ def test_stopped_machines_are_ready_when_they_shall_be_off() -> None:
     status = status_of(w.view())
     assert conditions(status)["Ready"] == "True"
     assert {machine.state for instance in status.instances for machine in instance.machines} == {"Stopped"}
+
+
+@pytest.mark.parametrize("printable", ["ErrImagePull", "ImagePullBackOff", "ErrorPvcNotFound", "DataVolumeError"])
+@pytest.mark.parametrize("words", ["", "KubeVirt's words"])
+def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_words(printable: str, words: str) -> None:
+    w = world()
+    w.settle()
+    view = w.view()
+    failing = {"instance_phase": "Scheduling", "instance_ready": False, "printable_status": printable, "message": words}
+    status = status_of(replace(view, machines=tuple(replace(m, **failing) for m in view.machines)))  # type: ignore[arg-type]
+    machines = [machine for instance in status.instances for machine in instance.machines]
+    assert {(machine.state, machine.message) for machine in machines} == {("Failed", words or printable)}
+    assert (words or printable) in message(status)
