@@ -132,6 +132,12 @@ class HookPending(Waiting):
     reason = "HookPending"
 
 
+class StateBesideDisk(SpecInvalid):
+    """A VM keeps state that no reset reaches: its preference brings what a template may not ask for."""
+
+    reason = "StateBesideDisk"
+
+
 class LayerRefused(SpecInvalid):
     """A layer's header is not of Kigi's form, or not what was declared: publish it anew; it is never used.
 

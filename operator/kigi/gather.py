@@ -186,6 +186,7 @@ def _machine_states(mirror: Mirror, record: DeploymentRecord) -> Iterator[Machin
             instance_uid=vmi.meta.uid if vmi else None,
             instance_claim=vmi.claim if vmi else None,
             instance_hardware=vmi.hardware if vmi else "",
+            lasting=vmi.lasting if vmi else "",
             instance_phase=vmi.phase if vmi else "",
             instance_ready=vmi.ready if vmi else False,
             paused=vmi.paused if vmi else False,

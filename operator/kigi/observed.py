@@ -208,6 +208,8 @@ class InstanceRecord:
     phase: str
     ready: bool
     paused: bool
+    lasting: str
+    """Field of its domain that keeps state beside its disks."""
     agent: bool
     """The agent inside the guest answers."""
     node: str | None
@@ -472,6 +474,7 @@ def _instance(body: Mapping[str, Any], meta: Meta) -> InstanceRecord:
         phase=status.get("phase", ""),
         ready=kubevirt.condition(body, "Ready").get("status") == "True",
         paused=kubevirt.condition(body, "Paused").get("status") == "True",
+        lasting=kubevirt.lasting_state(body),
         agent=kubevirt.condition(body, "AgentConnected").get("status") == "True",
         node=status.get("nodeName"),
         message=kubevirt.unscheduled(body),

@@ -65,6 +65,19 @@ def condition(body: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return {}
 
 
+def lasting_state(vmi: Mapping[str, Any]) -> str:
+    """What of an instance keeps state beside its disks (``devices.tpm``, ``firmware.bootloader.efi``); empty: nothing.
+
+    An instance's spec has what its preference brought. Source: KubeVirt pkg/tpm/tpm.go, pkg/instancetype/preference.
+    """
+    domain = (vmi.get("spec") or {}).get("domain") or {}
+    tpm = (domain.get("devices") or {}).get("tpm") or {}
+    if tpm.get("persistent") and tpm.get("enabled", True):
+        return "devices.tpm"
+    efi = ((domain.get("firmware") or {}).get("bootloader") or {}).get("efi") or {}
+    return "firmware.bootloader.efi" if efi.get("persistent") else ""
+
+
 def unscheduled(vmi: Mapping[str, Any]) -> str:
     """The scheduler's explanation of why a VM's pod has no node; empty if it has one."""
     found = condition(vmi, "PodScheduled")

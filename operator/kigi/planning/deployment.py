@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kigi.domain.names import claim_name
-from kigi.errors import HookPending, HookUnavailable, KigiError, NameTaken
+from kigi.errors import HookPending, HookUnavailable, KigiError, NameTaken, StateBesideDisk
 from kigi.planning.isolation import KIND as POLICY
 from kigi.planning.isolation import is_isolated, isolation_steps
 from kigi.planning.objects import (
@@ -94,6 +94,7 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
         error = error or exc
     steps.extend(_restart_machines(targets, machines, hardware, owner))
     steps.extend(_drop_unwished(view, wishes, targets, machines))
+    error = error or _lasting_state(targets, machines)
     return DeploymentPlan(
         steps=tuple(steps), waiting_for=_waiting_for(targets, machines), targets=targets, error=error, machines=machines
     )
@@ -346,6 +347,19 @@ def _can_take_hardware(machine: MachineState, wanted: str) -> bool:
     """A restart would give it ``wanted``, which it has not. One that stands still or has ended is not waked for it."""
     standing = machine.paused or machine.instance_phase in ("Succeeded", "Failed")
     return machine.hardware == wanted and is_outdated(machine) and not standing
+
+
+def _lasting_state(targets: Sequence[Target], machines: Mapping[Slot, MachineState]) -> StateBesideDisk | None:
+    """A VM that runs with what no template may ask for, by its preference."""
+    for target in targets:
+        machine = machines.get(target.wish.slot)
+        if machine is not None and machine.owned and machine.lasting and not is_outdated(machine):
+            return StateBesideDisk(
+                f"SystemNode {target.wish.system}: machine {target.wish.machine}: its preference gives it a persistent "
+                f"domain.{machine.lasting}, whose state no reset reaches; say template.patch.spec.domain."
+                f"{machine.lasting}.persistent: false"
+            )
+    return None
 
 
 def _drop_unwished(

@@ -105,6 +105,8 @@ class MachineState:
     """PVC that the VirtualMachineInstance was started with."""
     instance_hardware: str = ""
     """``hardware_hash`` that the VirtualMachineInstance was started with; empty: an operator that made none."""
+    lasting: str = ""
+    """Field of its domain that keeps state beside its disks, where no reset reaches it."""
     instance_phase: str = ""
     instance_ready: bool = False
     paused: bool = False

@@ -308,6 +308,8 @@ def _waiting(target: Target) -> str | None:
 
 
 def _trouble(machine: MachineState | None) -> str | None:
+    if machine is not None and machine.lasting:
+        return f"no reset reaches the state of its persistent domain.{machine.lasting}"
     if machine is None or is_running(machine):
         return None
     if machine.paused and is_outdated(machine):

@@ -201,3 +201,25 @@ async def test_a_hook_that_somebody_takes_from_a_template_comes_back(
         assert (await listing(kube, INSTANCE, ns)).keys() == running.keys()
         await wait_gone(plane, kube, ns)
     assert not actors.violations
+
+
+async def test_a_vm_that_keeps_state_beside_its_disk_is_stalled_over(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    """KubeVirt writes into the instance what a preference brings."""
+    patch = ("patch", "virtualmachineinstance", "class-0-m0", "-n", ns, "--type=merge", "-p")
+
+    async def stalled() -> bool:
+        told = condition(await get_deployment(kube, ns) or {}, "Stalled")
+        return (told.get("status"), told.get("reason")) == ("True", "StateBesideDisk")
+
+    async with OperatorRun(operator_kubeconfig):
+        apply(plane, ns, *trees(1), deployment())
+        await wait_ready(kube, ns)
+        for tpm in ({"persistent": True}, None):
+            change = json.dumps({"spec": {"domain": {"devices": {"tpm": tpm}}}})
+            await asyncio.to_thread(plane.kubectl, *patch, change)
+            if tpm:
+                await eventually_async(stalled, 20, "it is stalled")
+        await wait_ready(kube, ns)
+        await wait_gone(plane, kube, ns)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kubevirt import kubevirt_state, root_claim, trouble
+from kigi.adapters.kubevirt import kubevirt_state, lasting_state, root_claim, trouble
 
 
 def kubevirt(version: str, *gates: str) -> dict[str, Any]:
@@ -125,3 +125,20 @@ def test_a_probe_that_does_not_answer_is_told_of_a_vm_that_runs(
 ) -> None:
     message = trouble(vm(("Ready", "False", reason, "containers with unready status"), status=status, probe=probe))
     assert message == ("it runs, and its readiness probe does not answer" if told else "")
+
+
+@pytest.mark.parametrize(
+    ("domain", "field"),
+    [
+        pytest.param({}, "", id="none"),
+        pytest.param({"devices": {"tpm": {}}}, "", id="tpm"),
+        pytest.param({"devices": {"tpm": {"persistent": True}}}, "devices.tpm", id="persistent-tpm"),
+        pytest.param({"devices": {"tpm": {"persistent": True, "enabled": False}}}, "", id="tpm-off"),
+        pytest.param({"firmware": {"bootloader": {"efi": {}}}}, "", id="efi"),
+        pytest.param(
+            {"firmware": {"bootloader": {"efi": {"persistent": True}}}}, "firmware.bootloader.efi", id="persistent-efi"
+        ),
+    ],
+)
+def test_state_beside_the_disk_is_seen_in_an_instance(domain: dict[str, Any], field: str) -> None:
+    assert lasting_state({"spec": {"domain": domain}}) == field

@@ -207,3 +207,15 @@ def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_words(printable: str
     machines = [machine for instance in status.instances for machine in instance.machines]
     assert {(machine.state, machine.message) for machine in machines} == {("Failed", words or printable)}
     assert (words or printable) in message(status)
+
+
+def test_a_vm_whose_preference_brings_state_that_no_reset_reaches_stalls_it() -> None:
+    w = world()
+    w.settle()
+    view = w.view()
+    status = status_of(replace(view, machines=tuple(replace(m, lasting="devices.tpm") for m in view.machines)))
+    assert (conditions(status)["Ready"], conditions(status)["Stalled"]) == ("False", "True")
+    assert message(status).startswith("StateBesideDisk: SystemNode a: machine ")
+    assert "template.patch.spec.domain.devices.tpm.persistent: false" in message(status)
+    told = {machine.message for instance in status.instances for machine in instance.machines}
+    assert told == {"no reset reaches the state of its persistent domain.devices.tpm"}
