@@ -8,14 +8,9 @@ from datetime import datetime
 from kigi.api.node_cache import CachedLayer, CachedVolume, CaptureReport, NodeCache, NodeCacheStatus, WantedLayer
 from kigi.conditions import Finding, merge_conditions, summary
 from kigi.domain.quantities import format_bytes
-from kigi.errors import AccessDenied, BudgetExceeded, LayerRefused, RepositoryUnknown, SpecInvalid
+from kigi.errors import NEEDS_A_PERSON
 from kigi_cache.filler import FillState
 from kigi_cache.volumes import Volume
-
-NEEDS_A_PERSON = frozenset(
-    kind.reason for kind in (LayerRefused, BudgetExceeded, AccessDenied, RepositoryUnknown, SpecInvalid)
-)
-"""Refusals that no retry heals: the layer, the budget, the credentials or the settings must change."""
 
 
 def build_status(

@@ -97,8 +97,8 @@ async def apply_step(ports: Ports, step: Step) -> None:
             await _apply_object(ports, manifest)
         case DeleteObject(kind, name, namespace):
             await _delete_object(ports, kind, namespace, name)
-        case RestartMachine(namespace, name, instance_uid):
-            await _restart(ports, namespace, name, instance_uid)
+        case RestartMachine():
+            await _restart(ports, step)
         case EmitEvent():
             pass
     metrics.STEPS.labels(type(step).__name__).inc()
@@ -188,12 +188,14 @@ async def set_finalizer(
         ports.see(resource.kind, answer)
 
 
-async def _restart(ports: Ports, namespace: str, name: str, instance_uid: str) -> None:
+async def _restart(ports: Ports, step: RestartMachine) -> None:
     """Ends that instance and no other; its successor may already run.
 
-    KubeVirt's restart is fast (it kills, and asks no guest to shut down) but names no uid: it is asked only when a
-    look just before shows that instance. Where KubeVirt does not serve it, the instance is deleted by its uid.
+    KubeVirt's restart names no uid: it is asked only when a look just before shows that instance. It is fast (it
+    kills, and asks no guest to shut down) unless it is asked to be graceful. Where KubeVirt does not serve it, the
+    instance is deleted by its uid.
     """
+    namespace, name, instance_uid = step.namespace, step.name, step.instance_uid
     now = time.monotonic()
     if now - ports.restarted.get(instance_uid, -RESTART_AGAIN_S) < RESTART_AGAIN_S:
         return
@@ -208,7 +210,7 @@ async def _restart(ports: Ports, namespace: str, name: str, instance_uid: str) -
     ports.see(resources.INSTANCE.kind, body)
     if body["metadata"].get("deletionTimestamp"):
         return
-    if not await ports.kube.restart_machine(namespace, name):
+    if not await ports.kube.restart_machine(namespace, name, gracefully=step.gracefully):
         answer = await ports.kube.delete(resources.INSTANCE, namespace, name, uid=instance_uid)
         if answer is not None:
             ports.see(resources.INSTANCE.kind, answer)

@@ -132,6 +132,12 @@ class HookPending(Waiting):
     reason = "HookPending"
 
 
+class StateBesideDisk(SpecInvalid):
+    """A VM keeps state that no reset reaches: its preference brings what a template may not ask for."""
+
+    reason = "StateBesideDisk"
+
+
 class LayerRefused(SpecInvalid):
     """A layer's header is not of Kigi's form, or not what was declared: publish it anew; it is never used.
 
@@ -275,3 +281,9 @@ class NodesMissing(Waiting):
     """Fewer nodes than asked for can be taken."""
 
     reason = "NodesMissing"
+
+
+NEEDS_A_PERSON = frozenset(
+    kind.reason for kind in (LayerRefused, BudgetExceeded, AccessDenied, RepositoryUnknown, SpecInvalid)
+)
+"""Refusals of a layer that no retry heals: the layer, the budget, the credentials or the settings must change."""

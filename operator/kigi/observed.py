@@ -27,8 +27,10 @@ from kigi.domain.systems import DiskChange, MachineChange, System
 from kigi.errors import SpecInvalid
 from kigi.planning import plugin
 from kigi.planning.objects import (
+    ANNOTATION_HARDWARE_HASH,
     ANNOTATION_TEMPLATE_HASH,
     DEFAULT_MEMORY,
+    HOOK_SIDECARS,
     LAUNCHER_OVERHEAD_BYTES,
     RUN_STRATEGIES,
 )
@@ -188,6 +190,8 @@ class MachineRecord:
     claim: str | None
     running: bool
     template_hash: str
+    hardware: str
+    sidecars: str
     memory_bytes: int
     printable_status: str
     message: str
@@ -200,9 +204,12 @@ class InstanceRecord:
     meta: Meta
     deployment: tuple[str, str]
     claim: str | None
+    hardware: str
     phase: str
     ready: bool
     paused: bool
+    lasting: str
+    """Field of its domain that keeps state beside its disks."""
     agent: bool
     """The agent inside the guest answers."""
     node: str | None
@@ -437,6 +444,7 @@ def _claim(body: Mapping[str, Any], meta: Meta) -> ClaimRecord:
 def _machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
     metadata, spec = body["metadata"], body.get("spec") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    of_template = ((spec.get("template") or {}).get("metadata") or {}).get("annotations") or {}
     template = (spec.get("template") or {}).get("spec") or {}
     memory = ((template.get("domain") or {}).get("memory") or {}).get("guest")
     return MachineRecord(
@@ -448,6 +456,8 @@ def _machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
         claim=kubevirt.root_claim(template.get("volumes"), names.DISK_VOLUME),
         running=spec.get("runStrategy") in RUN_STRATEGIES,
         template_hash=annotations.get(ANNOTATION_TEMPLATE_HASH, ""),
+        hardware=of_template.get(ANNOTATION_HARDWARE_HASH, ""),
+        sidecars=of_template.get(HOOK_SIDECARS, ""),
         memory_bytes=_bytes(memory, DEFAULT_MEMORY) + LAUNCHER_OVERHEAD_BYTES,
         printable_status=(body.get("status") or {}).get("printableStatus", ""),
         message=kubevirt.trouble(body),
@@ -460,9 +470,11 @@ def _instance(body: Mapping[str, Any], meta: Meta) -> InstanceRecord:
         meta=meta,
         deployment=(meta.namespace or "", labels.get(names.LABEL_DEPLOYMENT, "")),
         claim=kubevirt.root_claim((body.get("spec") or {}).get("volumes"), names.DISK_VOLUME),
+        hardware=(body["metadata"].get("annotations") or {}).get(ANNOTATION_HARDWARE_HASH, ""),
         phase=status.get("phase", ""),
         ready=kubevirt.condition(body, "Ready").get("status") == "True",
         paused=kubevirt.condition(body, "Paused").get("status") == "True",
+        lasting=kubevirt.lasting_state(body),
         agent=kubevirt.condition(body, "AgentConnected").get("status") == "True",
         node=status.get("nodeName"),
         message=kubevirt.unscheduled(body),

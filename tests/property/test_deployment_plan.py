@@ -49,6 +49,8 @@ actions = st.lists(
         st.tuples(st.just("step"), st.integers(0, 5)),
         st.tuples(st.just("move"), st.integers(0, 20)),
         st.tuples(st.just("cache"), st.none()),
+        st.tuples(st.just("settle"), st.none()),
+        st.tuples(st.just("edit"), st.tuples(states, st.sampled_from(["512Mi", "2Gi"]))),
     ),
     max_size=60,
 )
@@ -58,6 +60,10 @@ def run(world: World, script: list[tuple[str, Any]]) -> None:
     for kind, argument in script:
         if kind == "change":
             world.change(**argument)
+        elif kind == "edit":
+            world.edit(argument[0], "web", memory=argument[1])
+        elif kind == "settle":
+            world.settle()
         elif kind == "step":
             for step in world.plan().steps[: argument + 1]:
                 world.apply(step)

@@ -22,6 +22,7 @@ from kigi.domain.systems import DiskChange, MachineChange, ResolvedSystem, Syste
 from kigi.errors import KigiError
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
 from kigi.planning.node_cache import plan_node_cache
+from kigi.planning.objects import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS, hardware_hash
 from kigi.planning.steps import (
     AddFinalizer,
     ApplyObject,
@@ -58,7 +59,10 @@ def image(name: str, parent: str | None = None, size_bytes: int = 1000) -> Image
 
 
 def small_trees() -> tuple[dict[str, Image], dict[str, System]]:
-    """Two roles on one base, web after db; in b db has two more disks, c removes it and adds another machine."""
+    """Two roles on one base, web after db; in b db has two more disks, c removes it and adds another machine.
+
+    Web's image is the same in b and c, its memory is not.
+    """
     images = [
         image("base"),
         image("web", "base"),
@@ -83,7 +87,7 @@ def small_trees() -> tuple[dict[str, Image], dict[str, System]]:
             "b",
             (
                 MachineChange("db", removed=True),
-                MachineChange("web", template={"after": None}),
+                MachineChange("web", template={"after": None, "memory": "1Gi"}),
                 MachineChange("extra", "extra", {"after": ["web"]}, disks=(DiskChange("data", "data-b"),)),
             ),
         ),
@@ -108,6 +112,12 @@ class Vm:
         return [v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v]
 
     @property
+    def annotations(self) -> Mapping[str, str]:
+        """Of its template: every instance that it starts has them."""
+        annotations: Mapping[str, str] = self.manifest["spec"]["template"]["metadata"]["annotations"]
+        return annotations
+
+    @property
     def running(self) -> bool:
         return bool(self.manifest["spec"]["runStrategy"] == "Always")
 
@@ -116,6 +126,7 @@ class Vm:
 class Vmi:
     uid: str
     claims: list[str]
+    hardware: str
     phase: str = "Scheduling"
     deleting: bool = False
 
@@ -180,6 +191,14 @@ class World:
     def change(self, **changes: Any) -> None:
         self.spec = SystemDeploymentSpec.model_validate({**self.spec.to_api(), **changes})
         self.generation += 1
+        self.clock += 1
+
+    def edit(self, state: str, machine: str, **template: Any) -> None:
+        """A state's machine gets another template, in place."""
+        changes = {change.name: change for change in self.systems[state].machines}
+        old = changes.get(machine, MachineChange(machine))
+        changes[machine] = replace(old, template={**(old.template or {}), **template})
+        self.systems[state] = replace(self.systems[state], machines=tuple(changes.values()))
         self.clock += 1
 
     # What the planner sees.
@@ -269,6 +288,8 @@ class World:
             claim=vm.claim,
             running=vm.running,
             template_hash=vm.manifest["metadata"]["annotations"]["kigi.dev/template-hash"],
+            hardware=vm.annotations[ANNOTATION_HARDWARE_HASH],
+            sidecars=vm.annotations[HOOK_SIDECARS],
         )
         if vmi is None:
             return state
@@ -276,6 +297,7 @@ class World:
             state,
             instance_uid=vmi.uid,
             instance_claim=vmi.claim,
+            instance_hardware=vmi.hardware,
             instance_phase=vmi.phase,
             instance_ready=vmi.phase == "Running",
             instance_deleting=vmi.deleting,
@@ -401,7 +423,8 @@ class World:
                     node = self.nodes[volume.node]
                     assert set(volume.chain) <= node.held, "a VM starts above a missing layer"
                     node.overlays.setdefault(volume.handle, self.clock)
-                self.vmis[name] = Vmi(f"vmi{next(self.uids)}", self.vms[name].claims)
+                vm = self.vms[name]
+                self.vmis[name] = Vmi(f"vmi{next(self.uids)}", vm.claims, vm.annotations[ANNOTATION_HARDWARE_HASH])
             case "run":
                 self.vmis[name].phase = "Running"
             case "stop":
@@ -487,6 +510,9 @@ class World:
         for wish in wishes:
             vm = self.vms[names.machine_name("dep", wish.instance, wish.machine)]
             assert vm.running == wish.running
+            if wish.running:
+                runs = self.vmis[names.machine_name("dep", wish.instance, wish.machine)]
+                assert runs.hardware == hardware_hash(wish), "it runs with the hardware of another template"
             wanted = [[layer.digest for layer in chain] for chain in wish.chains]
             assert [self._volume_of(claim).chain for claim in vm.claims] == wanted
             assert len({claim.split(".")[3] for claim in vm.claims}) == 1, "disks of two revisions in one VM"

@@ -182,14 +182,16 @@ class KubeClient:
             return None
         return answer
 
-    async def restart_machine(self, namespace: str, name: str) -> bool:
-        """Asks KubeVirt to end the VM's instance at once and start a new one; False if it has no such service.
+    async def restart_machine(self, namespace: str, name: str, *, gracefully: bool = False) -> bool:
+        """Asks KubeVirt to end the VM's instance and start a new one; False if it has no such service.
 
-        One that is under way already is done. Source: KubeVirt pkg/virt-api/rest/lifecycle.go.
+        The instance ends at once, or ``gracefully``, in the VM's own termination grace period. A restart that is
+        under way already is done. Source: KubeVirt pkg/virt-api/rest/lifecycle.go.
         """
         path = f"/apis/subresources.kubevirt.io/v1/namespaces/{namespace}/virtualmachines/{name}/restart"
         try:
-            await self._write("PUT", path, {"gracePeriodSeconds": 0}, JSON, {}, missing_is_error=True)
+            options = {} if gracefully else {"gracePeriodSeconds": 0}
+            await self._write("PUT", path, options, JSON, {}, missing_is_error=True)
         except Conflict:
             return True
         except (Waiting, Unreachable):

@@ -65,6 +65,19 @@ def condition(body: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return {}
 
 
+def lasting_state(vmi: Mapping[str, Any]) -> str:
+    """What of an instance keeps state beside its disks (``devices.tpm``, ``firmware.bootloader.efi``); empty: nothing.
+
+    An instance's spec has what its preference brought. Source: KubeVirt pkg/tpm/tpm.go, pkg/instancetype/preference.
+    """
+    domain = (vmi.get("spec") or {}).get("domain") or {}
+    tpm = (domain.get("devices") or {}).get("tpm") or {}
+    if tpm.get("persistent") and tpm.get("enabled", True):
+        return "devices.tpm"
+    efi = ((domain.get("firmware") or {}).get("bootloader") or {}).get("efi") or {}
+    return "firmware.bootloader.efi" if efi.get("persistent") else ""
+
+
 def unscheduled(vmi: Mapping[str, Any]) -> str:
     """The scheduler's explanation of why a VM's pod has no node; empty if it has one."""
     found = condition(vmi, "PodScheduled")
@@ -72,16 +85,40 @@ def unscheduled(vmi: Mapping[str, Any]) -> str:
 
 
 def trouble(vm: Mapping[str, Any]) -> str:
-    """KubeVirt's explanation of why a VM does not run; empty if it gives none."""
-    for kind in ("Failure", "Ready"):
-        found = condition(vm, kind)
-        bad = found.get("status") == ("True" if kind == "Failure" else "False")
-        # "VMI does not exist" and the like are stages of a start, not trouble.
-        if bad and found.get("message") and (kind == "Failure" or found.get("reason") not in _STAGES):
-            return str(found["message"])
-    return ""
+    """KubeVirt's explanation of why a VM does not run, or is not ready; empty if it gives none.
+
+    Source: KubeVirt pkg/virt-controller/watch/vm/vm.go (syncConditions copies its instance's conditions, among them
+    Synchronized: False when its pod cannot be made, or libvirt or the disk hook refuses its domain).
+    """
+    failure, sync, ready = (condition(vm, kind) for kind in ("Failure", "Synchronized", "Ready"))
+    if failure.get("status") == "True" and failure.get("message"):
+        return str(failure["message"])
+    if sync.get("status") == "False":
+        if sync.get("reason") in _PULLS:
+            return _unpulled(str(sync.get("message") or ""))
+        return str(sync.get("message") or sync.get("reason") or "")
+    if ready.get("status") != "False":
+        return ""
+    if ready.get("reason") in _NOT_ANSWERING and _is_probed(vm):
+        return "it runs, and its readiness probe does not answer"
+    # "VMI does not exist" and the like are stages of a start, not trouble.
+    return str(ready.get("message") or "") if ready.get("reason") not in _STAGES else ""
 
 
+def _is_probed(vm: Mapping[str, Any]) -> bool:
+    template = ((vm.get("spec") or {}).get("template") or {}).get("spec") or {}
+    return bool(template.get("readinessProbe")) and (vm.get("status") or {}).get("printableStatus") == "Running"
+
+
+def _unpulled(message: str) -> str:
+    """One text for both words of a pull that fails: the kubelet says the one and the other by turns."""
+    image = _IMAGE.search(message)
+    return f"image {image[1]} of its pod cannot be pulled" if image else "an image of its pod cannot be pulled"
+
+
+_IMAGE = re.compile(r'image "([^"]+)"')
+_PULLS = frozenset({"ErrImagePull", "ImagePullBackOff"})
+_NOT_ANSWERING = frozenset({"ContainersNotReady", "GuestNotRunning"})
 _STAGES = frozenset(
     {"VMINotExists", "GuestNotRunning", "PodNotExists", "PodTerminating", "PodConditionMissing", "ContainersNotReady"}
 )

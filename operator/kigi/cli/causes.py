@@ -70,6 +70,10 @@ CAUSES: dict[str, Cause] = {
     # VMs.
     "HookUnavailable": Cause("KubeVirt cannot attach layered disks", "turn the feature gate on that the message names"),
     "HookPending": Cause("KubeVirt's Plugin for the disks is on its way"),
+    "StateBesideDisk": Cause(
+        "a VM's preference gives it a TPM or EFI whose state no reset reaches",
+        "say persistent: false in the machine's patch, as the message names it",
+    ),
     "MachinesPending": Cause("VirtualMachines are being made"),
     "MachinesStarting": Cause("VMs are starting", "if it lasts: kubectl describe vmi, and the guest's console"),
     "Deleting": Cause("it is being deleted"),

@@ -40,7 +40,7 @@ from kigi.errors import DeploymentMissing, KigiError, SpecInvalid
 from kigi.gather import gather_deployment, gather_prefetch
 from kigi.mirror import Mirror
 from kigi.planning.deployment import Target, claim_of, plan_deployment
-from kigi.planning.objects import Owner
+from kigi.planning.objects import Owner, hardware_hash
 from kigi.planning.prefetches import plan_prefetch
 from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.deployments import deployment_status
@@ -260,13 +260,15 @@ def _machines(
 
 
 def _action(target: Target, machine: MachineState | None, claim: str) -> str:
-    """create, restart (on a fresh disk), start, stop, or keep."""
+    """create, restart (on a fresh disk, or with other hardware), start, stop, or keep."""
     if machine is None:
         return "create" if target.wish.running else "create, off"
     if target.volume is None or machine.claim != claim:
         return "restart on a fresh disk" if machine.instance_uid is not None else "fresh disk"
     if machine.running != target.wish.running:
         return "start" if target.wish.running else "stop"
+    if machine.running and machine.instance_hardware not in ("", hardware_hash(target.wish)):
+        return "restart, disk kept"
     return "keep"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from kigi.adapters.resources import BY_KIND, CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
-from kigi.cli.causes import cause_of
+from kigi.cli.causes import Cause, cause_of
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.output import Format, show
 from kigi.errors import Forbidden, SpecInvalid
@@ -108,7 +108,7 @@ def _below(bodies: Bodies, key: Key, reason: str, above: tuple[Key, ...]) -> Ite
                 yield from _known(bodies, above, (NODE_CACHE.kind, node))
         for instance in status.get("instances") or ():
             for machine in instance.get("machines") or ():
-                if machine.get("message"):
+                if machine.get("message") or machine["state"] in _MACHINE_CAUSES:
                     yield _machine(instance["instance"], machine)
     elif key[0] == PREFETCH.kind:
         for ref in spec["systems"]:
@@ -142,14 +142,28 @@ def _states_of(spec: dict[str, Any]) -> set[str]:
     return names
 
 
+_STARTING = Cause("the VM is on its way", "if this stays: kubectl describe vmi, and the guest's console")
+_MACHINE_CAUSES = {
+    "Failed": Cause("KubeVirt cannot start the VM", "mend what the message says; then it goes on by itself"),
+    "CrashLooping": Cause("the VM ends again and again", "kigi console: see how its guest ends; kigi reset mends it"),
+    "Unschedulable": Cause("no node takes the VM's pod", "uncordon its node or make room there"),
+    "Paused": Cause("somebody paused the VM", "virtctl unpause vmi, when they are done"),
+    "PoweredOff": Cause("its guest powered itself off", "start, reset or switch it; or runStrategy: Always"),
+}
+"""State of a machine that does not run by itself -> cause and remedy."""
+
+
 def _machine(instance: int, machine: dict[str, Any]) -> dict[str, Any]:
+    known = _MACHINE_CAUSES.get(machine["state"]) or (
+        _STARTING if machine["state"] == "Starting" else Cause(f"the VM is {machine['state']}")
+    )
     return {
         "object": f"machine {machine['name']} of instance {instance}",
         "reason": machine["state"],
         "stalled": False,
-        "message": machine["message"],
-        "cause": f"the VM is {machine['state']}",
-        "remedy": "",
+        "message": machine.get("message") or "",
+        "cause": known.cause,
+        "remedy": known.remedy,
         "because": [],
     }
 

@@ -17,6 +17,7 @@ from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain import names
 from kigi.domain.layers import MAX_DEPTH, Chain
 from kigi.errors import CaptureFailed, ChainTooDeep, DeploymentMissing, KigiError, MachineUnknown, NameTaken, NotSettled
+from kigi.planning.deployment import is_outdated
 from kigi.planning.view import DeploymentView, MachineState, VolumeState
 from kigi.planning.wishes import Fingerprint, WishedMachine, wished_machines
 
@@ -265,7 +266,7 @@ def _at_rest(
     if vm is None or vm.instance_uid is None:
         return CapturedMachine(name=wish.machine), found
     claim = names.claim_name(deployment.name, *wish.slot, root.revision)
-    if vm.instance_deleting or vm.instance_claim != claim or vm.instance_phase != "Running":
+    if vm.instance_deleting or is_outdated(vm) or vm.instance_claim != claim or vm.instance_phase != "Running":
         raise NotSettled(f"{where} is starting or stopping ({vm.printable_status or vm.instance_phase})")
     method = _method(view, vm)
     return CapturedMachine(name=wish.machine, instance_uid=vm.instance_uid, method=method), found

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kigi.domain.names import claim_name
-from kigi.errors import HookPending, HookUnavailable, KigiError, NameTaken
+from kigi.errors import HookPending, HookUnavailable, KigiError, NameTaken, StateBesideDisk
 from kigi.planning.isolation import KIND as POLICY
 from kigi.planning.isolation import is_isolated, isolation_steps
 from kigi.planning.objects import (
@@ -15,6 +15,8 @@ from kigi.planning.objects import (
     build_claim,
     build_machine,
     build_volume,
+    hardware_hash,
+    hook_annotation,
     machine_memory_bytes,
     template_hash,
 )
@@ -65,8 +67,8 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
     The order is the safety argument. The finalizer precedes everything that must be cleaned up. A volume, which also
     makes placement durable, precedes its claim, both precede the wish for their layers (derived from volumes), and a
     VM is pointed at a disk only when the node holds the whole chain, so that a running VM is disturbed last. A VM is
-    restarted only after its template names the new disk. A disk is deleted only when neither the VM's template nor a
-    VirtualMachineInstance names it. A running VM is never moved by a re-plan.
+    restarted only after its template names the new disk, or the new hardware. A disk is deleted only when neither the
+    VM's template nor a VirtualMachineInstance names it. A running VM is never moved by a re-plan.
     No steps means converged, or waiting for what ``waiting_for`` names. O(machines x chain length), no I/O.
     """
     if view.deleting:
@@ -83,14 +85,16 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
     steps: list[Step] = [] if view.has_finalizer else [AddFinalizer(view.namespace, view.name)]
     owner = Owner(view.namespace, view.name, view.uid)
     targets = _in_order(targets, machines, owner)
+    hardware = _hardware_of(targets)
     steps.extend(isolation_steps(view, owner, {target.wish.instance for target in targets}))
     steps.extend(_make_disks(view, owner, targets))
     try:
-        steps.extend(_make_machines(view, owner, targets, machines, hook_image))
+        steps.extend(_make_machines(view, owner, targets, machines, hardware, hook_image))
     except KigiError as exc:
         error = error or exc
-    steps.extend(_restart_machines(targets, machines, owner))
+    steps.extend(_restart_machines(targets, machines, hardware, owner))
     steps.extend(_drop_unwished(view, wishes, targets, machines))
+    error = error or _lasting_state(targets, machines)
     return DeploymentPlan(
         steps=tuple(steps), waiting_for=_waiting_for(targets, machines), targets=targets, error=error, machines=machines
     )
@@ -207,17 +211,31 @@ def _make_disks(view: DeploymentView, owner: Owner, targets: Sequence[Target]) -
                 yield ApplyObject(build_claim(owner, target.wish, target.revision, disk))
 
 
+def _hardware_of(targets: Sequence[Target]) -> Mapping[Slot, str]:
+    """``hardware_hash`` of each wished VM; instances of one state share their templates, and each is hashed once."""
+    hashes: dict[tuple[int, int], str] = {}
+    found: dict[Slot, str] = {}
+    for target in targets:
+        kind = (id(target.wish.template), id(target.wish.disks))
+        if kind not in hashes:
+            hashes[kind] = hardware_hash(target.wish)
+        found[target.wish.slot] = hashes[kind]
+    return found
+
+
 def _make_machines(
     view: DeploymentView,
     owner: Owner,
     targets: Sequence[Target],
     machines: Mapping[Slot, MachineState],
+    hardware: Mapping[Slot, str],
     hook_image: str,
 ) -> Iterator[Step]:
     """VMs that are absent, point at another disk, or differ; never without the hook that makes their disks qcow2."""
     hook = view.kubevirt.hook
     if hook is None:
         return
+    sidecars = hook_annotation(hook_image) if hook == "Sidecar" else None
     hashes: dict[tuple[int, int], str] = {}
     for target in targets:
         if not target.cached or not is_isolated(view, target.wish.instance):
@@ -231,7 +249,8 @@ def _make_machines(
                 f"VirtualMachine {view.namespace}/{machine.name} exists and is not of this deployment; "
                 "rename the deployment or delete the VM"
             )
-        if machine is not None and (machine.deleting or _is_as_wished(target, machine, owner, hashes[kind])):
+        wanted = _WishedTemplate(hashes[kind], hardware[target.wish.slot], sidecars)
+        if machine is not None and (machine.deleting or _is_as_wished(target, machine, owner, wanted)):
             continue
         placement, running = view.spec.placement, shall_run(target, machine)
         yield ApplyObject(
@@ -272,11 +291,23 @@ def shall_run(target: Target, machine: MachineState | None) -> bool:
     return target.wish.running and not target.waits_for and not ending
 
 
-def _is_as_wished(target: Target, machine: MachineState, owner: Owner, wanted_hash: str) -> bool:
+@dataclass(frozen=True, slots=True)
+class _WishedTemplate:
+    """What a VM's template shall say of itself."""
+
+    hash: str
+    hardware: str
+    sidecars: str | None
+    """None: whatever it says."""
+
+
+def _is_as_wished(target: Target, machine: MachineState, owner: Owner, wanted: _WishedTemplate) -> bool:
     return (
         machine.claim == claim_of(target, owner)
         and machine.running == shall_run(target, machine)
-        and machine.template_hash == wanted_hash
+        and machine.template_hash == wanted.hash
+        and machine.hardware == wanted.hardware
+        and wanted.sidecars in (None, machine.sidecars)
     )
 
 
@@ -292,15 +323,43 @@ def claims_of(target: Target, owner: Owner) -> Iterator[str]:
         yield claim_of(target, owner, disk.name)
 
 
-def _restart_machines(targets: Sequence[Target], machines: Mapping[Slot, MachineState], owner: Owner) -> Iterator[Step]:
-    """Running VMs whose template names their new disk already; the old disk is thrown away, so no grace is owed."""
+def _restart_machines(
+    targets: Sequence[Target], machines: Mapping[Slot, MachineState], hardware: Mapping[Slot, str], owner: Owner
+) -> Iterator[Step]:
+    """Running VMs whose template names their new disk, or their new hardware, already.
+
+    A disk that is replaced is thrown away, so no grace is owed; a disk that is kept is to be left in order.
+    """
     for target in targets:
         machine = machines.get(target.wish.slot)
         if machine is None or machine.instance_uid is None or machine.instance_deleting or not machine.owned:
             continue
         wanted = claim_of(target, owner)
-        if machine.claim == wanted and machine.instance_claim != wanted:
+        if machine.claim != wanted:
+            continue
+        if machine.instance_claim != wanted:
             yield RestartMachine(owner.namespace, machine.name, machine.instance_uid)
+        elif target.wish.running and _can_take_hardware(machine, hardware[target.wish.slot]):
+            yield RestartMachine(owner.namespace, machine.name, machine.instance_uid, gracefully=True)
+
+
+def _can_take_hardware(machine: MachineState, wanted: str) -> bool:
+    """A restart would give it ``wanted``, which it has not. One that stands still or has ended is not waked for it."""
+    standing = machine.paused or machine.instance_phase in ("Succeeded", "Failed")
+    return machine.hardware == wanted and is_outdated(machine) and not standing
+
+
+def _lasting_state(targets: Sequence[Target], machines: Mapping[Slot, MachineState]) -> StateBesideDisk | None:
+    """A VM that runs with what no template may ask for, by its preference."""
+    for target in targets:
+        machine = machines.get(target.wish.slot)
+        if machine is not None and machine.owned and machine.lasting and not is_outdated(machine):
+            return StateBesideDisk(
+                f"SystemNode {target.wish.system}: machine {target.wish.machine}: its preference gives it a persistent "
+                f"domain.{machine.lasting}, whose state no reset reaches; say template.patch.spec.domain."
+                f"{machine.lasting}.persistent: false"
+            )
+    return None
 
 
 def _drop_unwished(
@@ -363,7 +422,7 @@ def _waiting_for(targets: Sequence[Target], machines: Mapping[Slot, MachineState
 
 
 def is_running(machine: MachineState | None) -> bool:
-    """Its VirtualMachineInstance runs on the disk that the VM names, and is ready."""
+    """Its VirtualMachineInstance runs on the disk and the hardware that the VM names, and is ready."""
     return (
         machine is not None
         and machine.instance_phase == "Running"
@@ -371,7 +430,17 @@ def is_running(machine: MachineState | None) -> bool:
         and not machine.paused
         and not machine.instance_deleting
         and machine.instance_claim == machine.claim
+        and not is_outdated(machine)
     )
+
+
+def is_outdated(machine: MachineState) -> bool:
+    """Its VirtualMachineInstance was started with other hardware than the VM's template names now.
+
+    Not so where one of them does not say: an operator that did not write it down is no reason to restart a VM.
+    """
+    known = machine.instance_uid is not None and machine.hardware and machine.instance_hardware
+    return bool(known) and machine.instance_hardware != machine.hardware
 
 
 def _by_slot(volumes: Sequence[VolumeState]) -> dict[Slot, list[VolumeState]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kigi.api.deployment import Placement
-from kigi.api.system import MachineNetwork, MachineTemplate, Readiness
+from kigi.api.system import CloudInit, MachineNetwork, MachineTemplate, Readiness
 from kigi.domain import names
 from kigi.domain.layers import Chain
 from kigi.domain.quantities import parse_quantity
@@ -21,7 +21,11 @@ from kigi.planning.view import HookKind
 from kigi.planning.wishes import Fingerprint, WishedMachine
 
 ANNOTATION_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
+ANNOTATION_HARDWARE_HASH = f"{names.GROUP}/hardware-hash"
+"""On a VM's template, from where KubeVirt copies it to each instance that it starts: see ``hardware_hash``."""
 HOOK_SIDECARS = "hooks.kubevirt.io/hookSidecars"
+CLOUD_INIT = "cloud-init"
+"""Volume and disk of a template's ``cloudInit``."""
 DEFAULT_MEMORY = "512Mi"
 LAUNCHER_OVERHEAD_BYTES = 256 * 2**20
 """What virt-launcher, libvirt and QEMU take beside the guest's memory, for the room on a node alone."""
@@ -135,8 +139,10 @@ def build_machine(
     template = _instance_template(owner, wish, revision, placement)
     template["metadata"] = merge_patch({"labels": labels}, template.get("metadata", {}))
     template["metadata"]["labels"].update(labels)
+    annotations = template["metadata"].setdefault("annotations", {})
+    annotations[ANNOTATION_HARDWARE_HASH] = hardware_hash(wish)
     if hook == "Sidecar":
-        template["metadata"].setdefault("annotations", {})[HOOK_SIDECARS] = hook_annotation(hook_image)
+        annotations[HOOK_SIDECARS] = hook_annotation(hook_image)
     settings = _settings(wish)
     strategy = settings.run_strategy or RUN_STRATEGIES[0]
     spec: dict[str, Any] = {"runStrategy": strategy if running else "Halted", "template": template}
@@ -172,6 +178,21 @@ def template_hash(wish: WishedMachine, placement: Placement, hook: HookKind, hoo
     disks = [[disk.name, disk.bus] for disk in wish.disks]
     text = json.dumps([wish.template, tolerations, hook, hook_image, *disks], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hardware_hash(wish: WishedMachine) -> str:
+    """16 hex digits of what a user may say of a running VM, but its disks' content: a change of it asks for a restart.
+
+    What Kigi adds by itself (hook, claims, labels, defaults) is left out, so that no upgrade restarts a VM; so are the
+    tolerations, which matter to a pod only until it has a node, and what is KubeVirt's and Kigi's business alone.
+    """
+    template = {key: value for key, value in wish.template.items() if key not in _NOT_HARDWARE}
+    text = json.dumps([template, *([disk.name, disk.bus] for disk in wish.disks)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_NOT_HARDWARE = frozenset({"after", "runStrategy"})
+"""Fields of a template that say when a VM is started, not what it is."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -222,6 +243,9 @@ def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placeme
     identity = firmware_uuid(owner, wish.instance, wish.machine)
     networks = settings.networks if settings.networks is not None else [MachineNetwork(name="pod")]
     disks, volumes = _disks(owner, wish, revision, settings)
+    if settings.cloud_init is not None:
+        disks.append({"name": CLOUD_INIT, "disk": {"bus": "virtio"}})
+        volumes.append({"name": CLOUD_INIT, "cloudInitNoCloud": _cloud_init(settings.cloud_init)})
     domain: dict[str, Any] = {
         "firmware": {"uuid": identity, "serial": identity},
         "devices": {"disks": [*disks], "interfaces": [_interface(owner, wish, network) for network in networks]},
@@ -243,11 +267,13 @@ def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placeme
         spec["readinessProbe"] = _probe(settings.readiness)
     if placement.tolerations:
         spec["tolerations"] = [toleration.to_api() for toleration in placement.tolerations]
-    if settings.cloud_init is not None:
-        _add_cloud_init(spec, settings)
     template = merge_patch({"spec": spec}, settings.patch or {})
     _keep_first(template["spec"].setdefault("volumes", []), volumes)
-    _keep_first(template["spec"]["domain"]["devices"].setdefault("disks", []), disks)
+    devices = template["spec"]["domain"]["devices"]
+    _keep_first(devices.setdefault("disks", []), disks)
+    if settings.preference is not None:
+        # A preference's TPM may keep its state where no reset reaches it; KubeVirt takes it only where there is none.
+        devices.setdefault("tpm", {"enabled": False})
     return template
 
 
@@ -288,22 +314,21 @@ def _probe(readiness: Readiness) -> dict[str, Any]:
 
 
 def _keep_first(items: list[dict[str, Any]], ours: list[dict[str, Any]]) -> None:
-    """A patch replaces lists; our disks stay in them, as we made them."""
+    """A patch replaces lists; the disks of the template's other fields stay in them, as we made them."""
     known = {item["name"] for item in ours}
     items[:] = [*ours, *(item for item in items if item.get("name") not in known)]
 
 
-def _add_cloud_init(spec: dict[str, Any], settings: MachineTemplate) -> None:
-    assert settings.cloud_init is not None
+def _cloud_init(settings: CloudInit) -> dict[str, Any]:
+    """KubeVirt's source for it."""
     source: dict[str, Any] = {}
-    if settings.cloud_init.secret_name is not None:
-        source = {"secretRef": {"name": settings.cloud_init.secret_name}}
-    if settings.cloud_init.user_data is not None:
-        source["userData"] = settings.cloud_init.user_data
-    if settings.cloud_init.network_data is not None:
-        source["networkData"] = settings.cloud_init.network_data
-    spec["volumes"].append({"name": "cloud-init", "cloudInitNoCloud": source})
-    spec["domain"]["devices"]["disks"].append({"name": "cloud-init", "disk": {"bus": "virtio"}})
+    if settings.secret_name is not None:
+        source = {"secretRef": {"name": settings.secret_name}}
+    if settings.user_data is not None:
+        source["userData"] = settings.user_data
+    if settings.network_data is not None:
+        source["networkData"] = settings.network_data
+    return source
 
 
 def _interface(owner: Owner, wish: WishedMachine, network: MachineNetwork) -> dict[str, Any]:

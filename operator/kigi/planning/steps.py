@@ -32,11 +32,15 @@ class ApplyObject:
 
 @dataclass(frozen=True, slots=True)
 class RestartMachine:
-    """End the VirtualMachineInstance ``instance_uid`` at once; the VM starts a new one from its template."""
+    """End the VirtualMachineInstance ``instance_uid``; the VM starts a new one from its template.
+
+    At once, or ``gracefully``: the guest is asked to shut down, and has its time for it.
+    """
 
     namespace: str
     name: str
     instance_uid: str
+    gracefully: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,10 +95,18 @@ class MachineState:
     """Its runStrategy is one of those that start it."""
     template_hash: str = ""
     """Annotation with the hash of what this operator last applied."""
+    hardware: str = ""
+    """``hardware_hash`` of the VM's template."""
+    sidecars: str = ""
+    """Annotation of the VM's template that makes KubeVirt start hook sidecars."""
     instance_uid: str | None = None
     """uid of the VirtualMachineInstance; None: the VM is off."""
     instance_claim: str | None = None
     """PVC that the VirtualMachineInstance was started with."""
+    instance_hardware: str = ""
+    """``hardware_hash`` that the VirtualMachineInstance was started with; empty: an operator that made none."""
+    lasting: str = ""
+    """Field of its domain that keeps state beside its disks, where no reset reaches it."""
     instance_phase: str = ""
     instance_ready: bool = False
     paused: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,8 +28,8 @@ from kigi.conditions import (
 from kigi.domain import names
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
-from kigi.errors import KigiError, SpecInvalid
-from kigi.planning.deployment import DeploymentPlan, Target, claim_of, claims_of, is_running
+from kigi.errors import NEEDS_A_PERSON, KigiError, SpecInvalid
+from kigi.planning.deployment import DeploymentPlan, Target, claim_of, claims_of, is_outdated, is_running
 from kigi.planning.objects import Owner
 from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.history import history
@@ -144,14 +144,9 @@ def _placed(view: DeploymentView, plan: DeploymentPlan) -> Finding:
 def _cached(view: DeploymentView, cost: _Bytes) -> Finding:
     if cost.missing == 0:
         return Finding(CACHED, True, "LayersCached", f"{format_bytes(cost.wanted)} held by {len(cost.wanted_on)} nodes")
-    for node, missing in sorted(cost.missing_on.items()):
-        state = view.nodes.get(node)
-        if missing and state is not None and not state.cache_alive:
-            return Finding(CACHED, False, "CacheSilent", f"the cache daemon of {node} has not reported lately")
-        refused = [(digest, state.refused[digest]) for digest in missing if state and digest in state.refused]
-        if refused:
-            digest, (reason, message) = refused[0]
-            return Finding(CACHED, False, reason, f"{node}: layer {digest}: {message}")
+    troubles = list(_cache_troubles(view, cost))
+    if troubles:
+        return min(troubles, key=lambda finding: finding.reason not in NEEDS_A_PERSON)
     node = max(sorted(cost.missing_on), key=lambda name: total_bytes(cost.missing_on[name].values()))
     missing, wanted = cost.missing_on[node], cost.wanted_on[node]
     lack, whole = total_bytes(missing.values()), total_bytes(wanted.values())
@@ -162,6 +157,20 @@ def _cached(view: DeploymentView, cost: _Bytes) -> Finding:
         f"{len(wanted) - len(missing)} of {len(wanted)} layers ({format_bytes(whole - lack)} of {format_bytes(whole)}) "
         f"on {node}",
     )
+
+
+def _cache_troubles(view: DeploymentView, cost: _Bytes) -> Iterator[Finding]:
+    """What keeps missing layers from coming, by node and digest; what a silent daemon said is not known any more."""
+    for node, missing in sorted(cost.missing_on.items()):
+        state = view.nodes.get(node)
+        if not missing or state is None:
+            continue
+        if not state.cache_alive:
+            yield Finding(CACHED, False, "CacheSilent", f"the cache daemon of {node} has not reported lately")
+            continue
+        for digest in sorted(missing.keys() & state.refused.keys()):
+            reason, message = state.refused[digest]
+            yield Finding(CACHED, False, reason, f"{node}: layer {digest}: {message}")
 
 
 def _disks_ready(view: DeploymentView, plan: DeploymentPlan) -> Finding:
@@ -202,7 +211,8 @@ def _sum_up(
         return summary(ready=True, stalled=False, reason="Deployed", message=message)
     open_phase = next((phase for phase in phases if not phase.status), None)
     if open_phase is not None:
-        return summary(ready=False, stalled=False, reason=open_phase.reason, message=open_phase.message)
+        stalled = open_phase.type == CACHED and open_phase.reason in NEEDS_A_PERSON
+        return summary(ready=False, stalled=stalled, reason=open_phase.reason, message=open_phase.message)
     failed = next((m for i in instances for m in i.machines if m.message), None)
     down = sum(m.state not in ("Running", "Stopped") for i in instances for m in i.machines)
     message = f"{ready_replicas} of {view.spec.replicas} instances ready, {down} machines to come"
@@ -273,6 +283,8 @@ def machine_state(target: Target, machine: MachineState | None, claim: str) -> s
         return "Running"
     if machine.paused:
         return "Paused"
+    if is_outdated(machine) and machine.instance_phase != "Succeeded":
+        return "Restarting"
     if machine.instance_phase == "Succeeded" or (
         machine.instance_uid is None and machine.printable_status == "Stopped"
     ):
@@ -280,8 +292,15 @@ def machine_state(target: Target, machine: MachineState | None, claim: str) -> s
     return _TROUBLES.get(machine.printable_status, "Starting")
 
 
-_TROUBLES = {"ErrorUnschedulable": "Unschedulable", "CrashLoopBackOff": "CrashLooping"}
-"""KubeVirt's printable states of a VM that will not run by itself, and our words for them."""
+_TROUBLES = {
+    "ErrorUnschedulable": "Unschedulable",
+    "CrashLoopBackOff": "CrashLooping",
+    **dict.fromkeys(("ErrImagePull", "ImagePullBackOff", "ErrorPvcNotFound", "DataVolumeError"), "Failed"),
+}
+"""KubeVirt's printable states of a VM that will not run by itself, and our words for them.
+
+Source: KubeVirt staging/src/kubevirt.io/api/core/v1/types.go, VirtualMachinePrintableStatus, the same in 1.7 and 1.9.
+"""
 
 
 def _waiting(target: Target) -> str | None:
@@ -289,12 +308,13 @@ def _waiting(target: Target) -> str | None:
 
 
 def _trouble(machine: MachineState | None) -> str | None:
+    if machine is not None and machine.lasting:
+        return f"no reset reaches the state of its persistent domain.{machine.lasting}"
     if machine is None or is_running(machine):
         return None
-    troubled = machine.printable_status.startswith(("Error", "CrashLoop", "Err", "Unschedulable", "DataVolumeError"))
-    if machine.message:
-        return machine.message
-    return machine.printable_status if troubled else None
+    if machine.paused and is_outdated(machine):
+        return "its template has changed; it restarts when it is resumed"
+    return machine.message or (machine.printable_status if machine.printable_status in _TROUBLES else None)
 
 
 def _timings(old: Timings | None, phases: Sequence[Finding], ready: bool, now: datetime) -> Timings:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import CLAIM, EVENT, MACHINE, VOLUME
+from kigi.adapters.resources import CLAIM, EVENT, INSTANCE, MACHINE, VOLUME
+from kigi.planning.objects import HOOK_SIDECARS
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import eventually_async
@@ -146,3 +148,78 @@ async def wait_gone_but(plane: ControlPlane, kube: KubeClient, ns: str) -> None:
         return await get_deployment(kube, ns) is None
 
     await eventually_async(gone, 40)
+
+
+async def test_an_edited_template_restarts_its_machine_on_its_disk(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig):
+        apply(plane, ns, *trees(2), deployment())
+        await wait_ready(kube, ns)
+        before, claims = await listing(kube, INSTANCE, ns), await listing(kube, CLAIM, ns)
+
+        state = next(item for item in trees(2) if item["metadata"]["name"] == "infected")
+        state["spec"]["machines"][0] |= {"template": {"cpu": 1, "memory": "256Mi"}}
+        apply(plane, ns, state)
+
+        async def runs_it() -> bool:
+            vmi = (await listing(kube, INSTANCE, ns)).get("class-0-m0")
+            return vmi is not None and vmi["spec"]["domain"]["memory"]["guest"] == "256Mi"
+
+        await eventually_async(runs_it, 30, "the instance has the new memory")
+        await wait_ready(kube, ns)
+        after = await listing(kube, INSTANCE, ns)
+        assert after["class-0-m1"]["metadata"]["uid"] == before["class-0-m1"]["metadata"]["uid"]
+        assert (await listing(kube, CLAIM, ns)).keys() == claims.keys()
+        await wait_gone(plane, kube, ns)
+    assert not actors.violations
+
+
+async def test_a_hook_that_somebody_takes_from_a_template_comes_back(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig):
+        apply(plane, ns, *trees(1), deployment())
+        await wait_ready(kube, ns)
+
+        async def hook() -> str | None:
+            vm = (await listing(kube, MACHINE, ns))["class-0-m0"]
+            found: str | None = vm["spec"]["template"]["metadata"].get("annotations", {}).get(HOOK_SIDECARS)
+            return found
+
+        async def is_back() -> bool:
+            return await hook() == before
+
+        before, running = await hook(), await listing(kube, INSTANCE, ns)
+        assert before
+        gone = {"spec": {"template": {"metadata": {"annotations": {HOOK_SIDECARS: None}}}}}
+        path = ("patch", "virtualmachine", "class-0-m0", "-n", ns, "--type=merge", "-p", json.dumps(gone), "-o", "json")
+        answer = json.loads(await asyncio.to_thread(plane.kubectl, *path))
+        assert HOOK_SIDECARS not in answer["spec"]["template"]["metadata"]["annotations"]
+        await eventually_async(is_back, 20, "the hook is back")
+        await wait_ready(kube, ns)
+        assert (await listing(kube, INSTANCE, ns)).keys() == running.keys()
+        await wait_gone(plane, kube, ns)
+    assert not actors.violations
+
+
+async def test_a_vm_that_keeps_state_beside_its_disk_is_stalled_over(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    """KubeVirt writes into the instance what a preference brings."""
+    patch = ("patch", "virtualmachineinstance", "class-0-m0", "-n", ns, "--type=merge", "-p")
+
+    async def stalled() -> bool:
+        told = condition(await get_deployment(kube, ns) or {}, "Stalled")
+        return (told.get("status"), told.get("reason")) == ("True", "StateBesideDisk")
+
+    async with OperatorRun(operator_kubeconfig):
+        apply(plane, ns, *trees(1), deployment())
+        await wait_ready(kube, ns)
+        for tpm in ({"persistent": True}, None):
+            change = json.dumps({"spec": {"domain": {"devices": {"tpm": tpm}}}})
+            await asyncio.to_thread(plane.kubectl, *patch, change)
+            if tpm:
+                await eventually_async(stalled, 20, "it is stalled")
+        await wait_ready(kube, ns)
+        await wait_gone(plane, kube, ns)

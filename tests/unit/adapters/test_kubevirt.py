@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kubevirt import kubevirt_state, root_claim, trouble
+from kigi.adapters.kubevirt import kubevirt_state, lasting_state, root_claim, trouble
 
 
 def kubevirt(version: str, *gates: str) -> dict[str, Any]:
@@ -71,3 +71,74 @@ def test_trouble_is_what_kubevirt_says_and_no_stage_of_a_start(
 ) -> None:
     vm = {"status": {"conditions": [{"type": kind, "status": status, "reason": reason, "message": message or "stage"}]}}
     assert trouble(vm) == message
+
+
+def vm(*conditions: tuple[str, str, str, str], status: str = "Starting", probe: bool = False) -> dict[str, Any]:
+    """A VirtualMachine with (type, status, reason, message)."""
+    template = {"readinessProbe": {"tcpSocket": {"port": 22}}} if probe else {}
+    told = [dict(zip(("type", "status", "reason", "message"), c, strict=True)) for c in conditions]
+    return {"spec": {"template": {"spec": template}}, "status": {"printableStatus": status, "conditions": told}}
+
+
+STAGE = ("Ready", "False", "GuestNotRunning", "Guest VM is not reported as running")
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        pytest.param(
+            "Synchronizing with the Domain failed.",
+            'server error. command SyncVMI failed: "hook sidecar refused the domain"',
+            id="hook",
+        ),
+        pytest.param("FailedCreate", 'network-attachment-definitions "lan" not found', id="network"),
+        pytest.param("FailedPvcNotFound", "failed to find the claim", id="claim"),
+    ],
+)
+def test_an_instance_that_kubevirt_cannot_bring_up_says_why(reason: str, message: str) -> None:
+    assert trouble(vm(STAGE, ("Synchronized", "False", reason, message))) == message
+
+
+def test_an_instance_that_came_up_after_all_is_in_no_trouble() -> None:
+    assert trouble(vm(STAGE, ("Synchronized", "True", "", ""))) == ""
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("ErrImagePull", 'failed to pull and unpack image "r.example/hook:1": not found'),
+        ("ImagePullBackOff", 'Back-off pulling image "r.example/hook:1"'),
+    ],
+)
+def test_a_pull_that_fails_is_told_the_same_while_it_is_tried_and_not(reason: str, message: str) -> None:
+    told = trouble(vm(STAGE, ("Synchronized", "False", reason, message), status=reason))
+    assert told == "image r.example/hook:1 of its pod cannot be pulled"
+
+
+@pytest.mark.parametrize("reason", ["ContainersNotReady", "GuestNotRunning"])
+@pytest.mark.parametrize(
+    ("status", "probe", "told"),
+    [("Running", True, True), ("Running", False, False), ("Starting", True, False), ("Paused", True, False)],
+)
+def test_a_probe_that_does_not_answer_is_told_of_a_vm_that_runs(
+    reason: str, status: str, probe: bool, told: bool
+) -> None:
+    message = trouble(vm(("Ready", "False", reason, "containers with unready status"), status=status, probe=probe))
+    assert message == ("it runs, and its readiness probe does not answer" if told else "")
+
+
+@pytest.mark.parametrize(
+    ("domain", "field"),
+    [
+        pytest.param({}, "", id="none"),
+        pytest.param({"devices": {"tpm": {}}}, "", id="tpm"),
+        pytest.param({"devices": {"tpm": {"persistent": True}}}, "devices.tpm", id="persistent-tpm"),
+        pytest.param({"devices": {"tpm": {"persistent": True, "enabled": False}}}, "", id="tpm-off"),
+        pytest.param({"firmware": {"bootloader": {"efi": {}}}}, "", id="efi"),
+        pytest.param(
+            {"firmware": {"bootloader": {"efi": {"persistent": True}}}}, "firmware.bootloader.efi", id="persistent-efi"
+        ),
+    ],
+)
+def test_state_beside_the_disk_is_seen_in_an_instance(domain: dict[str, Any], field: str) -> None:
+    assert lasting_state({"spec": {"domain": domain}}) == field

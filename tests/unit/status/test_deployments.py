@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kigi.api.deployment import SystemDeploymentSpec, SystemDeploymentStatus
-from kigi.errors import KigiError, SpecInvalid, Unreachable
+from kigi.errors import NEEDS_A_PERSON, KigiError, SpecInvalid, Unreachable
 from kigi.planning.deployment import plan_deployment
 from kigi.planning.view import DeploymentView, KubeVirtState
 from kigi.status.deployments import deployment_status
@@ -138,6 +138,47 @@ def test_a_refusal_of_a_node_is_told_with_its_reason() -> None:
     assert "other bytes" in message(status)
 
 
+def placed(**refused: tuple[str, str]) -> DeploymentView:
+    """A deployment whose disks have a node, where the named images' layers are refused."""
+    w = world()
+    for step in w.plan().steps:
+        w.apply(step)
+    view = w.view()
+    told = {digest(name): why for name, why in refused.items()}
+    return replace(view, nodes={name: replace(state, refused=told) for name, state in view.nodes.items()})
+
+
+@pytest.mark.parametrize(
+    ("reason", "stalled"),
+    [
+        *((reason, "True") for reason in sorted(NEEDS_A_PERSON)),
+        ("LayerNotInRepository", "False"),
+        ("RepositoryUnreachable", "False"),
+        ("LayerCorrupt", "False"),
+        ("NoRoom", "False"),
+    ],
+)
+def test_a_refusal_that_a_person_must_mend_stalls_it_until_it_is_mended(reason: str, stalled: str) -> None:
+    view = placed(base=(reason, "because"))
+    status = status_of(view)
+    assert conditions(status)["Stalled"] == stalled
+    assert message(status).startswith(f"{reason}: n")
+    mended = {name: replace(state, refused={}) for name, state in view.nodes.items()}
+    after = status_of(replace(view, nodes=mended, old_status=status))
+    assert (conditions(after)["Stalled"], conditions(after)["Reconciling"]) == ("False", "True")
+
+
+def test_a_refusal_that_a_person_must_mend_is_told_before_others() -> None:
+    view = placed(base=("RepositoryUnreachable", "silent"), web=("AccessDenied", "no"), db=("NoRoom", "full"))
+    assert message(status_of(view)).startswith("AccessDenied: n")
+
+
+def test_what_a_silent_daemon_refused_is_not_told() -> None:
+    view = placed(base=("AccessDenied", "no"))
+    silent = {name: replace(state, cache_alive=False) for name, state in view.nodes.items()}
+    assert message(status_of(replace(view, nodes=silent))).startswith("CacheSilent: ")
+
+
 def test_a_node_that_is_not_ready_is_named() -> None:
     w = world()
     w.settle()
@@ -153,3 +194,28 @@ def test_stopped_machines_are_ready_when_they_shall_be_off() -> None:
     status = status_of(w.view())
     assert conditions(status)["Ready"] == "True"
     assert {machine.state for instance in status.instances for machine in instance.machines} == {"Stopped"}
+
+
+@pytest.mark.parametrize("printable", ["ErrImagePull", "ImagePullBackOff", "ErrorPvcNotFound", "DataVolumeError"])
+@pytest.mark.parametrize("words", ["", "KubeVirt's words"])
+def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_words(printable: str, words: str) -> None:
+    w = world()
+    w.settle()
+    view = w.view()
+    failing = {"instance_phase": "Scheduling", "instance_ready": False, "printable_status": printable, "message": words}
+    status = status_of(replace(view, machines=tuple(replace(m, **failing) for m in view.machines)))  # type: ignore[arg-type]
+    machines = [machine for instance in status.instances for machine in instance.machines]
+    assert {(machine.state, machine.message) for machine in machines} == {("Failed", words or printable)}
+    assert (words or printable) in message(status)
+
+
+def test_a_vm_whose_preference_brings_state_that_no_reset_reaches_stalls_it() -> None:
+    w = world()
+    w.settle()
+    view = w.view()
+    status = status_of(replace(view, machines=tuple(replace(m, lasting="devices.tpm") for m in view.machines)))
+    assert (conditions(status)["Ready"], conditions(status)["Stalled"]) == ("False", "True")
+    assert message(status).startswith("StateBesideDisk: SystemNode a: machine ")
+    assert "template.patch.spec.domain.devices.tpm.persistent: false" in message(status)
+    told = {machine.message for instance in status.instances for machine in instance.machines}
+    assert told == {"no reset reaches the state of its persistent domain.devices.tpm"}

@@ -1,0 +1,51 @@
+"""What is told of the machines of a deployment that is not Ready."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kigi.adapters.resources import DEPLOYMENT
+from kigi.cli.why import explain
+
+
+def told(**machine: Any) -> list[dict[str, Any]]:
+    """What ``kigi why`` says below a deployment with that machine."""
+    key = (DEPLOYMENT.kind, "office")
+    ready = {"type": "Ready", "status": "False", "reason": "MachinesStarting", "message": ""}
+    body = {
+        "metadata": {"name": "office", "generation": 1},
+        "spec": {"system": {"name": "a"}},
+        "status": {
+            "observedGeneration": 1,
+            "conditions": [ready],
+            "instances": [{"instance": 0, "machines": [{"name": "mail1", "node": "n1", **machine}]}],
+        },
+    }
+    because: list[dict[str, Any]] = explain({key: body}, [key])[0]["because"]
+    return because
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("Starting", "it runs, and its readiness probe does not answer"),
+        ("Starting", "hook sidecar refused the domain"),
+        ("Failed", "ErrorPvcNotFound"),
+        ("Failed", None),
+        ("CrashLooping", None),
+        ("Paused", None),
+        ("PoweredOff", None),
+    ],
+)
+def test_a_machine_in_trouble_is_told_with_a_remedy(state: str, message: str | None) -> None:
+    (machine,) = told(state=state, message=message)
+    assert (machine["object"], machine["reason"]) == ("machine mail1 of instance 0", state)
+    assert machine["message"] == (message or "")
+    assert machine["remedy"]
+
+
+@pytest.mark.parametrize("state", ["Running", "Stopped", "Starting", "Warming", "Restarting"])
+def test_a_machine_on_its_way_is_not_told(state: str) -> None:
+    assert told(state=state) == []

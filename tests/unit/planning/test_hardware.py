@@ -1,0 +1,203 @@
+"""What a running VM is changes with its template, and its disk stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kigi.api.deployment import SystemDeploymentSpec
+from kigi.planning.deployment import DeploymentPlan, plan_deployment
+from kigi.planning.objects import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS
+from kigi.planning.steps import ApplyObject, RestartMachine, Step
+from kigi.planning.view import DeploymentView, KubeVirtState, MachineState
+from kigi.status.deployments import deployment_status
+from tests.support.worlds import World
+
+WEB = "dep-0-web"
+
+
+def settled(**fields: Any) -> World:
+    """State b, from which a switch to c changes web's template alone."""
+    w = World(SystemDeploymentSpec.model_validate({"system": {"name": "b"}, "switchPolicy": "KeepUnchanged", **fields}))
+    w.settle()
+    return w
+
+
+def restarts(steps: tuple[Step, ...]) -> list[tuple[str, bool]]:
+    """VM, and whether its guest is given time."""
+    return [(step.name, step.gracefully) for step in steps if isinstance(step, RestartMachine)]
+
+
+def machine(view: DeploymentView, plan: DeploymentPlan, name: str = "web") -> tuple[str, str | None]:
+    """State and message."""
+    status = deployment_status(view, plan)
+    return next((m.state, m.message) for m in status.instances[0].machines if m.name == name)
+
+
+def is_ready(view: DeploymentView) -> bool:
+    status = deployment_status(view, plan_deployment(view))
+    return any(c.type == "Ready" and c.status == "True" for c in status.conditions)
+
+
+def with_machine(view: DeploymentView, **changes: Any) -> DeploymentView:
+    """The view with another web."""
+    return replace(view, machines=tuple(replace(m, **changes) if m.machine == "web" else m for m in view.machines))
+
+
+def web(view: DeploymentView) -> MachineState:
+    return next(m for m in view.machines if m.machine == "web")
+
+
+def apply_vms(w: World) -> None:
+    """The templates alone, as if the operator died before the restarts."""
+    for step in w.plan().steps:
+        if isinstance(step, ApplyObject):
+            w.apply(step)
+
+
+def test_a_switch_that_changes_the_template_alone_restarts_the_machine_on_its_disk() -> None:
+    w = settled()
+    before, disk = w.vmis[WEB].uid, w.overlay_times()[0, "web"]
+    w.change(system={"name": "c"})
+    assert not is_ready(w.view())
+    apply_vms(w)
+    assert not is_ready(w.view())
+    assert machine(w.view(), w.plan())[0] == "Restarting"
+    assert restarts(w.plan().steps) == [(WEB, True)]
+    w.settle()
+    assert is_ready(w.view())
+    assert w.vmis[WEB].uid != before
+    assert w.overlay_times()[0, "web"] == disk
+    assert w.vms[WEB].manifest["spec"]["template"]["spec"]["domain"]["memory"] == {"guest": "1Gi"}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param({"memory": "2Gi"}, id="memory"),
+        pytest.param({"networks": []}, id="networks"),
+        pytest.param({"readiness": {"tcpPort": 22}}, id="readiness"),
+        pytest.param({"patch": {"spec": {"subdomain": "x"}}}, id="patch"),
+    ],
+)
+def test_an_edit_of_the_running_state_restarts_its_machine_once(template: dict[str, Any]) -> None:
+    w = settled()
+    db, disks = w.vmis["dep-0-db"].uid, w.overlay_times()
+    w.edit("b", "web", **template)
+    apply_vms(w)
+    assert restarts(w.plan().steps) == [(WEB, True)]
+    w.settle()
+    assert is_ready(w.view())
+    assert (w.vmis["dep-0-db"].uid, w.overlay_times()) == (db, disks)
+
+
+def test_an_override_restarts_its_machine_alone() -> None:
+    w = settled(replicas=2)
+    other = w.vmis["dep-1-web"].uid
+    w.change(overrides=[{"instance": 0, "machines": [{"name": "web", "system": {"name": "c"}}]}])
+    apply_vms(w)
+    assert restarts(w.plan().steps) == [(WEB, True)]
+    w.settle()
+    assert w.vmis["dep-1-web"].uid == other
+
+
+@pytest.mark.parametrize(
+    "template", [pytest.param({"after": None}, id="after"), pytest.param({"runStrategy": "RerunOnFailure"}, id="run")]
+)
+def test_when_a_machine_is_started_is_no_reason_to_restart_it(template: dict[str, Any]) -> None:
+    w = settled()
+    w.edit("b", "web", **template)
+    apply_vms(w)
+    assert restarts(w.plan().steps) == []
+
+
+def test_another_hook_image_or_kind_is_applied_and_restarts_nothing() -> None:
+    w = settled()
+    for view, image in (
+        (w.view(), "kigi:next"),
+        (replace(w.view(), kubevirt=KubeVirtState("1.9.0", "Plugin")), ""),
+    ):
+        plan = plan_deployment(view, hook_image=image)
+        assert {type(step) for step in plan.steps} == {ApplyObject}
+        for step in plan.steps:
+            assert isinstance(step, ApplyObject)
+            w.vms[step.manifest["metadata"]["name"]].manifest = step.manifest
+        seen = with_machine(view, hardware=w.vms[WEB].annotations[ANNOTATION_HARDWARE_HASH])
+        assert restarts(plan_deployment(seen, hook_image=image).steps) == []
+        assert machine(seen, plan_deployment(seen))[0] == "Running"
+
+
+def test_an_instance_that_does_not_say_what_it_is_stays() -> None:
+    w = settled()
+    assert w.plan().steps == ()
+    view = with_machine(w.view(), instance_hardware="", hardware="")
+    plan = plan_deployment(view)
+    assert {type(step) for step in plan.steps} == {ApplyObject}
+    assert is_ready(with_machine(w.view(), instance_hardware=""))
+    w.change(system={"name": "c"})
+    apply_vms(w)
+    assert restarts(plan_deployment(with_machine(w.view(), instance_hardware="")).steps) == []
+
+
+def test_a_change_that_is_taken_back_in_time_restarts_nothing() -> None:
+    w = settled()
+    w.edit("b", "web", memory="2Gi")
+    apply_vms(w)
+    w.edit("b", "web", memory="512Mi")
+    w.edit("b", "web", memory=None)
+    assert restarts(w.plan().steps) == []
+    w.settle()
+    assert is_ready(w.view())
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "message"),
+    [
+        pytest.param(
+            {"paused": True}, "Paused", "its template has changed; it restarts when it is resumed", id="paused"
+        ),
+        pytest.param({"instance_phase": "Succeeded", "instance_ready": False}, "PoweredOff", None, id="powered-off"),
+        pytest.param({"instance_deleting": True}, "Restarting", None, id="on-its-way"),
+    ],
+)
+def test_a_machine_that_stands_still_or_has_ended_is_not_waked_for_it(
+    changes: dict[str, Any], state: str, message: str | None
+) -> None:
+    w = settled()
+    w.change(system={"name": "c"})
+    apply_vms(w)
+    view = with_machine(w.view(), **changes)
+    plan = plan_deployment(view)
+    assert WEB not in dict(restarts(plan.steps))
+    assert machine(view, plan) == (state, message)
+    assert not is_ready(view)
+
+
+def test_a_machine_that_no_node_takes_starts_anew_with_a_smaller_template() -> None:
+    w = settled()
+    w.edit("b", "web", memory="1Mi")
+    apply_vms(w)
+    view = with_machine(w.view(), instance_phase="Scheduling", instance_ready=False)
+    assert restarts(plan_deployment(view).steps) == [(WEB, True)]
+
+
+def test_a_fresh_disk_is_given_no_grace() -> None:
+    w = settled()
+    w.change(reset="1")
+    while not (found := restarts(w.plan().steps)):
+        w.node_cache_pass()
+        for step in w.plan().steps:
+            w.apply(step)
+    assert {grace for _, grace in found} == {False}
+
+
+@pytest.mark.parametrize("annotation", [HOOK_SIDECARS, ANNOTATION_HARDWARE_HASH])
+def test_an_annotation_that_somebody_takes_from_a_template_is_put_back(annotation: str) -> None:
+    w = settled()
+    lost = {HOOK_SIDECARS: "sidecars", ANNOTATION_HARDWARE_HASH: "hardware"}[annotation]
+    plan = plan_deployment(with_machine(w.view(), **{lost: ""}))
+    assert [step.manifest["metadata"]["name"] for step in plan.steps if isinstance(step, ApplyObject)] == [WEB]
+    assert len(plan.steps) == 1
+    assert web(w.view()).sidecars == w.vms[WEB].annotations[HOOK_SIDECARS]

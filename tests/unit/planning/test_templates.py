@@ -1,0 +1,67 @@
+"""A machine's template as KubeVirt gets it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kigi.api.deployment import Placement, SystemDeploymentSpec
+from kigi.planning.objects import Owner, build_machine
+from kigi.planning.wishes import wished_machines
+from tests.support.worlds import World
+
+
+def instance(**template: Any) -> dict[str, Any]:
+    """The VirtualMachineInstance's spec of a machine with that template."""
+    w = World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}}))
+    w.edit("a", "web", **template)
+    wish = next(m for m in wished_machines(w.spec, w.view().systems) if m.machine == "web")
+    made = build_machine(Owner("ns", "dep", "uid"), wish, 1, Placement(), "Plugin", "", running=True)
+    spec: dict[str, Any] = made["spec"]["template"]["spec"]
+    return spec
+
+
+def names(items: list[dict[str, Any]]) -> list[str]:
+    return [item["name"] for item in items]
+
+
+FOREIGN = {
+    "volumes": [{"name": "tools", "persistentVolumeClaim": {"claimName": "tools"}}],
+    "domain": {"devices": {"disks": [{"name": "tools", "disk": {"bus": "virtio"}}]}},
+}
+
+
+def test_cloud_init_stays_beside_a_patch_that_brings_a_volume() -> None:
+    spec = instance(cloudInit={"userData": "#cloud-config"}, patch={"spec": FOREIGN})
+    assert names(spec["volumes"]) == ["kigi-root", "cloud-init", "tools"]
+    assert names(spec["domain"]["devices"]["disks"]) == ["kigi-root", "cloud-init", "tools"]
+    assert spec["volumes"][1]["cloudInitNoCloud"] == {"userData": "#cloud-config"}
+
+
+def test_without_cloud_init_a_patch_may_bring_its_own() -> None:
+    own = {"volumes": [{"name": "cloud-init", "cloudInitConfigDrive": {"userData": "x"}}]}
+    spec = instance(patch={"spec": own})
+    assert names(spec["volumes"]) == ["kigi-root", "cloud-init"]
+    assert "cloudInitConfigDrive" in spec["volumes"][1]
+
+
+@pytest.mark.parametrize(
+    ("template", "tpm"),
+    [
+        pytest.param({}, None, id="no-preference"),
+        pytest.param({"preference": {"name": "windows.11"}}, {"enabled": False}, id="preference"),
+        pytest.param(
+            {
+                "preference": {"name": "windows.11"},
+                "patch": {"spec": {"domain": {"devices": {"tpm": {"persistent": False}}}}},
+            },
+            {"persistent": False},
+            id="preference-and-patch",
+        ),
+    ],
+)
+def test_a_preference_brings_no_tpm_that_the_template_does_not_name(
+    template: dict[str, Any], tpm: dict[str, Any] | None
+) -> None:
+    assert instance(**template)["domain"]["devices"].get("tpm") == tpm
