@@ -30,7 +30,7 @@ class NodeState:
     taints: tuple[tuple[str, str, str], ...] = ()
     """(key, value, effect)."""
     memory_bytes: int = 0
-    """Allocatable memory less what machines of all deployments placed there ask for, this deployment's excluded."""
+    """Allocatable memory less what machines of other deployments placed there ask for; this deployment's are not."""
     has_driver: bool = True
     """The node's CSINode lists disk.kigi.dev: its daemon is registered with the kubelet."""
     held: frozenset[Digest] = frozenset()
