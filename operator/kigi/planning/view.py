@@ -188,6 +188,8 @@ class NodeView:
     """Handles that the NodeCache's present spec tells the daemon to forget."""
     volumes: frozenset[str] = frozenset()
     """Handles whose overlays the daemon reports."""
+    nameless: frozenset[str] = frozenset()
+    """Those of ``volumes`` that no PersistentVolume names and no pod uses: left by a node that was away too long."""
     captures: tuple[CaptureOrder, ...] = ()
     """Copies of overlays that SystemCaptures ask for here."""
     present: NodeCacheSpec | None = None
