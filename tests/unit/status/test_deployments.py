@@ -153,3 +153,18 @@ def test_stopped_machines_are_ready_when_they_shall_be_off() -> None:
     status = status_of(w.view())
     assert conditions(status)["Ready"] == "True"
     assert {machine.state for instance in status.instances for machine in instance.machines} == {"Stopped"}
+
+
+def test_a_hook_that_is_on_its_way_says_nothing_of_placement() -> None:
+    w = world()
+    w.settle()
+    status = status_of(replace(w.view(), kubevirt=KubeVirtState("1.9.0", None, "the Plugin is made", pending=True)))
+    assert conditions(status)["Placed"] == "True"
+    assert message(status) == "HookPending: the Plugin is made"
+
+
+def test_no_node_is_told_as_a_matter_of_placement() -> None:
+    w = world()
+    w.settle()
+    w.change(replicas=2, placement={"nodeSelector": {"pool": "none"}})
+    assert message(status_of(w.view()), "Placed").startswith("NoNode")
