@@ -231,9 +231,17 @@ def gather_node(mirror: Mirror, name: str) -> NodeView:
         spec_current=cache is not None and cache.observed_generation == cache.meta.generation,
         discard=frozenset(cache.spec.discard) if cache and cache.spec else frozenset(),
         volumes=cache.volumes if cache else frozenset(),
+        nameless=frozenset(_nameless(mirror, cache)) if cache else frozenset(),
         captures=tuple(_capture_orders(mirror, name)),
         present=cache.spec if cache else None,
     )
+
+
+def _nameless(mirror: Mirror, cache: CacheRecord) -> Iterator[str]:
+    """Overlays of our form that the node has and the mirror has no PersistentVolume of, be it of whichever node."""
+    for handle in cache.volumes - cache.mounted:
+        if names.volume_of_handle(handle) is not None and not any(mirror.volumes.by("handle", handle)):
+            yield handle
 
 
 def _capture_orders(mirror: Mirror, node: str) -> Iterator[CaptureOrder]:

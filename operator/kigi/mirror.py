@@ -113,7 +113,9 @@ class Mirror:
         self.nodes: Store[NodeRecord] = Store()
         self.csi_nodes: Store[CsiNodeRecord] = Store()
         self.caches: Store[CacheRecord] = Store()
-        self.volumes: Store[VolumeRecord] = Store(deployment=lambda r: r.deployment, node=lambda r: r.node)
+        self.volumes: Store[VolumeRecord] = Store(
+            deployment=lambda r: r.deployment, node=lambda r: r.node, handle=lambda r: r.handle
+        )
         self.claims: Store[ClaimRecord] = Store(deployment=lambda r: r.deployment)
         self.machines: Store[MachineRecord] = Store(deployment=lambda r: r.deployment)
         self.instances: Store[InstanceRecord] = Store(deployment=lambda r: r.deployment)

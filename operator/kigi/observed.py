@@ -137,6 +137,8 @@ class CacheRecord:
     fetching: Mapping[Digest, int]
     refused: Mapping[Digest, tuple[str, str]]
     volumes: frozenset[str]
+    mounted: frozenset[str]
+    """Those of ``volumes`` that a pod uses."""
     budget_bytes: int
     heartbeat: datetime | None
     captures: Mapping[str, CaptureReport]
@@ -399,6 +401,7 @@ def _cache(body: Mapping[str, Any], meta: Meta) -> CacheRecord:
             Digest(x.digest): (x.reason or "Refused", x.message or "") for x in status.layers if x.state == "Refused"
         },
         volumes=frozenset(volume.name for volume in status.volumes),
+        mounted=frozenset(volume.name for volume in status.volumes if volume.mounted),
         budget_bytes=status.budget_bytes,
         heartbeat=status.last_heartbeat_time,
         captures={report.id: report for report in status.captures},

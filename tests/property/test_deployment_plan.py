@@ -111,6 +111,22 @@ def test_machines_of_a_lost_node_come_up_on_another(state: str, script: list[tup
 
 
 @settings(max_examples=100, deadline=None)
+@given(states, actions, actions, st.sampled_from(["n1", "n2"]), st.booleans())
+def test_a_node_that_comes_back_with_its_disk_keeps_no_overlay_of_before(
+    state: str, script: list[tuple[str, Any]], meanwhile: list[tuple[str, Any]], lost: str, deleted: bool
+) -> None:
+    world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": 2}))
+    run(world, script)
+    world.lose_node(lost)
+    run(world, meanwhile)
+    world.return_node(lost)
+    world.deleting = deleted
+    world.settle()
+    world.gone = world.gone or not world.finalizer
+    world.check_settled()
+
+
+@settings(max_examples=100, deadline=None)
 @given(states, st.integers(1, 2), actions)
 def test_a_reset_gives_every_machine_an_overlay_made_after_it(
     state: str, replicas: int, script: list[tuple[str, Any]]

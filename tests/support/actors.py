@@ -140,10 +140,11 @@ class Actors:
         }
         await self._merge(NODE, None, name, {"status": status}, "status")
 
-    async def lose_node(self, name: str) -> None:
-        """The Node object is deleted, and all on it gone."""
+    async def lose_node(self, name: str, *, keep_disk: bool = False) -> None:
+        """The Node object is deleted, and all on it gone, but for its disk if that is kept: see ``add_node``."""
         self.alive.discard(name)
-        self.disks.pop(name, None)
+        if not keep_disk:
+            self.disks.pop(name, None)
         await self.kube.delete(CSI_NODE, None, name)
         await self.kube.delete(NODE, None, name)
         for key, vmi in list(self._seen["VirtualMachineInstance"].items()):

@@ -185,6 +185,8 @@ class World:
         self.clock = 0
         self.uids = itertools.count(1)
         self.moved: dict[str, list[Digest]] = {name: [] for name in node_names}
+        self.lost: dict[str, Node] = {}
+        """Disks of nodes whose Node object was deleted."""
 
     # The user.
 
@@ -254,6 +256,7 @@ class World:
             spec_current=node is not None and node.acted,
             discard=frozenset(present.discard if present else ()),
             volumes=frozenset(node.overlays if node else ()),
+            nameless=frozenset(node.overlays if node else ()) - {v.handle for v in self.volumes.values()},
             present=present,
         )
 
@@ -436,11 +439,17 @@ class World:
         return self.volumes[self.claims[claim][0]["spec"]["volumeName"]]
 
     def lose_node(self, name: str) -> None:
-        """The Node object is deleted, and everything on the machine with it."""
-        del self.nodes[name]
+        """The Node object is deleted; its disk may come back with ``return_node``."""
+        self.lost[name] = self.nodes.pop(name)
         for vm, vmi in list(self.vmis.items()):
             if self._volume_of(vmi.claim).node == name:
                 del self.vmis[vm]
+        self.clock += 1
+
+    def return_node(self, name: str) -> None:
+        """The machine is there again, with its disk; its NodeCache is not."""
+        disk = self.lost.pop(name)
+        self.nodes[name] = Node(held=disk.held, overlays=disk.overlays)
         self.clock += 1
 
     # Judging.

@@ -59,3 +59,11 @@ def volume_handle(volume: str, deployment_uid: str) -> str:
     Ends in the deployment's uid, so that a deployment of the same name never finds its predecessor's overlay.
     """
     return f"{volume}.{deployment_uid[:8]}"
+
+
+def volume_of_handle(handle: str) -> str | None:
+    """Name of the PersistentVolume that a handle of ours was made for; None for a handle of another form."""
+    volume, _, uid = handle.rpartition(".")
+    parts = volume.split(".")
+    ours = len(parts) in (6, 7) and parts[0] == "kigi" and uid != ""
+    return volume if ours and parts[3].isdigit() and parts[5][:1] == "r" and parts[5][1:].isdigit() else None

@@ -128,7 +128,8 @@ def _choose_disks(view: DeploymentView, wishes: Sequence[WishedMachine]) -> tupl
     error: KigiError | None = None
     choices: dict[Slot, Choice] = {slot: Choice(node, f"stays on {node}") for slot, node in homes.items()}
     try:
-        choices.update(_place_new(view, [new[slot][0] for slot in new if slot not in homes], kept, homes))
+        settled = {**{slot: volume.node for slot, volume in kept.items()}, **homes}
+        choices.update(_place_new(view, wishes, settled))
     except KigiError as exc:
         error = exc
     targets: list[Target] = []
@@ -173,18 +174,25 @@ def _claim_of(volume: VolumeState) -> str:
 
 
 def _place_new(
-    view: DeploymentView, wishes: Sequence[WishedMachine], kept: Mapping[Slot, VolumeState], homes: Mapping[Slot, str]
+    view: DeploymentView, wishes: Sequence[WishedMachine], settled: Mapping[Slot, str]
 ) -> dict[Slot, Choice]:
+    """Nodes of the machines that are not ``settled``; those that are take their room on the nodes that they have."""
     unplaced: dict[int, list[WishedMachine]] = defaultdict(list)
-    for wish in wishes:
-        unplaced[wish.instance].append(wish)
     nodes_of: dict[int, Counter[str]] = defaultdict(Counter)
-    for slot, node in [*((s, v.node) for s, v in kept.items()), *homes.items()]:
+    for wish in wishes:
+        if wish.slot not in settled:
+            unplaced[wish.instance].append(wish)
+    if not unplaced:
+        return {}
+    for slot, node in settled.items():
         nodes_of[slot[0]][node] += 1
     load = Counter(node for nodes in nodes_of.values() for node in nodes)
     home = {instance: max(sorted(nodes), key=nodes.__getitem__) for instance, nodes in nodes_of.items()}
     memory = {wish.slot: machine_memory_bytes(wish.template) for wish in wishes}
-    return place(unplaced, view.nodes, view.spec.placement, load=load, home=home, memory_of=memory)
+    used: Counter[str] = Counter()
+    for slot, node in settled.items():
+        used[node] += memory[slot]
+    return place(unplaced, view.nodes, view.spec.placement, load=load, home=home, memory_of=memory, used=used)
 
 
 def _is_cached(view: DeploymentView, node: str, wish: WishedMachine) -> bool:

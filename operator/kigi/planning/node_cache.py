@@ -20,8 +20,9 @@ def plan_node_cache(view: NodeView) -> Plan:
     """Next steps for one node's cache.
 
     A volume is released only when the daemon, having read the order to discard it, no longer reports its overlay; or
-    when the node is gone, and the overlay with it. What does not fit into one object waits: layers of the lowest
-    priority, and overlays that are discarded when others are gone. O(layers of the node).
+    when the node is gone, and the overlay with it. A node that comes back has overlays whose volumes were released:
+    they are discarded too. What does not fit into one object waits: layers of the lowest priority, and overlays that
+    are discarded when others are gone. O(layers of the node).
     """
     if not view.node_exists:
         released: list[Step] = [ReleaseVolume(volume) for volume, _ in view.terminating]
@@ -29,10 +30,11 @@ def plan_node_cache(view: NodeView) -> Plan:
     if not (view.has_driver or view.cache_exists):
         waiting = f"the daemon of node {view.name}" if view.terminating else ""
         return Plan(waiting_for=waiting)
-    discard = [handle for volume, handle in view.terminating if volume not in view.terminating_in_use]
+    discard = sorted(handle for volume, handle in view.terminating if volume not in view.terminating_in_use)
+    discard.extend(orphans(view))
     wanted = NodeCacheSpec(
         layers=wanted_layers(view.wishes),
-        discard=sorted(discard)[:MAX_LAYERS],
+        discard=sorted(discard[:MAX_LAYERS]),
         captures=list(view.captures)[:MAX_CAPTURES],
     )
     steps: list[Step] = []
@@ -44,6 +46,16 @@ def plan_node_cache(view: NodeView) -> Plan:
         if view.spec_current and handle in view.discard and handle not in view.volumes
     )
     return Plan(tuple(steps), waiting_for=f"{len(discard)} overlays to be deleted" if discard else "")
+
+
+def orphans(view: NodeView) -> list[str]:
+    """Overlays to discard although no volume that is being deleted asks for it, by handle.
+
+    Only of a report that the daemon made with the present NodeCache before it, or that are ordered away already: an
+    order does not come and go with each generation. What a capture copies stays until it is done.
+    """
+    copied = {order.volume for order in view.captures}
+    return sorted(h for h in view.nameless - copied if view.spec_current or h in view.discard)
 
 
 def wanted_layers(wishes: Iterable[NodeWish]) -> list[WantedLayer]:

@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from kigi.api.deployment import Placement, Toleration
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes, unique_layers
@@ -49,6 +50,7 @@ class _Room:
 
     state: NodeState
     memory_bytes: int
+    cache_free_bytes: int
     held: set[Digest]
     """Held by the node, or on its way there by this pass."""
     cached: frozenset[Digest]
@@ -59,12 +61,13 @@ class _Room:
         """Whether memory and cache have room for it."""
         if need.memory > self.memory_bytes:
             return False
-        free = self.state.cache_free_bytes
+        free = self.cache_free_bytes
         return need.layers_bytes <= free or _missing(self.held, need.layers) <= free
 
     def take(self, need: _Need, instances: int) -> None:
-        """Hand it out."""
+        """Hand it out; below zero where no node has room, so that what fits only gets less."""
         self.memory_bytes -= need.memory
+        self.cache_free_bytes -= _missing(self.held, need.layers)
         self.held.update(need.layers)
         self.instances += instances
 
@@ -119,14 +122,17 @@ def place(
     load: Mapping[str, int],
     home: Mapping[int, str],
     memory_of: Mapping[Slot, int],
+    used: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[Slot, Choice]:
     """A node for each unplaced machine, instance by instance.
 
     ``load``: instances of this deployment that each node has already; ``home``: node that most of an instance's
-    machines are on, kept when it is still a candidate; ``memory_of``: bytes that each VM asks for.
+    machines are on, kept when it is still a candidate; ``memory_of``: bytes that each VM asks for; ``used``: bytes
+    of memory that the machines of this deployment which are placed already take of each node.
     Raises NoNode if no node is a candidate. O(instances x nodes x layers of the instance).
     """
-    rooms = {name: _room(state, load.get(name, 0)) for name, state in candidate_nodes(nodes, rules).items()}
+    candidates = candidate_nodes(nodes, rules)
+    rooms = {name: _room(state, load.get(name, 0), used.get(name, 0)) for name, state in candidates.items()}
     if unplaced and not rooms:
         raise NoNode(f"no node can take instance {min(unplaced)}: {why_no_candidates(nodes, rules)}")
     fair = -(-(sum(load.values()) + len(unplaced)) // max(len(rooms), 1))
@@ -142,9 +148,9 @@ def candidate_nodes(nodes: Mapping[str, NodeState], rules: Placement) -> dict[st
     return {name: state for name, state in sorted(nodes.items()) if _refusal(state, rules) is None}
 
 
-def _room(state: NodeState, instances: int) -> _Room:
+def _room(state: NodeState, instances: int, used: int) -> _Room:
     cached = state.held | frozenset(state.fetching)
-    return _Room(state, state.memory_bytes, set(cached), cached, instances)
+    return _Room(state, state.memory_bytes - used, state.cache_free_bytes, set(cached), cached, instances)
 
 
 class _Rankings:

@@ -30,7 +30,7 @@ class NodeState:
     taints: tuple[tuple[str, str, str], ...] = ()
     """(key, value, effect)."""
     memory_bytes: int = 0
-    """Allocatable memory less what machines of all deployments placed there ask for, this deployment's excluded."""
+    """Allocatable memory less what machines of other deployments placed there ask for; this deployment's are not."""
     has_driver: bool = True
     """The node's CSINode lists disk.kigi.dev: its daemon is registered with the kubelet."""
     held: frozenset[Digest] = frozenset()
@@ -196,6 +196,8 @@ class NodeView:
     """Handles that the NodeCache's present spec tells the daemon to forget."""
     volumes: frozenset[str] = frozenset()
     """Handles whose overlays the daemon reports."""
+    nameless: frozenset[str] = frozenset()
+    """Those of ``volumes`` that no PersistentVolume names and no pod uses: left by a node that was away too long."""
     captures: tuple[CaptureOrder, ...] = ()
     """Copies of overlays that SystemCaptures ask for here."""
     present: NodeCacheSpec | None = None

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from kigi.adapters.resources import VOLUME
 from kigi.apply import apply_steps
+from kigi.domain.names import volume_of_handle
 from kigi.gather import gather_node
-from kigi.planning.node_cache import plan_node_cache
+from kigi.planning.node_cache import orphans, plan_node_cache
 from kigi.ports import Ports
 from kigi.queue import Key
+
+CHECKED = 100
+"""Overlays without a volume that one pass looks at; the next ones follow when these are gone."""
 
 
 async def reconcile_node(ports: Ports, key: Key) -> float | None:
     """Writes the wishes of every deployment, and releases volumes whose overlays are gone."""
-    plan = plan_node_cache(gather_node(ports.mirror, key.name))
+    view = gather_node(ports.mirror, key.name)
+    if found := orphans(view):
+        view = replace(view, nameless=await _without_volume(ports, found[:CHECKED]))
+    plan = plan_node_cache(view)
     await apply_steps(ports, plan.steps)
     return plan.retry_after_s
+
+
+async def _without_volume(ports: Ports, handles: list[str]) -> frozenset[str]:
+    """Handles that no PersistentVolume names, as the API server has it now.
+
+    The mirror may lag behind, or lack a volume whose label was taken away; an overlay is a guest's writes, and is not
+    given up for that. A volume is made before its overlay, so one that is not there now will not come for it.
+    """
+    nameless: set[str] = set()
+    for handle in handles:
+        volume = await ports.kube.get(VOLUME, None, volume_of_handle(handle) or handle)
+        if volume is None or (volume.get("spec", {}).get("csi") or {}).get("volumeHandle") != handle:
+            nameless.add(handle)
+    return frozenset(nameless)

@@ -28,9 +28,10 @@ from kigi.conditions import (
 from kigi.domain import names
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
-from kigi.errors import NEEDS_A_PERSON, KigiError, SpecInvalid
+from kigi.errors import NEEDS_A_PERSON, KigiError
 from kigi.planning.deployment import DeploymentPlan, Target, claim_of, claims_of, is_outdated, is_running
 from kigi.planning.objects import Owner
+from kigi.planning.placement import NoNode
 from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.history import history
 from kigi.status.trees import problem_findings
@@ -135,7 +136,7 @@ def _placed(view: DeploymentView, plan: DeploymentPlan) -> Finding:
     lost = sorted({t.node for t in plan.targets if not (t.node in view.nodes and view.nodes[t.node].ready)})
     if lost:
         return Finding(PLACED, False, "NodeNotReady", f"waits for {', '.join(lost)}, or for that Node to be deleted")
-    if plan.error is not None and not isinstance(plan.error, SpecInvalid):
+    if isinstance(plan.error, NoNode):
         return Finding(PLACED, False, plan.error.reason, str(plan.error))
     message = f"{placed} of {len(plan.targets)} disks have a node"
     return Finding(PLACED, placed == len(plan.targets), "Placed" if placed == len(plan.targets) else "Placing", message)

@@ -173,6 +173,42 @@ async def test_a_lost_node_is_left_when_its_object_is_deleted(
             actors.alive.discard("doomed")
 
 
+async def test_a_node_that_comes_back_is_rid_of_the_overlays_of_before(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    """Their volumes were released with the Node object, so that nothing that is deleted asks for them."""
+    await actors.add_node("prodigal")
+    async with OperatorRun(operator_kubeconfig):
+        try:
+            pinned = {"nodeSelector": {"kubernetes.io/hostname": "prodigal"}}
+            apply(plane, ns, *trees(1), deployment(placement=pinned))
+            await wait_ready(kube, ns)
+            before = set(actors.disks["prodigal"].overlays)
+            assert before
+            await actors.lose_node("prodigal", keep_disk=True)
+            apply(plane, ns, deployment(placement={"strategy": "Spread"}))
+            await eventually_async(lambda: left_behind(kube, ns, "prodigal"), 60)
+            assert set(actors.disks["prodigal"].overlays) == before
+            await actors.add_node("prodigal")
+            await eventually_async(lambda: not before & actors.disks["prodigal"].overlays.keys(), 60)
+            await wait_ready(kube, ns)
+            await wait_gone(plane, kube, ns)
+        finally:
+            actors.alive.discard("prodigal")
+    assert not actors.violations
+
+
+async def left_behind(kube: KubeClient, ns: str, node: str) -> bool:
+    """No volume is on the node any more, and the deployment runs elsewhere."""
+    volumes = (await listing(kube, VOLUME, ns)).values()
+    return await is_ready(kube, ns) and bool(volumes) and node not in {node_of(volume) for volume in volumes}
+
+
+def node_of(volume: dict[str, Any]) -> str:
+    terms = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+    return str(terms[0]["matchExpressions"][0]["values"][0])
+
+
 @pytest.mark.timeout(200)
 async def test_the_real_process_survives_sigkill_and_ends_on_sigterm(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str

@@ -146,3 +146,57 @@ def test_machines_without_common_layers_are_scored_each_by_their_own() -> None:
         memory_of={(0, "web"): 0, (1, "db"): 0},
     )
     assert {slot: choice.node for slot, choice in choices.items()} == {(0, "web"): "a", (1, "db"): "b"}
+
+
+def test_memory_of_machines_that_stay_is_not_handed_out_again() -> None:
+    unplaced = {2: [wish(2)]}
+    nodes = {name: node(name, memory_bytes=2 * GIB) for name in ("a", "b")}
+    choices = place(
+        unplaced,
+        nodes,
+        Placement(strategy="Pack"),
+        load={"a": 2},
+        home={},
+        memory_of={(2, "web"): GIB},
+        used={"a": 2 * GIB},
+    )
+    assert choices[(2, "web")].node == "b"
+
+
+def test_machines_of_one_instance_share_the_room_of_a_cache() -> None:
+    alone = [Layer(digest(f"alone{number}"), 60, GIB) for number in range(2)]
+    machines = [wish(0, f"m{number}", (layer,)) for number, layer in enumerate(alone)]
+    choices = place(
+        {0: machines},
+        {name: node(name, cache_free_bytes=100) for name in ("a", "b")},
+        Placement(),
+        load={},
+        home={},
+        memory_of={machine.slot: 0 for machine in machines},
+    )
+    assert sorted(choice.node for choice in choices.values()) == ["a", "b"]
+
+
+def test_instances_of_different_states_share_the_room_of_a_cache() -> None:
+    mail, file = Layer(digest("mail"), 60, GIB), Layer(digest("file"), 60, GIB)
+    choices = place(
+        {0: [wish(0, chain=(mail,))], 1: [wish(1, chain=(file,))]},
+        {name: node(name, cache_free_bytes=100) for name in ("a", "b")},
+        Placement(strategy="Pack"),
+        load={},
+        home={},
+        memory_of={(0, "web"): 0, (1, "web"): 0},
+    )
+    assert {choice.node for choice in choices.values()} == {"a", "b"}
+
+
+def test_layers_that_are_shared_take_the_room_of_a_cache_once() -> None:
+    choices = place(
+        {0: [wish(0)], 1: [wish(1, "db", (BASE, DB))]},
+        {"a": node("a", cache_free_bytes=130), "b": node("b", cache_free_bytes=130)},
+        Placement(strategy="Pack"),
+        load={},
+        home={},
+        memory_of={(0, "web"): 0, (1, "db"): 0},
+    )
+    assert {choice.node for choice in choices.values()} == {"a"}

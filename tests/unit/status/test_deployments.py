@@ -219,3 +219,18 @@ def test_a_vm_whose_preference_brings_state_that_no_reset_reaches_stalls_it() ->
     assert "template.patch.spec.domain.devices.tpm.persistent: false" in message(status)
     told = {machine.message for instance in status.instances for machine in instance.machines}
     assert told == {"no reset reaches the state of its persistent domain.devices.tpm"}
+
+
+def test_a_hook_that_is_on_its_way_says_nothing_of_placement() -> None:
+    w = world()
+    w.settle()
+    status = status_of(replace(w.view(), kubevirt=KubeVirtState("1.9.0", None, "the Plugin is made", pending=True)))
+    assert conditions(status)["Placed"] == "True"
+    assert message(status) == "HookPending: the Plugin is made"
+
+
+def test_no_node_is_told_as_a_matter_of_placement() -> None:
+    w = world()
+    w.settle()
+    w.change(replicas=2, placement={"nodeSelector": {"pool": "none"}})
+    assert message(status_of(w.view()), "Placed").startswith("NoNode")
