@@ -194,6 +194,7 @@ class MachineRecord:
     template_hash: str
     hardware: str
     sidecars: str
+    halted_until: datetime | None
     memory_bytes: int
     printable_status: str
     message: str
@@ -214,6 +215,8 @@ class InstanceRecord:
     """Field of its domain that keeps state beside its disks."""
     agent: bool
     """The agent inside the guest answers."""
+    haunted: bool
+    """virt-handler still remembers the last instance of that name, and refuses this one."""
     node: str | None
     message: str
     """Why its pod has no node, in the scheduler's words."""
@@ -461,6 +464,7 @@ def _machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
         template_hash=annotations.get(ANNOTATION_TEMPLATE_HASH, ""),
         hardware=of_template.get(ANNOTATION_HARDWARE_HASH, ""),
         sidecars=of_template.get(HOOK_SIDECARS, ""),
+        halted_until=_time(annotations.get(names.ANNOTATION_HALTED_UNTIL)),
         memory_bytes=_bytes(memory, DEFAULT_MEMORY) + LAUNCHER_OVERHEAD_BYTES,
         printable_status=(body.get("status") or {}).get("printableStatus", ""),
         message=kubevirt.trouble(body),
@@ -479,6 +483,7 @@ def _instance(body: Mapping[str, Any], meta: Meta) -> InstanceRecord:
         paused=kubevirt.condition(body, "Paused").get("status") == "True",
         lasting=kubevirt.lasting_state(body),
         agent=kubevirt.condition(body, "AgentConnected").get("status") == "True",
+        haunted=kubevirt.is_haunted(body),
         node=status.get("nodeName"),
         message=kubevirt.unscheduled(body),
     )
@@ -582,6 +587,15 @@ def _quantity(text: str) -> int:
         return parse_quantity(text)
     except ValueError:
         return 0
+
+
+def _time(value: object) -> datetime | None:
+    """An RFC 3339 time with its offset; None for anything else."""
+    try:
+        found = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def _bytes(value: object, default: str) -> int:

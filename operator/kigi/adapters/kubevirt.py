@@ -78,6 +78,16 @@ def lasting_state(vmi: Mapping[str, Any]) -> str:
     return "firmware.bootloader.efi" if efi.get("persistent") else ""
 
 
+def is_haunted(vmi: Mapping[str, Any]) -> bool:
+    """Whether virt-handler refuses an instance because it still remembers the last one of that name.
+
+    It forgets it only while there is no instance of the name; as long as one is made after the other, none starts.
+    Source: kubevirt/kubevirt issue 7032, pkg/virt-handler/cache (GhostRecordStore.Add).
+    """
+    sync = condition(vmi, "Synchronized")
+    return sync.get("status") == "False" and _GHOST in str(sync.get("message") or "")
+
+
 def unscheduled(vmi: Mapping[str, Any]) -> str:
     """The scheduler's explanation of why a VM's pod has no node; empty if it has one."""
     found = condition(vmi, "PodScheduled")
@@ -116,6 +126,7 @@ def _unpulled(message: str) -> str:
     return f"image {image[1]} of its pod cannot be pulled" if image else "an image of its pod cannot be pulled"
 
 
+_GHOST = "can not add ghost record when entry already exists with differing UID"
 _IMAGE = re.compile(r'image "([^"]+)"')
 _PULLS = frozenset({"ErrImagePull", "ImagePullBackOff"})
 _NOT_ANSWERING = frozenset({"ContainersNotReady", "GuestNotRunning"})

@@ -70,7 +70,9 @@ class CapturedMachine(Model):
         default="Off",
         description="How it was brought to rest. AlreadyPaused: by somebody else, who resumes it.",
     )
-    requested_at: datetime | None = Field(default=None, description="When it was asked to pause, RFC 3339.")
+    requested_at: datetime | None = Field(
+        default=None, description="Just before it was asked to freeze or pause, RFC 3339."
+    )
     paused_at: datetime | None = Field(default=None, description="When KubeVirt had paused it, RFC 3339.")
     resumed_at: datetime | None = Field(default=None, description="When KubeVirt had resumed it, RFC 3339.")
     pause_milliseconds: int | None = Field(

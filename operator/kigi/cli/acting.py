@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import CAPTURE, DEPLOYMENT, SYSTEM, Resource
@@ -185,11 +186,16 @@ async def _act(
                 if attempt == TRIES - 1:
                     raise
         said = wanted["name"] if isinstance(wanted, dict) else wanted
-        _console.print(f"{namespace}/{name}: {place.text(field)} is {said}, and {MANAGER}'s")
+        _say(f"{namespace}/{name}: {place.text(field)} is {said}, and {MANAGER}'s")
         for manager, operation in owners(written["metadata"], place.path(field)):
-            _console.print(f"[dim]also {manager}'s ({operation}): its next change sets it back")
+            _say(f"also {manager}'s ({operation}): its next change sets it back", "dim")
         if wait_s > 0:
             await _wait(kube, DEPLOYMENT, namespace, name, written["metadata"]["generation"], wait_s)
+
+
+def _say(text: str, style: str = "") -> None:
+    """As it is: names and messages may have brackets."""
+    _console.print(Text(text, style))
 
 
 async def _check(kube: KubeClient, namespace: str, body: Mapping[str, Any], place: Place, state: str | None) -> None:
@@ -222,7 +228,7 @@ async def _capture(access: Access, name: str, spec: Mapping[str, Any], wait_s: f
         if await kube.get(DEPLOYMENT, namespace, spec["deployment"]["name"]) is None:
             raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{spec['deployment']['name']}")
         made = await kube.create(CAPTURE, body, manager=MANAGER)
-        _console.print(f"SystemCapture {namespace}/{name} is ordered")
+        _say(f"SystemCapture {namespace}/{name} is ordered")
         if wait_s > 0:
             await _wait(kube, CAPTURE, namespace, name, made["metadata"]["generation"], wait_s)
 
@@ -233,7 +239,7 @@ async def _wait(
     """Until it is Ready; raises NotReached when it stalls, is gone, or the time is over."""
     end = time.monotonic() + wait_s
     message = "the operator has not looked at it yet"
-    with _console.status(message) as line:
+    with _console.status(Text(message)) as line:
         while True:
             body = await kube.get(resource, namespace, name)
             if body is None:
@@ -244,11 +250,11 @@ async def _wait(
                 ready = conditions.get("Ready", {})
                 message = f"{ready.get('reason')}: {ready.get('message', '')}"
                 if ready.get("status") == "True":
-                    _console.print(f"{resource.kind} {namespace}/{name} is ready: {ready.get('message', '')}")
+                    _say(f"{resource.kind} {namespace}/{name} is ready: {ready.get('message', '')}")
                     return
                 if conditions.get("Stalled", {}).get("status") == "True":
                     raise NotReached(f"{message}; {cause_of(str(ready.get('reason'))).remedy}")
-                line.update(message)
+                line.update(Text(message))
             if time.monotonic() > end:
                 raise NotReached(f"{resource.kind} {namespace}/{name} is not ready after {wait_s:.0f} s: {message}")
             await asyncio.sleep(LOOK_S)

@@ -24,7 +24,7 @@ from kigi.errors import ImageMissing, SpecInvalid
 from kigi.mirror import Mirror
 from kigi.publishing.archive import ArchivedNode, Manifest, write_archive
 
-_console = Console(stderr=True)
+_console = Console(stderr=True, markup=False)
 Specs = dict[str, dict[str, Any]]
 
 

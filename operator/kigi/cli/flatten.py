@@ -22,7 +22,7 @@ from kigi.publishing.flatten import flatten_image, layers_above
 from kigi.publishing.publish import LayerFolder
 from kigi.publishing.tree import image_object
 
-_console = Console(stderr=True)
+_console = Console(stderr=True, markup=False)
 
 
 def run_flatten(

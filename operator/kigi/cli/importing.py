@@ -30,7 +30,7 @@ from kigi.errors import ArchiveRefused, Conflict, LayerCorrupt, LayerMissing, Na
 from kigi.observed import ImageRecord, SystemRecord, parse
 from kigi.publishing.archive import Archive, check_declared, extract_layer, open_archive, verify_archive
 
-_console = Console(stderr=True)
+_console = Console(stderr=True, markup=False)
 MANAGER = "kigi"
 
 

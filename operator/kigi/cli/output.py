@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 
 class Format(StrEnum):
@@ -34,10 +35,12 @@ def show(data: Any, render: Callable[[], RenderableType], form: Format) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
-    """Without borders, as kubectl prints; columns that end in ``#`` are numbers."""
+    """Without borders, as kubectl prints; columns that end in ``#`` are numbers. Text is shown as it is: a cell with a
+    style is a Text.
+    """
     made = Table(box=None, title=title, title_justify="left", pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column.removesuffix("#"), justify="right" if column.endswith("#") else "left", overflow="fold")
     for row in rows:
-        made.add_row(*("" if cell is None else str(cell) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
     return made

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.text import Text
 
 from kigi.adapters.resources import (
     BY_KIND,
@@ -280,11 +282,12 @@ def _parts(one: dict[str, Any]) -> Iterator[RenderableType]:
     missing, total = one.get("missingBytes", 0), one.get("totalBytes", 0)
     saved = f", {100 * one.get('savedRatio', 0):.2f} % less" if total else ""
     yield (
-        f"[bold]{one['namespace']}/{one['name']}[/bold]  {one['system']}: moves {format_bytes(missing)} instead of "
+        f"[bold]{escape(one['namespace'])}/{escape(one['name'])}[/bold]  {escape(str(one['system']))}: "
+        f"moves {format_bytes(missing)} instead of "
         f"{format_bytes(total)}{saved}"
     )
     if one["problem"]:
-        yield f"[red]{one['problem']}"
+        yield Text(one["problem"], "red")
     yield table(
         ("NODE", "MACHINES#", "LAYERS#", "MISSING#", "PREFETCH#", "FREE AFTER#"),
         (
@@ -294,7 +297,7 @@ def _parts(one: dict[str, Any]) -> Iterator[RenderableType]:
                 node["missingLayers"],
                 format_bytes(node["missingBytes"]),
                 format_bytes(node["prefetchBytes"]),
-                format_bytes(node["freeAfterBytes"]) if node["freeAfterBytes"] >= 0 else "[red]does not fit",
+                format_bytes(node["freeAfterBytes"]) if node["freeAfterBytes"] >= 0 else Text("does not fit", "red"),
             )
             for node in one["nodes"]
         ),

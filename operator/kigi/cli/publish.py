@@ -27,7 +27,7 @@ from kigi.publishing.publish import LayerFolder, Published, publish_image
 from kigi.publishing.tree import TreeImage, image_object
 from kigi.publishing.tree import publish_tree as publish_folder
 
-_console = Console(stderr=True)
+_console = Console(stderr=True, markup=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from kigi.adapters.resources import DEPLOYMENT
 from kigi.cli.cluster import Access, open_cluster
@@ -69,7 +70,7 @@ def _all(data: list[dict[str, Any]]) -> RenderableType:
                 one["namespace"],
                 one["name"],
                 one["system"],
-                "[green]yes" if one["ready"] else "[red]no",
+                Text("yes", "green") if one["ready"] else Text("no", "red"),
                 f"{one['readyInstances']}/{one['instances']}",
                 f"{one['cachedPercent']}%" if one["cachedPercent"] is not None else "",
                 one["reason"],
@@ -116,8 +117,9 @@ def _one(data: dict[str, Any]) -> RenderableType:
     )
 
 
-def _history(entry: dict[str, Any]) -> str:
+def _history(entry: dict[str, Any]) -> Text:
     way = " -> ".join(name for name in (entry.get("fromSystem"), entry["toSystem"]) if name)
     where = f"instances {', '.join(map(str, entry['instances'][:8]))}"
     machines = f", {', '.join(entry['machines'])}" if entry.get("machines") else ""
-    return f"[dim]{entry['time']}  {entry['action']}  {way}  {where}{machines}  by {entry['by'] or 'unknown'}"
+    text = f"{entry['time']}  {entry['action']}  {way}  {where}{machines}  by {entry['by'] or 'unknown'}"
+    return Text(text, "dim")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.tree import Tree
 
 from kigi.cli.cluster import OURS, Access, open_cluster, read_mirror
@@ -89,11 +90,11 @@ def _systems(mirror: Mirror, namespace: str) -> Iterator[dict[str, Any]]:
 
 
 def _runs(mirror: Mirror, namespace: str) -> dict[str, list[str]]:
-    """State -> deployments that name it."""
+    """State -> deployments that run it, or an instance or a machine of it; what they only keep warm does not count."""
     users: dict[str, list[str]] = defaultdict(list)
     for record in sorted(mirror.deployments.by("namespace", namespace), key=lambda r: r.meta.name):
         if not isinstance(record.spec, KigiError):
-            for state in named_systems(record.spec):
+            for state in named_systems(record.spec.model_copy(update={"prefetch": []})):
                 users[state].append(record.meta.name)
     return users
 
@@ -143,7 +144,7 @@ def _grow(title: str, nodes: list[dict[str, Any]], line: Any) -> Tree:
 
 def _image_line(node: dict[str, Any]) -> str:
     if "problem" in node:
-        return f"{node['name']}  [red]{node['problem']}"
+        return f"{node['name']}  [red]{escape(node['problem'])}"
     cached = f"  on {len(node['cachedOn'])} nodes" if node["cachedOn"] else ""
     size, chain = format_bytes(node["layerBytes"]), format_bytes(node["chainBytes"])
     return f"{node['name']}  {size}[dim], chain {chain}{cached}"
@@ -151,7 +152,7 @@ def _image_line(node: dict[str, Any]) -> str:
 
 def _system_line(node: dict[str, Any]) -> str:
     if "problem" in node:
-        return f"{node['name']}  [red]{node['problem']}"
+        return f"{node['name']}  [red]{escape(node['problem'])}"
     runs = f"  [green]{', '.join(node['deployments'])}" if node["deployments"] else ""
     added, whole = format_bytes(node["addedBytes"]), format_bytes(node["uniqueBytes"])
     warm = f"  [dim]kept warm by {', '.join(node['prefetches'])}[/dim]" if node["prefetches"] else ""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from kigi.adapters.resources import BY_KIND, CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
 from kigi.cli.causes import Cause, cause_of
@@ -183,17 +184,18 @@ def _layer(layer: dict[str, Any]) -> dict[str, Any]:
 
 def _render(data: list[dict[str, Any]], subject: str | None) -> RenderableType:
     if not data:
-        return f"{subject} is ready" if subject else "everything is ready"
-    return Group(*(line for entry in data for line in (*_lines(entry, 0), "")))
+        return Text(f"{subject} is ready" if subject else "everything is ready")
+    return Group(*(line for entry in data for line in (*_lines(entry, 0), Text())))
 
 
-def _lines(entry: dict[str, Any], depth: int) -> Iterator[str]:
+def _lines(entry: dict[str, Any], depth: int) -> Iterator[Text]:
+    """Made of pieces, not of markup: messages have brackets."""
     pad = "  " * depth
     colour = "red" if entry["stalled"] else "yellow"
-    yield f"{pad}[bold]{entry['object']}[/bold]  [{colour}]{entry['reason']}[/{colour}]: {entry['cause']}"
+    yield Text.assemble(pad, (entry["object"], "bold"), "  ", (entry["reason"], colour), f": {entry['cause']}")
     if entry["message"]:
-        yield f"{pad}  {entry['message']}"
-    yield f"{pad}  [green]{entry['remedy'] or 'nothing to do: it goes on by itself'}[/green]"
+        yield Text(f"{pad}  {entry['message']}")
+    yield Text(f"{pad}  {entry['remedy'] or 'nothing to do: it goes on by itself'}", "green")
     for below in entry["because"]:
         yield from _lines(below, depth + 1)
 

@@ -34,6 +34,7 @@ ANNOTATION_FINGERPRINT = f"{GROUP}/fingerprint"
 ANNOTATION_EQUALS = f"{GROUP}/equals"
 """On a VMImageNode that ``kigi flatten`` made: ``NAME@DIGEST`` of the image whose disk it has."""
 ANNOTATION_OWNER = f"{GROUP}/deployment-uid"
+ANNOTATION_HALTED_UNTIL = f"{GROUP}/halted-until"
 ANNOTATION_CAPTURED_FROM = f"{GROUP}/captured-from"
 """On a VMImageNode or SystemNode that was captured: deployment/instance."""
 

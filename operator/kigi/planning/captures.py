@@ -129,8 +129,11 @@ def after_pause(status: SystemCaptureStatus, outcomes: Sequence[CapturedMachine]
     machines = _updated(status.machines, outcomes)
     if failure:
         return _failing(status.model_copy(update={"machines": machines}), "PauseFailed", failure)
-    moments = [m.paused_at for m in machines if m.paused_at is not None and m.method != "AlreadyPaused"]
-    skew = max(moments) - min(moments) if moments else timedelta()
+    # A VM stands still at some time between the request and its answer: at worst, the first one from its request on.
+    stopped = [m for m in machines if m.paused_at is not None and m.method != "AlreadyPaused"]
+    first = min((m.requested_at or m.paused_at for m in stopped if m.paused_at), default=None)
+    last = max((m.paused_at for m in stopped if m.paused_at), default=None)
+    skew = last - first if first is not None and last is not None else timedelta()
     return status.model_copy(
         update={"machines": machines, "phase": "Copying", "skew_milliseconds": _milliseconds(skew)}
     )
@@ -162,8 +165,8 @@ def system_name(name: str, spec: SystemCaptureSpec) -> str:
 
 
 def image_name(system: str, disk: str) -> str:
-    """Name of the VMImageNode of a disk, named as in the status."""
-    return f"{system}-{disk.replace('/', '-')}"
+    """Name of the VMImageNode of a disk, named as in the status; machines' names have no dot, so no two share one."""
+    return f"{system}-{disk.replace('/', '.')}"
 
 
 # Phases.
@@ -205,7 +208,8 @@ def _chosen(view: CaptureView) -> SystemCaptureStatus:
     disks: list[CapturedDisk] = []
     for wish in sorted(wanted, key=lambda wish: wish.machine):
         machine, volumes = _at_rest(view, deployment, wish)
-        machines.append(machine)
+        # Written before anybody is asked, so that no operator that dies after the request makes the pause look shorter.
+        machines.append(machine.model_copy(update={"requested_at": view.now}) if _to_pause(machine) else machine)
         for name, image, chain, volume in volumes:
             disks.append(_disk(view, attempt, len(disks), name, image, chain, volume))
     _refuse_taken(view, disks)

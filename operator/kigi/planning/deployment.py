@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from kigi.domain.names import claim_name
 from kigi.errors import HookPending, HookUnavailable, KigiError, NameTaken, StateBesideDisk
@@ -32,6 +33,9 @@ from kigi.planning.steps import (
 )
 from kigi.planning.view import ClaimState, DeploymentView, MachineState, VolumeState
 from kigi.planning.wishes import Fingerprint, Slot, WishedMachine, wished_machines
+
+FORGOTTEN_AFTER = timedelta(seconds=30)
+"""virt-handler looks for sockets of launchers that are gone every 11 s, and forgets those of which no instance is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,12 +262,14 @@ def _make_machines(
                 "rename the deployment or delete the VM"
             )
         wanted = _WishedTemplate(hashes[kind], hardware[target.wish.slot], sidecars)
-        if machine is not None and (machine.deleting or _is_as_wished(target, machine, owner, wanted)):
+        until = halted_until(machine, view.now)
+        running = shall_run(target, machine) and until is None
+        if machine is not None and (machine.deleting or _is_as_wished(target, machine, owner, wanted, running)):
             continue
-        placement, running = view.spec.placement, shall_run(target, machine)
-        yield ApplyObject(
-            build_machine(owner, target.wish, target.revision, placement, hook, hook_image, running=running)
+        made = build_machine(
+            owner, target.wish, target.revision, view.spec.placement, hook, hook_image, running=running, until=until
         )
+        yield ApplyObject(made)
 
 
 def _in_order(targets: Sequence[Target], machines: Mapping[Slot, MachineState], owner: Owner) -> tuple[Target, ...]:
@@ -299,6 +305,18 @@ def shall_run(target: Target, machine: MachineState | None) -> bool:
     return target.wish.running and not target.waits_for and not ending
 
 
+def halted_until(machine: MachineState | None, now: datetime) -> datetime | None:
+    """When a VM may start again that is, or is to be, off for KubeVirt to forget its last run; None: at once.
+
+    The time is kept in the VM's annotation, so that an operator after this one waits for it as well.
+    """
+    if machine is None:
+        return None
+    if machine.haunted:
+        return machine.halted_until if machine.halted_until and not machine.running else now + FORGOTTEN_AFTER
+    return machine.halted_until if machine.halted_until and now < machine.halted_until else None
+
+
 @dataclass(frozen=True, slots=True)
 class _WishedTemplate:
     """What a VM's template shall say of itself."""
@@ -309,10 +327,10 @@ class _WishedTemplate:
     """None: whatever it says."""
 
 
-def _is_as_wished(target: Target, machine: MachineState, owner: Owner, wanted: _WishedTemplate) -> bool:
+def _is_as_wished(target: Target, machine: MachineState, owner: Owner, wanted: _WishedTemplate, running: bool) -> bool:
     return (
         machine.claim == claim_of(target, owner)
-        and machine.running == shall_run(target, machine)
+        and machine.running == running
         and machine.template_hash == wanted.hash
         and machine.hardware == wanted.hardware
         and wanted.sidecars in (None, machine.sidecars)

@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from kigi.api.deployment import Placement
@@ -130,10 +131,11 @@ def build_machine(
     hook_image: str,
     *,
     running: bool,
+    until: datetime | None = None,
 ) -> dict[str, Any]:
     """VirtualMachine whose disk is that claim; name, MAC, firmware UUID and serial depend on its place alone.
 
-    Raises SpecInvalid if the template is not one.
+    ``until``: it is kept off for so long. Raises SpecInvalid if the template is not one.
     """
     labels = _labels(owner, wish.instance, wish.machine)
     template = _instance_template(owner, wish, revision, placement)
@@ -159,6 +161,7 @@ def build_machine(
             "annotations": {
                 ANNOTATION_TEMPLATE_HASH: template_hash(wish, placement, hook, hook_image),
                 names.ANNOTATION_OWNER: owner.uid,
+                **({names.ANNOTATION_HALTED_UNTIL: until.isoformat()} if until is not None else {}),
             },
             "ownerReferences": [owner_reference(owner)],
         },

@@ -99,6 +99,8 @@ class MachineState:
     """``hardware_hash`` of the VM's template."""
     sidecars: str = ""
     """Annotation of the VM's template that makes KubeVirt start hook sidecars."""
+    halted_until: datetime | None = None
+    """It is kept off until then, so that KubeVirt forgets its last run."""
     instance_uid: str | None = None
     """uid of the VirtualMachineInstance; None: the VM is off."""
     instance_claim: str | None = None
@@ -107,6 +109,8 @@ class MachineState:
     """``hardware_hash`` that the VirtualMachineInstance was started with; empty: an operator that made none."""
     lasting: str = ""
     """Field of its domain that keeps state beside its disks, where no reset reaches it."""
+    haunted: bool = False
+    """KubeVirt refuses the instance, because it remembers the last one of that name."""
     instance_phase: str = ""
     instance_ready: bool = False
     paused: bool = False

@@ -109,11 +109,13 @@ async def _pause(
             timeout = {"unfreezeTimeout": f"{STANDSTILL.seconds}s"}
             await ports.kube.instance_request(view.namespace, _vm(view, machine), "freeze", timeout)
         except KigiError:
+            with contextlib.suppress(KigiError):  # it may have frozen all the same, and the answer was lost
+                await ports.kube.instance_request(view.namespace, _vm(view, machine), "unfreeze")
             return machine.model_copy(update={"method": "Pause"})
         return machine
 
     async def pause(machine: CapturedMachine) -> CapturedMachine:
-        requested = ports.now()
+        requested = machine.requested_at or ports.now()
         try:
             await ports.kube.instance_request(view.namespace, _vm(view, machine), "pause")
         except Conflict:  # it is paused already, by the operator before this one
@@ -162,10 +164,10 @@ async def _resume(
         except KigiError as exc:
             failures.append(f"{machine.name}: {exc}")
             return machine
-        resumed = ports.now()
         if machine.method == "FreezeAndPause":
             with contextlib.suppress(KigiError):  # the agent does it itself when its time is over
                 await ports.kube.instance_request(view.namespace, _vm(view, machine), "unfreeze")
+        resumed = ports.now()
         pause_ms = round((resumed - machine.requested_at).total_seconds() * 1000) if machine.requested_at else None
         return machine.model_copy(update={"resumed_at": resumed, "pause_milliseconds": pause_ms})
 

@@ -282,6 +282,8 @@ def machine_state(target: Target, machine: MachineState | None, claim: str) -> s
         return "Stopped" if machine.instance_uid is None else "Stopping"
     if is_running(machine):
         return "Running"
+    if is_halted(machine):
+        return "Restarting"
     if machine.paused:
         return "Paused"
     if is_outdated(machine) and machine.instance_phase != "Succeeded":
@@ -304,6 +306,11 @@ Source: KubeVirt staging/src/kubevirt.io/api/core/v1/types.go, VirtualMachinePri
 """
 
 
+def is_halted(machine: MachineState) -> bool:
+    """Off, or on its way there, so that KubeVirt forgets its last run."""
+    return machine.haunted or (machine.halted_until is not None and not machine.running)
+
+
 def _waiting(target: Target) -> str | None:
     return f"starts after {', '.join(target.waits_for)}" if target.waits_for else None
 
@@ -313,6 +320,8 @@ def _trouble(machine: MachineState | None) -> str | None:
         return f"no reset reaches the state of its persistent domain.{machine.lasting}"
     if machine is None or is_running(machine):
         return None
+    if is_halted(machine):
+        return "KubeVirt still remembers its last run; it is off for half a minute, and starts then"
     if machine.paused and is_outdated(machine):
         return "its template has changed; it restarts when it is resumed"
     return machine.message or (machine.printable_status if machine.printable_status in _TROUBLES else None)

@@ -9,6 +9,7 @@ import pytest
 
 from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import MACHINE, PLUGIN
+from kigi.planning.objects import HOOK_SIDECARS
 from kigi.planning.plugin import NAME, build_plugin
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
@@ -69,7 +70,7 @@ async def test_gates_decide_how_disks_are_hooked(
         plugin = await kube.get(PLUGIN, None, NAME)
         assert plugin is not None
         assert plugin["metadata"]["creationTimestamp"] <= machine["metadata"]["creationTimestamp"]
-        assert not machine["spec"]["template"]["metadata"].get("annotations")
+        assert HOOK_SIDECARS not in machine["spec"]["template"]["metadata"].get("annotations", {})
         # Healed, whatever is done to it.
         patch = json.dumps({"spec": {"failureStrategy": "Ignore"}})
         plane.kubectl("patch", "plugins.plugin.kubevirt.io", NAME, "--type=merge", "-p", patch)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kubevirt import kubevirt_state, lasting_state, root_claim, trouble
+from kigi.adapters.kubevirt import is_haunted, kubevirt_state, lasting_state, root_claim, trouble
 
 
 def kubevirt(version: str, *gates: str) -> dict[str, Any]:
@@ -142,3 +142,24 @@ def test_a_probe_that_does_not_answer_is_told_of_a_vm_that_runs(
 )
 def test_state_beside_the_disk_is_seen_in_an_instance(domain: dict[str, Any], field: str) -> None:
     assert lasting_state({"spec": {"domain": domain}}) == field
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "haunted"),
+    [
+        (
+            "False",
+            "unable to create virt-launcher client connection: can not add ghost record when entry already exists "
+            "with differing UID",
+            True,
+        ),
+        ("True", "can not add ghost record when entry already exists with differing UID", False),
+        ("False", "kigi-disk-hook: the domain has no disk of ours", False),
+    ],
+)
+def test_an_instance_that_is_refused_for_the_last_ones_sake_is_told_from_others(
+    status: str, message: str, haunted: bool
+) -> None:
+    assert is_haunted({"status": {"conditions": [{"type": "Synchronized", "status": status, "message": message}]}}) is (
+        haunted
+    )

@@ -20,6 +20,7 @@ from kigi.planning.captures import (
     after_pause,
     after_resume,
     after_verify,
+    image_name,
     orders,
     plan_capture,
     standing,
@@ -222,3 +223,27 @@ def test_a_copy_that_was_lost_is_made_anew() -> None:
     plan = stored(settled(), state="Lost")
     assert plan.status.failure == "CopyLost"
     assert plan_capture(view_of(settled(), plan.status)).status.phase == "Pending"
+
+
+def test_skew_counts_from_the_first_request_for_an_answer_may_come_late() -> None:
+    w = settled()
+    plan = plan_capture(view_of(w))
+    asked = w.view().now
+    assert {machine.requested_at for machine in plan.machines} == {asked}
+    answers = [
+        machine.model_copy(update={"paused_at": asked + timedelta(milliseconds=900 + 10 * number)})
+        for number, machine in enumerate(plan.machines)
+    ]
+    status = after_pause(plan.status, answers, "")
+    assert status.skew_milliseconds == 900 + 10 * (len(answers) - 1)
+
+
+def test_an_operator_after_the_one_that_paused_keeps_the_time_of_the_first_request() -> None:
+    w = settled()
+    first = plan_capture(view_of(w))
+    later = view_of(w, first.status, now=w.view().now + timedelta(seconds=20))
+    assert {machine.requested_at for machine in plan_capture(later).machines} == {w.view().now}
+
+
+def test_no_two_disks_have_one_image_name() -> None:
+    assert image_name("s", "web/data") != image_name("s", "web-data")

@@ -1,0 +1,83 @@
+"""A VM that KubeVirt refuses because it remembers the last one is kept off until it has forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from kigi.api.deployment import SystemDeploymentSpec
+from kigi.domain.names import ANNOTATION_HALTED_UNTIL
+from kigi.observed import _time
+from kigi.planning.deployment import FORGOTTEN_AFTER, DeploymentPlan, plan_deployment
+from kigi.planning.steps import ApplyObject
+from kigi.planning.view import DeploymentView
+from kigi.status.deployments import deployment_status
+from tests.support.worlds import World
+
+
+@pytest.fixture
+def view() -> DeploymentView:
+    w = World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}}))
+    w.settle()
+    return w.view()
+
+
+def with_first(view: DeploymentView, **changes: Any) -> DeploymentView:
+    first, *others = view.machines
+    return replace(view, machines=(replace(first, **changes), *others))
+
+
+def stuck(view: DeploymentView, **changes: Any) -> DeploymentView:
+    fields = {"haunted": True, "instance_phase": "Scheduled", "instance_ready": False, "printable_status": "Starting"}
+    return with_first(view, **{**fields, **changes})
+
+
+def off(view: DeploymentView, until: datetime) -> DeploymentView:
+    gone = {"instance_uid": None, "instance_claim": None, "instance_phase": "", "instance_ready": False}
+    return with_first(view, running=False, halted_until=until, printable_status="Stopped", **gone)
+
+
+def vms(view: DeploymentView) -> list[tuple[str, str | None]]:
+    """runStrategy and annotation of each VM that is applied."""
+    plan = plan_deployment(view)
+    objects = [s.manifest for s in plan.steps if isinstance(s, ApplyObject) and s.manifest["kind"] == "VirtualMachine"]
+    return [(o["spec"]["runStrategy"], o["metadata"]["annotations"].get(ANNOTATION_HALTED_UNTIL)) for o in objects]
+
+
+def state(view: DeploymentView) -> tuple[str, str | None]:
+    plan: DeploymentPlan = plan_deployment(view)
+    status = deployment_status(view, plan, None)
+    machines = {m.name: m for instance in status.instances for m in instance.machines}
+    found = machines[view.machines[0].machine]
+    return found.state, found.message
+
+
+def test_it_is_halted_for_a_while_and_says_so(view: DeploymentView) -> None:
+    until = view.now + FORGOTTEN_AFTER
+    assert vms(stuck(view)) == [("Halted", until.isoformat())]
+    word, message = state(stuck(view))
+    assert (word, "remembers" in str(message)) == ("Restarting", True)
+
+
+def test_nothing_more_is_done_while_it_ends_and_while_it_waits(view: DeploymentView) -> None:
+    until = view.now + timedelta(seconds=12)
+    assert vms(stuck(view, running=False, halted_until=until)) == []
+    assert vms(off(view, until)) == []
+    assert state(off(view, until))[0] == "Restarting"
+
+
+def test_it_starts_again_when_the_time_is_over(view: DeploymentView) -> None:
+    assert vms(off(view, view.now)) == [("Always", None)]
+    assert vms(off(view, view.now - timedelta(days=1))) == [("Always", None)]
+
+
+def test_one_that_runs_again_is_left_alone_whatever_its_annotation_says(view: DeploymentView) -> None:
+    assert vms(with_first(view, halted_until=view.now - timedelta(seconds=1))) == []
+
+
+@pytest.mark.parametrize("value", [None, "", "soon", "2026-11-25", "2026-11-25T10:00:00"])
+def test_an_annotation_that_is_no_time_holds_nobody_back(value: object) -> None:
+    assert _time(value) is None
