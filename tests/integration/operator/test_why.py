@@ -186,7 +186,7 @@ async def test_what_a_capture_meets(
     async with OperatorRun(operator_kubeconfig, requests=requests):
         apply(plane, ns, *trees(2), deployment())
         await wait_ready(kube, ns)
-        actors._start_s = 2.0
+        actors._start_s = 6.0  # long enough for the capture to look meanwhile, on a loaded machine too
         apply(plane, ns, deployment(reset="1"))
         apply(plane, ns, capture())
         await wait_reason(kube, ns, "NotSettled")
