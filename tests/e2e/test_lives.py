@@ -183,11 +183,16 @@ def test_guests_are_not_disturbed_when_one_of_kigis_own_processes_is_killed(exer
 
 def test_all_come_back_when_the_kubelet_is_killed(exercise: Exercise) -> None:
     before = {name: exercise.instance_uid(name) for name in RUNNING}
+    boots = {name: exercise.says(name)["boot"] for name in RUNNING}
     old = exercise.node("pidof kubelet").strip()
     exercise.node(f"kill -9 {old}")
     eventually(lambda: exercise.node("pidof kubelet || true").strip() not in ("", old), "the next kubelet", 120)
     exercise.wait_ready()
     assert {name: exercise.instance_uid(name) for name in RUNNING} == before
+    assert {name: exercise.says(name)["boot"] for name in RUNNING} == boots
+    exercise.apply("infected", {"mail1": {"reset": "kubelet"}})
+    exercise.wait_ready()
+    exercise.says("mail1", boot="1")
 
 
 def test_a_vm_whose_shim_is_killed_is_started_again_on_its_disk(exercise: Exercise) -> None:

@@ -21,6 +21,8 @@ WARM = 5
 """Switches before the first look: by then imports, pools and caches are filled."""
 MAY_GROW = 24 * 2**20
 """Bytes that a process may grow in the 15 switches after: noise of the allocator; a kept VM object is 10 kB."""
+MAY_OPEN = 8
+"""File descriptors that a process may have more of: connections that happen to be open at the second look."""
 PROCESSES = ("kigi-operator", "kigi-cache")
 
 
@@ -66,13 +68,22 @@ def exercise(cluster: Cluster) -> Iterator[Exercise]:
     target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
 
 
-def resident_bytes(exercise: Exercise) -> dict[str, int]:
-    """Memory of each of Kigi's processes on the node: program and process ID."""
+@dataclass(frozen=True)
+class Process:
+    """What a process holds: bytes of resident memory, and open file descriptors."""
+
+    memory: int
+    descriptors: int
+
+
+def processes(exercise: Exercise) -> dict[str, Process]:
+    """Kigi's processes on the node: program and process ID."""
     found = {}
     for name in PROCESSES:
         for pid in exercise.node(f"pgrep -f '/bin/[{name[0]}]{name[1:]}'").split():
-            script = f"awk '/^VmRSS/ {{print $2}}' /proc/{pid}/status"
-            found[f"{name} {pid}"] = int(exercise.node(script)) * 1024
+            script = f"awk '/^VmRSS/ {{print $2}}' /proc/{pid}/status; ls /proc/{pid}/fd | wc -l"
+            kilobytes, descriptors = exercise.node(script).split()
+            found[f"{name} {pid}"] = Process(int(kilobytes) * 1024, int(descriptors))
     return found
 
 
@@ -86,25 +97,26 @@ def test_twenty_switches_leak_nothing(exercise: Exercise) -> None:
     exercise.apply("infected")
     exercise.wait_ready()
     before = eventually(lambda: settled(exercise), "the end of earlier tests' pods", 180)
-    memory = resident_bytes(exercise)
-    assert len(memory) >= len(PROCESSES)
+    held = processes(exercise)
+    assert len(held) >= len(PROCESSES)
     assert before.pods == len(RUNNING)
-    print(f"before: {before}, {_megabytes(memory)}")
+    print(f"before: {before}, {_told(held)}")
     for number in range(1, SWITCHES + 1):
         exercise.apply("cleaned" if number % 2 else "infected")
         exercise.wait_ready()
         if number == WARM:
-            memory = resident_bytes(exercise)
-        print(f"switch {number}: {_megabytes(resident_bytes(exercise))}")
+            held = processes(exercise)
+        print(f"switch {number}: {_told(processes(exercise))}")
     eventually(lambda: Remains.of(exercise) == before, f"{before} again, now {Remains.of(exercise)}", 180)
     for name in RUNNING:
         exercise.says(name, state=exercise.chapter.manifest.guests["infected"][name].state, boot="1")
         assert exercise.machine(name)["revision"] == SWITCHES + 1
-    after = resident_bytes(exercise)
-    print(f"after: {Remains.of(exercise)}, {_megabytes(after)}")
-    assert after.keys() == memory.keys(), "a process was started again"
-    assert {name: grown for name in after if (grown := after[name] - memory[name]) > MAY_GROW} == {}
+    after = processes(exercise)
+    print(f"after: {Remains.of(exercise)}, {_told(after)}")
+    assert after.keys() == held.keys(), "a process was started again"
+    assert {name: more for name in after if (more := after[name].memory - held[name].memory) > MAY_GROW} == {}
+    assert {name: more for name in after if (more := after[name].descriptors - held[name].descriptors) > MAY_OPEN} == {}
 
 
-def _megabytes(memory: dict[str, int]) -> str:
-    return ", ".join(f"{name}: {size / 1e6:.1f} MB" for name, size in memory.items())
+def _told(held: dict[str, Process]) -> str:
+    return ", ".join(f"{name}: {one.memory / 1e6:.1f} MB, {one.descriptors} files" for name, one in held.items())

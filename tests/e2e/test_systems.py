@@ -52,10 +52,20 @@ def two_instances(reset: str = "never") -> dict[str, Any]:
     return {"replicas": 2, "overrides": [{"instance": 1, "running": False, "reset": reset, "machines": on}]}
 
 
-def check_guests(exercise: Exercise, state: str) -> None:
-    """Every guest of the first instance says that it is that machine in that state."""
+def check_guests(exercise: Exercise, state: str, boot: str = "1") -> dict[str, dict[str, str]]:
+    """Every guest of the first instance says that it is that machine in that state; what it says of its hardware."""
+    identity = {}
     for name, guest in exercise.chapter.manifest.guests[state].items():
-        exercise.says(name, machine=name, state=guest.state, marker=guest.marker, boot="1")
+        said = exercise.says(name, machine=name, state=guest.state, marker=guest.marker, boot=boot)
+        identity[name] = {key: said[key] for key in ("mac", "uuid", "serial")}
+    return identity
+
+
+@pytest.fixture(scope="module")
+def identity(exercise: Exercise) -> dict[str, dict[str, str]]:
+    """What each of the ten knew of its hardware at first."""
+    deploy(exercise, "infected")
+    return check_guests(exercise, "infected")
 
 
 def uids(exercise: Exercise, instance: int) -> dict[str, str]:
@@ -66,10 +76,12 @@ def uids(exercise: Exercise, instance: int) -> dict[str, str]:
     return {name.removeprefix(prefix): uid for name, uid in named.items() if name.startswith(prefix)}
 
 
-def test_ten_guests_say_which_machine_and_state_they_are(exercise: Exercise) -> None:
-    deploy(exercise, "infected")
-    assert len(uids(exercise, 0)) == len(exercise.chapter.manifest.roles) == MACHINES
-    check_guests(exercise, "infected")
+def test_ten_guests_say_which_machine_and_state_they_are(
+    exercise: Exercise, identity: dict[str, dict[str, str]]
+) -> None:
+    assert len(uids(exercise, 0)) == len(exercise.chapter.manifest.roles) == len(identity) == MACHINES
+    for key in ("mac", "uuid", "serial"):
+        assert len({each[key] for each in identity.values()}) == MACHINES
 
 
 def test_ten_running_guests_are_captured_at_one_moment(exercise: Exercise) -> None:
@@ -88,7 +100,9 @@ def test_ten_running_guests_are_captured_at_one_moment(exercise: Exercise) -> No
 
 
 @pytest.mark.parametrize(("old", "new"), [("infected", "cleaned"), ("cleaned", "restored"), ("restored", "infected")])
-def test_a_switch_changes_just_the_machines_that_differ(exercise: Exercise, old: str, new: str) -> None:
+def test_a_switch_changes_just_the_machines_that_differ(
+    exercise: Exercise, identity: dict[str, dict[str, str]], old: str, new: str
+) -> None:
     before = uids(exercise, 0)
     deploy(exercise, new)
     after = uids(exercise, 0)
@@ -96,7 +110,7 @@ def test_a_switch_changes_just_the_machines_that_differ(exercise: Exercise, old:
     changed = {name for name in guests[new] if guests[new][name].image != guests[old][name].image}
     assert changed
     assert {name for name in after if after[name] != before[name]} == changed
-    check_guests(exercise, new)
+    assert check_guests(exercise, new) == identity
 
 
 def test_a_second_instance_comes_beside_the_first_and_is_reset_alone(exercise: Exercise) -> None:
@@ -131,6 +145,13 @@ def test_a_system_that_is_off_has_disks_and_no_vms_running(exercise: Exercise) -
     eventually(lambda: uids(exercise, 0) == {}, "the VMs' end", 300)
     count = int(exercise.node(f"ls /var/lib/kigi/volumes | grep -c '[.]{NAMESPACE}[.]' || true"))
     assert count == len(exercise.chapter.manifest.roles)
+
+
+def test_it_comes_on_again_with_its_writes_and_its_identity(
+    exercise: Exercise, identity: dict[str, dict[str, str]]
+) -> None:
+    deploy(exercise, "infected")
+    assert check_guests(exercise, "infected", boot="2") == identity
 
 
 def test_deleting_it_leaves_nothing_on_the_node_or_in_the_cluster(exercise: Exercise) -> None:

@@ -19,11 +19,12 @@ from tests.e2e.exercise import Exercise, eventually
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 NAME = "exercise"
 STATE = "templates"
+PORT = 25
 
 
 @pytest.fixture(scope="module")
 def lab(cluster: Cluster) -> Iterator[Exercise]:
-    """Two machines: ``store`` with two disks, and ``app``, which starts after it, of an instancetype."""
+    """Two machines: ``store`` with two disks and a probe, and ``app``, which starts after it, of an instancetype."""
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
@@ -35,8 +36,15 @@ def lab(cluster: Cluster) -> Iterator[Exercise]:
         "metadata": {"name": "small", "namespace": chapter.namespace},
         "spec": {"cpu": {"guest": 1}, "memory": {"guest": "112Mi"}},
     }
+    preference = {
+        "apiVersion": "instancetype.kubevirt.io/v1beta1",
+        "kind": "VirtualMachinePreference",
+        "metadata": {"name": "random", "namespace": chapter.namespace},
+        "spec": {"devices": {"preferredRng": {}}},
+    }
     target.apply(
         instancetype,
+        preference,
         _object(
             "SystemNode",
             STATE,
@@ -46,7 +54,7 @@ def lab(cluster: Cluster) -> Iterator[Exercise]:
                     "name": "store",
                     "image": {"name": machines["mail1"]},
                     "disks": [{"name": "data", "image": {"name": machines["dns1"]}, "bus": "sata"}],
-                    "template": {"memory": "96Mi"},
+                    "template": {"memory": "96Mi", "readiness": {"tcpPort": PORT, "periodSeconds": 2}},
                 },
                 {
                     "name": "app",
@@ -55,7 +63,8 @@ def lab(cluster: Cluster) -> Iterator[Exercise]:
                         "after": ["store"],
                         "runStrategy": "RerunOnFailure",
                         "instancetype": {"name": "small", "kind": "VirtualMachineInstancetype"},
-                        "cloudInit": {"userData": "#cloud-config\n{}\n"},
+                        "preference": {"name": "random", "kind": "VirtualMachinePreference"},
+                        "cloudInit": {"userData": "#cloud-config\nkigi-told: everything\n"},
                     },
                 },
             ],
@@ -63,7 +72,6 @@ def lab(cluster: Cluster) -> Iterator[Exercise]:
     )
     deploy(target, chapter.namespace, isolation="Instances")
     one = Exercise(cluster, target, chapter)
-    wait_ready(target, one.namespace, NAME)
     yield one
     target.kubectl("delete", "systemdeployment", "--all", "-n", one.namespace, "--timeout=600s")
 
@@ -75,6 +83,23 @@ def _object(kind: str, name: str, namespace: str, **spec: Any) -> dict[str, Any]
 
 def deploy(target: Target, namespace: str, **spec: Any) -> None:
     target.apply(_object("SystemDeployment", NAME, namespace, system={"name": STATE}, **spec))
+
+
+def listen(lab: Exercise, machine: str) -> None:
+    """The guest answers at the port that its probe asks; after each boot it has to be told."""
+    lab.tell(machine, f"listen {PORT}", f"KIGI-LISTENS {PORT}")
+
+
+def test_the_later_machine_starts_when_the_guest_of_the_earlier_one_answers(lab: Exercise) -> None:
+    lab.says("store", machine="mail1", boot="1")
+    assert lab.machine("store")["state"] == "Starting"
+    assert lab.instance_uid("app") is None
+    assert lab.machine("app")["state"] == "Waiting"
+    listen(lab, "store")
+    wait_ready(lab.target, lab.namespace, NAME)
+    conditions = lab.instance("store")["status"]["conditions"]
+    ready = next(each["lastTransitionTime"] for each in conditions if each["type"] == "Ready")
+    assert lab.instance("app")["metadata"]["creationTimestamp"] >= ready
 
 
 def test_all_disks_of_a_machine_are_qcow2_on_their_own_chains(lab: Exercise) -> None:
@@ -90,19 +115,16 @@ def test_all_disks_of_a_machine_are_qcow2_on_their_own_chains(lab: Exercise) -> 
     lab.says("store", machine="mail1")
 
 
-def test_the_later_machine_starts_when_the_earlier_one_is_ready(lab: Exercise) -> None:
-    conditions = lab.instance("store")["status"]["conditions"]
-    ready = next(each["lastTransitionTime"] for each in conditions if each["type"] == "Ready")
-    assert lab.instance("app")["metadata"]["creationTimestamp"] >= ready
-
-
-def test_an_instancetype_and_cloud_init_arrive_in_the_vm(lab: Exercise) -> None:
+def test_instancetype_preference_and_cloud_init_arrive_in_the_vm(lab: Exercise) -> None:
     domain = ElementTree.fromstring(lab.domain("app"))
     memory = domain.find("memory")
     assert memory is not None
     assert int(memory.text or 0) * (1 if memory.get("unit") == "b" else 1024) == 112 * 2**20
     formats = [disk.find("driver").get("type") for disk in domain.iter("disk")]  # type: ignore[union-attr]
     assert sorted(str(each) for each in formats) == ["qcow2", "raw"]  # ours, and cloud-init's
+    assert domain.find("devices/rng") is not None  # the preference's
+    lab.says("app", machine="desktop1", boot="1")
+    lab.tell("app", "userdata", "KIGI-USERDATA kigi-told: everything")
 
 
 def test_an_instance_is_isolated_by_a_policy_of_its_own(lab: Exercise) -> None:
@@ -117,28 +139,33 @@ def test_a_guest_that_powers_itself_off_stays_off_under_rerun_on_failure(lab: Ex
     eventually(lambda: lab.machine("app")["state"] == "PoweredOff", "state PoweredOff", 300)
     assert not lab.status()["instances"][0]["ready"]
     deploy(lab.target, lab.namespace, isolation="Instances", reset="on again")
+    eventually(lambda: lab.machine("store")["revision"] == 2, "the reset", 120)
+    lab.says("store", machine="mail1", boot="1")
+    listen(lab, "store")
     wait_ready(lab.target, lab.namespace, NAME)
     lab.says("app", machine="desktop1", boot="1")
 
 
 def test_a_drained_machine_waits_for_its_node_and_keeps_its_writes(lab: Exercise) -> None:
+    """``kubectl drain`` cordons the node, and asks for the eviction of the pod that the VM runs in."""
     lab.tell("store", "write drained", "KIGI-WROTE drained")
     node = lab.instance("store")["status"]["nodeName"]
-    lab.target.kubectl("cordon", node)
+    drain = ("drain", node, "--pod-selector=kigi.dev/machine=store", "--delete-emptydir-data", "--timeout=120s")
     try:
-        lab.target.kubectl("delete", "pod", lab.launcher("store"), "-n", lab.namespace, "--wait=false")
+        lab.target.kubectl(*drain)
         eventually(lambda: lab.machine("store")["state"] == "Unschedulable", "state Unschedulable", 300)
         assert "unschedulable" in lab.machine("store")["message"]
     finally:
         lab.target.kubectl("uncordon", node)
-    wait_ready(lab.target, lab.namespace, NAME)
     lab.says("store", boot="2")
+    listen(lab, "store")
+    wait_ready(lab.target, lab.namespace, NAME)
     lab.tell("store", "show", "KIGI-WRITTEN drained")
 
 
 def test_a_probe_that_nobody_answers_keeps_the_deployment_from_ready(lab: Exercise) -> None:
-    """The tiny guest listens on no port: its VM runs, and the machine does not."""
-    machine = {"name": "app", "template": {"readiness": {"tcpPort": 25, "periodSeconds": 2}, "after": []}}
+    """Until it is told, the tiny guest listens on no port: its VM runs, and the machine does not."""
+    machine = {"name": "app", "template": {"readiness": {"tcpPort": PORT, "periodSeconds": 2}, "after": []}}
     lab.target.apply(
         _object("SystemNode", "probed", lab.namespace, parent={"name": STATE}, machines=[machine]),
         _object("SystemDeployment", NAME, lab.namespace, system={"name": "probed"}, isolation="Instances"),
@@ -148,6 +175,20 @@ def test_a_probe_that_nobody_answers_keeps_the_deployment_from_ready(lab: Exerci
     eventually(lambda: lab.machine("app")["state"] == "Starting", "the new VM's state", 120)
     time.sleep(5)  # it stays like that
     assert lab.machine("app")["state"] == "Starting"
+    assert not lab.status()["instances"][0]["ready"]
+    listen(lab, "app")
+    eventually(lambda: lab.machine("app")["state"] == "Running", "state Running", 60)
+
+
+def test_a_network_that_is_not_there_is_named(lab: Exercise) -> None:
+    """KubeVirt looks for the NetworkAttachmentDefinition before it makes a pod."""
+    networks = [{"name": "pod"}, {"name": "lan", "multus": "no-such-lan"}]
+    machine = {"name": "app", "template": {"networks": networks, "after": []}}
+    lab.target.apply(
+        _object("SystemNode", "networked", lab.namespace, parent={"name": STATE}, machines=[machine]),
+        _object("SystemDeployment", NAME, lab.namespace, system={"name": "networked"}, isolation="Instances"),
+    )
+    eventually(lambda: "no-such-lan" in lab.machine("app").get("message", ""), "the network's name", 180)
     assert not lab.status()["instances"][0]["ready"]
 
 

@@ -1,0 +1,142 @@
+"""No VM starts on a layered disk without the hook: KubeVirt's gate off and on again, a hook that fails or is killed.
+
+The tests build on each other, in this order, on one deployment.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from demo.__main__ import prepare
+from demo.targets import SYSTEM_NAMESPACE, Target, install_kigi
+from localcluster import kubevirt
+from localcluster.build import binary
+from localcluster.full import Cluster
+from scenario import kubernetes
+from tests.e2e.exercise import RUNNING, Exercise, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+NAMESPACE = "hooks"
+GATE = "Sidecar"
+
+
+@pytest.fixture(scope="module")
+def exercise(cluster: Cluster) -> Iterator[Exercise]:
+    cluster.load_kigi()
+    target = Target(cluster.environment(), str(binary("kubectl")))
+    install_kigi(target)
+    chapter = prepare(target, "tiny", NAMESPACE)
+    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
+    yield Exercise(cluster, target, chapter)
+    target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
+    target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+
+
+def set_gates(target: Target, *gates: str) -> None:
+    patch = {"spec": {"configuration": {"developerConfiguration": {"featureGates": list(gates)}}}}
+    object_ = ("kubevirt", "kubevirt", "-n", kubevirt.NAMESPACE)
+    target.kubectl("patch", *object_, "--type=merge", "-p", json.dumps(patch))
+
+
+@contextmanager
+def gate_off(target: Target) -> Iterator[None]:
+    set_gates(target)
+    try:
+        yield
+    finally:
+        set_gates(target, GATE)
+
+
+@contextmanager
+def hooks_killed(exercise: Exercise) -> Iterator[None]:
+    """Every hook on the node dies as soon as it has started."""
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.wait(0.05):
+            exercise.node("pkill -9 -f '[k]igi-disk-hook' || true")
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        killer.join()
+
+
+def stalled(exercise: Exercise) -> str:
+    """Reason and message of the condition Stalled, empty if it is not True."""
+    for condition in exercise.status().get("conditions", []):
+        if condition["type"] == "Stalled" and condition["status"] == "True":
+            return f"{condition['reason']}: {condition['message']}"
+    return ""
+
+
+def test_without_the_gate_nothing_starts_and_with_it_it_goes_on_by_itself(exercise: Exercise) -> None:
+    with gate_off(exercise.target):
+        exercise.apply("infected")
+        said = eventually(lambda: stalled(exercise), "the condition Stalled", 120)
+        assert said.startswith("HookUnavailable")
+        assert GATE in said
+        assert exercise.target.get("virtualmachineinstances", "-n", NAMESPACE)["items"] == []
+    exercise.wait_ready()
+    for name in RUNNING:
+        exercise.says(name, machine=name, boot="1")
+
+
+def test_a_gate_that_goes_leaves_running_guests_alone_and_holds_a_reset_back(exercise: Exercise) -> None:
+    before = {name: exercise.instance_uid(name) for name in RUNNING}
+    exercise.tell("mail1", "write kept", "KIGI-WROTE kept")
+    with gate_off(exercise.target):
+        exercise.apply("infected", {"mail1": {"reset": "held back"}})
+        said = eventually(lambda: stalled(exercise), "the condition Stalled", 120)
+        assert said.startswith("HookUnavailable")
+        assert {name: exercise.instance_uid(name) for name in RUNNING} == before
+    exercise.wait_ready()
+    exercise.says("mail1", machine="mail1", boot="1")
+    exercise.tell("mail1", "show", "KIGI-WRITTEN none")
+    assert exercise.instance_uid("desktop1") == before["desktop1"]
+
+
+def test_a_vm_whose_hook_is_killed_does_not_run_and_a_reset_brings_it_back(exercise: Exercise) -> None:
+    old = exercise.instance_uid("mail1")
+    with hooks_killed(exercise):
+        exercise.apply("infected", {"mail1": {"reset": "killed"}})
+        eventually(lambda: exercise.instance_uid("mail1") not in (old, None), "another instance", 120)
+        message = eventually(lambda: exercise.machine("mail1").get("message"), "what keeps it from starting", 300)
+        print(message)
+        assert exercise.instance("mail1")["status"].get("phase") != "Running"
+        assert exercise.machine("mail1")["state"] != "Running"
+    exercise.apply("infected", {"mail1": {"reset": "healed"}})
+    exercise.wait_ready()
+    exercise.says("mail1", machine="mail1", boot="1")
+
+
+def test_a_vm_whose_hook_cannot_start_does_not_run(exercise: Exercise) -> None:
+    """The operator is told of an image that has no hook in it; with the right one it goes on by itself."""
+    operator = ("-n", SYSTEM_NAMESPACE, "deployment/kigi-operator")
+    name = "KIGI_HOOK_IMAGE"
+    wrong = kubevirt.image_name("virt-api")
+    exercise.target.kubectl("set", "env", *operator, f"{name}={wrong}")
+    try:
+        exercise.target.kubectl("rollout", "status", *operator, "--timeout=300s")
+        exercise.apply("infected", {"mail1": {"reset": "no hook"}})
+        message = eventually(
+            lambda: exercise.machine("mail1")["revision"] == 5 and exercise.machine("mail1").get("message"),
+            "what keeps it from starting",
+            300,
+        )
+        print(message)
+        assert exercise.instance("mail1")["status"].get("phase") != "Running"
+    finally:
+        exercise.target.kubectl("set", "env", *operator, f"{name}=kigi:dev")
+        exercise.target.kubectl("rollout", "status", *operator, "--timeout=300s")
+    exercise.apply("infected", {"mail1": {"reset": "with hook"}})
+    exercise.wait_ready()
+    exercise.says("mail1", machine="mail1", boot="1")
