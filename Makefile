@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := operator node-cache-daemon localcluster scenario demo tests benchmarks
 CLUSTER ?= local
+KUBEVIRT ?= 1.7
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help test demo check lint format type contracts packages unit integration crds proto docs lock e2e model bench race up down clean
@@ -43,8 +44,8 @@ integration: $(VENV)/ready packages  ## Real API server, etcd, S3 and qemu-img
 	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check
 	$(BIN)/pytest tests/integration
 
-e2e: $(VENV)/ready packages  ## Real VMs in the local cluster; an hour
-	$(BIN)/python -m localcluster up
+e2e: $(VENV)/ready packages  ## Real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release
+	$(BIN)/python -m localcluster up --kubevirt $(KUBEVIRT)
 	$(BIN)/python -m localcluster build plugin-check
 	$(BIN)/pytest -m e2e tests/e2e
 

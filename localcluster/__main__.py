@@ -9,6 +9,7 @@ import sys
 from localcluster import full
 from localcluster.build import PROGRAMS, BuildFailed, binary
 from localcluster.full import Cluster, ClusterError, Progress
+from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES
 from localcluster.processes import StartFailed
 from localcluster.system import PackagesMissing
 
@@ -21,6 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     up = verbs.add_parser("up", help="build what is missing and start what does not run")
     up.add_argument("--without", action="append", default=[], choices=["kubevirt", "kigi"], help="leave a part out")
     up.add_argument("--nodes", type=int, default=1, help="number of nodes, each in namespaces of its own (default 1)")
+    up.add_argument(
+        "--kubevirt", choices=RELEASES, help=f"a release (default: the one that is up, or {DEFAULT_RELEASE})"
+    )
     verbs.add_parser("down", help="stop and remove everything; fails if something is left")
     verbs.add_parser("status", help="state of each part as JSON; exit code 1 if it is not healthy")
     verbs.add_parser("env", help="shell lines with KUBECONFIG and the S3 settings")
@@ -28,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "programs", nargs="*", help="these programs alone; default: all that the cluster has, and images"
     )
+    build.add_argument("--kubevirt", choices=RELEASES, default=DEFAULT_RELEASE, help="the release to build")
     verbs.add_parser("image", help="build Kigi's image from the present source and load it on every node")
     for name in ("kubectl", "virtctl"):
         verbs.add_parser(name, help=f"{name} on this cluster", add_help=False)
@@ -37,8 +42,9 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run one verb; 0 if it did what it says."""
     if len(sys.argv) > 1 and sys.argv[1] in ("kubectl", "virtctl"):
-        program = binary(sys.argv[1])
-        os.environ["KUBECONFIG"] = str(Cluster().kubeconfig)
+        cluster = Cluster()
+        program = cluster.release.command("virtctl") if sys.argv[1] == "virtctl" else binary("kubectl")
+        os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
         os.execv(program, [sys.argv[1], *sys.argv[2:]])
     arguments = _parser().parse_args()
     try:
@@ -53,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
     say = Progress()
     match arguments.verb:
         case "up":
-            cluster.up(without=arguments.without, nodes=arguments.nodes)
+            cluster.up(without=arguments.without, nodes=arguments.nodes, release=arguments.kubevirt)
             print("environment: eval $(python -m localcluster env)")
         case "down":
             left = cluster.down()
@@ -72,9 +78,10 @@ def _run(arguments: argparse.Namespace) -> int:
             for name in arguments.programs:
                 say(str(binary(name)))
         case "build":
-            full.build_programs()
+            release = RELEASES[arguments.kubevirt]
+            full.build_programs(release)
             say("programs are built")
-            for image in full.build_images():
+            for image in full.build_images(release):
                 say(f"{image.name}: {sum(layer.size_bytes for layer in image.layers) / 1e6:.0f} MB")
         case "image":
             cluster.load_kigi()

@@ -19,7 +19,6 @@ from pathlib import Path
 from localcluster.paths import cache_dir
 from localcluster.system import ensure_apt_packages
 
-_KUBEVIRT_STAMP = "-X kubevirt.io/client-go/version.gitVersion=v1.7.0"
 _CONTAINERD_STAMP = "-X github.com/containerd/containerd/v2/version.Version=v2.4.2"
 _GO = Path(__file__).parent / "go"
 _KUBERNETES = "v1.36.3"
@@ -45,8 +44,21 @@ class Module:
     """Debian packages with the headers that cgo needs."""
 
 
-def _programs(prefix: str, *names: str) -> tuple[tuple[str, str], ...]:
-    return tuple((name, f"{prefix}/{name}") for name in names)
+def _programs(prefix: str, *names: str, suffix: str = "") -> tuple[tuple[str, str], ...]:
+    return tuple((name.rpartition("/")[2] + suffix, f"{prefix}/{name}") for name in names)
+
+
+def _kubevirt(folder: str, version: str, suffix: str, *more: str) -> tuple[Module, Module]:
+    """The commands of a release: those without cgo, ``more`` among them, and those with it."""
+    services = ("sidecars", "virt-api", "virt-chroot", "virt-controller", "virt-freezer", "virt-operator")
+    plain = (*services, "virt-probe", "virt-tail", "virtctl", *more)
+    linked = ("virt-handler", "virt-launcher", "virt-launcher-monitor")
+    headers = ("libvirt-dev", "pkg-config", "gcc", "libc6-dev")
+    commands, ldflags = "kubevirt.io/kubevirt/cmd", f"-s -w -X kubevirt.io/client-go/version.gitVersion={version}"
+    return (
+        Module(folder, _programs(commands, *plain, suffix=suffix), ldflags),
+        Module(folder, _programs(commands, *linked, suffix=suffix), ldflags, cgo=True, packages=headers),
+    )
 
 
 MODULES = (
@@ -86,29 +98,8 @@ MODULES = (
         cgo=True,
         packages=("libseccomp-dev", "pkg-config", "gcc", "libc6-dev"),
     ),
-    Module(
-        "kubevirt",
-        _programs(
-            "kubevirt.io/kubevirt/cmd",
-            "sidecars",
-            "virt-api",
-            "virt-chroot",
-            "virt-controller",
-            "virt-freezer",
-            "virt-operator",
-            "virt-probe",
-            "virt-tail",
-            "virtctl",
-        ),
-        ldflags=f"-s -w {_KUBEVIRT_STAMP}",
-    ),
-    Module(
-        "kubevirt",
-        _programs("kubevirt.io/kubevirt/cmd", "virt-handler", "virt-launcher", "virt-launcher-monitor"),
-        ldflags=f"-s -w {_KUBEVIRT_STAMP}",
-        cgo=True,
-        packages=("libvirt-dev", "pkg-config", "gcc", "libc6-dev"),
-    ),
+    *_kubevirt("kubevirt", "v1.7.0", ""),
+    *_kubevirt("kubevirt19", "v1.9.0", "-1.9", "virt-exportproxy", "virt-launcher/libvirt-hook-client"),
 )
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 _MODULE_OF = {name: module for module in MODULES for name, _ in module.programs}
@@ -132,7 +123,7 @@ def directory(module: Module) -> Path:
     """Where the module's programs are, once built: named by everything that they are made from."""
     key = hashlib.sha256()
     folder = _GO / module.folder
-    for file in (folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*.go"))):
+    for file in (*sorted(folder.rglob("go.*")), *sorted(folder.rglob("*.go"))):
         key.update(file.read_bytes())
     for part in (_go_version(), module.ldflags, module.tags, str(module.cgo), *(p for _, p in module.programs)):
         key.update(part.encode() + b"\0")
@@ -150,13 +141,13 @@ def _go_version() -> str:
 def _build(module: Module) -> None:
     target = directory(module)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target.with_suffix(".lock")):
+    with _lock(_beside(target, ".lock")):
         if target.exists():
             return
         if module.packages:
             ensure_apt_packages(module.packages)
         names = ", ".join(name for name, _ in module.programs)
-        log = target.with_suffix(".log")
+        log = _beside(target, ".log")
         _say(f"building {names} (once; minutes; log {log})")
         started = time.monotonic()
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
@@ -165,6 +156,10 @@ def _build(module: Module) -> None:
             os.rename(scratch, target)
             Path(scratch).mkdir()
         _say(f"built {names} in {time.monotonic() - started:.0f} s")
+
+
+def _beside(directory: Path, ending: str) -> Path:
+    return directory.with_name(directory.name + ending)
 
 
 def _say(text: str) -> None:

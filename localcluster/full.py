@@ -25,6 +25,7 @@ from localcluster.build import binary
 from localcluster.controlplane import SERVICE_ADDRESS, ControlPlane, Options
 from localcluster.images import Image
 from localcluster.kigi_image import build_kigi_image
+from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES, Release
 from localcluster.node import Node
 from localcluster.paths import cache_dir, state_dir
 from localcluster.processes import Processes
@@ -64,19 +65,26 @@ class Cluster:
         """Of the administrator; there once `up` has started the control plane."""
         return self.directory / "kubeconfig"
 
-    def up(self, *, without: Sequence[str] = (), nodes: int = 1) -> None:
+    @property
+    def release(self) -> Release:
+        """The KubeVirt that this cluster was started with; the default one if there is no cluster."""
+        return RELEASES[self._release_name() or DEFAULT_RELEASE]
+
+    def up(self, *, without: Sequence[str] = (), nodes: int = 1, release: str | None = None) -> None:
         """Start what does not run: idempotent. ``without`` may name ``kubevirt`` and ``kigi``.
 
-        Raises ClusterError, or what a part raises; what was started stays, for a look and the next try.
+        ``release`` names one of ``kubevirt.RELEASES``; a cluster keeps its own until `down`. Raises ClusterError, or
+        what a part raises; what was started stays, for a look and the next try.
         """
         _require_root()
         ensure_apt_packages(_PACKAGES)
         say = Progress()
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._lock():
-            build_programs(kubevirt="kubevirt" not in without)
+            chosen = None if "kubevirt" in without else self._choose(release)
+            build_programs(chosen)
             say("programs are built")
-            images = _InBackground(lambda: list(build_images(without)))
+            images = _InBackground(lambda: list(build_images(chosen, kigi="kigi" not in without)))
             plane = self._start_control_plane()
             say(f"API server is ready at {plane.server}")
             server = self._start_s3()
@@ -95,9 +103,9 @@ class Cluster:
                 self.kubectl("wait", f"--for={condition}", "--timeout=120s", *(f"node/{name}" for name in names))
             self.kubectl("label", "node", *names, "--overwrite", "node-role.kubernetes.io/control-plane=")
             say(f"{len(members)} node(s) ready, images imported")
-            if "kubevirt" not in without:
-                self._deploy_kubevirt()
-                say(f"KubeVirt {kubevirt.VERSION} is deployed")
+            if chosen is not None:
+                self._deploy_kubevirt(chosen)
+                say(f"KubeVirt {chosen.version} is deployed")
             (self.directory / "up").write_text(json.dumps({"without": list(without), "nodes": nodes}))
 
     def load_kigi(self) -> None:
@@ -243,11 +251,26 @@ class Cluster:
             member.load(changed)
             record.write_text(json.dumps(seen | wanted))
 
-    def _deploy_kubevirt(self) -> None:
-        objects = kubevirt.operator_manifests(kubevirt.module_source())
+    def _choose(self, name: str | None) -> Release:
+        """The release of this name, or the one that is there; on record before any of it runs."""
+        present = self._release_name()
+        if name and present and name != present:
+            raise ClusterError(
+                f"KubeVirt {present} is in this cluster: 'python -m localcluster down' comes before {name}"
+            )
+        name = name or present or DEFAULT_RELEASE
+        (self.directory / "kubevirt").write_text(name)
+        return RELEASES[name]
+
+    def _release_name(self) -> str | None:
+        record = self.directory / "kubevirt"
+        return record.read_text() if record.exists() else None
+
+    def _deploy_kubevirt(self, release: Release) -> None:
+        objects = kubevirt.operator_manifests(release)
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input_text=yaml.safe_dump_all(objects))
         self.kubectl("wait", "--for=condition=Established", "crd/kubevirts.kubevirt.io", "--timeout=60s")
-        self._apply_kubevirt_object()
+        self._apply_kubevirt_object(release)
         arguments = ("-n", kubevirt.NAMESPACE, "kubevirt/kubevirt", "--for=jsonpath={.status.phase}=Deployed")
         try:
             self.kubectl("wait", *arguments, "--timeout=900s")
@@ -256,9 +279,9 @@ class Cluster:
             pods = self.kubectl("get", "pods", "-A", "-o", "wide")
             raise ClusterError(f"KubeVirt did not get Deployed: {error}\n{pods}") from error
 
-    def _apply_kubevirt_object(self) -> None:
+    def _apply_kubevirt_object(self, release: Release) -> None:
         """In a cluster that was up before, virt-operator checks changes of it, and comes up again at the same time."""
-        text = yaml.safe_dump(kubevirt.kubevirt_object())
+        text = yaml.safe_dump(kubevirt.kubevirt_object(release))
         end = time.monotonic() + _WEBHOOK_WITHIN_S
         while True:
             try:
@@ -318,20 +341,22 @@ class _InBackground:
         return self._value
 
 
-def build_programs(*, kubevirt: bool = True) -> None:
+def build_programs(release: Release | None) -> None:
     """Build every program of the cluster that the cache lacks: about 20 minutes on two cores the first time."""
-    names = ["etcd", "kube-apiserver", "versitygw", "containerd", "bridge", "runc"]
-    for name in names + (["virt-api", "virt-handler"] if kubevirt else []):
+    for name in ("etcd", "kube-apiserver", "versitygw", "containerd", "bridge", "runc"):
         binary(name)
+    if release is not None:
+        for name in ("virt-api", "virt-handler"):
+            release.command(name)
 
 
-def build_images(without: Sequence[str] = ()) -> Iterator[Image]:
-    """All images of the cluster, built if the cache lacks them."""
+def build_images(release: Release | None, *, kigi: bool = True) -> Iterator[Image]:
+    """All images of the cluster, built if the cache lacks them; None leaves KubeVirt out."""
     cache = cache_dir()
     yield node.build_pause_image(cache)
-    if "kubevirt" not in without:
-        yield from kubevirt.build_images(cache, binary, kubevirt.module_source())
-    if "kigi" not in without:
+    if release is not None:
+        yield from kubevirt.build_images(cache, release)
+    if kigi:
         yield build_kigi_image(cache)
 
 

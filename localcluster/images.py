@@ -78,17 +78,26 @@ def pack(root: Path, target: Path, *, exclude: Iterable[str] = ()) -> Layer:
 
 
 def pack_files(
-    files: Mapping[str, Path | str | bytes], target: Path, *, capabilities: Mapping[str, bytes] | None = None
+    files: Mapping[str, Path | str | bytes],
+    target: Path,
+    *,
+    capabilities: Mapping[str, bytes] | None = None,
+    directories: Mapping[str, int] | None = None,
 ) -> Layer:
     """Layer of single files: path in the image -> file on disk, text or bytes; all 0755 and owned by root.
 
     ``capabilities`` gives files their ``security.capability`` attribute, as ``file_capability`` makes it.
+    ``directories`` are made, or handed over, to the user and group of that number.
     """
     part = target.with_suffix(".part")
     target.parent.mkdir(parents=True, exist_ok=True)
     with part.open("wb") as file:
         sink = _Hashing(file)
         with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as archive:
+            for name, owner in sorted((directories or {}).items()):
+                info = tarfile.TarInfo(name)
+                info.type, info.mode, info.mtime, info.uid, info.gid = tarfile.DIRTYPE, 0o755, _EPOCH, owner, owner
+                archive.addfile(info)
             for name, source in sorted(files.items()):
                 info = tarfile.TarInfo(name.lstrip("/"))
                 info.mode, info.mtime = 0o755, _EPOCH

@@ -1,4 +1,4 @@
-"""KubeVirt 1.7 from its Go module and Debian packages: its images, and its installation by its own virt-operator.
+"""KubeVirt from its Go module and Debian packages: its images, and its installation by its own virt-operator.
 
 Nothing of KubeVirt is kept here. Commands are built from the module, the CRD and the operator's RBAC are read from the
 module's folder in the Go module cache, and virt-operator installs the rest.
@@ -7,16 +7,17 @@ module's folder in the Go module cache, and virt-operator installs the rest.
 import json
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from localcluster import images, rootfs
+from localcluster.build import binary
 from localcluster.images import Image
 
-VERSION = "v1.7.0"
 NAMESPACE = "kubevirt"
 _REGISTRY = "registry.local/kubevirt"
 
@@ -49,32 +50,72 @@ chown root:root /var/lib/libvirt /var/cache/libvirt
 _CAP_NET_BIND_SERVICE = 10
 _CAPABILITIES = {"usr/bin/virt-launcher-monitor": images.file_capability(_CAP_NET_BIND_SERVICE)}
 _LAUNCHER = ("virt-launcher", "virt-launcher-monitor", "virt-freezer", "virt-probe", "virt-tail")
+_QEMU_USER = 107
 
 
-def image_name(component: str) -> str:
-    """Name of the image of a KubeVirt component, e.g. ``virt-api``."""
-    return f"{_REGISTRY}/{component}:{VERSION}"
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A version of KubeVirt that the cluster can run, and in what it differs from the others."""
+
+    version: str
+    folder: str
+    """Below ``go/``, with the pins; the stored layers are named by it too."""
+    gate: str
+    """Feature gate that lets Kigi at the disks."""
+    suffix: str = ""
+    """Of its commands' names among ``build.PROGRAMS``."""
+    deployments: tuple[str, ...] = ("virt-operator", "virt-api", "virt-controller")
+    launcher: tuple[str, ...] = _LAUNCHER
+    directories: Mapping[str, int] = field(default_factory=dict)
+    """In virt-launcher's image, with their owner."""
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    """More of the KubeVirt object's."""
+
+    def command(self, name: str) -> Path:
+        """Path of a command, e.g. ``virtctl``, built first if the cache lacks it."""
+        return binary(f"{name}{self.suffix}")
+
+    def image_name(self, component: str) -> str:
+        """Name of the image of a component, e.g. ``virt-api``."""
+        return f"{_REGISTRY}/{component}:{self.version}"
+
+    def source(self) -> Path:
+        """Folder of KubeVirt's module in the Go module cache, fetched if it is not there."""
+        folder = Path(__file__).parent / "go" / self.folder
+        command = ["go", "mod", "download", "-json", f"kubevirt.io/kubevirt@{self.version}"]
+        answer = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        return Path(json.loads(answer.stdout)["Dir"])
 
 
-def module_source() -> Path:
-    """Folder of KubeVirt's module in the Go module cache, fetched if it is not there."""
-    folder = Path(__file__).parent / "go/kubevirt"
-    command = ["go", "mod", "download", "-json", f"kubevirt.io/kubevirt@{VERSION}"]
-    answer = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    return Path(json.loads(answer.stdout)["Dir"])
+RELEASES: Mapping[str, Release] = {
+    "1.7": Release("v1.7.0", "kubevirt", "Sidecar"),
+    "1.9": Release(
+        "v1.9.0",
+        "kubevirt19",
+        "Plugins",
+        suffix="-1.9",
+        deployments=("virt-operator", "virt-api", "virt-controller", "virt-exportproxy"),
+        launcher=(*_LAUNCHER, "libvirt-hook-client"),
+        # virt-launcher puts libvirt-hook-client in the place of the hook that its image has there.
+        directories={"etc/libvirt/hooks": _QEMU_USER},
+        # It has images of its own, which nothing here needs; what the commands know of it is a stand-in.
+        configuration={"virtTemplateDeployment": {"enabled": False}},
+    ),
+}
+DEFAULT_RELEASE = "1.7"
 
 
-def build_images(cache: Path, command: Callable[[str], Path], module: Path) -> list[Image]:
+def build_images(cache: Path, release: Release) -> list[Image]:
     """The images of all components.
 
-    ``command`` gives the path of a built command by its name, ``module`` is the module's source. Takes a minute the
-    first time (Debian packages), then about a second.
+    Takes a minute the first time (Debian packages), then about a second.
     """
+    command, module = release.command, release.source()
     source = module / "cmd/virt-launcher"
     root = rootfs.extend(cache, rootfs.base(cache), "kubevirt", _ROOT_SCRIPT)
-    launcher: dict[str, Path | str | bytes] = {f"usr/bin/{name}": command(name) for name in _LAUNCHER}
+    launcher: dict[str, Path | str | bytes] = {f"usr/bin/{name}": command(name) for name in release.launcher}
     launcher |= {
-        "usr/bin/container-disk": _build_container_disk(cache, module),
+        "usr/bin/container-disk": _build_container_disk(cache, release.version, module),
         "usr/bin/node-labeller.sh": source / "node-labeller/node-labeller.sh",
         "usr/sbin/virtqemud": _VIRTQEMUD,
         "etc/libvirt/qemu.conf": source / "qemu.conf",
@@ -83,26 +124,32 @@ def build_images(cache: Path, command: Callable[[str], Path], module: Path) -> l
         "etc/libvirt/hooks/qemu": source / "qemu",
     }
     # The path of a built command names everything that it was built from.
-    state = rootfs.key(str(command("virt-api")), str(command("virt-handler")), _VIRTQEMUD, repr(_CAPABILITIES))
+    state = rootfs.key(
+        str(command("virt-api")), str(command("virt-handler")), _VIRTQEMUD, repr(_CAPABILITIES), repr(release)
+    )
 
-    def image(name: str, files: Mapping[str, Path | str | bytes], user: str = "") -> Image:
-        target = cache / "layers" / f"kubevirt-{name}-{state}.tar"
-        layer = images.load(target) or images.pack_files(files, target, capabilities=_CAPABILITIES)
-        rootfs.forget(cache, f"kubevirt-{name}-", {target.stem})
-        return Image(image_name(name), (*root.layers, layer), entrypoint=(f"/usr/bin/{name}",), user=user)
+    def image(
+        name: str, files: Mapping[str, Path | str | bytes], user: str = "", directories: Mapping[str, int] | None = None
+    ) -> Image:
+        prefix = f"{release.folder}-{name}-"
+        target = cache / "layers" / f"{prefix}{state}.tar"
+        layer = images.load(target) or images.pack_files(
+            files, target, capabilities=_CAPABILITIES, directories=directories
+        )
+        rootfs.forget(cache, prefix, {target.stem})
+        return Image(release.image_name(name), (*root.layers, layer), entrypoint=(f"/usr/bin/{name}",), user=user)
 
-    plain = ("virt-operator", "virt-api", "virt-controller")
     return [
-        *(image(name, {f"usr/bin/{name}": command(name)}, "1001") for name in plain),
+        *(image(name, {f"usr/bin/{name}": command(name)}, "1001") for name in release.deployments),
         image("virt-handler", {f"usr/bin/{name}": command(name) for name in ("virt-handler", "virt-chroot")}),
-        image("virt-launcher", launcher),
+        image("virt-launcher", launcher, directories=release.directories),
         image("sidecar-shim", {"usr/bin/sidecar-shim": command("sidecars")}, "1001"),
     ]
 
 
-def _build_container_disk(cache: Path, module: Path) -> Path:
+def _build_container_disk(cache: Path, version: str, module: Path) -> Path:
     """The static helper that keeps a containerDisk's socket open; one C file of the module."""
-    target = cache / "bin" / f"container-disk-{VERSION}"
+    target = cache / "bin" / f"container-disk-{version}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         source = module / "cmd/container-disk-v2alpha/main.c"
@@ -110,9 +157,9 @@ def _build_container_disk(cache: Path, module: Path) -> Path:
     return target
 
 
-def operator_manifests(module: Path) -> list[dict[str, Any]]:
+def operator_manifests(release: Release) -> list[dict[str, Any]]:
     """Objects to apply, in order: namespace, KubeVirt's CRD, virt-operator's RBAC, virt-operator itself."""
-    generated = module / "manifests/generated"
+    generated = release.source() / "manifests/generated"
     values = {"Namespace": NAMESPACE}
     objects: list[dict[str, Any]] = [
         {
@@ -127,23 +174,24 @@ def operator_manifests(module: Path) -> list[dict[str, Any]]:
     for name in ("kv-resource.yaml", "kubevirt-priority-class.yaml", "rbac-operator.authorization.k8s.yaml.in"):
         text = re.sub(r"{{\s*\.(\w+)\s*}}", lambda match: values[match[1]], (generated / name).read_text())
         objects.extend(item for item in yaml.safe_load_all(text) if item)
-    return [*objects, _operator_deployment()]
+    return [*objects, _operator_deployment(release)]
 
 
-def _operator_deployment() -> dict[str, Any]:
+def _operator_deployment(release: Release) -> dict[str, Any]:
     labels = {"kubevirt.io": "virt-operator"}
-    env = [{"name": f"{name.upper().replace('-', '_')}_IMAGE", "value": image_name(name)} for name in (
-        "virt-operator", "virt-api", "virt-controller", "virt-handler", "virt-launcher", "sidecar-shim",
-    )]  # fmt: skip
+    components = (*release.deployments, "virt-handler", "virt-launcher", "sidecar-shim")
+    env = [
+        {"name": f"{name.upper().replace('-', '_')}_IMAGE", "value": release.image_name(name)} for name in components
+    ]
     container = {
         "name": "virt-operator",
-        "image": image_name("virt-operator"),
+        "image": release.image_name("virt-operator"),
         "imagePullPolicy": "Never",
         "command": ["virt-operator"],
         "args": ["--port", "8443", "-v", "2"],
         "env": [
             *env,
-            {"name": "KUBEVIRT_VERSION", "value": VERSION},
+            {"name": "KUBEVIRT_VERSION", "value": release.version},
             {
                 "name": "WATCH_NAMESPACE",
                 "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['olm.targetNamespaces']"}},
@@ -184,8 +232,8 @@ def _operator_deployment() -> dict[str, Any]:
     }
 
 
-def kubevirt_object() -> dict[str, Any]:
-    """The KubeVirt object: software emulation, hook sidecars, one replica of each part, small requests."""
+def kubevirt_object(release: Release) -> dict[str, Any]:
+    """The KubeVirt object: software emulation, a way to the disks, one replica of each part, small requests."""
     return {
         "apiVersion": "kubevirt.io/v1",
         "kind": "KubeVirt",
@@ -197,10 +245,11 @@ def kubevirt_object() -> dict[str, Any]:
                 "imagePullPolicy": "Never",
                 "developerConfiguration": {
                     "useEmulation": True,
-                    "featureGates": ["Sidecar"],
+                    "featureGates": [release.gate],
                     # Ten guests share two cores: a guest's CPU asks for a fiftieth of a core.
                     "cpuAllocationRatio": 50,
                 },
+                **release.configuration,
                 "supportContainerResources": [
                     {"type": "sidecar", "resources": {"requests": {"cpu": "1m", "memory": "32Mi"}}},
                     {"type": "guest-console-log", "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}}},

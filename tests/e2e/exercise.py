@@ -16,7 +16,6 @@ from demo.console import read_guest
 from demo.story import NAME, Chapter, wait_ready
 from demo.targets import SYSTEM_NAMESPACE, Target
 from kigi.domain.names import API_VERSION
-from localcluster.build import binary
 from localcluster.full import Cluster
 from scenario import kubernetes
 
@@ -105,7 +104,7 @@ class Exercise:
 
     def tell(self, machine: str, order: str, answer: str) -> None:
         """Give the guest an order on its serial console, until it answers."""
-        console = [str(binary("virtctl")), "console", "-n", self.namespace, self.vm(machine)]
+        console = [str(self.cluster.release.command("virtctl")), "console", "-n", self.namespace, self.vm(machine)]
         here, there = pty.openpty()
         environment = {**os.environ, **self.target.environment}
         process = subprocess.Popen(console, stdin=there, stdout=there, stderr=there, env=environment)
@@ -125,7 +124,7 @@ class Exercise:
 
     def virtctl(self, *arguments: str) -> None:
         """Run virtctl in the exercise's namespace."""
-        command = [str(binary("virtctl")), *arguments, "-n", self.namespace]
+        command = [str(self.cluster.release.command("virtctl")), *arguments, "-n", self.namespace]
         environment = {**os.environ, **self.target.environment}
         subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from localcluster import kubevirt
 from localcluster.full import Cluster
 from tests.support.guests import layered_disk
 
@@ -158,7 +157,7 @@ def test_a_virtual_machine_boots_from_the_top_of_a_chain_of_layers(cluster: Clus
         "metadata": {"name": "hook", "namespace": NAMESPACE},
         "data": {"hook.sh": '#!/bin/sh\nprintf %s "$4" | sed \'s/type="raw"/type="qcow2"/\'\n'},
     }
-    apply(cluster, hook, volume, claim, machine(name))
+    apply(cluster, hook, volume, claim, machine(cluster, name))
     seconds = eventually(lambda: phase(cluster) == "Running", 300, "phase Running")
     print(f"Running after {seconds:.1f} s")
     launcher = ("-n", NAMESPACE, "-l", "vm.kubevirt.io/name=guest", "-c", "guest-console-log")
@@ -169,9 +168,9 @@ def test_a_virtual_machine_boots_from_the_top_of_a_chain_of_layers(cluster: Clus
     cluster.kubectl("delete", "pv", name, "--wait=false")
 
 
-def machine(claim: str) -> dict[str, Any]:
+def machine(cluster: Cluster, claim: str) -> dict[str, Any]:
     sidecar = {
-        "image": kubevirt.image_name("sidecar-shim"),
+        "image": cluster.release.image_name("sidecar-shim"),
         "imagePullPolicy": "Never",
         "command": ["/usr/bin/sidecar-shim"],
         "args": ["--version", "v1alpha2"],

@@ -122,7 +122,7 @@ def test_a_vm_whose_hook_cannot_start_does_not_run(exercise: Exercise) -> None:
     """The operator is told of an image that has no hook in it; with the right one it goes on by itself."""
     operator = ("-n", SYSTEM_NAMESPACE, "deployment/kigi-operator")
     name = "KIGI_HOOK_IMAGE"
-    wrong = kubevirt.image_name("virt-api")
+    wrong = exercise.cluster.release.image_name("virt-api")
     exercise.target.kubectl("set", "env", *operator, f"{name}={wrong}")
     try:
         exercise.target.kubectl("rollout", "status", *operator, "--timeout=300s")
