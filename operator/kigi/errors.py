@@ -120,6 +120,12 @@ class ArchiveRefused(SpecInvalid):
     reason = "ArchiveRefused"
 
 
+class TooManyMachines(SpecInvalid):
+    """A deployment asks for more machines than the status of one object can tell of."""
+
+    reason = "TooManyMachines"
+
+
 class HookUnavailable(SpecInvalid):
     """KubeVirt has no gate on by which a layered disk can be attached; no VM is started without it."""
 

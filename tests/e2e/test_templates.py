@@ -94,7 +94,7 @@ def test_the_later_machine_starts_when_the_guest_of_the_earlier_one_answers(lab:
     lab.says("store", machine="mail1", boot="1")
     assert lab.machine("store")["state"] == "Starting"
     assert lab.instance_uid("app") is None
-    assert lab.machine("app")["state"] == "Waiting"
+    assert lab.machine("app")["message"] == "starts after store"
     listen(lab, "store")
     wait_ready(lab.target, lab.namespace, NAME)
     conditions = lab.instance("store")["status"]["conditions"]

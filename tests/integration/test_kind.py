@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from localcluster.controlplane import ControlPlane
-from localcluster.kubevirt import VERSION, kubevirt_object
+from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES, kubevirt_object
 from tests.support.kubevirt_crds import install_kubevirt_crds
 
 KIND = Path(__file__).parents[2] / "localcluster" / "kind"
@@ -60,7 +60,10 @@ def test_up_makes_a_cluster_once_and_brings_the_image_each_time(programs: Path) 
     for calls in (first, second):
         assert any(line.startswith("docker build --tag kigi:dev") for line in calls)
         assert "kind load docker-image kigi:dev --name kigi" in calls
-        assert any("kubevirt-operator.yaml" in line and f"/v{VERSION.removeprefix('v')}/" in line for line in calls)
+        assert any(
+            "kubevirt-operator.yaml" in line and f"/v{RELEASES[DEFAULT_RELEASE].version.removeprefix('v')}/" in line
+            for line in calls
+        )
         assert any(line.endswith("--timeout=15m") and "Deployed" in line for line in calls)
 
 
@@ -81,7 +84,10 @@ def test_kubevirt_is_set_as_in_the_local_cluster() -> None:
         configuration: dict[str, Any] = body["spec"]["configuration"]
         return configuration["developerConfiguration"]
 
-    kind, local = settings(yaml.safe_load((KIND / "kubevirt.yaml").read_text())), settings(kubevirt_object())
+    kind, local = (
+        settings(yaml.safe_load((KIND / "kubevirt.yaml").read_text())),
+        settings(kubevirt_object(RELEASES[DEFAULT_RELEASE])),
+    )
     assert kind["useEmulation"] is local["useEmulation"] is True
     assert set(kind["featureGates"]) >= {"Sidecar"} <= set(local["featureGates"])
 

@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from localcluster.controlplane import ControlPlane
-from localcluster.kubevirt import VERSION
+from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES
 
+VERSION = RELEASES[DEFAULT_RELEASE].version
+PLUGIN_VERSION = RELEASES["1.9"].version
 KINDS = {
     "virtualmachine": ("VirtualMachine", "virtualmachines", ["vm", "vms"]),
     "virtualmachineinstance": ("VirtualMachineInstance", "virtualmachineinstances", ["vmi", "vmis"]),
@@ -57,9 +59,6 @@ def install_kubevirt_crds(api: ControlPlane) -> None:
     api.kubectl("apply", "--server-side", "-f", "-", input_text=text)
     names = [f"crd/{crd['metadata']['name']}" for crd in crds]  # type: ignore[index]
     api.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
-
-
-PLUGIN_VERSION = "v1.9.0"
 
 
 def install_plugin_crd(api: ControlPlane) -> None:

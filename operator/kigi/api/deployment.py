@@ -25,6 +25,11 @@ from kigi.api.base import (
 LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$"
 MAX_REPLICAS = 1000
+MAX_MESSAGE = 300
+"""Characters of a machine's message in status: what KubeVirt says can have thousands, and there are many machines."""
+MAX_MACHINES = 10_000
+"""Of all instances: their status is one object, and etcd takes 1.5 MiB."""
+
 
 LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)]
 
@@ -179,7 +184,9 @@ class MachineStatus(Model):
     )
     system: str | None = Field(default=None, description="State that its disk was made for.")
     revision: int = Field(default=0, description="Number of its disk, from 1; every reset and switch adds one.")
-    message: str | None = Field(default=None, description="Why it is not running, when it should.")
+    message: str | None = Field(
+        default=None, description=f"Why it is not running, when it should; at most {MAX_MESSAGE} characters."
+    )
 
 
 class InstanceStatus(Model):
@@ -191,8 +198,9 @@ class InstanceStatus(Model):
     placement: str | None = Field(default=None, description="Why these nodes were taken.")
     machines: list[MachineStatus] = Field(
         default_factory=list,
-        description="Its machines.",
-        json_schema_extra=MAP_BY_NAME,
+        description="Its machines. Where the whole would not fit into one object (some thousand machines), those of "
+        "ready instances are without node, and without system where it is the instance's.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
 
 
@@ -245,7 +253,7 @@ class SystemDeploymentStatus(Status):
     instances: list[InstanceStatus] = Field(
         default_factory=list,
         description="The instances.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["instance"]},
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
 
 

@@ -23,6 +23,7 @@ CAUSES: dict[str, Cause] = {
     "SystemCycle": Cause("a state is its own ancestor", "correct spec.parent of one state of the circle"),
     "ChainTooDeep": Cause("a chain has too many layers", "kigi flatten IMAGE --name NEW, and name the new image"),
     "VirtualSizeShrinks": Cause("a disk is smaller than its parent's", "grow the image and publish it anew"),
+    "TooManyMachines": Cause("one object cannot tell of so many machines", "lower replicas; make another deployment"),
     "MachineUnknown": Cause("a machine is named that the state does not have", "correct the override's name"),
     "MachineWithoutImage": Cause("a machine has no image in any ancestor", "give it spec.machines[].image"),
     "BootOrderCycle": Cause("machines wait for each other", "remove one of the 'after' entries that the message names"),

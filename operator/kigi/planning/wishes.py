@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kigi.api.deployment import InstanceOverride, MachineOverride, SystemDeploymentSpec
+from kigi.api.deployment import MAX_MACHINES, InstanceOverride, MachineOverride, SystemDeploymentSpec
 from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedDisk, ResolvedMachine, ResolvedSystem
-from kigi.errors import KigiError, MachineUnknown
+from kigi.errors import KigiError, MachineUnknown, TooManyMachines
 
 Slot = tuple[int, str]
 """(instance, machine): one place for one VM."""
@@ -107,13 +107,19 @@ def wished_machines(
 ) -> tuple[WishedMachine, ...]:
     """Every VM that the spec asks for, by instance and name; the most specific override wins.
 
-    Raises the error of a state that cannot be resolved, or MachineUnknown for an override of a machine that the
-    instance's state does not have. Overrides of instances beyond ``replicas`` wait for them. O(machines).
+    Raises the error of a state that cannot be resolved, MachineUnknown for an override of a machine that the
+    instance's state does not have, or TooManyMachines. Overrides of instances beyond ``replicas`` wait for them.
+    O(machines).
     """
     overrides = {override.instance: override for override in spec.overrides}
     wished: list[WishedMachine] = []
     for instance in range(spec.replicas):
         wished.extend(_instance_machines(spec, systems, instance, overrides.get(instance)))
+        if len(wished) > MAX_MACHINES:
+            raise TooManyMachines(
+                f"spec.replicas: {instance + 1} of its {spec.replicas} instances have {len(wished)} machines already; "
+                f"a SystemDeployment holds at most {MAX_MACHINES}: lower it, and make another SystemDeployment"
+            )
     return tuple(wished)
 
 

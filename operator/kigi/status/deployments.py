@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kigi.api.deployment import (
+    MAX_MESSAGE,
     InstanceStatus,
     MachineStatus,
     PlanStatus,
@@ -69,8 +70,48 @@ def deployment_status(
         selector=f"{names.LABEL_NAMESPACE}={view.namespace},{names.LABEL_DEPLOYMENT}={view.name}",
         timings=_timings(None if changed else old.timings, done, ready, view.now),
         history=history(view, plan.targets),
-        instances=instances,
+        instances=that_fit(instances),
     )
+
+
+_ALWAYS_FIT = 2000
+"""Machines that fit into one object, whatever their names and messages."""
+_INSTANCES_BYTES = 1_100_000
+"""JSON of all instances: leaves a third of what etcd takes in one object to spec and history."""
+
+
+def that_fit(
+    instances: Sequence[InstanceStatus], limit_bytes: int = _INSTANCES_BYTES, always: int = _ALWAYS_FIT
+) -> list[InstanceStatus]:
+    """The instances, in their order; of too many machines less is said, first of those in ready instances.
+
+    What is left out can be read elsewhere: the node from the volume, the system from the instance. O(machines).
+    """
+    whole = list(instances)
+    if sum(len(instance.machines) for instance in whole) <= always:
+        return whole
+    size = sum(map(_bytes, whole))
+    for place in sorted(range(len(whole)), key=lambda place: not whole[place].ready):
+        if size <= limit_bytes:
+            break
+        size -= _bytes(whole[place])
+        whole[place] = _brief(whole[place])
+        size += _bytes(whole[place])
+    return whole
+
+
+def _bytes(instance: InstanceStatus) -> int:
+    return len(instance.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def _brief(instance: InstanceStatus) -> InstanceStatus:
+    machines = [
+        machine.model_copy(
+            update={"node": None, "message": None} | ({"system": None} if machine.system == instance.system else {})
+        )
+        for machine in instance.machines
+    ]
+    return instance.model_copy(update={"machines": machines, "placement": None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +303,7 @@ def _machine(view: DeploymentView, target: Target, machine: MachineState | None,
         state=machine_state(target, machine, claim),
         system=target.fingerprint.system,
         revision=target.revision,
-        message=_waiting(target) or _trouble(machine),
+        message=_short(_waiting(target) or _trouble(machine)),
     )
 
 
@@ -313,6 +354,10 @@ def is_halted(machine: MachineState) -> bool:
 
 def _waiting(target: Target) -> str | None:
     return f"starts after {', '.join(target.waits_for)}" if target.waits_for else None
+
+
+def _short(message: str | None) -> str | None:
+    return message if message is None or len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
 
 
 def _trouble(machine: MachineState | None) -> str | None:

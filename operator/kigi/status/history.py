@@ -28,7 +28,7 @@ def history(view: DeploymentView, targets: Sequence[Target]) -> list[HistoryEntr
     """
     old = list(view.old_status.history) if view.old_status else []
     known = {
-        (instance.instance, machine.name): machine
+        (instance.instance, machine.name): (machine.revision, machine.system or instance.system)
         for instance in (view.old_status.instances if view.old_status else ())
         for machine in instance.machines
     }
@@ -39,17 +39,17 @@ def history(view: DeploymentView, targets: Sequence[Target]) -> list[HistoryEntr
     changed: dict[_Kind, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for target in targets:
         before = known.get(target.wish.slot)
-        if before is not None and before.revision >= target.revision:
+        if before is not None and before[0] >= target.revision:
             continue
         system = target.fingerprint.system
         token = next((text for text in reversed(target.fingerprint.resets) if text is not None), None)
         if before is None:
             action: _Action = "Deployed"
-        elif before.system != system:
+        elif before[1] != system:
             action = "Switched"
         else:
             action = "Renewed" if _is_same_wish(target, volumes[target.wish.slot]) else "Reset"
-        kind = (action, before.system if before else None, system, token)
+        kind = (action, before[1] if before else None, system, token)
         changed[kind][target.wish.instance].append(target.wish.machine)
     sizes: dict[int, int] = defaultdict(int)
     for target in targets:

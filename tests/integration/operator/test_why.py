@@ -67,6 +67,7 @@ BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
         [image("base"), system("circle", None, [machine("a", "base", ["b"]), machine("b", "base", ["a"])])],
     ),
     "NoNode": ("class", [*trees(1), deployment(placement={"nodeSelector": {"pool": "none"}})]),
+    "TooManyMachines": ("class", [*trees(11), deployment(replicas=1000)]),
     "NodesMissing": ("kpre/monday", [*trees(1), prefetch(systems=[{"name": "infected"}], nodes=["nobody"])]),
 }
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kigi.api.deployment import SystemDeploymentSpec, SystemDeploymentStatus
+from kigi.api.deployment import (
+    MAX_MACHINES,
+    MAX_MESSAGE,
+    InstanceStatus,
+    MachineStatus,
+    SystemDeploymentSpec,
+    SystemDeploymentStatus,
+)
 from kigi.errors import NEEDS_A_PERSON, KigiError, SpecInvalid, Unreachable
 from kigi.planning.deployment import plan_deployment
 from kigi.planning.view import DeploymentView, KubeVirtState
-from kigi.status.deployments import deployment_status
+from kigi.status.deployments import deployment_status, that_fit
 from tests.support.worlds import World, digest
 
 
@@ -234,3 +242,77 @@ def test_no_node_is_told_as_a_matter_of_placement() -> None:
     w.settle()
     w.change(replicas=2, placement={"nodeSelector": {"pool": "none"}})
     assert message(status_of(w.view()), "Placed").startswith("NoNode")
+
+
+def many(machines: int, ready: bool) -> list[InstanceStatus]:
+    """Instances of 100 machines each, with the longest names and messages that there are."""
+    return [
+        InstanceStatus(
+            instance=number,
+            ready=ready,
+            system="s" * 63,
+            placement="node " + "n" * 63,
+            machines=[
+                MachineStatus(
+                    name=f"{place:0>30}",
+                    node="n" * 63,
+                    state="Running" if ready else "Unschedulable",
+                    system="s" * 63,
+                    revision=1000,
+                    message=None if ready else "m" * MAX_MESSAGE,
+                )
+                for place in range(100)
+            ],
+        )
+        for number in range(machines // 100)
+    ]
+
+
+def size(instances: list[InstanceStatus]) -> int:
+    return sum(len(json.dumps(instance.to_api())) for instance in instances)
+
+
+def test_as_many_machines_as_fit_into_one_object_are_told_in_full() -> None:
+    whole = many(2000, ready=False)
+    assert that_fit(whole) == whole
+    assert size(whole) < 1_200_000
+
+
+def test_of_the_most_machines_each_keeps_name_state_revision_and_system() -> None:
+    whole = [*many(MAX_MACHINES - 500, ready=True), *many(500, ready=False)]
+    brief = that_fit(whole)
+    assert size(brief) < 1_200_000 < size(whole)
+    for old, new in zip(whole, brief, strict=True):
+        for before, after in zip(old.machines, new.machines, strict=True):
+            assert (after.name, after.state, after.revision) == (before.name, before.state, before.revision)
+            assert (after.system or new.system) == before.system
+        if not old.ready:
+            assert new == old
+
+
+def test_a_brief_status_is_no_change_to_the_history() -> None:
+    w = world(replicas=2)
+    w.settle()
+    view = w.view()
+    first = status_of(view)
+    brief = first.model_copy(update={"instances": that_fit(first.instances, limit_bytes=0, always=0)})
+    assert brief.instances != first.instances
+    assert status_of(replace(view, old_status=brief)).history == first.history
+
+
+def test_a_message_of_kubevirt_is_cut() -> None:
+    w = world()
+    w.settle()
+    view = w.view()
+    machine = replace(view.machines[0], instance_phase="Scheduling", message="x" * 1000)
+    status = status_of(replace(view, machines=(machine, *view.machines[1:])))
+    said = next(m.message for i in status.instances for m in i.machines if m.message)
+    assert len(said) == MAX_MESSAGE
+
+
+def test_more_machines_than_one_object_can_tell_of_are_refused() -> None:
+    w = world(replicas=1000)
+    w.spec = w.spec.model_copy(update={"replicas": MAX_MACHINES})
+    status = status_of(w.view())
+    assert message(status, "Stalled").startswith("TooManyMachines: spec.replicas: ")
+    assert "make another SystemDeployment" in message(status, "Stalled")
