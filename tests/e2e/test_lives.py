@@ -109,7 +109,9 @@ def test_kubevirts_1_9_way_would_change_this_domain_in_the_same_way(exercise: Ex
     assert driver is not None
     assert driver.get("type") == "qcow2"
     driver.set("type", "raw")
-    text = json.dumps({"plugin": build_plugin(), "domain": ElementTree.tostring(after, encoding="unicode")})
+    labels = exercise.instance("mail1")["metadata"]["labels"]
+    domain = ElementTree.tostring(after, encoding="unicode")
+    text = json.dumps({"plugin": build_plugin(), "domain": domain, "labels": labels})
     done = subprocess.run([binary("plugin-check")], input=text, capture_output=True, text=True, check=True)
     changed = [disk.find("driver") for disk in ElementTree.fromstring(done.stdout).iter("disk")]
     assert [each.get("type") for each in changed if each is not None] == ["qcow2"]

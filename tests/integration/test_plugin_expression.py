@@ -20,8 +20,13 @@ NOTHING: dict[str, Any] = {"spec": {"domainHooks": [{"cel": {"expression": "Doma
 """A Plugin that changes nothing: what is different beside it is ours."""
 
 
-def check(plugin: dict[str, Any], domain: str) -> subprocess.CompletedProcess[str]:
-    text = json.dumps({"plugin": plugin, "domain": domain})
+LABELS = {"kigi.dev/deployment": "class"}
+
+
+def check(
+    plugin: dict[str, Any], domain: str, labels: dict[str, str] | None = LABELS
+) -> subprocess.CompletedProcess[str]:
+    text = json.dumps({"plugin": plugin, "domain": domain, "labels": labels})
     return subprocess.run([binary("plugin-check")], input=text, capture_output=True, text=True, check=False)
 
 
@@ -110,6 +115,13 @@ def test_every_disk_of_ours_is_found_among_others() -> None:
     changed = apply(build_plugin(), text)
     assert plain(changed) == as_qcow2(apply(NOTHING, text))
     assert formats(changed).count("qcow2") == 2
+
+
+@pytest.mark.parametrize("labels", [None, {}, {"app": "kigi.dev/deployment"}])
+def test_a_vm_that_is_not_ours_is_left_alone_whatever_its_volumes_are_called(labels: dict[str, str] | None) -> None:
+    done = check(build_plugin(), domain(disk()), labels)
+    assert done.returncode == 0, done.stderr
+    assert plain(ElementTree.fromstring(done.stdout)) == plain(apply(NOTHING, domain(disk())))
 
 
 def test_an_expression_that_is_none_is_refused() -> None:

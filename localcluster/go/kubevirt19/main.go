@@ -1,6 +1,6 @@
-// Command plugin-check does to a libvirt domain what KubeVirt 1.9 would: it takes a Plugin and a domain as JSON
-// ({"plugin": ..., "domain": "<domain .../>"}) on its input, compiles the Plugin's expressions as the admission webhook
-// does, applies them as virt-launcher does, and prints the domain.
+// Command plugin-check does to a libvirt domain what KubeVirt 1.9 would: it takes a Plugin, a domain and the labels of
+// its VirtualMachineInstance as JSON ({"plugin": ..., "domain": "<domain .../>", "labels": {...}}) on its input, compiles
+// the Plugin's expressions as the admission webhook does, applies them as virt-launcher does, and prints the domain.
 package main
 
 import (
@@ -21,9 +21,15 @@ func check() error {
 	var input struct {
 		Plugin pluginv1alpha1.Plugin `json:"plugin"`
 		Domain string                `json:"domain"`
+		Labels map[string]string     `json:"labels"`
 	}
 	if err := json.NewDecoder(os.Stdin).Decode(&input); err != nil {
 		return fmt.Errorf("input: %w", err)
+	}
+	if condition := input.Plugin.Spec.Condition; condition != "" {
+		if err := cel.GetEvaluator().CompileCondition(condition); err != nil {
+			return fmt.Errorf("refused at admission: %w", err)
+		}
 	}
 	for _, hook := range input.Plugin.Spec.DomainHooks {
 		if err := cel.GetEvaluator().CompileMutation(hook.CEL.Expression); err != nil {
@@ -35,6 +41,7 @@ func check() error {
 		return fmt.Errorf("domain: %w", err)
 	}
 	vmi := &v1.VirtualMachineInstance{}
+	vmi.Labels = input.Labels
 	_, text, err := plugins.ApplyDomainHooks(
 		[]pluginv1alpha1.Plugin{input.Plugin}, vmi, spec, pluginv1alpha1.InvocationContextBoot)
 	if err != nil {

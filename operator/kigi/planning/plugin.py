@@ -1,8 +1,9 @@
 """KubeVirt 1.9's way to our disks: one cluster-scoped Plugin, and no sidecar in any VM's pod.
 
-Its CEL expression makes disks qcow2 whose file is that of one of our volumes, and leaves everything else of the domain
-as it is. A disk that the expression makes anew has what it names and nothing else, so it names all that KubeVirt can
-set on a disk of ours; what is not set must be given as null, or KubeVirt makes an empty element of it (<readonly/>!).
+It is for VMs with our label; other VMs may name their volumes as they like. Its CEL expression makes disks qcow2 whose
+file is that of one of our volumes, and leaves everything else of the domain as it is. A disk that the expression makes
+anew has what it names and nothing else, so it names all that KubeVirt can set on a disk of ours; what is not set must
+be given as null, or KubeVirt makes an empty element of it (<readonly/>!).
 Source: KubeVirt 1.9 pkg/virt-launcher/virtwrap/plugins/cel (evaluation) and virtwrap/api (what a disk has).
 """
 
@@ -27,6 +28,7 @@ def build_plugin() -> dict[str, Any]:
         "kind": "Plugin",
         "metadata": {"name": NAME},
         "spec": {
+            "condition": f"'{names.LABEL_DEPLOYMENT}' in vmi.Labels",
             "failureStrategy": "Fail",
             "domainHooks": [{"cel": {"expression": expression()}, "failureStrategy": "Fail"}],
         },
