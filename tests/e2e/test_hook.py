@@ -84,6 +84,12 @@ def stalled(exercise: Exercise) -> str:
     return ""
 
 
+def goes_on(exercise: Exercise) -> None:
+    """Without another word it is Ready in the end."""
+    eventually(lambda: not stalled(exercise), "the end of Stalled", 60)
+    exercise.wait_ready()
+
+
 def test_without_the_gate_nothing_starts_and_with_it_it_goes_on_by_itself(exercise: Exercise) -> None:
     with gate_off(exercise):
         exercise.apply("infected")
@@ -91,7 +97,7 @@ def test_without_the_gate_nothing_starts_and_with_it_it_goes_on_by_itself(exerci
         assert said.startswith("HookUnavailable")
         assert exercise.cluster.release.gate in said
         assert exercise.target.get("virtualmachineinstances", "-n", NAMESPACE)["items"] == []
-    exercise.wait_ready()
+    goes_on(exercise)
     for name in RUNNING:
         exercise.says(name, machine=name, boot="1")
 
@@ -104,7 +110,7 @@ def test_a_gate_that_goes_leaves_running_guests_alone_and_holds_a_reset_back(exe
         said = eventually(lambda: stalled(exercise), "the condition Stalled", 120)
         assert said.startswith("HookUnavailable")
         assert {name: exercise.instance_uid(name) for name in RUNNING} == before
-    exercise.wait_ready()
+    goes_on(exercise)
     exercise.says("mail1", machine="mail1", boot="1")
     exercise.tell("mail1", "show", "KIGI-WRITTEN none")
     assert exercise.instance_uid("desktop1") == before["desktop1"]
