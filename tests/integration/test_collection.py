@@ -12,6 +12,8 @@ import pytest
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.repositories import Repository
 from kigi.cli import gc
+from kigi.cli.cluster import Access
+from kigi.cli.output import Format
 from kigi.domain.layers import Digest, object_key
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
@@ -112,6 +114,11 @@ async def test_unfinished_uploads_are_given_up_when_they_are_old(site: Site) -> 
         assert await store.uploads() == []
 
 
+async def collect() -> None:
+    """``kigi gc --delete`` in this process."""
+    await gc._gc(gc.Named(Access()), True, gc.parse_age("24h"), False, "default", None, Format.TABLE, {})
+
+
 async def test_a_publication_between_the_listing_and_the_deletion_is_seen(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +148,7 @@ async def test_a_publication_between_the_listing_and_the_deletion_is_seen(
         "KUBECONFIG": str(site.plane.kubeconfig),
     }.items():
         monkeypatch.setenv(name, value)
-    await gc._gc(True, gc.parse_age("24h"), [], [], False, "default", None)
+    await collect()
     assert len(layers(site)) == 4
 
 
@@ -168,4 +175,4 @@ async def test_a_layer_that_is_named_while_it_goes_is_told_of(
     }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(gc.LayerMissing, match=image["spec"]["layer"]["digest"]):
-        await gc._gc(True, gc.parse_age("24h"), [], [], False, "default", None)
+        await collect()

@@ -22,7 +22,8 @@ from typing import Any, Self
 
 import aiohttp
 
-from kigi.adapters.kube import JSON, KubeClient, load_configuration
+from kigi.adapters.answers import JSON
+from kigi.adapters.kube import KubeClient, load_configuration
 from kigi.adapters.resources import (
     CLAIM,
     CSI_NODE,

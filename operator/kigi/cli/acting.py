@@ -6,34 +6,29 @@ it is refused with the owner's name and the other ways. Overrides of single inst
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
-from kigi.adapters.kube import KubeClient
+from kigi.adapters.kube_session import KubeSession
 from kigi.adapters.resources import CAPTURE, DEPLOYMENT, SYSTEM, Resource
 from kigi.cli.causes import cause_of
-from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.cluster import MANAGER, Access, open_cluster
+from kigi.cli.output import Format, say, spinner, tell
 from kigi.domain import names
 from kigi.errors import Conflict, DeploymentMissing, KigiError, MachineUnknown, SpecInvalid, SystemMissing
 
-MANAGER = "kigi-cli"
 TRIES = 5
 LOOK_S = 0.5
 _PIPELINES = re.compile(
     r"argo|flux|kustomize-controller|helm|fleet|terraform|pulumi|rancher|config-sync", re.IGNORECASE
 )
-
-_console = Console(stderr=True)
 
 
 class FieldOwned(SpecInvalid):
@@ -136,69 +131,100 @@ def _value_at(spec: Mapping[str, Any], place: Place, field: str) -> Any:
     return found.get(field)
 
 
-def run_switch(access: Access, name: str, state: str, place: Place, *, force: bool, wait_s: float) -> None:
+def run_switch(
+    access: Access, name: str, state: str, place: Place, *, force: bool, wait_s: float, form: Format = Format.TABLE
+) -> None:
     """Wishes another state; raises KigiError."""
-    asyncio.run(_act(access, name, place, "system", lambda: {"name": state}, state, force=force, wait_s=wait_s))
+    with _telling(form) as done:
+        _act(access, name, place, "system", lambda: {"name": state}, done, force=force, wait_s=wait_s)
 
 
-def run_reset(access: Access, name: str, place: Place, *, force: bool, wait_s: float) -> None:
+def run_reset(
+    access: Access, name: str, place: Place, *, force: bool, wait_s: float, form: Format = Format.TABLE
+) -> None:
     """Wishes fresh disks; raises KigiError."""
-    asyncio.run(_act(access, name, place, "reset", _token, None, force=force, wait_s=wait_s))
+    with _telling(form) as done:
+        _act(access, name, place, "reset", _token, done, force=force, wait_s=wait_s)
 
 
-def run_capture(access: Access, name: str, spec: Mapping[str, Any], *, wait_s: float) -> None:
+def run_capture(
+    access: Access, name: str, spec: Mapping[str, Any], *, wait_s: float, form: Format = Format.TABLE
+) -> None:
     """Creates a SystemCapture; raises KigiError."""
-    asyncio.run(_capture(access, name, spec, wait_s))
+    with _telling(form) as done:
+        _capture(access, name, spec, done, wait_s)
+
+
+@contextmanager
+def _telling(form: Format) -> Iterator[dict[str, Any]]:
+    """What is put into the dict was done, and is told to programs, also when what was waited for did not come."""
+    done: dict[str, Any] = {}
+    try:
+        yield done
+    finally:
+        if done:
+            tell(done, form)
 
 
 def _token() -> str:
     return f"kigi-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
-async def _act(
+def _act(
     access: Access,
     name: str,
     place: Place,
     field: str,
     value: Callable[[], Any],
-    state: str | None,
+    done: dict[str, Any],
     *,
     force: bool,
     wait_s: float,
 ) -> None:
+    """``done`` gets what was written: object, ``field``, ``value``, ``alsoOwnedBy``; ``ready`` if it is waited for."""
     namespace = access.default_namespace()
     if place.machine is not None and place.instance is None:
         raise SpecInvalid(f"machine {place.machine}: name its instance too")
-    async with open_cluster(access) as kube:
+    with open_cluster(access) as kube:
         wanted = value()
-        for attempt in range(TRIES):
-            body = await kube.get(DEPLOYMENT, namespace, name)
-            if body is None:
-                raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{name}")
-            await _check(kube, namespace, body, place, state)
-            if not force:
-                refuse_owned(body, place, field, wanted)
-            new = {**body, "spec": with_field(body["spec"], place, field, wanted)}
-            try:
-                written = await kube.replace(DEPLOYMENT, new, manager=MANAGER)
-                break
-            except Conflict:
-                if attempt == TRIES - 1:
-                    raise
+        written = _write(kube, namespace, name, place, field, wanted, force=force)
         said = wanted["name"] if isinstance(wanted, dict) else wanted
-        _say(f"{namespace}/{name}: {place.text(field)} is {said}, and {MANAGER}'s")
-        for manager, operation in owners(written["metadata"], place.path(field)):
-            _say(f"also {manager}'s ({operation}): its next change sets it back", "dim")
+        others = owners(written["metadata"], place.path(field))
+        done.update(_object(DEPLOYMENT, namespace, name), field=place.text(field), value=said)
+        done["alsoOwnedBy"] = [manager for manager, _ in others]
+        say(f"{namespace}/{name}: {place.text(field)} is {said}, and {MANAGER}'s")
+        for manager, operation in others:
+            say(f"also {manager}'s ({operation}): its next change sets it back", "dim")
         if wait_s > 0:
-            await _wait(kube, DEPLOYMENT, namespace, name, written["metadata"]["generation"], wait_s)
+            done["ready"] = False
+            _wait(kube, DEPLOYMENT, namespace, name, written["metadata"]["generation"], wait_s)
+            done["ready"] = True
 
 
-def _say(text: str, style: str = "") -> None:
-    """As it is: names and messages may have brackets."""
-    _console.print(Text(text, style))
+def _object(resource: Resource, namespace: str, name: str) -> dict[str, Any]:
+    return {"kind": resource.kind, "namespace": namespace, "name": name}
 
 
-async def _check(kube: KubeClient, namespace: str, body: Mapping[str, Any], place: Place, state: str | None) -> None:
+def _write(
+    kube: KubeSession, namespace: str, name: str, place: Place, field: str, wanted: Any, *, force: bool
+) -> dict[str, Any]:
+    """The deployment with that field set; raises KigiError."""
+    for attempt in range(TRIES):
+        body = kube.get(DEPLOYMENT, namespace, name)
+        if body is None:
+            raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{name}")
+        _check(kube, namespace, body, place, wanted["name"] if field == "system" else None)
+        if not force:
+            refuse_owned(body, place, field, wanted)
+        try:
+            return kube.replace(DEPLOYMENT, {**body, "spec": with_field(body["spec"], place, field, wanted)})
+        except Conflict:
+            if attempt == TRIES - 1:
+                raise
+    raise AssertionError("a last attempt returns or raises")
+
+
+def _check(kube: KubeSession, namespace: str, body: Mapping[str, Any], place: Place, state: str | None) -> None:
     """What the operator would only say later."""
     name, replicas = body["metadata"]["name"], body["spec"].get("replicas", 1)
     if place.instance is not None and not 0 <= place.instance < replicas:
@@ -210,7 +236,7 @@ async def _check(kube: KubeClient, namespace: str, body: Mapping[str, Any], plac
         raise MachineUnknown(
             f"instance {place.instance} of {name} has no machine {place.machine}: {', '.join(sorted(known))}"
         )
-    if state is not None and await kube.get(SYSTEM, namespace, state) is None:
+    if state is not None and kube.get(SYSTEM, namespace, state) is None:
         raise SystemMissing(f"there is no SystemNode {namespace}/{state}")
 
 
@@ -220,28 +246,29 @@ def _machines(body: Mapping[str, Any], instance: int | None) -> Iterator[str]:
             yield from (machine["name"] for machine in each.get("machines") or ())
 
 
-async def _capture(access: Access, name: str, spec: Mapping[str, Any], wait_s: float) -> None:
+def _capture(access: Access, name: str, spec: Mapping[str, Any], done: dict[str, Any], wait_s: float) -> None:
     namespace = access.default_namespace()
     metadata = {"name": name, "namespace": namespace}
     body = {"apiVersion": names.API_VERSION, "kind": CAPTURE.kind, "metadata": metadata, "spec": dict(spec)}
-    async with open_cluster(access) as kube:
-        if await kube.get(DEPLOYMENT, namespace, spec["deployment"]["name"]) is None:
+    with open_cluster(access) as kube:
+        if kube.get(DEPLOYMENT, namespace, spec["deployment"]["name"]) is None:
             raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{spec['deployment']['name']}")
-        made = await kube.create(CAPTURE, body, manager=MANAGER)
-        _say(f"SystemCapture {namespace}/{name} is ordered")
+        made = kube.create(CAPTURE, body)
+        done.update(_object(CAPTURE, namespace, name), spec=dict(spec))
+        say(f"SystemCapture {namespace}/{name} is ordered")
         if wait_s > 0:
-            await _wait(kube, CAPTURE, namespace, name, made["metadata"]["generation"], wait_s)
+            done["ready"] = False
+            _wait(kube, CAPTURE, namespace, name, made["metadata"]["generation"], wait_s)
+            done["ready"] = True
 
 
-async def _wait(
-    kube: KubeClient, resource: Resource, namespace: str, name: str, generation: int, wait_s: float
-) -> None:
+def _wait(kube: KubeSession, resource: Resource, namespace: str, name: str, generation: int, wait_s: float) -> None:
     """Until it is Ready; raises NotReached when it stalls, is gone, or the time is over."""
     end = time.monotonic() + wait_s
     message = "the operator has not looked at it yet"
-    with _console.status(Text(message)) as line:
+    with spinner(message) as update:
         while True:
-            body = await kube.get(resource, namespace, name)
+            body = kube.get(resource, namespace, name)
             if body is None:
                 raise NotReached(f"{resource.kind} {namespace}/{name} was deleted")
             status = body.get("status") or {}
@@ -250,11 +277,11 @@ async def _wait(
                 ready = conditions.get("Ready", {})
                 message = f"{ready.get('reason')}: {ready.get('message', '')}"
                 if ready.get("status") == "True":
-                    _say(f"{resource.kind} {namespace}/{name} is ready: {ready.get('message', '')}")
+                    say(f"{resource.kind} {namespace}/{name} is ready: {ready.get('message', '')}")
                     return
                 if conditions.get("Stalled", {}).get("status") == "True":
                     raise NotReached(f"{message}; {cause_of(str(ready.get('reason'))).remedy}")
-                line.update(Text(message))
+                update(message)
             if time.monotonic() > end:
                 raise NotReached(f"{resource.kind} {namespace}/{name} is not ready after {wait_s:.0f} s: {message}")
-            await asyncio.sleep(LOOK_S)
+            time.sleep(LOOK_S)

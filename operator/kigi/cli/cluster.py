@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+import functools
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from kubernetes.aio.config import ConfigException, list_kube_config_contexts
-
-from kigi.adapters.kube import KubeClient, load_configuration
-from kigi.adapters.resources import CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
+from kigi.adapters import kubeconfig
+from kigi.adapters.kube_session import KubeSession
+from kigi.adapters.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
 from kigi.errors import Forbidden, SpecInvalid, Waiting
-from kigi.mirror import Mirror
+
+if TYPE_CHECKING:
+    from kigi.mirror import Mirror
 
 TREES = (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH)
 """Both trees, and what names their nodes."""
-OURS = (*TREES, CAPTURE, NODE_CACHE)
+MANAGER = "kigi-cli"
+"""Field manager of what people wish by a command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,34 +32,47 @@ class Access:
     all_namespaces: bool = False
 
     def default_namespace(self) -> str:
-        """The one that is named, else that of the context, else ``default``."""
+        """The one that is named, else that of the context, else ``default``; raises SpecInvalid for no kubeconfig."""
         if self.namespace is not None:
             return self.namespace
-        with contextlib.suppress(ConfigException, OSError):
-            contexts, active = list_kube_config_contexts(config_file=self.kubeconfig)  # type: ignore[no-untyped-call]
-            chosen = next((c for c in contexts if c["name"] == self.context), active) if self.context else active
-            return str(chosen["context"].get("namespace") or "default")
-        return "default"
+        return kubeconfig.pod_namespace() if self._is_pod() else self._context().namespace
 
     def scope(self) -> str | None:
         """The namespace to read; None: all."""
         return None if self.all_namespaces else self.default_namespace()
 
+    def endpoint(self) -> kubeconfig.Endpoint:
+        """Server and identity; raises SpecInvalid where no cluster is configured."""
+        if self._is_pod():
+            return kubeconfig.pod_endpoint(os.environ)
+        return kubeconfig.endpoint_of(self._context())
 
-@asynccontextmanager
-async def open_cluster(access: Access | None = None) -> AsyncIterator[KubeClient]:
-    """A client for the time of the context; raises SpecInvalid where no cluster is configured."""
-    access = access or Access()
+    def _is_pod(self) -> bool:
+        return self.kubeconfig is None and self.context is None and kubeconfig.is_pod(os.environ)
+
+    def _context(self) -> kubeconfig.Context:
+        return kubeconfig.select(_config(kubeconfig.files_of(self.kubeconfig, os.environ)), self.context)
+
+
+_config = functools.cache(kubeconfig.read_config)
+
+
+def open_cluster(access: Access | None = None, *, manager: str = MANAGER) -> KubeSession:
+    """A client, to be used as a context manager; raises SpecInvalid where no cluster is configured."""
+    return KubeSession((access or Access()).endpoint(), manager=manager)
+
+
+def listed(kube: KubeSession, resource: Resource, namespace: str | None) -> Iterator[dict[str, Any]]:
+    """Every object of the kind, of one namespace or of all; raises Forbidden with the right that is missing."""
+    scope = namespace if resource.namespaced else None
     try:
-        configuration = await load_configuration(access.kubeconfig, access.context)
-    except (ConfigException, OSError) as exc:
-        raise SpecInvalid(f"no cluster is configured: {exc}") from exc
-    async with KubeClient(configuration) as client:
-        yield client
+        yield from kube.list_all(resource, scope)
+    except Forbidden as exc:
+        raise Forbidden(lacking([resource], scope)) from exc
 
 
-async def read_mirror(
-    kube: KubeClient,
+def read_mirror(
+    kube: KubeSession,
     kinds: Iterable[Resource] = TREES,
     namespace: str | None = None,
     *,
@@ -64,16 +80,28 @@ async def read_mirror(
 ) -> Mirror:
     """The objects of these kinds, of one namespace or of all, as the API server has them now.
 
-    An ``optional`` kind that the caller may not read is left out.
+    An ``optional`` kind that the caller may not read is left out; raises Forbidden with all others that are refused.
     """
-    mirror = Mirror()
+    from kigi.mirror import Mirror
+
+    mirror, refused = Mirror(), []
     for resource in kinds:
         try:
-            async for body in kube.list_all(resource, namespace if resource.namespaced else None):
+            for body in listed(kube, resource, namespace):
                 mirror.put(resource.kind, body)
         except Forbidden:
             if resource not in optional:
-                raise
+                refused.append(resource)
         except Waiting as exc:
             raise SpecInvalid(f"{resource.plural}: {exc}; is Kigi installed in this cluster?") from exc
+    if refused:
+        raise Forbidden(lacking(refused, namespace))
     return mirror
+
+
+def lacking(refused: Iterable[Resource], namespace: str | None) -> str:
+    """Which rights are missing, and the role that gives them."""
+    kinds = ", ".join(f"{kind.plural}.{kind.group}" if kind.group else kind.plural for kind in refused)
+    if namespace is None:
+        return f"you need the right to list these in all namespaces: {kinds}; ClusterRole kigi-cluster-view gives it"
+    return f"you need the right to list these in namespace {namespace}: {kinds}; ClusterRole kigi-view gives it"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import ssl
 import sys
 import termios
 import tty
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import aiohttp
 
-from kigi.adapters.kube import load_configuration
+from kigi.adapters.kube_session import identity_headers, proxy_of, trust
 from kigi.cli.cluster import Access
 from kigi.domain.names import machine_name
-from kigi.errors import DeploymentMissing, SpecInvalid, Unreachable
+from kigi.errors import DeploymentMissing, Forbidden, KigiError, SpecInvalid, Unreachable
 
 LEAVE = b"\x1d"
 """Ctrl-]"""
@@ -29,30 +29,48 @@ def run_console(access: Access, deployment: str, machine: str, instance: int) ->
 
 
 async def _run(access: Access, name: str) -> None:
-    namespace = access.default_namespace()
-    configuration = await load_configuration(access.kubeconfig, access.context)
+    namespace, endpoint = access.default_namespace(), access.endpoint()
     path = f"/apis/subresources.kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{name}/console"
-    url = configuration.host.replace("http", "ws", 1) + path
-    headers = {}
-    token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-    if token:
-        headers["Authorization"] = token
+    url = endpoint.server.replace("http", "ws", 1) + path
+    proxy = proxy_of(endpoint, urlsplit(endpoint.server).hostname or "")
     try:
         async with (
-            aiohttp.ClientSession() as session,
+            aiohttp.ClientSession(trust_env=False) as session,
             session.ws_connect(
-                url, headers=headers, ssl=_trust(configuration), protocols=(_PROTOCOL,), max_msg_size=0
+                url,
+                headers=identity_headers(endpoint),
+                ssl=trust(endpoint),
+                server_hostname=endpoint.server_name,
+                proxy=proxy.geturl() if proxy is not None else None,
+                protocols=(_PROTOCOL,),
+                max_msg_size=0,
             ) as socket,
         ):
             print(f"connected to {namespace}/{name}; leave with Ctrl-]", file=sys.stderr)
             with _raw_terminal():
                 await _pump(socket)
     except aiohttp.WSServerHandshakeError as exc:
-        if exc.status == 404:
-            raise DeploymentMissing(f"VM {namespace}/{name} does not run") from exc
-        raise SpecInvalid(f"VM {namespace}/{name}: the API server answers {exc.status} {exc.message}") from exc
+        raise refusal(exc.status, exc.message, f"VM {namespace}/{name}", endpoint.server) from exc
     except (aiohttp.ClientError, OSError) as exc:
-        raise Unreachable(f"{configuration.host}: {exc}") from exc
+        raise Unreachable(
+            f"{endpoint.server}: the API server does not answer: {exc}; is the cluster up, and the context the right "
+            "one?"
+        ) from exc
+
+
+def refusal(status: int, message: str, machine: str, server: str) -> KigiError:
+    """What the API server's answer means for a person."""
+    match status:
+        case 404:
+            return DeploymentMissing(f"{machine} does not run; see kigi status")
+        case 401:
+            return SpecInvalid(f"{server}: the API server does not accept the kubeconfig's credentials; log in again")
+        case 403:
+            return Forbidden(
+                f"{machine}: you may not open its console; you need the right to get "
+                "virtualmachineinstances/console of subresources.kubevirt.io, as KubeVirt's role kubevirt.io:edit gives"
+            )
+    return SpecInvalid(f"{machine}: the API server answers {status} {message}")
 
 
 async def _pump(socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -81,16 +99,6 @@ async def _pump(socket: aiohttp.ClientWebSocketResponse) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _trust(configuration: object) -> ssl.SSLContext | bool:
-    if not getattr(configuration, "verify_ssl", True):
-        return False
-    context = ssl.create_default_context(cafile=getattr(configuration, "ssl_ca_cert", None))
-    certificate = getattr(configuration, "cert_file", None)
-    if certificate:
-        context.load_cert_chain(certificate, getattr(configuration, "key_file", None))
-    return context
 
 
 @contextlib.contextmanager

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
-from rich.console import Group, RenderableType
+from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.resources import IMAGE, SYSTEM
-from kigi.cli.cluster import Access, open_cluster, read_mirror
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.forest import read_forest
 from kigi.cli.output import Format, show, table
 from kigi.domain.layers import missing_layers, total_bytes, unique_layers
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import ResolvedMachine, ResolvedSystem
 from kigi.errors import KigiError, SpecInvalid
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 def run_diff(access: Access, states: str, form: Format) -> None:
@@ -21,19 +22,21 @@ def run_diff(access: Access, states: str, form: Format) -> None:
     first, dots, second = states.partition("..")
     if not (first and dots and second):
         raise SpecInvalid(f"{states!r}: name two states as A..B")
-    data = asyncio.run(_read(access, first, second))
+    data = _read(access, first, second)
     show(data, lambda: _render(data), form)
 
 
-async def _read(access: Access, first: str, second: str) -> dict[str, Any]:
+def _read(access: Access, first: str, second: str) -> dict[str, Any]:
     namespace = access.default_namespace()
-    async with open_cluster(access) as kube:
-        mirror = await read_mirror(kube, (IMAGE, SYSTEM), namespace)
-    states = [mirror.resolved(namespace, name) for name in (first, second)]
-    for state in states:
+    with open_cluster(access) as kube:
+        trees = read_forest(kube, (IMAGE, SYSTEM), namespace).trees(namespace)
+    states = []
+    for name in (first, second):
+        state = trees.system(name)
         if isinstance(state, KigiError):
             raise state
-    return difference(*states)  # type: ignore[arg-type]
+        states.append(state)
+    return difference(*states)
 
 
 def difference(first: ResolvedSystem, second: ResolvedSystem) -> dict[str, Any]:
@@ -75,6 +78,8 @@ def _machine(name: str, before: ResolvedMachine | None, after: ResolvedMachine |
 
 
 def _render(data: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+
     if not data["machines"]:
         return f"{data['from']} and {data['to']} are the same"
     moved, back = format_bytes(data["movedBytes"]), format_bytes(data["backBytes"])

@@ -7,13 +7,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from kigi.adapters.resources import IMAGE, SYSTEM
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.repositories import load_repositories
-from kigi.cli.cluster import open_cluster
+from kigi.cli.cluster import Access, listed, open_cluster
 from kigi.cli.gc import read_digests
+from kigi.cli.output import say
+from kigi.cli.progress import Bars, bars
 from kigi.domain.archive import FORMAT, declared_layers, select
 from kigi.domain.collection import layer_of
 from kigi.domain.images import Image
@@ -24,7 +24,6 @@ from kigi.errors import ImageMissing, SpecInvalid
 from kigi.mirror import Mirror
 from kigi.publishing.archive import ArchivedNode, Manifest, write_archive
 
-_console = Console(stderr=True, markup=False)
 Specs = dict[str, dict[str, Any]]
 
 
@@ -41,18 +40,27 @@ def run_list_have(repository: str, settings: Path | None) -> None:
 
 
 def run_export(
-    node: str, output: Path, *, have: Path | None, children: bool, namespace: str, settings: Path | None
+    access: Access, node: str, output: Path, *, have: Path | None, children: bool, settings: Path | None
 ) -> None:
     """Writes the file; raises KigiError, and then there is none."""
     held = frozenset(read_digests(have)) if have is not None else frozenset()
-    asyncio.run(_export(node, output, held, children, namespace, settings))
+    with bars() as drawn:
+        text = asyncio.run(_export(access, node, output, held, children, settings, drawn))
+    say(text)
 
 
 async def _export(
-    node: str, output: Path, held: frozenset[Digest], children: bool, namespace: str, settings: Path | None
-) -> None:
+    access: Access,
+    node: str,
+    output: Path,
+    held: frozenset[Digest],
+    children: bool,
+    settings: Path | None,
+    drawn: Bars,
+) -> str:
+    """Writes it; what was written, in words."""
     repositories = load_repositories(settings)
-    mirror, specs = await _read(namespace)
+    mirror, specs = _read(access)
     images = {r.meta.name: r.image for r in mirror.images if isinstance(r.image, Image)}
     systems = {r.meta.name: r.system for r in mirror.systems if isinstance(r.system, System)}
     state, image = _which(node, images, systems)
@@ -73,20 +81,23 @@ async def _export(
         for name in sorted({where[digest] for digest in included}):
             opened[name] = await stack.enter_async_context(open_repository(repositories.get(name)))
         size_bytes = await write_archive(
-            output, manifest, [(layer, opened[where[digest]]) for digest, layer in included.items()]
+            output,
+            manifest,
+            [(layer, opened[where[digest]]) for digest, layer in included.items()],
+            drawn.add(str(output), sum(layer.size_bytes for layer in included.values())),
         )
-    _console.print(
+    return (
         f"{output}: {format_bytes(size_bytes)}, {len(chosen.images)} images, {len(chosen.systems)} states, "
         f"{len(included)} of {len(layers)} layers"
     )
 
 
-async def _read(namespace: str) -> tuple[Mirror, dict[str, Specs]]:
+def _read(access: Access) -> tuple[Mirror, dict[str, Specs]]:
     mirror = Mirror()
     specs: dict[str, Specs] = {IMAGE.kind: {}, SYSTEM.kind: {}}
-    async with open_cluster() as kube:
+    with open_cluster(access) as kube:
         for resource in (IMAGE, SYSTEM):
-            async for body in kube.list_all(resource, namespace):
+            for body in listed(kube, resource, access.default_namespace()):
                 mirror.put(resource.kind, body)
                 specs[resource.kind][body["metadata"]["name"]] = body["spec"]
     return mirror, specs

@@ -10,13 +10,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from kigi.adapters.resources import CAPTURE, IMAGE, NODE_CACHE, VOLUME
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.repositories import load_repositories
 from kigi.cli.cluster import Access, open_cluster, read_mirror
+from kigi.cli.output import Format, tell
+from kigi.cli.progress import bars
 from kigi.domain.collection import Collection, layer_of, plan_collection
 from kigi.domain.images import Image
 from kigi.domain.layers import MAX_DEPTH, Digest, parse_digest
@@ -30,7 +34,18 @@ BATCH = 50
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Where everything that must stay is named."""
+
+    access: Access
+    clusters: Sequence[Path] = ()
+    """Kubeconfigs of further clusters."""
+    keep_files: Sequence[Path] = ()
+
+
 def run_gc(
+    access: Access,
     *,
     delete: bool,
     grace: str,
@@ -39,9 +54,16 @@ def run_gc(
     all_unused: bool,
     repository: str,
     settings: Path | None,
+    form: Format = Format.TABLE,
 ) -> None:
     """Prints what nothing needs, and deletes it if that is wished; stops at the first KigiError, which it raises."""
-    asyncio.run(_gc(delete, parse_age(grace), clusters, keep_files, all_unused, repository, settings))
+    sources = Named(access, clusters, keep_files)
+    done: dict[str, Any] = {}
+    try:
+        asyncio.run(_gc(sources, delete, parse_age(grace), all_unused, repository, settings, form, done))
+    finally:
+        if done:
+            tell(done, form)
 
 
 def parse_age(text: str) -> timedelta:
@@ -53,24 +75,28 @@ def parse_age(text: str) -> timedelta:
 
 
 async def _gc(
+    sources: Named,
     delete: bool,
     grace: timedelta,
-    clusters: Sequence[Path],
-    keep_files: Sequence[Path],
     all_unused: bool,
     repository: str,
     settings: Path | None,
+    form: Format,
+    done: dict[str, Any],
 ) -> None:
-    for path in clusters:
+    """``done`` gets what was found, and then what was deleted."""
+    for path in sources.clusters:
         if not path.is_file():
             raise SpecInvalid(f"--also: {path} is no file")
     async with open_repository(load_repositories(settings).get(repository)) as store:
         # The bucket first: what is named after that was either listed here, or is young.
         objects, now = await store.objects()
         uploads = await store.uploads()
-        named = await _named(store, clusters, keep_files)
+        named = await _named(store, sources)
         plan = plan_collection(objects, uploads, named, now, grace)
-        _print(plan, delete)
+        done.update(_data(plan))
+        if form is Format.TABLE:
+            _print(plan, delete)
         if not delete or not (plan.layers or plan.uploads):
             return
         if plan.layers and not plan.named and not all_unused:
@@ -78,42 +104,48 @@ async def _gc(
                 f"no tree that was read names any of the {len(objects)} layers of the repository: is this its cluster? "
                 "--also names another one; --all-unused says that it is right"
             )
-        await _delete(store, plan, clusters, keep_files)
+        await _delete(store, plan, sources, form, done)
 
 
-async def _delete(
-    store: LayerRepository, plan: Collection, clusters: Sequence[Path], keep_files: Sequence[Path]
-) -> None:
+async def _delete(store: LayerRepository, plan: Collection, sources: Named, form: Format, done: dict[str, Any]) -> None:
     for upload in plan.uploads:
         await store.abort(upload)
     deleted: set[Digest] = set()
     freed = 0
-    for start in range(0, len(plan.layers), BATCH):
-        named = await _named(store, clusters, keep_files)
-        for item in plan.layers[start : start + BATCH]:
-            digest = layer_of(item.key)
-            if digest is not None and digest not in named and await store.remove(item):
-                deleted.add(digest)
-                freed += item.size_bytes
-    print(f"deleted {len(deleted)} layers, {format_bytes(freed)}; gave up {len(plan.uploads)} unfinished uploads")
-    lost = sorted(deleted & await _named(store, clusters, keep_files)) if deleted else []
+    with bars() as drawn:
+        advance = drawn.add("layers deleted", len(plan.layers), things=True)
+        for start in range(0, len(plan.layers), BATCH):
+            named = await _named(store, sources)
+            for item in plan.layers[start : start + BATCH]:
+                digest = layer_of(item.key)
+                if digest is not None and digest not in named and await store.remove(item):
+                    deleted.add(digest)
+                    freed += item.size_bytes
+                    done.update(deleted=sorted(deleted), freedBytes=freed)
+                advance(1)
+    done["uploadsGivenUp"] = len(plan.uploads)
+    if form is Format.TABLE:
+        print(f"deleted {len(deleted)} layers, {format_bytes(freed)}; gave up {len(plan.uploads)} unfinished uploads")
+    lost = sorted(deleted & await _named(store, sources)) if deleted else []
     lost = [digest for digest in lost if await store.size_of(digest) is None]
     if lost:
         raise LayerMissing(f"named by a tree while they were deleted, so publish these again: {', '.join(lost)}")
 
 
-async def _named(store: LayerRepository, clusters: Sequence[Path], keep_files: Sequence[Path]) -> set[Digest]:
+async def _named(store: LayerRepository, sources: Named) -> set[Digest]:
     """Every digest that must stay, wherever it is stored: more than needed rather than less.
 
     Trees of all namespaces with their chains, what disks stand on, what caches shall hold, what captures have stored,
     and the files' lists.
     """
-    named = {digest for path in keep_files for digest in read_digests(path)}
-    for kubeconfig in (None, *map(str, clusters)):
-        async with open_cluster(Access(kubeconfig)) as kube:
-            if await kube.get(IMAGE, None, "") is None:
-                raise SpecInvalid(f"{kubeconfig or 'the cluster'} does not have Kigi's kinds; is it the right one?")
-            mirror = await read_mirror(kube, (IMAGE, VOLUME, NODE_CACHE, CAPTURE), optional=())
+    named = {digest for path in sources.keep_files for digest in read_digests(path)}
+    for access in (sources.access, *(Access(str(path)) for path in sources.clusters)):
+        with open_cluster(access) as kube:
+            if kube.get(IMAGE, None, "") is None:
+                raise SpecInvalid(
+                    f"{access.kubeconfig or 'the cluster'} does not have Kigi's kinds; is it the right one?"
+                )
+            mirror = read_mirror(kube, (IMAGE, VOLUME, NODE_CACHE, CAPTURE), optional=())
         named.update(_named_by(mirror))
         for digest in _open_ended(mirror):
             named.update(await _ancestors(store, digest))
@@ -166,6 +198,23 @@ def read_digests(path: Path) -> list[Digest]:
         return [parse_digest(line) for line in lines if line and not line.startswith("#")]
     except (OSError, ValueError) as exc:
         raise SpecInvalid(f"{path}: {exc}") from exc
+
+
+def _data(plan: Collection) -> dict[str, Any]:
+    """The findings for programs; nothing is deleted yet."""
+    return {
+        "unused": [
+            {"digest": layer_of(item.key), "sizeBytes": item.size_bytes, "stored": item.modified.isoformat()}
+            for item in plan.layers
+        ],
+        "unusedBytes": plan.size_bytes,
+        "unfinishedUploads": [upload.key for upload in plan.uploads],
+        "named": plan.named,
+        "young": plan.young,
+        "foreign": plan.foreign,
+        "deleted": [],
+        "freedBytes": 0,
+    }
 
 
 def _print(plan: Collection, delete: bool) -> None:

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from kigi.adapters.kube import KubeClient
+from kigi.adapters.kube_session import KubeSession
 from kigi.adapters.resources import IMAGE, SYSTEM, Resource
-from kigi.adapters.s3 import LayerRepository, open_repository
+from kigi.adapters.s3 import LayerRepository, Progress, open_repository
 from kigi.api.repositories import load_repositories
-from kigi.cli.cluster import open_cluster
-from kigi.cli.publish import default_layers
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.output import Format, say, tell
+from kigi.cli.progress import Bars, bars
+from kigi.cli.publish import MANAGER, default_layers
 from kigi.domain import names
 from kigi.domain.archive import DeclaredLayer, declared_layers, differs
 from kigi.domain.images import Image, image_path
@@ -30,39 +30,56 @@ from kigi.errors import ArchiveRefused, Conflict, LayerCorrupt, LayerMissing, Na
 from kigi.observed import ImageRecord, SystemRecord, parse
 from kigi.publishing.archive import Archive, check_declared, extract_layer, open_archive, verify_archive
 
-_console = Console(stderr=True, markup=False)
-MANAGER = "kigi"
 
-
-def run_import(file: Path, *, namespace: str, layers_dir: Path | None, repository: str, settings: Path | None) -> None:
+def run_import(
+    file: Path,
+    access: Access,
+    *,
+    layers_dir: Path | None,
+    repository: str,
+    settings: Path | None,
+    form: Format = Format.TABLE,
+) -> None:
     """Raises KigiError; nothing is created unless every layer is stored."""
-    asyncio.run(_import(file, namespace, layers_dir or default_layers(), repository, settings))
+    with bars() as drawn:
+        done = asyncio.run(_import(file, access, layers_dir or default_layers(), repository, settings, drawn))
+    say(
+        f"{file}: {done['layers']} layers checked, {format_bytes(done['storedBytes'])} stored; {len(done['created'])} "
+        f"of {done['nodes']} images and states created in {done['namespace']}"
+    )
+    tell(done, form)
 
 
-async def _import(file: Path, namespace: str, folder: Path, repository: str, settings: Path | None) -> None:
+async def _import(
+    file: Path, access: Access, folder: Path, repository: str, settings: Path | None, drawn: Bars
+) -> dict[str, Any]:
+    """What was done, for programs."""
     archive = await asyncio.to_thread(open_archive, file)
     images, systems = _nodes(archive)
-    async with (
-        open_repository(load_repositories(settings).get(repository)) as store,
-        open_cluster() as kube,
-    ):
-        layers = declared_layers(images, systems, store.max_depth)
-        objects = _objects(archive, images, systems, namespace, repository)
-        missing = [each for each in objects if await _is_missing(kube, *each)]
-        for resource, manifest in missing:
-            await kube.create(resource, manifest, manager=MANAGER, dry_run=True)
-        await asyncio.to_thread(verify_archive, archive, layers)
-        await _check_left_out(store, archive, layers)
-        sent = await _store(store, archive, layers, folder)
-        for resource, manifest in missing:
-            try:
-                await kube.create(resource, manifest, manager=MANAGER)
-            except Conflict:  # created meanwhile: by the same import, or it is told
-                await _is_missing(kube, resource, manifest)
-    _console.print(
-        f"{file}: {len(layers)} layers checked, {format_bytes(sent)} stored; {len(missing)} of {len(objects)} "
-        f"images and states created in {namespace}"
-    )
+    namespace = access.default_namespace()
+    async with open_repository(load_repositories(settings).get(repository)) as store:
+        with open_cluster(access, manager=MANAGER) as kube:
+            layers = declared_layers(images, systems, store.max_depth)
+            objects = _objects(archive, images, systems, namespace, repository)
+            missing = [each for each in objects if _is_missing(kube, *each)]
+            for resource, manifest in missing:
+                kube.create(resource, manifest, dry_run=True)
+            size_bytes = sum(layer.size_bytes for layer, _ in archive.places(layers))
+            await asyncio.to_thread(verify_archive, archive, layers, drawn.add("checked", size_bytes))
+            await _check_left_out(store, archive, layers)
+            sent = await _store(store, archive, layers, folder, drawn.add("stored", size_bytes))
+            for resource, manifest in missing:
+                try:
+                    kube.create(resource, manifest)
+                except Conflict:  # created meanwhile: by the same import, or it is told
+                    _is_missing(kube, resource, manifest)
+    return {
+        "namespace": namespace,
+        "layers": len(layers),
+        "storedBytes": sent,
+        "nodes": len(objects),
+        "created": [{"kind": resource.kind, "name": manifest["metadata"]["name"]} for resource, manifest in missing],
+    }
 
 
 def _nodes(archive: Archive) -> tuple[dict[str, Image], dict[str, System]]:
@@ -108,10 +125,10 @@ MAX = 1000
 """States come after all images."""
 
 
-async def _is_missing(kube: KubeClient, resource: Resource, manifest: Mapping[str, Any]) -> bool:
+def _is_missing(kube: KubeSession, resource: Resource, manifest: Mapping[str, Any]) -> bool:
     """Raises NameTaken if there is another one of that name."""
     meta, spec = manifest["metadata"], manifest["spec"]
-    found = await kube.get(resource, meta["namespace"], meta["name"])
+    found = kube.get(resource, meta["namespace"], meta["name"])
     if found is None:
         return True
     there = found.get("spec", {})
@@ -141,17 +158,24 @@ async def _check_left_out(store: LayerRepository, archive: Archive, layers: Mapp
         check_declared(await store.head(layer.digest), layer)
 
 
-async def _store(store: LayerRepository, archive: Archive, layers: Mapping[Digest, DeclaredLayer], folder: Path) -> int:
+async def _store(
+    store: LayerRepository,
+    archive: Archive,
+    layers: Mapping[Digest, DeclaredLayer],
+    folder: Path,
+    progress: Progress,
+) -> int:
     """Stores what the repository lacks, in the file's order; bytes that were sent."""
     folder.mkdir(parents=True, exist_ok=True)
     sent = 0
     for layer, at in archive.places(layers):
         if await store.size_of(layer.digest) == layer.size_bytes:
+            progress(layer.size_bytes)
             continue
         with tempfile.TemporaryDirectory(dir=folder, prefix=".import-") as scratch:
             target = Path(scratch) / "layer.qcow2"
             await asyncio.to_thread(extract_layer, archive, layer, at, target)
-            if await store.publish(target, layer.digest):
+            if await store.publish(target, layer.digest, progress):
                 sent += layer.size_bytes
             elif await store.size_of(layer.digest) != layer.size_bytes:
                 raise LayerCorrupt(f"layer {layer.digest}: the repository neither took it nor has it; call again")

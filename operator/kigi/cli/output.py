@@ -1,15 +1,20 @@
-"""What verbs print: tables for people, JSON or YAML for programs."""
+"""What verbs print: tables for people, JSON or YAML for programs.
+
+rich is imported when something is drawn: programs that ask for JSON do not wait for it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
 
 
 class Format(StrEnum):
@@ -30,14 +35,48 @@ def show(data: Any, render: Callable[[], RenderableType], form: Format) -> None:
 
             print(yaml.safe_dump(data, sort_keys=False), end="")
         case _:
-            console = Console(soft_wrap=False)
-            console.print(render())
+            from rich.console import Console
+
+            Console(soft_wrap=False).print(render())
+
+
+def tell(data: Any, form: Format) -> None:
+    """What a verb has done, for programs; people have been told on the way."""
+    if form is not Format.TABLE:
+        show(data, lambda: "", form)
+
+
+def say(text: str, style: str = "") -> None:
+    """A line for a person, on stderr, as it is: names and messages may have brackets."""
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text(text, style))
+
+
+@contextmanager
+def spinner(message: str) -> Iterator[Callable[[str], None]]:
+    """Shows what is waited for while it is waited, if a person looks; the function changes the message."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(Text(message)) as line:
+        yield lambda text: line.update(Text(text))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
     """Without borders, as kubectl prints; columns that end in ``#`` are numbers. Text is shown as it is: a cell with a
     style is a Text.
     """
+    from rich.table import Table
+    from rich.text import Text
+
     made = Table(box=None, title=title, title_justify="left", pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column.removesuffix("#"), justify="right" if column.endswith("#") else "left", overflow="fold")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -69,16 +68,16 @@ def run_plan(access: Access, name: str | None, file: Path | None, system: str | 
     """Prints; raises KigiError."""
     if (name is None) == (file is None):
         raise SpecInvalid("name a deployment, or a file with -f")
-    data = asyncio.run(_read(access, name, file, system))
+    data = _read(access, name, file, system)
     show(data, lambda: _render(data), form)
 
 
-async def _read(access: Access, name: str | None, file: Path | None, system: str | None) -> list[dict[str, Any]]:
+def _read(access: Access, name: str | None, file: Path | None, system: str | None) -> list[dict[str, Any]]:
     namespace = access.default_namespace()
-    async with open_cluster(access) as kube:
-        mirror = await read_mirror(kube, KINDS, optional=(PLUGIN, POLICY, PREFETCH))
+    with open_cluster(access) as kube:
+        mirror = read_mirror(kube, KINDS, optional=(PLUGIN, POLICY, PREFETCH))
         if name is not None:
-            body = await kube.get(DEPLOYMENT, namespace, name)
+            body = kube.get(DEPLOYMENT, namespace, name)
             if body is None:
                 raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{name}")
             documents = [body]

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from kubernetes import config, dynamic
-from kubernetes.client import ApiClient, ApiException
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from kigi.adapters.resources import IMAGE
 from kigi.adapters.s3 import open_repository
 from kigi.api.repositories import Repository, load_repositories
-from kigi.domain import names
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.output import Format, say, show
+from kigi.cli.progress import Bars, bars
 from kigi.domain.layers import DEFAULT_REPOSITORY, Digest, parse_digest
 from kigi.domain.quantities import format_bytes
-from kigi.errors import ImageMissing, KigiError, SpecInvalid, Unreachable
+from kigi.errors import ImageMissing, SpecInvalid
 from kigi.publishing.levels import level_names, publish_levels
 from kigi.publishing.publish import LayerFolder, Published, publish_image
-from kigi.publishing.tree import TreeImage, image_object
+from kigi.publishing.tree import TreeImage, image_object, load_manifest
 from kigi.publishing.tree import publish_tree as publish_folder
 
-_console = Console(stderr=True, markup=False)
+MANAGER = "kigi"
+"""Field manager of what is published or imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +63,13 @@ class PublishOptions:
     image_format: str | None
     description: str | None
     os: str | None
-    namespace: str
+    access: Access
     apply: bool
     levels: bool
     backing_dirs: tuple[Path, ...]
     layers_dir: Path | None
     store: StoreOptions
+    form: Format = Format.TABLE
 
 
 def run_publish(options: PublishOptions) -> None:
@@ -79,43 +79,44 @@ def run_publish(options: PublishOptions) -> None:
     parent = options.parent
     for name, each in zip(level_names(options.name, len(published)), published, strict=True):
         what = "stored" if each.sent else "was there already"
-        _console.print(f"{each.layer.digest} {what}, {format_bytes(each.layer.size_bytes)}")
+        say(f"{each.layer.digest} {what}, {format_bytes(each.layer.size_bytes)}")
         repository = None if options.store.name == DEFAULT_REPOSITORY else options.store.name
         made.append(
             image_object(name, each, parent, os=options.os, description=options.description, repository=repository)
         )
         parent = name
-    emit(made, options.namespace, options.apply)
+    emit(made, options.access, options.apply, options.form)
 
 
 def run_publish_tree(
-    folder: Path, *, namespace: str, apply: bool, layers_dir: Path | None, store: StoreOptions
+    folder: Path, *, access: Access, apply: bool, layers_dir: Path | None, store: StoreOptions, form: Format
 ) -> None:
     """Publish a folder; raises KigiError."""
 
-    def report(image: TreeImage, published: Published) -> None:
-        what = "stored" if published.sent else "was there"
-        _console.print(f"{image.name:24} {format_bytes(published.layer.size_bytes):>10}  {what}")
+    async def work(drawn: Bars) -> list[dict[str, Any]]:
+        images = load_manifest(folder).images
+        advance, send = drawn.add("images", len(images), things=True), drawn.add("stored")
 
-    async def work() -> list[dict[str, Any]]:
+        def report(image: TreeImage, published: Published) -> None:
+            advance(1)
+            what = "stored" if published.sent else "was there"
+            say(f"{image.name:24} {format_bytes(published.layer.size_bytes):>10}  {what}")
+
         async with open_repository(store.repository()) as opened:
-            return await publish_folder(folder, LayerFolder(layers_dir or default_layers()), opened, report)
+            return await publish_folder(folder, LayerFolder(layers_dir or default_layers()), opened, report, send)
 
-    emit(asyncio.run(work()), namespace, apply)
+    with bars() as drawn:
+        made = asyncio.run(work(drawn))
+    emit(made, access, apply, form)
 
 
 async def _publish(options: PublishOptions) -> list[Published]:
     settings = options.store.repository()
     parent = _parent_digest(options)
-    columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     folder = LayerFolder(options.layers_dir or default_layers())
     async with open_repository(settings) as store:
-        with Progress(*columns, console=_console, transient=True) as bars:
-            bar = bars.add_task("upload", total=None)
-
-            def advance(count: int) -> None:
-                bars.advance(bar, count)
-
+        with bars() as drawn:
+            advance = drawn.add("stored")
             if options.levels:
                 return await publish_levels(
                     options.file, folder, store, parent=parent, backing_dirs=options.backing_dirs, progress=advance
@@ -140,45 +141,28 @@ def _parent_digest(options: PublishOptions) -> Digest | None:
             raise SpecInvalid(f"--parent-digest: {exc}") from exc
     if options.parent is None:
         return None
-    try:
-        found = _images().get(name=options.parent, namespace=options.namespace)
-    except ApiException as exc:
-        if exc.status == 404:
-            raise ImageMissing(f"--parent: VMImageNode {options.namespace}/{options.parent} does not exist") from exc
-        raise _translated(exc) from exc
-    return parse_digest(found.spec.layer.digest)
+    namespace = options.access.default_namespace()
+    with open_cluster(options.access) as kube:
+        found = kube.get(IMAGE, namespace, options.parent)
+    if found is None:
+        raise ImageMissing(f"--parent: VMImageNode {namespace}/{options.parent} does not exist")
+    return parse_digest(found["spec"]["layer"]["digest"])
 
 
-def emit(objects: Sequence[Mapping[str, Any]], namespace: str, apply: bool) -> None:
-    """Applies the VMImageNodes, or prints them as YAML."""
-    if not apply:
+def emit(objects: Sequence[dict[str, Any]], access: Access, apply: bool, form: Format) -> None:
+    """Applies the VMImageNodes, or prints them: as YAML, or as JSON if that is asked for."""
+    if apply:
+        namespace = access.default_namespace()
+        with open_cluster(access, manager=MANAGER) as kube:
+            for each in objects:
+                kube.apply(IMAGE, namespace, each)
+        say(f"{len(objects)} VMImageNodes applied in {namespace}")
+    if form is Format.JSON:
+        show(list(objects), lambda: "", form)
+    elif form is Format.YAML or not apply:
+        import yaml
+
         print(yaml.safe_dump_all(objects, sort_keys=False), end="")
-        return
-    images = _images()
-    for each in objects:
-        try:
-            images.server_side_apply(body=dict(each), namespace=namespace, field_manager="kigi", force_conflicts=True)
-        except ApiException as exc:
-            raise _translated(exc) from exc
-    _console.print(f"{len(objects)} VMImageNodes applied in {namespace}")
-
-
-def _images() -> Any:
-    try:
-        config.load_config()  # type: ignore[no-untyped-call]
-        client = dynamic.DynamicClient(ApiClient())  # type: ignore[no-untyped-call]
-        return client.resources.get(api_version=names.API_VERSION, kind="VMImageNode")
-    except config.ConfigException as exc:
-        raise SpecInvalid(f"no cluster is configured: {exc}") from exc
-    except ApiException as exc:
-        raise _translated(exc) from exc
-    except Exception as exc:  # urllib3 and the discovery of kinds raise their own families
-        raise Unreachable(f"the API server does not answer, or lacks Kigi's CRDs: {exc}") from exc
-
-
-def _translated(exc: ApiException) -> KigiError:
-    detail = str(exc.body or exc.reason)[:500]
-    return SpecInvalid(detail) if exc.status in (400, 403, 409, 422) else Unreachable(detail)
 
 
 def default_layers() -> Path:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
-from rich.console import Group, RenderableType
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.resources import DEPLOYMENT
-from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.cluster import Access, listed, open_cluster
 from kigi.cli.output import Format, show, table
 from kigi.domain.quantities import format_bytes
 from kigi.errors import DeploymentMissing
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
 
 def run_status(access: Access, name: str | None, form: Format) -> None:
     """Prints; raises KigiError."""
-    data = asyncio.run(_read(access, name))
+    data = _read(access, name)
     show(data, lambda: _one(data[0]) if name is not None else _all(data), form)
 
 
-async def _read(access: Access, name: str | None) -> list[dict[str, Any]]:
-    async with open_cluster(access) as kube:
+def _read(access: Access, name: str | None) -> list[dict[str, Any]]:
+    with open_cluster(access) as kube:
         if name is None:
-            found = [body async for body in kube.list_all(DEPLOYMENT, access.scope())]
+            found = list(listed(kube, DEPLOYMENT, access.scope()))
         else:
             namespace = access.default_namespace()
-            body = await kube.get(DEPLOYMENT, namespace, name)
+            body = kube.get(DEPLOYMENT, namespace, name)
             if body is None:
                 raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{name}")
             found = [body]
@@ -60,6 +60,8 @@ def _summary(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _all(data: list[dict[str, Any]]) -> RenderableType:
+    from rich.text import Text
+
     if not data:
         return "no deployments"
     columns = ("NAMESPACE", "NAME", "SYSTEM", "READY", "INSTANCES#", "CACHED#", "STATE", "MESSAGE")
@@ -82,6 +84,8 @@ def _all(data: list[dict[str, Any]]) -> RenderableType:
 
 
 def _one(data: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+
     plan = data["plan"]
     cost = ""
     if plan:
@@ -118,6 +122,8 @@ def _one(data: dict[str, Any]) -> RenderableType:
 
 
 def _history(entry: dict[str, Any]) -> Text:
+    from rich.text import Text
+
     way = " -> ".join(name for name in (entry.get("fromSystem"), entry["toSystem"]) if name)
     where = f"instances {', '.join(map(str, entry['instances'][:8]))}"
     machines = f", {', '.join(entry['machines'])}" if entry.get("machines") else ""

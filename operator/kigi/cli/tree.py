@@ -2,84 +2,78 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.tree import Tree
-
-from kigi.cli.cluster import OURS, Access, open_cluster, read_mirror
+from kigi.adapters.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.forest import Forest, read_forest
 from kigi.cli.output import Format, show
 from kigi.domain.images import Image
 from kigi.domain.layers import missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import ResolvedSystem, System
 from kigi.errors import KigiError
-from kigi.mirror import Mirror
-from kigi.planning.wishes import named_systems
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.tree import Tree
 
 
 def run_tree(access: Access, form: Format) -> None:
     """Prints; raises KigiError."""
-    data = asyncio.run(_read(access))
+    with open_cluster(access) as kube:
+        forest = read_forest(kube, (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH, NODE_CACHE), access.scope())
+    data = trees_of(forest)
     show(data, lambda: _render(data), form)
 
 
-async def _read(access: Access) -> list[dict[str, Any]]:
-    async with open_cluster(access) as kube:
-        mirror = await read_mirror(kube, OURS, access.scope())
-    return trees_of(mirror)
-
-
-def trees_of(mirror: Mirror) -> list[dict[str, Any]]:
+def trees_of(forest: Forest) -> list[dict[str, Any]]:
     """One entry for each namespace with nodes, each with ``images`` and ``systems``, parents first. Bytes."""
-    spaces = {str(value) for store in (mirror.images, mirror.systems) for value in store.values_of("namespace")}
     return [
-        {"namespace": space, "images": list(_images(mirror, space)), "systems": list(_systems(mirror, space))}
-        for space in sorted(spaces)
+        {"namespace": space, "images": list(_images(forest, space)), "systems": list(_systems(forest, space))}
+        for space in forest.namespaces()
     ]
 
 
-def _images(mirror: Mirror, namespace: str) -> Iterator[dict[str, Any]]:
-    parents: dict[str, str | None] = {}
-    for record in mirror.images.by("namespace", namespace):
-        parents[record.meta.name] = record.image.parent if isinstance(record.image, Image) else None
+def _images(forest: Forest, namespace: str) -> Iterator[dict[str, Any]]:
+    images, trees = forest.images.get(namespace, {}), forest.trees(namespace)
+    parents = {name: image.parent if isinstance(image, Image) else None for name, image in images.items()}
     for name in _parents_first(parents):
-        record = mirror.images.objects[namespace, name]
+        image, chain = images[name], trees.chain(name)
         entry: dict[str, Any] = {"name": name, "parent": parents[name]}
-        chain = mirror.chain(namespace, name)
-        if isinstance(record.image, KigiError) or isinstance(chain, KigiError):
-            problem = record.image if isinstance(record.image, KigiError) else chain
+        if isinstance(image, KigiError) or isinstance(chain, KigiError):
+            problem = image if isinstance(image, KigiError) else chain
             yield {**entry, "problem": str(problem)}
             continue
-        holders = [mirror.holders.get(layer.digest, set()) for layer in chain]
+        holders = [forest.holders.get(layer.digest, set()) for layer in chain]
         yield {
             **entry,
-            "digest": record.image.digest,
-            "layerBytes": record.image.size_bytes,
+            "digest": image.digest,
+            "layerBytes": image.size_bytes,
             "chainBytes": total_bytes(chain),
             "depth": len(chain),
             "cachedOn": sorted(set.intersection(*holders)) if all(holders) else [],
         }
 
 
-def _systems(mirror: Mirror, namespace: str) -> Iterator[dict[str, Any]]:
-    parents: dict[str, str | None] = {}
-    for record in mirror.systems.by("namespace", namespace):
-        parents[record.meta.name] = record.system.parent if isinstance(record.system, System) else None
-    users, warmers = _runs(mirror, namespace), _warmed(mirror, namespace)
+def _systems(forest: Forest, namespace: str) -> Iterator[dict[str, Any]]:
+    systems, trees = forest.systems.get(namespace, {}), forest.trees(namespace)
+    parents = {name: state.parent if isinstance(state, System) else None for name, state in systems.items()}
     for name in _parents_first(parents):
         parent = parents[name]
-        entry: dict[str, Any] = {"name": name, "parent": parent, "deployments": users.get(name, [])}
-        entry["prefetches"] = warmers.get(name, [])
-        system = mirror.resolved(namespace, name)
+        entry: dict[str, Any] = {
+            "name": name,
+            "parent": parent,
+            "deployments": sorted(forest.runs.get((namespace, name), ())),
+            "prefetches": sorted(forest.warmed.get((namespace, name), ())),
+        }
+        system = trees.system(name)
         if isinstance(system, KigiError):
             yield {**entry, "problem": str(system)}
             continue
-        above = mirror.resolved(namespace, parent) if parent is not None else None
+        above = trees.system(parent) if parent is not None else None
         known = above.layers().keys() if isinstance(above, ResolvedSystem) else set()
         yield {
             **entry,
@@ -87,26 +81,6 @@ def _systems(mirror: Mirror, namespace: str) -> Iterator[dict[str, Any]]:
             "uniqueBytes": system.unique_bytes(),
             "addedBytes": total_bytes(missing_layers(system.layers(), known).values()),
         }
-
-
-def _runs(mirror: Mirror, namespace: str) -> dict[str, list[str]]:
-    """State -> deployments that run it, or an instance or a machine of it; what they only keep warm does not count."""
-    users: dict[str, list[str]] = defaultdict(list)
-    for record in sorted(mirror.deployments.by("namespace", namespace), key=lambda r: r.meta.name):
-        if not isinstance(record.spec, KigiError):
-            for state in named_systems(record.spec.model_copy(update={"prefetch": []})):
-                users[state].append(record.meta.name)
-    return users
-
-
-def _warmed(mirror: Mirror, namespace: str) -> dict[str, list[str]]:
-    """State -> prefetches that keep it warm."""
-    users: dict[str, list[str]] = defaultdict(list)
-    for record in sorted(mirror.prefetches.by("namespace", namespace), key=lambda r: r.meta.name):
-        if not isinstance(record.spec, KigiError):
-            for ref in record.spec.systems:
-                users[ref.name].append(record.meta.name)
-    return users
 
 
 def _parents_first(parents: Mapping[str, str | None]) -> list[str]:
@@ -124,6 +98,8 @@ def _parents_first(parents: Mapping[str, str | None]) -> list[str]:
 
 
 def _render(data: list[dict[str, Any]]) -> RenderableType:
+    from rich.console import Group
+
     if not data:
         return "no images and no states"
     parts: list[RenderableType] = []
@@ -134,6 +110,8 @@ def _render(data: list[dict[str, Any]]) -> RenderableType:
 
 
 def _grow(title: str, nodes: list[dict[str, Any]], line: Any) -> Tree:
+    from rich.tree import Tree
+
     root = Tree(title)
     grown: dict[str, Tree] = {}
     for node in nodes:
@@ -143,6 +121,8 @@ def _grow(title: str, nodes: list[dict[str, Any]], line: Any) -> Tree:
 
 
 def _image_line(node: dict[str, Any]) -> str:
+    from rich.markup import escape
+
     if "problem" in node:
         return f"{node['name']}  [red]{escape(node['problem'])}"
     cached = f"  on {len(node['cachedOn'])} nodes" if node["cachedOn"] else ""
@@ -151,6 +131,8 @@ def _image_line(node: dict[str, Any]) -> str:
 
 
 def _system_line(node: dict[str, Any]) -> str:
+    from rich.markup import escape
+
     if "problem" in node:
         return f"{node['name']}  [red]{escape(node['problem'])}"
     runs = f"  [green]{', '.join(node['deployments'])}" if node["deployments"] else ""

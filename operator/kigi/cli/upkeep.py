@@ -8,25 +8,25 @@ from typing import Annotated, Optional
 
 import typer
 
+from kigi.cli.options import (
+    Apply,
+    Context,
+    Done,
+    Kubeconfig,
+    Layers,
+    Namespace,
+    Repository,
+    Settings,
+    access_of,
+)
+from kigi.cli.output import Format
+
 
 class NodeKind(StrEnum):
     """A node of one of the trees."""
 
     IMAGE = "image"
     STATE = "state"
-
-
-_Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the trees.")]
-_Layers = Annotated[
-    Optional[Path], typer.Option(help="Folder of layers that are kept here; default: the user's cache.")  # noqa: UP045
-]
-_Settings = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        "--repositories", help="repositories.yaml; or KIGI_S3_ENDPOINT and KIGI_S3_BUCKET in the environment."
-    ),
-]
-_Repository = Annotated[str, typer.Option(help="Repository, as in repositories.yaml.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,13 +41,16 @@ def register(app: typer.Typer) -> None:
 def delete(
     kind: Annotated[NodeKind, typer.Argument(help="image (VMImageNode) or state (SystemNode).")],
     name: Annotated[str, typer.Argument(help="Name of the node.")],
-    namespace: _Namespace = "default",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many bytes it frees; delete nothing.")] = False,
+    output: Done = Format.TABLE,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Delete a node of a tree; refused at once, with the list, while something uses it."""
     from kigi.cli.delete import run_delete
 
-    run_delete(kind.value, name, namespace=namespace, dry_run=dry_run)
+    run_delete(access_of(kubeconfig, context, namespace), kind.value, name, dry_run=dry_run, form=output)
 
 
 def flatten(
@@ -57,10 +60,13 @@ def flatten(
         Optional[str],  # noqa: UP045
         typer.Option(help="Ancestor that the new image stands on; default: none, the new image is a root."),
     ] = None,
-    namespace: _Namespace = "default",
-    apply: Annotated[bool, typer.Option("--apply/--print", help="Apply the VMImageNode, or print it as YAML.")] = False,
-    layers_dir: _Layers = None,
-    repositories: _Settings = None,
+    apply: Apply = False,
+    layers_dir: Layers = None,
+    repositories: Settings = None,
+    output: Done = Format.TABLE,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Make an equal image with a shorter chain; published only when both show a guest the same bytes."""
     from kigi.cli.flatten import run_flatten
@@ -68,11 +74,12 @@ def flatten(
     run_flatten(
         image,
         name,
+        access=access_of(kubeconfig, context, namespace),
         parent=parent,
-        namespace=namespace,
         apply=apply,
         layers_dir=layers_dir,
         settings=repositories,
+        form=output,
     )
 
 
@@ -90,13 +97,17 @@ def gc(
     all_unused: Annotated[
         bool, typer.Option("--all-unused", help="Delete also when no tree names any layer of the repository.")
     ] = False,
-    repository: _Repository = "default",
-    repositories: _Settings = None,
+    repository: Repository = "default",
+    repositories: Settings = None,
+    output: Done = Format.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """List, or delete, the layers of a repository that no tree names, and uploads that were given up."""
     from kigi.cli.gc import run_gc
 
     run_gc(
+        access_of(kubeconfig, context),
         delete=delete,
         grace=grace,
         clusters=tuple(also or ()),
@@ -104,6 +115,7 @@ def gc(
         all_unused=all_unused,
         repository=repository,
         settings=repositories,
+        form=output,
     )
 
 
@@ -121,9 +133,11 @@ def export_tree(
     list_have: Annotated[
         bool, typer.Option("--list-have", help="Print the digests that the repository has, and nothing else.")
     ] = False,
-    namespace: _Namespace = "default",
-    repository: _Repository = "default",
-    repositories: _Settings = None,
+    repository: Repository = "default",
+    repositories: Settings = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Write a state or an image, with all that it stands on, into one file for another site."""
     from kigi.cli.export import run_export, run_list_have
@@ -133,17 +147,22 @@ def export_tree(
     elif node is None or output is None:
         raise typer.BadParameter("name a node and a file: kigi export NODE -o FILE")
     else:
-        run_export(node, output, have=have, children=children, namespace=namespace, settings=repositories)
+        access = access_of(kubeconfig, context, namespace)
+        run_export(access, node, output, have=have, children=children, settings=repositories)
 
 
 def import_tree(
     file: Annotated[Path, typer.Argument(help="File that 'kigi export' wrote.")],
-    namespace: _Namespace = "default",
-    layers_dir: _Layers = None,
-    repository: _Repository = "default",
-    repositories: _Settings = None,
+    layers_dir: Layers = None,
+    repository: Repository = "default",
+    repositories: Settings = None,
+    output: Done = Format.TABLE,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Store the layers of an exported subtree and create its images and states; safe to call again."""
     from kigi.cli.importing import run_import
 
-    run_import(file, namespace=namespace, layers_dir=layers_dir, repository=repository, settings=repositories)
+    access = access_of(kubeconfig, context, namespace)
+    run_import(file, access, layers_dir=layers_dir, repository=repository, settings=repositories, form=output)

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-if TYPE_CHECKING:
-    from kigi.cli.cluster import Access
-
-
-class Output(StrEnum):
-    """Of ``-o``."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
+from kigi.cli.options import Context, Done, Form, Kubeconfig, Namespace, access_of
+from kigi.cli.output import Format
 
 
 def _complete_deployments(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -35,14 +26,7 @@ def _complete(ctx: typer.Context, plural: str, incomplete: str) -> list[str]:
     return names_of(ctx.params, plural, incomplete)
 
 
-_Namespace = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--namespace", "-n", help="Namespace; default: that of the kubeconfig's context."),
-]
 _All = Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of all namespaces.")]
-_Context = Annotated[Optional[str], typer.Option(help="Context of the kubeconfig.")]  # noqa: UP045
-_Kubeconfig = Annotated[Optional[str], typer.Option(help="Kubeconfig file.")]  # noqa: UP045
-_Form = Annotated[Output, typer.Option("--output", "-o", help="Tables for people, json or yaml for programs.")]
 _Deployment = Annotated[str, typer.Argument(help="SystemDeployment.", autocompletion=_complete_deployments)]
 _MaybeDeployment = Annotated[
     Optional[str],  # noqa: UP045
@@ -59,48 +43,49 @@ def register(app: typer.Typer) -> None:
 
 
 def tree(
-    namespace: _Namespace = None,
+    namespace: Namespace = None,
     all_namespaces: _All = False,
-    output: _Form = Output.TABLE,
-    context: _Context = None,
-    kubeconfig: _Kubeconfig = None,
+    output: Form = Format.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Both trees: images with sizes and where they are cached, states with what they add and who runs them."""
     from kigi.cli.tree import run_tree
 
-    run_tree(_access(kubeconfig, context, namespace, all_namespaces), _format(output))
+    run_tree(access_of(kubeconfig, context, namespace, all_namespaces=all_namespaces), output)
 
 
 def status(
     deployment: _MaybeDeployment = None,
-    namespace: _Namespace = None,
+    namespace: Namespace = None,
     all_namespaces: _All = False,
-    output: _Form = Output.TABLE,
-    context: _Context = None,
-    kubeconfig: _Kubeconfig = None,
+    output: Form = Format.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """All deployments, or one with its conditions, machines and last switches and resets."""
     from kigi.cli.status import run_status
 
-    run_status(_access(kubeconfig, context, namespace, all_namespaces), deployment, _format(output))
+    run_status(access_of(kubeconfig, context, namespace, all_namespaces=all_namespaces), deployment, output)
 
 
 def why(
     subject: Annotated[
         Optional[str],  # noqa: UP045
         typer.Argument(
-            help="Deployment, or KIND/NAME; default: everything in the namespace.", autocompletion=_complete_deployments
+            help="Deployment, KIND/NAME, or a reason such as NoRoom; default: everything in the namespace.",
+            autocompletion=_complete_deployments,
         ),
     ] = None,
-    namespace: _Namespace = None,
-    output: _Form = Output.TABLE,
-    context: _Context = None,
-    kubeconfig: _Kubeconfig = None,
+    namespace: Namespace = None,
+    output: Form = Format.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Cause and remedy of whatever is not Ready, followed to where it comes from; exit code 1 if anything is not."""
     from kigi.cli.why import run_why
 
-    raise typer.Exit(run_why(_access(kubeconfig, context, namespace), subject, _format(output)))
+    raise typer.Exit(run_why(access_of(kubeconfig, context, namespace), subject, output))
 
 
 def plan(
@@ -110,28 +95,28 @@ def plan(
         Optional[str],  # noqa: UP045
         typer.Option(help="Plan a switch to this state.", autocompletion=_complete_states),
     ] = None,
-    namespace: _Namespace = None,
-    output: _Form = Output.TABLE,
-    context: _Context = None,
-    kubeconfig: _Kubeconfig = None,
+    namespace: Namespace = None,
+    output: Form = Format.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """What a deployment, a switch or a prefetch would move and restart, and what room it leaves; changes nothing."""
     from kigi.cli.plan import run_plan
 
-    run_plan(_access(kubeconfig, context, namespace), deployment, file, system, _format(output))
+    run_plan(access_of(kubeconfig, context, namespace), deployment, file, system, output)
 
 
 def diff(
     states: Annotated[str, typer.Argument(help="Two states, as A..B.")],
-    namespace: _Namespace = None,
-    output: _Form = Output.TABLE,
-    context: _Context = None,
-    kubeconfig: _Kubeconfig = None,
+    namespace: Namespace = None,
+    output: Form = Format.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Machines that differ between two states, and the bytes from one to the other."""
     from kigi.cli.diff import run_diff
 
-    run_diff(_access(kubeconfig, context, namespace), states, _format(output))
+    run_diff(access_of(kubeconfig, context, namespace), states, output)
 
 
 def switch(
@@ -141,15 +126,16 @@ def switch(
     machine: Annotated[Optional[str], typer.Option(help="This machine of the instance alone.")] = None,  # noqa: UP045
     force: _Force = False,
     wait: _Wait = 0,
-    namespace: _Namespace = None,
-    context: _Context = None,
-    kubeconfig: _Kubeconfig = None,
+    output: Done = Format.TABLE,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Put a deployment, an instance or a machine into another state."""
     from kigi.cli.acting import Place, run_switch
 
-    access = _access(kubeconfig, context, namespace)
-    run_switch(access, deployment, state, Place(instance, machine), force=force, wait_s=wait)
+    access = access_of(kubeconfig, context, namespace)
+    run_switch(access, deployment, state, Place(instance, machine), force=force, wait_s=wait, form=output)
 
 
 def reset(
@@ -158,14 +144,22 @@ def reset(
     machine: Annotated[Optional[str], typer.Argument(help="This machine of the instance alone.")] = None,  # noqa: UP045
     force: _Force = False,
     wait: _Wait = 0,
-    namespace: _Namespace = None,
-    context: _Context = None,
-    kubeconfig: _Kubeconfig = None,
+    output: Done = Format.TABLE,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Throw away what guests wrote: of a deployment, an instance or a machine."""
     from kigi.cli.acting import Place, run_reset
 
-    run_reset(_access(kubeconfig, context, namespace), deployment, Place(instance, machine), force=force, wait_s=wait)
+    run_reset(
+        access_of(kubeconfig, context, namespace),
+        deployment,
+        Place(instance, machine),
+        force=force,
+        wait_s=wait,
+        form=output,
+    )
 
 
 def capture(
@@ -176,9 +170,10 @@ def capture(
     description: Annotated[Optional[str], typer.Option(help="Free text.")] = None,  # noqa: UP045
     quiesce: Annotated[bool, typer.Option(help="Ask guests with an agent to write out their file systems.")] = True,
     wait: _Wait = 0,
-    namespace: _Namespace = None,
-    context: _Context = None,
-    kubeconfig: _Kubeconfig = None,
+    output: Done = Format.TABLE,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Keep a running instance as a new state; its VMs stand still for a moment and run on."""
     from kigi.cli.acting import run_capture
@@ -189,30 +184,18 @@ def capture(
         spec["machines"] = machine
     if description is not None:
         spec["description"] = description
-    run_capture(_access(kubeconfig, context, namespace), name, spec, wait_s=wait)
+    run_capture(access_of(kubeconfig, context, namespace), name, spec, wait_s=wait, form=output)
 
 
 def console(
     deployment: _Deployment,
     machine: Annotated[str, typer.Argument(help="Machine.")],
     instance: Annotated[int, typer.Option(help="Index of the instance.")] = 0,
-    namespace: _Namespace = None,
-    context: _Context = None,
-    kubeconfig: _Kubeconfig = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Serial console of a machine; leave with Ctrl-]."""
     from kigi.cli.console import run_console
 
-    run_console(_access(kubeconfig, context, namespace), deployment, machine, instance)
-
-
-def _access(kubeconfig: str | None, context: str | None, namespace: str | None, all_namespaces: bool = False) -> Access:
-    from kigi.cli.cluster import Access
-
-    return Access(kubeconfig, context, namespace, all_namespaces)
-
-
-def _format(output: Output) -> Any:
-    from kigi.cli.output import Format
-
-    return Format(output.value)
+    run_console(access_of(kubeconfig, context, namespace), deployment, machine, instance)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-from rich.console import Group, RenderableType
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.resources import BY_KIND, CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
-from kigi.cli.causes import Cause, cause_of
-from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.causes import CAUSES, Cause, cause_of
+from kigi.cli.cluster import Access, listed, open_cluster
+from kigi.cli.forest import states_of
 from kigi.cli.output import Format, show
 from kigi.errors import Forbidden, SpecInvalid
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
 
 KINDS = (DEPLOYMENT, CAPTURE, PREFETCH, SYSTEM, IMAGE, NODE_CACHE)
 Key = tuple[str, str]
@@ -23,19 +24,26 @@ Bodies = dict[Key, dict[str, Any]]
 
 
 def run_why(access: Access, subject: str | None, form: Format) -> int:
-    """Prints; the exit code is 1 if something is not Ready. Raises KigiError."""
-    data = asyncio.run(_read(access, subject))
+    """Prints; the exit code is 1 if something is not Ready. Raises KigiError.
+
+    A reason as subject (of an event, a log, an error) is explained without a cluster: no object is named so.
+    """
+    if subject in CAUSES:
+        known = {"reason": subject, **CAUSES[subject]._asdict()}
+        show(known, lambda: _known_reason(known), form)
+        return 0
+    data = _read(access, subject)
     show(data, lambda: _render(data, subject), form)
     return 1 if data else 0
 
 
-async def _read(access: Access, subject: str | None) -> list[dict[str, Any]]:
+def _read(access: Access, subject: str | None) -> list[dict[str, Any]]:
     namespace = access.default_namespace()
     bodies: Bodies = {}
-    async with open_cluster(access) as kube:
+    with open_cluster(access) as kube:
         for resource in KINDS:
             try:
-                async for body in kube.list_all(resource, namespace if resource.namespaced else None):
+                for body in listed(kube, resource, namespace):
                     bodies[resource.kind, body["metadata"]["name"]] = body
             except Forbidden:
                 if resource is not NODE_CACHE:
@@ -101,7 +109,7 @@ def _below(bodies: Bodies, key: Key, reason: str, above: tuple[Key, ...]) -> Ite
     body = bodies[key]
     spec, status = body.get("spec") or {}, body.get("status") or {}
     if key[0] == DEPLOYMENT.kind:
-        for name in sorted(_states_of(spec)):
+        for name in sorted(states_of(spec)):
             yield from _known(bodies, above, (SYSTEM.kind, name))
         nodes = {m["node"] for i in status.get("instances") or () for m in i.get("machines") or () if m.get("node")}
         if reason not in ("Deployed", "Deleting"):
@@ -132,15 +140,6 @@ def _below(bodies: Bodies, key: Key, reason: str, above: tuple[Key, ...]) -> Ite
 def _known(bodies: Bodies, above: tuple[Key, ...], key: Key) -> Iterator[dict[str, Any]]:
     if key in bodies and key not in above and (found := _explain(bodies, key, above)) is not None:
         yield found
-
-
-def _states_of(spec: dict[str, Any]) -> set[str]:
-    names = {spec["system"]["name"]}
-    for override in spec.get("overrides") or ():
-        for level in (override, *(override.get("machines") or ())):
-            if level.get("system"):
-                names.add(level["system"]["name"])
-    return names
 
 
 _STARTING = Cause("the VM is on its way", "if this stays: kubectl describe vmi, and the guest's console")
@@ -183,19 +182,33 @@ def _layer(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _render(data: list[dict[str, Any]], subject: str | None) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
     if not data:
         return Text(f"{subject} is ready" if subject else "everything is ready")
     return Group(*(line for entry in data for line in (*_lines(entry, 0), Text())))
 
 
+def _known_reason(known: dict[str, str]) -> RenderableType:
+    from rich.text import Text
+
+    return Text.assemble((known["reason"], "bold"), f": {known['cause']}\n  ", (known["remedy"] or NOTHING, "green"))
+
+
+NOTHING = "nothing to do: it goes on by itself"
+
+
 def _lines(entry: dict[str, Any], depth: int) -> Iterator[Text]:
     """Made of pieces, not of markup: messages have brackets."""
+    from rich.text import Text
+
     pad = "  " * depth
     colour = "red" if entry["stalled"] else "yellow"
     yield Text.assemble(pad, (entry["object"], "bold"), "  ", (entry["reason"], colour), f": {entry['cause']}")
     if entry["message"]:
         yield Text(f"{pad}  {entry['message']}")
-    yield Text(f"{pad}  {entry['remedy'] or 'nothing to do: it goes on by itself'}", "green")
+    yield Text(f"{pad}  {entry['remedy'] or NOTHING}", "green")
     for below in entry["because"]:
         yield from _lines(below, depth + 1)
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from pydantic import Field, ValidationError
 
-from kigi.adapters.s3 import LayerRepository
+from kigi.adapters.s3 import LayerRepository, Progress
 from kigi.api.base import DigestText, Model, ObjectName
 from kigi.domain.archive import (
     BLOCK,
@@ -52,7 +52,10 @@ class Manifest(Model):
 
 
 async def write_archive(
-    target: Path, manifest: Manifest, layers: Sequence[tuple[DeclaredLayer, LayerRepository]]
+    target: Path,
+    manifest: Manifest,
+    layers: Sequence[tuple[DeclaredLayer, LayerRepository]],
+    progress: Progress = lambda count: None,
 ) -> int:
     """Writes the file, the layers straight from their repositories; its size in bytes.
 
@@ -66,7 +69,7 @@ async def write_archive(
             for layer, repository in layers:
                 out.write(member_header(member_name(layer.digest), layer.size_bytes))
                 sha, begin = hashlib.sha256(), out.tell()
-                await repository.copy(layer.digest, _both(sha.update, out.write))
+                await repository.copy(layer.digest, _both(sha.update, out.write, lambda data: progress(len(data))))
                 if out.tell() - begin != layer.size_bytes or digest_of_hex(sha.hexdigest()) != layer.digest:
                     raise LayerCorrupt(f"the repository's object of layer {layer.digest} is not that layer")
                 out.write(bytes(padding(layer.size_bytes)))
@@ -125,7 +128,9 @@ def open_archive(path: Path) -> Archive:
         raise SpecInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
-def verify_archive(archive: Archive, layers: Mapping[Digest, DeclaredLayer]) -> None:
+def verify_archive(
+    archive: Archive, layers: Mapping[Digest, DeclaredLayer], progress: Progress = lambda count: None
+) -> None:
     """Reads the whole file once: every included layer has its name, size, digest and header, and nothing else is there.
 
     Blocks. Raises ArchiveRefused, LayerRefused or SpecInvalid.
@@ -146,7 +151,7 @@ def verify_archive(archive: Archive, layers: Mapping[Digest, DeclaredLayer]) -> 
             )
         with archive.path.open("rb") as file:
             for layer, at in places:
-                head = _check_member(file, layer, at, lambda data: None)
+                head = _check_member(file, layer, at, lambda data: progress(len(data)))
                 check_declared(head, layer)
             file.seek(end)
             if file.read() != END:

@@ -45,9 +45,11 @@ class LayerFolder:
     Nothing in it is trusted for its name: in the life of this object each file is hashed before its first use.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, progress: Progress = lambda count: None) -> None:
+        """``progress`` is told the bytes of each layer that is there and right."""
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._progress = progress
         self.made_of: dict[Path, Digest] = {}
         """What was published in the life of this object: source file -> layer."""
         self._verified: set[Digest] = set()
@@ -73,8 +75,10 @@ class LayerFolder:
                 raise ChainTooDeep(
                     f"layer {top}: more than {MAX_DEPTH} layers to the root; shorten it with 'kigi flatten'"
                 )
-            if digest not in self._verified and not await asyncio.to_thread(self._is_right, digest):
-                await repository.fetch(digest, self.file(digest))
+            if digest not in self._verified:
+                if not await asyncio.to_thread(self._is_right, digest):
+                    await repository.fetch(digest, self.file(digest))
+                self._progress(self.file(digest).stat().st_size)
             self._verified.add(digest)
             header = parse_header(_head(self.file(digest)))
             parent = _parent_of(digest, header.backing_file)

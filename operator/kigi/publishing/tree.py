@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from kigi.adapters.s3 import LayerRepository
+from kigi.adapters.s3 import LayerRepository, Progress
 from kigi.api.base import Model
 from kigi.domain import names
 from kigi.errors import SpecInvalid
@@ -51,6 +51,7 @@ async def publish_tree(
     layers: LayerFolder,
     repository: LayerRepository,
     report: Callable[[TreeImage, Published], None] = lambda image, published: None,
+    progress: Progress = lambda count: None,
 ) -> list[dict[str, Any]]:
     """Publish every image, parents first; the VMImageNodes of all, in that order. Safe to call again after a break."""
     published: dict[str, Published] = {}
@@ -61,7 +62,7 @@ async def publish_tree(
         parent = published[image.parent].layer.digest if image.parent is not None else None
         if not (folder / image.file).resolve().is_relative_to(folder.resolve()):
             raise SpecInvalid(f"{MANIFEST}: image {image.name}: its file {image.file!r} lies outside the folder")
-        done = await publish_image(folder / image.file, layers, repository, parent=parent)
+        done = await publish_image(folder / image.file, layers, repository, parent=parent, progress=progress)
         published[image.name] = done
         objects.append(image_object(image.name, done, image.parent, os=image.os, description=image.description))
         report(image, done)

@@ -16,15 +16,14 @@ from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import DEPLOYMENT, NODE_CACHE
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
-from tests.support.cluster import eventually_async
+from tests.support.cluster import REPOSITORY, eventually_async
 from tests.support.deployments import apply, deployment, get_deployment, is_ready, trees, wait_gone, wait_ready
 from tests.support.operator_run import OperatorRun
 
 
-async def kigi(plane: ControlPlane, *arguments: str, code: int = 0) -> str:
-    """What the program prints; its messages are in the error if the exit code is another."""
+async def started(plane: ControlPlane, *arguments: str) -> asyncio.subprocess.Process:
     env = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "COLUMNS": "200"}
-    process = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "kigi.cli.main",
@@ -33,6 +32,11 @@ async def kigi(plane: ControlPlane, *arguments: str, code: int = 0) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def kigi(plane: ControlPlane, *arguments: str, code: int = 0) -> str:
+    """What the program prints; its messages are in the error if the exit code is another."""
+    process = await started(plane, *arguments)
     out, err = await process.communicate()
     assert process.returncode == code, f"{arguments}: exit code {process.returncode}: {out.decode()} {err.decode()}"
     return out.decode() + (err.decode() if code else "")
@@ -68,6 +72,31 @@ async def test_plan_says_what_the_operator_then_does(
         assert planned["missingBytes"] == status["plan"]["missingBytes"]
         assert "does not" not in await kigi(plane, "plan", "class", "-n", ns)
         await wait_gone(plane, kube, ns)
+
+
+async def test_plan_says_which_rights_it_lacks_and_which_role_gives_them(
+    plane: ControlPlane, kube: KubeClient, ns: str
+) -> None:
+    plane.kubectl("apply", "-f", str(REPOSITORY / "manifests/rbac/users.yaml"))
+    reader = str(plane.user_kubeconfig("reader", []))
+    plane.kubectl("create", "rolebinding", "reader", "--clusterrole=kigi-view", "--user=reader", "-n", ns)
+    apply(plane, ns, *trees(1), deployment())
+    assert "office" not in await kigi(plane, "tree", "-n", ns, "--kubeconfig", reader), "its namespace is read"
+    said = await kigi(plane, "tree", "-A", "--kubeconfig", reader, code=1)
+    assert "list these in all namespaces: vmimagenodes.kigi.dev; ClusterRole kigi-cluster-view" in said
+    said = await kigi(plane, "plan", "class", "-n", ns, "--kubeconfig", reader, code=1)
+    for right in ("nodes", "csinodes.storage.k8s.io", "persistentvolumes", "virtualmachines.kubevirt.io"):
+        assert right in said
+    assert "ClusterRole kigi-cluster-view gives it" in said
+    plane.kubectl("create", "clusterrolebinding", f"reader-{ns}", "--clusterrole=kigi-cluster-view", "--user=reader")
+
+    async def planned() -> bool:
+        process = await started(plane, "plan", "class", "-n", ns, "--kubeconfig", reader)
+        return await process.wait() == 0
+
+    await eventually_async(planned, 10)
+    plane.kubectl("delete", "clusterrolebinding", f"reader-{ns}")
+    plane.kubectl("delete", "systemdeployment", "class", "-n", ns)
 
 
 async def test_switch_and_reset_are_wishes_of_their_own_manager(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kube import translate
+from kigi.adapters.answers import translate
 from kigi.adapters.resources import CLAIM, MACHINE, NODE, VOLUME
 from kigi.errors import Conflict, Forbidden, KigiError, SpecInvalid, Unreachable, Waiting
 

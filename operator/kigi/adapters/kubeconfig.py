@@ -1,0 +1,252 @@
+"""Where the API server is and how one is let in: by a kubeconfig, or by the account of the pod that this runs in.
+
+The standard library and yaml alone, for the command line: the client library takes longer to import than the API server
+takes to answer. What each field means: https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kigi.errors import SpecInvalid
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a pod finds its token, its namespace and the CA."""
+ANOTHER = "name another file with --kubeconfig or KUBECONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An API server and the identity to speak with it. Certificates and keys are PEM."""
+
+    server: str
+    """URL without a slash at its end."""
+    ca: bytes | None = None
+    """None: the system's authorities."""
+    insecure: bool = False
+    server_name: str | None = None
+    """Name that the server's certificate must have, where it is not the URL's."""
+    proxy: str | None = None
+    token: str | None = field(default=None, repr=False)
+    password: tuple[str, str] | None = field(default=None, repr=False)
+    """(user, password) of basic authentication."""
+    certificate: tuple[bytes, bytes] | None = field(default=None, repr=False)
+    """(certificate, key)."""
+    impersonated: tuple[tuple[str, str], ...] = ()
+    """Headers that say for whom is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A named part of a kubeconfig, with the folder that its relative paths start from."""
+
+    name: str
+    folder: Path
+    fields: Mapping[str, Any]
+
+    def data(self, key: str) -> bytes | None:
+        """Content of ``KEY-data``, or of the file ``KEY``; None: neither is given. Raises SpecInvalid."""
+        text = self.fields.get(f"{key}-data")
+        if text:
+            try:
+                return base64.b64decode(text, validate=True)
+            except (binascii.Error, TypeError, ValueError) as exc:
+                raise SpecInvalid(f"kubeconfig: {key}-data of {self.name!r} is not base64; write it anew") from exc
+        path = self.fields.get(key)
+        if not path:
+            return None
+        try:
+            return (self.folder / str(path)).read_bytes()
+        except OSError as exc:
+            raise SpecInvalid(f"kubeconfig: {key} of {self.name!r}: {exc.strerror}: {exc.filename}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One or several kubeconfig files as one; of what is named twice, the first counts."""
+
+    files: tuple[Path, ...]
+    current: str | None
+    parts: Mapping[str, Mapping[str, Entry]]
+    """``contexts``, ``clusters`` and ``users`` by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a context of a kubeconfig names."""
+
+    namespace: str
+    cluster: Entry
+    user: Entry | None
+
+
+def files_of(kubeconfig: str | None, environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """The files to read, as kubectl chooses them."""
+    if kubeconfig is not None:
+        return (Path(kubeconfig).expanduser(),)
+    named = [part for part in environment.get("KUBECONFIG", "").split(os.pathsep) if part]
+    return tuple(Path(part).expanduser() for part in named or ["~/.kube/config"])
+
+
+def read_config(files: Sequence[Path]) -> Config:
+    """Those files that exist, merged; raises SpecInvalid if none does, or one is not a kubeconfig."""
+    documents = [(path, found) for path in files if (found := _read(path)) is not None]
+    if not documents:
+        raise SpecInvalid(f"no cluster is configured: {', '.join(map(str, files))} does not exist; {ANOTHER}")
+    return merge(documents)
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    import yaml
+
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        raise SpecInvalid(f"kubeconfig {path} cannot be read: {why}; {ANOTHER}") from exc
+    try:
+        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark is not None else ""
+        raise SpecInvalid(f"kubeconfig {path} is not YAML{where}; correct it, or {ANOTHER}") from exc
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise SpecInvalid(f"kubeconfig {path} is not a kubeconfig: it has no fields; correct it, or {ANOTHER}")
+    return found
+
+
+_FIELDS = {"contexts": "context", "clusters": "cluster", "users": "user"}
+
+
+def merge(documents: Sequence[tuple[Path, Mapping[str, Any]]]) -> Config:
+    """Several files as one; raises SpecInvalid where an entry has no name or no fields."""
+    current: str | None = None
+    parts: dict[str, dict[str, Entry]] = {kind: {} for kind in _FIELDS}
+    for path, document in documents:
+        current = current or document.get("current-context") or None
+        for kind, inner in _FIELDS.items():
+            for item in document.get(kind) or ():
+                fields = (item.get(inner) or {}) if isinstance(item, dict) else None
+                if not isinstance(fields, dict) or not isinstance(item.get("name"), str):
+                    raise SpecInvalid(f"kubeconfig {path}: {kind}: an entry has no name or no fields; correct it")
+                parts[kind].setdefault(item["name"], Entry(item["name"], path.parent, fields))
+    return Config(tuple(path for path, _ in documents), current, parts)
+
+
+def select(config: Config, name: str | None) -> Context:
+    """The context of that name, or the current one; raises SpecInvalid with the names that there are."""
+    files = ", ".join(map(str, config.files))
+    known = ", ".join(sorted(config.parts["contexts"])) or "none"
+    if name is None and config.current is None:
+        raise SpecInvalid(
+            f"kubeconfig {files} names no current context; give --context, or call kubectl config use-context NAME; "
+            f"it has: {known}"
+        )
+    wanted = name or config.current or ""
+    chosen = config.parts["contexts"].get(wanted)
+    if chosen is None:
+        raise SpecInvalid(f"kubeconfig {files} has no context {wanted!r}; give --context; it has: {known}")
+    cluster = config.parts["clusters"].get(str(chosen.fields.get("cluster")))
+    if cluster is None or not isinstance(cluster.fields.get("server"), str):
+        raise SpecInvalid(
+            f"kubeconfig {files}: context {wanted!r} names cluster {chosen.fields.get('cluster')!r}, of which there is "
+            "no server; call kubectl config set-cluster, or give another --context"
+        )
+    user = None
+    if chosen.fields.get("user"):
+        user = config.parts["users"].get(str(chosen.fields["user"]))
+        if user is None:
+            raise SpecInvalid(
+                f"kubeconfig {files}: context {wanted!r} names user {chosen.fields['user']!r}, whom it does not have; "
+                "call kubectl config set-credentials, or give another --context"
+            )
+    return Context(str(chosen.fields.get("namespace") or "default"), cluster, user)
+
+
+def is_pod(environment: Mapping[str, str]) -> bool:
+    """Whether this runs in a pod, and nobody named a kubeconfig."""
+    return "KUBERNETES_SERVICE_HOST" in environment and "KUBECONFIG" not in environment
+
+
+def pod_namespace() -> str:
+    """Of the pod that this runs in."""
+    try:
+        return (ACCOUNT / "namespace").read_text().strip() or "default"
+    except OSError:
+        return "default"
+
+
+def pod_endpoint(environment: Mapping[str, str]) -> Endpoint:
+    """The API server as a pod finds it, by the pod's account; raises SpecInvalid if it has none."""
+    host, port = environment["KUBERNETES_SERVICE_HOST"], environment.get("KUBERNETES_SERVICE_PORT", "443")
+    try:
+        token, ca = (ACCOUNT / "token").read_text().strip(), (ACCOUNT / "ca.crt").read_bytes()
+    except OSError as exc:
+        raise SpecInvalid(f"this pod has no account: {exc.strerror}: {exc.filename}; give --kubeconfig") from exc
+    return Endpoint(f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}", ca, token=token)
+
+
+def endpoint_of(context: Context) -> Endpoint:
+    """Server and identity of a context; files are read and a plugin is run. Raises SpecInvalid."""
+    cluster, user = context.cluster, context.user or Entry("", Path(), {})
+    server = str(cluster.fields["server"]).rstrip("/")
+    if not server.startswith(("https://", "http://")):
+        raise SpecInvalid(f"kubeconfig: server {server!r} of cluster {cluster.name!r} is no http(s) URL; correct it")
+    credentials: Mapping[str, Any] = {}
+    if user.fields.get("exec"):
+        from kigi.adapters.kube_plugin import run_plugin
+
+        credentials = run_plugin(user, cluster)
+    token = user.fields.get("token") or _token(user) or credentials.get("token")
+    name, password = user.fields.get("username"), user.fields.get("password")
+    return Endpoint(
+        server=server,
+        ca=cluster.data("certificate-authority"),
+        insecure=bool(cluster.fields.get("insecure-skip-tls-verify")),
+        server_name=cluster.fields.get("tls-server-name") or None,
+        proxy=cluster.fields.get("proxy-url") or None,
+        token=str(token) if token else None,
+        password=(str(name), str(password or "")) if name and not token else None,
+        certificate=_certificate(user, credentials),
+        impersonated=tuple(_impersonated(user.fields)),
+    )
+
+
+def _token(user: Entry) -> str | None:
+    """Of a file, or the one that an auth provider has left."""
+    path = user.fields.get("tokenFile")
+    if path:
+        try:
+            return (user.folder / str(path)).read_text().strip()
+        except OSError as exc:
+            raise SpecInvalid(f"kubeconfig: tokenFile of {user.name!r}: {exc.strerror}: {exc.filename}") from exc
+    provider = (user.fields.get("auth-provider") or {}).get("config") or {}
+    return provider.get("id-token") or provider.get("access-token")
+
+
+def _certificate(user: Entry, credentials: Mapping[str, Any]) -> tuple[bytes, bytes] | None:
+    made, key = credentials.get("clientCertificateData"), credentials.get("clientKeyData")
+    if made and key:
+        return str(made).encode(), str(key).encode()
+    certificate, secret = user.data("client-certificate"), user.data("client-key")
+    return (certificate, secret) if certificate and secret else None
+
+
+def _impersonated(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+    headers = [("Impersonate-User", str(fields["as"]))] if fields.get("as") else []
+    if fields.get("as-uid"):
+        headers.append(("Impersonate-Uid", str(fields["as-uid"])))
+    headers += [("Impersonate-Group", str(group)) for group in fields.get("as-groups") or ()]
+    for key, values in (fields.get("as-user-extra") or {}).items():
+        headers += [(f"Impersonate-Extra-{key}", str(value)) for value in values]
+    return headers

@@ -1,0 +1,135 @@
+"""The command line's client against a server that answers as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kigi.adapters.kube_session import KubeSession, connect, proxy_of, trust
+from kigi.adapters.kubeconfig import Endpoint
+from kigi.adapters.resources import DEPLOYMENT, SYSTEM
+from kigi.errors import Conflict, Forbidden, SpecInvalid, Unreachable, Waiting
+from tests.support.answering import AnsweringServer
+
+
+@pytest.fixture
+def server() -> Iterator[AnsweringServer]:
+    with AnsweringServer() as made:
+        yield made
+
+
+@pytest.fixture
+def kube(server: AnsweringServer) -> Iterator[KubeSession]:
+    with KubeSession(Endpoint(server.url, token="t"), manager="me", timeout_s=5) as session:
+        yield session
+
+
+def test_pages_are_read_one_after_another_over_one_connection(server: AnsweringServer, kube: KubeSession) -> None:
+    page = {"metadata": {"continue": "more"}, "items": [{"metadata": {"name": "a"}}]}
+    server.answers = [(200, page), (200, {"metadata": {}, "items": [{"metadata": {"name": "b"}}]})]
+    found = list(kube.list_all(DEPLOYMENT, "ns"))
+    assert [(body["metadata"]["name"], body["kind"]) for body in found] == [
+        ("a", DEPLOYMENT.kind),
+        ("b", DEPLOYMENT.kind),
+    ]
+    assert "continue=more" in server.asked[1][1]
+    assert server.asked[0][1].startswith("/apis/kigi.dev/v1alpha1/namespaces/ns/systemdeployments?limit=")
+    assert server.asked[0][2]["Authorization"] == "Bearer t"
+    assert server.connections == 1
+
+
+def test_what_is_not_there_is_none_and_a_kind_that_is_not_served_has_no_objects(
+    server: AnsweringServer, kube: KubeSession
+) -> None:
+    server.answers = [(404, {}), (404, {})]
+    assert kube.get(SYSTEM, "ns", "x") is None
+    assert list(kube.list_all(SYSTEM)) == []
+
+
+def test_writes_name_their_manager(server: AnsweringServer, kube: KubeSession) -> None:
+    body = {"metadata": {"name": "x", "namespace": "ns"}, "spec": {}}
+    server.answers = [(201, body), (200, body), (200, body), (200, {"kind": "Status"}), (409, {"message": "uid"})]
+    kube.create(SYSTEM, body, dry_run=True)
+    kube.replace(SYSTEM, body)
+    kube.apply(SYSTEM, "ns", body)
+    assert kube.delete(SYSTEM, "ns", "x", uid="7") is None
+    assert kube.delete(SYSTEM, "ns", "x", uid="8") is None
+    methods = [(method, path.partition("?")[2]) for method, path, _, _ in server.asked]
+    assert methods[:3] == [
+        ("POST", "fieldManager=me&dryRun=All"),
+        ("PUT", "fieldManager=me"),
+        ("PATCH", "fieldManager=me&force=true"),
+    ]
+    assert server.asked[2][2]["Content-Type"] == "application/apply-patch+yaml"
+    assert server.asked[3][3]["preconditions"] == {"uid": "7"}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "error", "words"),
+    [
+        (401, {"message": "Unauthorized"}, SpecInvalid, "does not accept the kubeconfig's credentials; log in again"),
+        (403, {"message": 'User "u" cannot get resource "x"'}, Forbidden, 'User "u" cannot'),
+        (409, {"message": "modified"}, Conflict, "modified"),
+        (500, b"<html>", Unreachable, "<html>"),
+    ],
+)
+def test_refusals_are_said(
+    server: AnsweringServer, kube: KubeSession, status: int, answer: Any, error: type[Exception], words: str
+) -> None:
+    server.answers = [(status, answer)]
+    with pytest.raises(error, match=words):
+        kube.get(SYSTEM, "ns", "x")
+
+
+def test_a_write_to_what_is_not_there_waits_for_it(server: AnsweringServer, kube: KubeSession) -> None:
+    server.answers = [(404, {"message": "namespace"}), (404, {})]
+    with pytest.raises(Waiting, match="namespace"):
+        kube.create(SYSTEM, {"metadata": {"name": "x", "namespace": "ns"}})
+    with pytest.raises(Waiting, match="is Kigi installed"):
+        kube.apply(SYSTEM, "ns", {"metadata": {"name": "x"}})
+
+
+def test_nobody_there_is_one_sentence() -> None:
+    with (
+        KubeSession(Endpoint("http://127.0.0.1:1"), manager="me") as session,
+        pytest.raises(
+            Unreachable,
+            match=r"http://127.0.0.1:1: the API server does not answer: Connection refused; is the cluster up",
+        ),
+    ):
+        session.get(SYSTEM, "ns", "x")
+
+
+def test_several_groups_and_a_password_are_passed_on(server: AnsweringServer) -> None:
+    groups = (("Impersonate-User", "eve"), ("Impersonate-Group", "a"), ("Impersonate-Group", "b"))
+    with KubeSession(Endpoint(server.url, password=("u", "p"), impersonated=groups), manager="me") as session:
+        server.answers = [(200, {})]
+        session.get(SYSTEM, "ns", "x")
+    headers = server.asked[0][2]
+    assert headers["Authorization"] == "Basic dTpw"
+    assert headers["Impersonate-User"] == "eve"
+
+
+def test_a_proxy_is_that_of_the_kubeconfig_or_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    endpoint = Endpoint("https://lab.example")
+    assert proxy_of(endpoint, "lab.example") is None
+    monkeypatch.setenv("HTTPS_PROXY", "http://env:1")
+    assert proxy_of(endpoint, "lab.example").hostname == "env"
+    monkeypatch.setenv("NO_PROXY", "lab.example")
+    assert proxy_of(endpoint, "lab.example") is None
+    named = Endpoint("https://lab.example:6443", proxy="http://u:p@named:3128")
+    connection = connect(named, 1)
+    assert (connection.host, connection.port) == ("named", 3128)
+    with pytest.raises(SpecInvalid, match="HTTP proxies alone"):
+        proxy_of(Endpoint("https://lab.example", proxy="socks5://x"), "lab.example")
+
+
+def test_damaged_certificates_are_said() -> None:
+    with pytest.raises(SpecInvalid, match="certificate-authority is no PEM"):
+        trust(Endpoint("https://x", ca=b"nothing"))
+    with pytest.raises(SpecInvalid, match="no pair of PEM; log in again"):
+        trust(Endpoint("https://x", certificate=(b"a", b"b")))

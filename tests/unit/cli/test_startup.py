@@ -1,0 +1,85 @@
+"""What a verb does not need is not imported: the time to start is that of its imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.answering import AnsweringServer
+
+CLIENTS = ("kubernetes", "kopf", "aiohttp", "botocore", "aiobotocore", "grpc", "google.protobuf", "requests", "uvloop")
+NEVER = (*CLIENTS, "asyncio", "prometheus_client")
+MODELS = ("pydantic", "kigi.mirror", "kigi.planning")
+DRAWING = ("rich",)
+JSON = ("-o", "json")
+VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "help": (("--help",), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl", "http.client")),
+    "help of a verb": (("switch", "--help"), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl", "http.client")),
+    "version": (("version",), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl")),
+    "tree": (("tree",), (*NEVER, *MODELS)),
+    "tree for programs": (("tree", *JSON), (*NEVER, *MODELS, *DRAWING)),
+    "status": (("status",), (*NEVER, *MODELS)),
+    "status of one": (("status", "office", *JSON), (*NEVER, *MODELS, *DRAWING)),
+    "why": (("why",), (*NEVER, *MODELS)),
+    "why for programs": (("why", *JSON), (*NEVER, *MODELS, *DRAWING)),
+    "diff": (("diff", "a..b", *JSON), (*NEVER, *MODELS, *DRAWING)),
+    "plan": (("plan", "office", *JSON), (*NEVER, *DRAWING)),
+    "switch": (("switch", "office", "a", *JSON), (*NEVER, *MODELS, *DRAWING)),
+    "reset": (("reset", "office"), (*NEVER, *MODELS, *DRAWING)),
+    "capture": (("capture", "office", "--name", "x"), (*NEVER, *MODELS, *DRAWING)),
+    "delete": (("delete", "state", "b"), (*NEVER, *DRAWING)),
+}
+RUN = """
+import sys
+from kigi.cli.main import main
+code = 0
+try:
+    main()
+except SystemExit as exc:
+    code = exc.code or 0
+heavy = sys.stdin.read().split()
+print("LOADED", *(name for name in heavy if name in sys.modules), file=sys.stderr)
+sys.exit(code)
+"""
+NAMED = {"namespace": "range", "uid": "u", "resourceVersion": "1", "generation": 1}
+DEPLOYMENT = {"metadata": {"name": "office", **NAMED}, "spec": {"system": {"name": "a"}}}
+STATES = [{"metadata": {"name": name, **NAMED, "uid": name}, "spec": {"machines": []}} for name in "ab"]
+
+
+def reply(method: str, path: str) -> tuple[int, Any]:
+    what = path.partition("?")[0].rpartition("/")[2]
+    lists = {"systemdeployments": [DEPLOYMENT], "systemnodes": STATES}
+    if method == "GET" and what.endswith("s"):
+        return 200, {"metadata": {}, "items": lists.get(what, [])}
+    if what == "a":
+        return 200, STATES[0]
+    return 200, DEPLOYMENT
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with AnsweringServer(reply) as server:
+        yield server.kubeconfig(tmp_path_factory.mktemp("startup") / "kubeconfig")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_imports_what_it_needs(kubeconfig: Path, verb: str) -> None:
+    arguments, unwanted = VERBS[verb]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments],
+        env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+        input="\n".join(unwanted),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    code = 1 if arguments[0] == "why" else 0
+    assert done.returncode == code, done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("LOADED")]
+    assert line == "LOADED"
