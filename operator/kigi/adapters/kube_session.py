@@ -136,11 +136,11 @@ class KubeSession:
                 "the right one?"
             ) from exc
         try:
-            answer = json.loads(text) if text else {}
+            answer: dict[str, Any] = json.loads(text) if text else {}
         except ValueError:
             answer = {"message": text[:500].decode(errors="replace")}
         if status < 300:
-            return answer  # type: ignore[no-any-return]
+            return answer
         if status == 404:
             if method == "POST":
                 raise Waiting(f"{method} {path}: {answer.get('message', 'not found')}")

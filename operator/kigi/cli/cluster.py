@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kigi.adapters import kubeconfig
+from kigi.adapters import kubeconfig as configured
 from kigi.adapters.kube_session import KubeSession
 from kigi.adapters.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
 from kigi.errors import Forbidden, SpecInvalid, Waiting
@@ -35,26 +35,26 @@ class Access:
         """The one that is named, else that of the context, else ``default``; raises SpecInvalid for no kubeconfig."""
         if self.namespace is not None:
             return self.namespace
-        return kubeconfig.pod_namespace() if self._is_pod() else self._context().namespace
+        return configured.pod_namespace() if self._is_pod() else self._context().namespace
 
     def scope(self) -> str | None:
         """The namespace to read; None: all."""
         return None if self.all_namespaces else self.default_namespace()
 
-    def endpoint(self) -> kubeconfig.Endpoint:
+    def endpoint(self) -> configured.Endpoint:
         """Server and identity; raises SpecInvalid where no cluster is configured."""
         if self._is_pod():
-            return kubeconfig.pod_endpoint(os.environ)
-        return kubeconfig.endpoint_of(self._context())
+            return configured.pod_endpoint(os.environ)
+        return configured.endpoint_of(self._context())
 
     def _is_pod(self) -> bool:
-        return self.kubeconfig is None and self.context is None and kubeconfig.is_pod(os.environ)
+        return self.kubeconfig is None and self.context is None and configured.is_pod(os.environ)
 
-    def _context(self) -> kubeconfig.Context:
-        return kubeconfig.select(_config(kubeconfig.files_of(self.kubeconfig, os.environ)), self.context)
+    def _context(self) -> configured.Context:
+        return configured.select(_config(configured.files_of(self.kubeconfig, os.environ)), self.context)
 
 
-_config = functools.cache(kubeconfig.read_config)
+_config = functools.cache(configured.read_config)
 
 
 def open_cluster(access: Access | None = None, *, manager: str = MANAGER) -> KubeSession:

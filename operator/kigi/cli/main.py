@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import sys
-
-import typer
+from enum import StrEnum
+from typing import Annotated
 
 from kigi.cli import storing, upkeep, verbs
+from kigi.cli.commands import Argument, Verbs
 from kigi.errors import KigiError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # a plain help needs no rich: half the time to start
-    help="Trees of VM images and of states of whole systems.",
-)
-for group in (storing, verbs, upkeep):
-    group.register(app)
+
+class Shell(StrEnum):
+    """For which there is completion."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
 
 
-@app.command()
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as installed
 
     print(installed("kigi"))
+
+
+def completion(shell: Annotated[Shell, Argument("The shell: source what is printed.")]) -> None:
+    """Print what a shell sources to complete verbs, options, and names of deployments and states."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell.value)
+    assert kind is not None
+    print(kind(app, {}, "kigi", "_KIGI_COMPLETE").source())
+
+
+_ODD = {upkeep.export_tree: "export", upkeep.import_tree: "import"}
+app = Verbs(
+    {
+        _ODD.get(verb) or verb.__name__.replace("_", "-"): verb
+        for verb in (*verbs.VERBS, *storing.VERBS, *upkeep.VERBS, completion, version)
+    },
+    "Trees of VM images and of states of whole systems.",
+)
 
 
 def main() -> None:

@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from kigi.cli.commands import Option
 from kigi.cli.output import Format
 
 if TYPE_CHECKING:
     from kigi.cli.cluster import Access
 
 Namespace = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--namespace", "-n", help="Namespace; default: that of the kubeconfig's context."),
-]
-Context = Annotated[Optional[str], typer.Option(help="Context of the kubeconfig.")]  # noqa: UP045
-Kubeconfig = Annotated[Optional[str], typer.Option(help="Kubeconfig file.")]  # noqa: UP045
-Form = Annotated[Format, typer.Option("--output", "-o", help="Tables for people, json or yaml for programs.")]
-Done = Annotated[Format, typer.Option("--output", "-o", help="json or yaml: print what was done, for programs.")]
-Apply = Annotated[bool, typer.Option("--apply/--print", help="Apply the VMImageNode, or print it as YAML.")]
-Layers = Annotated[
-    Optional[Path], typer.Option(help="Folder of layers that are kept here; default: the user's cache.")  # noqa: UP045
-]
-Settings = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        "--repositories", help="repositories.yaml; or KIGI_S3_ENDPOINT and KIGI_S3_BUCKET in the environment."
+    str | None,
+    Option(
+        "Namespace; default: that of the kubeconfig's context.",
+        (
+            "--namespace",
+            "-n",
+        ),
     ),
 ]
-Repository = Annotated[str, typer.Option(help="Repository, as in repositories.yaml.")]
+Context = Annotated[str | None, Option("Context of the kubeconfig.")]
+Kubeconfig = Annotated[str | None, Option("Kubeconfig file.")]
+Form = Annotated[
+    Format,
+    Option(
+        "Tables for people, json or yaml for programs.",
+        (
+            "--output",
+            "-o",
+        ),
+    ),
+]
+Done = Annotated[
+    Format,
+    Option(
+        "json or yaml: print what was done, for programs.",
+        (
+            "--output",
+            "-o",
+        ),
+    ),
+]
+Apply = Annotated[bool, Option("Apply the VMImageNode, or print it as YAML.", ("--apply/--print",))]
+Layers = Annotated[Path | None, Option("Folder of layers that are kept here; default: the user's cache.")]
+Settings = Annotated[
+    Path | None,
+    Option("repositories.yaml; or KIGI_S3_ENDPOINT and KIGI_S3_BUCKET in the environment.", ("--repositories",)),
+]
+Repository = Annotated[str, Option("Repository, as in repositories.yaml.")]
 
 
 def access_of(

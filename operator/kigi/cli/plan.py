@@ -8,12 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import yaml
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.resources import (
     BY_KIND,
@@ -45,6 +40,9 @@ from kigi.planning.objects import Owner, hardware_hash
 from kigi.planning.prefetches import plan_prefetch
 from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.deployments import deployment_status
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 KINDS = (
     IMAGE,
@@ -93,6 +91,8 @@ def _read(access: Access, name: str | None, file: Path | None, system: str | Non
 
 def load(file: Path) -> list[dict[str, Any]]:
     """Every object of a YAML file; raises SpecInvalid."""
+    import yaml
+
     try:
         documents = [document for document in yaml.safe_load_all(file.read_text()) if document]
     except (OSError, yaml.YAMLError) as exc:
@@ -274,10 +274,15 @@ def _action(target: Target, machine: MachineState | None, claim: str) -> str:
 
 
 def _render(data: list[dict[str, Any]]) -> RenderableType:
+    from rich.console import Group
+
     return Group(*(part for one in data for part in _parts(one)))
 
 
 def _parts(one: dict[str, Any]) -> Iterator[RenderableType]:
+    from rich.markup import escape
+    from rich.text import Text
+
     missing, total = one.get("missingBytes", 0), one.get("totalBytes", 0)
     saved = f", {100 * one.get('savedRatio', 0):.2f} % less" if total else ""
     yield (

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
-import typer
-
+from kigi.cli.commands import Argument, Option
 from kigi.cli.options import (
     Apply,
     Context,
@@ -21,44 +20,37 @@ from kigi.cli.options import (
 from kigi.cli.output import Format
 
 _Endpoint = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="URL of the S3 server, in place of the settings'."),
+    str | None,
+    Option("URL of the S3 server, in place of the settings'."),
 ]
-_Bucket = Annotated[Optional[str], typer.Option(help="Bucket, in place of the settings'.")]  # noqa: UP045
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verbs to ``app``."""
-    for verb in (publish, publish_tree):
-        app.command()(verb)
+_Bucket = Annotated[str | None, Option("Bucket, in place of the settings'.")]
 
 
 def publish(
-    file: Annotated[Path, typer.Argument(help="qcow2 (with its backing files, if it has some), raw or vmdk image.")],
-    name: Annotated[str, typer.Option(help="Name of the VMImageNode.")],
-    parent: Annotated[Optional[str], typer.Option(help="VMImageNode that it is the difference to.")] = None,  # noqa: UP045
+    file: Annotated[Path, Argument("qcow2 (with its backing files, if it has some), raw or vmdk image.")],
+    name: Annotated[str, Option("Name of the VMImageNode.")],
+    parent: Annotated[str | None, Option("VMImageNode that it is the difference to.")] = None,
     parent_digest: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Digest of the parent's layer; without it the API server is asked."),
+        str | None,
+        Option("Digest of the parent's layer; without it the API server is asked."),
     ] = None,
     image_format: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--format", help="qcow2, raw or vmdk; default: as the file begins."),
+        str | None,
+        Option("qcow2, raw or vmdk; default: as the file begins.", ("--format",)),
     ] = None,
-    description: Annotated[Optional[str], typer.Option(help="Free text.")] = None,  # noqa: UP045
-    os: Annotated[Optional[str], typer.Option(help="Operating system, free text.")] = None,  # noqa: UP045
+    description: Annotated[str | None, Option("Free text.")] = None,
+    os: Annotated[str | None, Option("Operating system, free text.")] = None,
     repository: Repository = "default",
     apply: Apply = False,
     levels: Annotated[
         bool,
-        typer.Option(
-            "--levels/--flat",
-            help="Each backing file as an image of its own (the root is NAME-level0), or one image.",
+        Option(
+            "Each backing file as an image of its own (the root is NAME-level0), or one image.", ("--levels/--flat",)
         ),
     ] = False,
     backing_dir: Annotated[
-        Optional[list[Path]],  # noqa: UP045
-        typer.Option(help="Folder, beside the image's own, whose files may be read as backing files."),
+        list[Path] | None,
+        Option("Folder, beside the image's own, whose files may be read as backing files."),
     ] = None,
     layers_dir: Layers = None,
     repositories: Settings = None,
@@ -93,7 +85,7 @@ def publish(
 
 
 def publish_tree(
-    folder: Annotated[Path, typer.Argument(help="Folder with manifest.json and the images that it names.")],
+    folder: Annotated[Path, Argument("Folder with manifest.json and the images that it names.")],
     apply: Apply = False,
     layers_dir: Layers = None,
     repositories: Settings = None,
@@ -110,3 +102,6 @@ def publish_tree(
     store = StoreOptions(repositories, "default", endpoint, bucket)
     access = access_of(kubeconfig, context, namespace)
     run_publish_tree(folder, access=access, apply=apply, layers_dir=layers_dir, store=store, form=output)
+
+
+VERBS = (publish, publish_tree)

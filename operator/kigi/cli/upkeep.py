@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
-import typer
+import click
 
+from kigi.cli.commands import Argument, Option
 from kigi.cli.options import (
     Apply,
     Context,
@@ -29,19 +30,10 @@ class NodeKind(StrEnum):
     STATE = "state"
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verbs to ``app``."""
-    app.command()(delete)
-    app.command()(flatten)
-    app.command()(gc)
-    app.command("export")(export_tree)
-    app.command("import")(import_tree)
-
-
 def delete(
-    kind: Annotated[NodeKind, typer.Argument(help="image (VMImageNode) or state (SystemNode).")],
-    name: Annotated[str, typer.Argument(help="Name of the node.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many bytes it frees; delete nothing.")] = False,
+    kind: Annotated[NodeKind, Argument("image (VMImageNode) or state (SystemNode).")],
+    name: Annotated[str, Argument("Name of the node.")],
+    dry_run: Annotated[bool, Option("Say how many bytes it frees; delete nothing.", ("--dry-run",))] = False,
     output: Done = Format.TABLE,
     namespace: Namespace = None,
     context: Context = None,
@@ -54,11 +46,11 @@ def delete(
 
 
 def flatten(
-    image: Annotated[str, typer.Argument(help="VMImageNode whose chain shall be shorter.")],
-    name: Annotated[str, typer.Option(help="Name of the new VMImageNode.")],
+    image: Annotated[str, Argument("VMImageNode whose chain shall be shorter.")],
+    name: Annotated[str, Option("Name of the new VMImageNode.")],
     parent: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Ancestor that the new image stands on; default: none, the new image is a root."),
+        str | None,
+        Option("Ancestor that the new image stands on; default: none, the new image is a root."),
     ] = None,
     apply: Apply = False,
     layers_dir: Layers = None,
@@ -84,18 +76,18 @@ def flatten(
 
 
 def gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it nothing is changed.")] = False,
-    grace: Annotated[str, typer.Option(help="Age below which nothing is deleted: 30m, 24h, 7d.")] = "24h",
+    delete: Annotated[bool, Option("Delete; without it nothing is changed.", ("--delete",))] = False,
+    grace: Annotated[str, Option("Age below which nothing is deleted: 30m, 24h, 7d.")] = "24h",
     also: Annotated[
-        Optional[list[Path]],  # noqa: UP045
-        typer.Option(help="Kubeconfig of another cluster whose trees use this repository; may be repeated."),
+        list[Path] | None,
+        Option("Kubeconfig of another cluster whose trees use this repository; may be repeated."),
     ] = None,
     keep_file: Annotated[
-        Optional[list[Path]],  # noqa: UP045
-        typer.Option(help="File of digests that are kept, one a line; may be repeated."),
+        list[Path] | None,
+        Option("File of digests that are kept, one a line; may be repeated."),
     ] = None,
     all_unused: Annotated[
-        bool, typer.Option("--all-unused", help="Delete also when no tree names any layer of the repository.")
+        bool, Option("Delete also when no tree names any layer of the repository.", ("--all-unused",))
     ] = False,
     repository: Repository = "default",
     repositories: Settings = None,
@@ -121,17 +113,26 @@ def gc(
 
 def export_tree(
     node: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="SystemNode or VMImageNode; state/NAME or image/NAME where both have the name."),
+        str | None,
+        Argument("SystemNode or VMImageNode; state/NAME or image/NAME where both have the name."),
     ] = None,
-    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="File to write.")] = None,  # noqa: UP045
+    output: Annotated[
+        Path | None,
+        Option(
+            "File to write.",
+            (
+                "--output",
+                "-o",
+            ),
+        ),
+    ] = None,
     have: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="What 'kigi export --list-have' says at the other site: these layers are left out."),
+        Path | None,
+        Option("What 'kigi export --list-have' says at the other site: these layers are left out."),
     ] = None,
-    children: Annotated[bool, typer.Option("--children", help="Also all that stands on the node.")] = False,
+    children: Annotated[bool, Option("Also all that stands on the node.", ("--children",))] = False,
     list_have: Annotated[
-        bool, typer.Option("--list-have", help="Print the digests that the repository has, and nothing else.")
+        bool, Option("Print the digests that the repository has, and nothing else.", ("--list-have",))
     ] = False,
     repository: Repository = "default",
     repositories: Settings = None,
@@ -145,14 +146,14 @@ def export_tree(
     if list_have:
         run_list_have(repository, repositories)
     elif node is None or output is None:
-        raise typer.BadParameter("name a node and a file: kigi export NODE -o FILE")
+        raise click.BadParameter("name a node and a file: kigi export NODE -o FILE")
     else:
         access = access_of(kubeconfig, context, namespace)
         run_export(access, node, output, have=have, children=children, settings=repositories)
 
 
 def import_tree(
-    file: Annotated[Path, typer.Argument(help="File that 'kigi export' wrote.")],
+    file: Annotated[Path, Argument("File that 'kigi export' wrote.")],
     layers_dir: Layers = None,
     repository: Repository = "default",
     repositories: Settings = None,
@@ -166,3 +167,6 @@ def import_tree(
 
     access = access_of(kubeconfig, context, namespace)
     run_import(file, access, layers_dir=layers_dir, repository=repository, settings=repositories, form=output)
+
+
+VERBS = (delete, flatten, gc, export_tree, import_tree)

@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
-import typer
+import click
 
+from kigi.cli.commands import Argument, Option
 from kigi.cli.options import Context, Done, Form, Kubeconfig, Namespace, access_of
 from kigi.cli.output import Format
 
 
-def _complete_deployments(ctx: typer.Context, incomplete: str) -> list[str]:
+def _complete_deployments(ctx: click.Context, incomplete: str) -> list[str]:
     return _complete(ctx, "systemdeployments", incomplete)
 
 
-def _complete_states(ctx: typer.Context, incomplete: str) -> list[str]:
+def _complete_states(ctx: click.Context, incomplete: str) -> list[str]:
     return _complete(ctx, "systemnodes", incomplete)
 
 
-def _complete(ctx: typer.Context, plural: str, incomplete: str) -> list[str]:
+def _complete(ctx: click.Context, plural: str, incomplete: str) -> list[str]:
     """Names for the shell; none rather than an error."""
     from kigi.cli.completion import names_of
 
     return names_of(ctx.params, plural, incomplete)
 
 
-_All = Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of all namespaces.")]
-_Deployment = Annotated[str, typer.Argument(help="SystemDeployment.", autocompletion=_complete_deployments)]
-_MaybeDeployment = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Argument(help="SystemDeployment.", autocompletion=_complete_deployments),
+_All = Annotated[
+    bool,
+    Option(
+        "Of all namespaces.",
+        (
+            "--all-namespaces",
+            "-A",
+        ),
+    ),
 ]
-_Force = Annotated[bool, typer.Option(help="Also a field that a pipeline or a file keeps, and may set back.")]
-_Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait until it is Ready; 0: not at all.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verbs to ``app``."""
-    for verb in (tree, status, why, plan, diff, switch, reset, capture, console):
-        app.command()(verb)
+_Deployment = Annotated[str, Argument("SystemDeployment.", complete=_complete_deployments)]
+_MaybeDeployment = Annotated[
+    str | None,
+    Argument("SystemDeployment.", complete=_complete_deployments),
+]
+_Force = Annotated[bool, Option("Also a field that a pipeline or a file keeps, and may set back.")]
+_Wait = Annotated[float, Option("Seconds to wait until it is Ready; 0: not at all.", ("--wait",))]
 
 
 def tree(
@@ -71,10 +75,10 @@ def status(
 
 def why(
     subject: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(
-            help="Deployment, KIND/NAME, or a reason such as NoRoom; default: everything in the namespace.",
-            autocompletion=_complete_deployments,
+        str | None,
+        Argument(
+            "Deployment, KIND/NAME, or a reason such as NoRoom; default: everything in the namespace.",
+            complete=_complete_deployments,
         ),
     ] = None,
     namespace: Namespace = None,
@@ -85,15 +89,24 @@ def why(
     """Cause and remedy of whatever is not Ready, followed to where it comes from; exit code 1 if anything is not."""
     from kigi.cli.why import run_why
 
-    raise typer.Exit(run_why(access_of(kubeconfig, context, namespace), subject, output))
+    raise SystemExit(run_why(access_of(kubeconfig, context, namespace), subject, output))
 
 
 def plan(
     deployment: _MaybeDeployment = None,
-    file: Annotated[Optional[Path], typer.Option("--file", "-f", help="Objects as YAML, not applied yet.")] = None,  # noqa: UP045
+    file: Annotated[
+        Path | None,
+        Option(
+            "Objects as YAML, not applied yet.",
+            (
+                "--file",
+                "-f",
+            ),
+        ),
+    ] = None,
     system: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Plan a switch to this state.", autocompletion=_complete_states),
+        str | None,
+        Option("Plan a switch to this state.", complete=_complete_states),
     ] = None,
     namespace: Namespace = None,
     output: Form = Format.TABLE,
@@ -107,7 +120,7 @@ def plan(
 
 
 def diff(
-    states: Annotated[str, typer.Argument(help="Two states, as A..B.")],
+    states: Annotated[str, Argument("Two states, as A..B.")],
     namespace: Namespace = None,
     output: Form = Format.TABLE,
     context: Context = None,
@@ -121,9 +134,9 @@ def diff(
 
 def switch(
     deployment: _Deployment,
-    state: Annotated[str, typer.Argument(help="SystemNode that shall run.", autocompletion=_complete_states)],
-    instance: Annotated[Optional[int], typer.Option(help="This instance alone.")] = None,  # noqa: UP045
-    machine: Annotated[Optional[str], typer.Option(help="This machine of the instance alone.")] = None,  # noqa: UP045
+    state: Annotated[str, Argument("SystemNode that shall run.", complete=_complete_states)],
+    instance: Annotated[int | None, Option("This instance alone.")] = None,
+    machine: Annotated[str | None, Option("This machine of the instance alone.")] = None,
     force: _Force = False,
     wait: _Wait = 0,
     output: Done = Format.TABLE,
@@ -140,8 +153,8 @@ def switch(
 
 def reset(
     deployment: _Deployment,
-    instance: Annotated[Optional[int], typer.Argument(help="This instance alone.")] = None,  # noqa: UP045
-    machine: Annotated[Optional[str], typer.Argument(help="This machine of the instance alone.")] = None,  # noqa: UP045
+    instance: Annotated[int | None, Argument("This instance alone.")] = None,
+    machine: Annotated[str | None, Argument("This machine of the instance alone.")] = None,
     force: _Force = False,
     wait: _Wait = 0,
     output: Done = Format.TABLE,
@@ -164,11 +177,11 @@ def reset(
 
 def capture(
     deployment: _Deployment,
-    name: Annotated[str, typer.Option(help="Name of the SystemCapture and of the new state.")],
-    instance: Annotated[int, typer.Option(help="Index of the instance.")] = 0,
-    machine: Annotated[Optional[list[str]], typer.Option(help="These machines alone.")] = None,  # noqa: UP045
-    description: Annotated[Optional[str], typer.Option(help="Free text.")] = None,  # noqa: UP045
-    quiesce: Annotated[bool, typer.Option(help="Ask guests with an agent to write out their file systems.")] = True,
+    name: Annotated[str, Option("Name of the SystemCapture and of the new state.")],
+    instance: Annotated[int, Option("Index of the instance.")] = 0,
+    machine: Annotated[list[str] | None, Option("These machines alone.")] = None,
+    description: Annotated[str | None, Option("Free text.")] = None,
+    quiesce: Annotated[bool, Option("Ask guests with an agent to write out their file systems.")] = True,
     wait: _Wait = 0,
     output: Done = Format.TABLE,
     namespace: Namespace = None,
@@ -189,8 +202,8 @@ def capture(
 
 def console(
     deployment: _Deployment,
-    machine: Annotated[str, typer.Argument(help="Machine.")],
-    instance: Annotated[int, typer.Option(help="Index of the instance.")] = 0,
+    machine: Annotated[str, Argument("Machine.")],
+    instance: Annotated[int, Option("Index of the instance.")] = 0,
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
@@ -199,3 +212,6 @@ def console(
     from kigi.cli.console import run_console
 
     run_console(access_of(kubeconfig, context, namespace), deployment, machine, instance)
+
+
+VERBS = (tree, status, why, plan, diff, switch, reset, capture, console)

@@ -248,7 +248,7 @@ async def test_completion_offers_names(plane: ControlPlane, ns: str) -> None:
     env = {
         **os.environ,
         "KUBECONFIG": str(plane.kubeconfig),
-        "_KIGI_COMPLETE": "complete_bash",
+        "_KIGI_COMPLETE": "bash_complete",
         "COMP_WORDS": f"kigi reset -n {ns} of",
         "COMP_CWORD": "4",
     }
@@ -256,7 +256,8 @@ async def test_completion_offers_names(plane: ControlPlane, ns: str) -> None:
         str(Path(sys.executable).parent / "kigi"), env=env, stdout=asyncio.subprocess.PIPE
     )
     out, _ = await process.communicate()
-    assert out.decode().split() == ["office"]
+    assert out.decode().split() == ["plain,office"]
+    assert "_KIGI_COMPLETE=bash_complete" in await kigi(plane, "completion", "bash")
     plane.kubectl("delete", "systemdeployment", "--all", "-n", ns)
 
 

@@ -48,7 +48,7 @@ print("LOADED", *(name for name in heavy if name in sys.modules), file=sys.stder
 sys.exit(code)
 """
 NAMED = {"namespace": "range", "uid": "u", "resourceVersion": "1", "generation": 1}
-DEPLOYMENT = {"metadata": {"name": "office", **NAMED}, "spec": {"system": {"name": "a"}}}
+DEPLOYMENT = {"kind": "SystemDeployment", "metadata": {"name": "office", **NAMED}, "spec": {"system": {"name": "a"}}}
 STATES = [{"metadata": {"name": name, **NAMED, "uid": name}, "spec": {"machines": []}} for name in "ab"]
 
 
