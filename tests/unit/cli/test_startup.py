@@ -79,7 +79,7 @@ def test_a_verb_imports_what_it_needs(kubeconfig: Path, verb: str) -> None:
         text=True,
         check=False,
     )
-    code = 1 if arguments[0] == "why" else 0
+    code = 1 if arguments[0] in ("why", "plan") else 0  # nothing is ready, and there is no KubeVirt
     assert done.returncode == code, done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("LOADED")]
     assert line == "LOADED"
