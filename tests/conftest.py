@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
+from tests.support import why
 from tests.support.cluster import install_crds
 
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test with the marker ``why("Reason", ...)`` has made ``kigi why`` explain these, or fails."""
+    why.TOLD.clear()
+    done = yield
+    wanted = {reason for marker in item.iter_markers("why") for reason in marker.args}
+    assert wanted <= why.TOLD, f"kigi why was not made to explain {sorted(wanted - why.TOLD)}"
+    return done
 
 
 @pytest.fixture(scope="session")

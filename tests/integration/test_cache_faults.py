@@ -156,6 +156,7 @@ async def test_a_server_that_was_down_is_used_again_by_itself(
     assert_right(tmp_path / "node", files)
 
 
+@pytest.mark.why("LayerCorrupt")
 async def test_a_bit_flipped_on_the_way_is_found_and_the_layer_fetched_anew(
     s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
 ) -> None:
@@ -187,6 +188,7 @@ async def test_wrong_credentials_are_named_and_right_ones_are_used_at_once_they_
     assert_right(tmp_path / "node", files)
 
 
+@pytest.mark.why("NoRoom")
 def test_a_full_disk_is_said_and_filling_goes_on_when_it_is_freed(
     s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from kigi_cache.store import Store
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually_async
 from tests.support.layers import environment, make_chain, repositories, upload, wanted
+from tests.support.why import explained
 
 GIB = 2**30
 
@@ -177,6 +178,7 @@ async def test_an_object_with_other_bytes_never_becomes_a_layer(s3: S3Server, bu
         await eventually_async(lambda: states(filler) == {chain[0].digest: "Held"})
 
 
+@pytest.mark.why("LayerNotInRepository")
 async def test_a_missing_object_is_reported_and_fetched_once_it_is_published(
     s3: S3Server, bucket: str, tmp_path: Path
 ) -> None:
@@ -188,15 +190,22 @@ async def test_a_missing_object_is_reported_and_fetched_once_it_is_published(
             await filler.ensure(chain, priority=1)
         upload(s3, bucket, tmp_path / "src", chain)
         await eventually_async(lambda: set(states(filler).values()) == {"Held"})
-        assert {error.reason for error in errors} == {"LayerNotInRepository"}
+        assert {explained(error)["reason"] for error in errors} == {"LayerNotInRepository"}
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        pytest.param({"bucket": "no-such-bucket"}, "RepositoryUnknown", id="bucket"),
-        pytest.param({"endpoint": "http://127.0.0.1:9"}, "RepositoryUnreachable", id="server-down"),
-        pytest.param({"secret": "wrong"}, "AccessDenied", id="credentials"),
+        pytest.param(
+            {"bucket": "no-such-bucket"}, "RepositoryUnknown", id="bucket", marks=pytest.mark.why("RepositoryUnknown")
+        ),
+        pytest.param(
+            {"endpoint": "http://127.0.0.1:9"},
+            "RepositoryUnreachable",
+            id="server-down",
+            marks=pytest.mark.why("RepositoryUnreachable"),
+        ),
+        pytest.param({"secret": "wrong"}, "AccessDenied", id="credentials", marks=pytest.mark.why("AccessDenied")),
     ],
 )
 async def test_each_fault_of_the_repository_has_its_reason(
@@ -212,8 +221,10 @@ async def test_each_fault_of_the_repository_has_its_reason(
         await eventually_async(lambda: [error.reason for error in errors] == [reason])
         (layer,) = filler.snapshot().layers
         assert (layer.state, layer.reason) == ("Refused", reason)
+        explained(layer.reason)
 
 
+@pytest.mark.why("BudgetExceeded")
 async def test_a_chain_that_cannot_fit_is_refused_before_a_byte_moves(
     s3: S3Server, bucket: str, tmp_path: Path
 ) -> None:
@@ -221,8 +232,9 @@ async def test_a_chain_that_cannot_fit_is_refused_before_a_byte_moves(
     upload(s3, bucket, tmp_path / "src", chain)
     settings = repositories(s3.endpoint, bucket)
     async with filling(tmp_path / "node", settings, environment(s3), budget=4 * 2**20) as (filler, _):
-        with pytest.raises(BudgetExceeded, match="KIGI_BUDGET_BYTES"):
+        with pytest.raises(BudgetExceeded, match="KIGI_BUDGET_BYTES") as refused:
             await filler.ensure(chain, priority=1)
+        assert "KIGI_BUDGET_BYTES" in explained(refused.value)["remedy"]
         assert not list((tmp_path / "node" / "incoming").iterdir())
 
 

@@ -40,6 +40,7 @@ def needs(filler: object) -> dict[Digest, str | None]:
     return {layer.digest: layer.need for layer in filler.snapshot().layers if layer.state == "Held"}  # type: ignore[attr-defined]
 
 
+@pytest.mark.why("PrefetchWaits")
 async def test_a_disk_pushes_out_a_prefetch_and_not_the_other_way_round(
     s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +84,7 @@ async def test_what_a_volume_stands_on_and_what_is_pinned_never_leaves(
         assert len(needs(filler)) == 2
 
 
+@pytest.mark.why("DiskPressure")
 def test_under_disk_pressure_idle_and_prefetched_layers_leave_and_nothing_is_fetched(
     s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from tests.support.cluster import eventually
 from tests.support.daemons import Node, daemon_env
 from tests.support.layers import upload, wanted
 from tests.support.raw_api import RawApi
+from tests.support.why import explained
 
 CACHES = f"/apis/{API_VERSION}/nodecaches"
 HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
@@ -99,6 +100,7 @@ def test_a_volume_whose_layers_nobody_announced_is_filled_on_the_way(
     assert (node.seen(node.target()) / "disk.img").exists()
 
 
+@pytest.mark.why("OverlaysDeleting")
 def test_an_overlay_is_deleted_by_order_when_it_is_no_longer_mounted(
     server: RawApi, start: Callable[[str], Node], files: list[LayerFile]
 ) -> None:
@@ -113,6 +115,7 @@ def test_an_overlay_is_deleted_by_order_when_it_is_no_longer_mounted(
         return status.observed_generation == 2 and reasons["Ready"] == "OverlaysDeleting"
 
     eventually(waits)
+    explained(next(c.reason for c in cache_of(server, "daemon-c").status.conditions if c.type == "Ready"))
     assert [v.mounted for v in cache_of(server, "daemon-c").status.volumes] == [True]
     node.unpublish(HANDLE)
     cache = eventually(lambda: settled(server, "daemon-c"))

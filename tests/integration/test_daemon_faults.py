@@ -25,6 +25,7 @@ from tests.support.daemons import Node, daemon_env
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.layers import upload, wanted
 from tests.support.raw_api import RawApi
+from tests.support.why import explained
 
 CACHES = f"/apis/{API_VERSION}/nodecaches"
 HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
@@ -278,6 +279,7 @@ def test_the_budget_refuses_before_a_byte_moves_and_a_person_is_told(
     assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+@pytest.mark.why("LayersFetching")
 async def test_how_far_it_is(
     tmp_path: Path, crds: ControlPlane, s3: S3Server, bucket: str, files: list[LayerFile]
 ) -> None:
@@ -286,7 +288,7 @@ async def test_how_far_it_is(
 
     def said() -> str | None:
         conditions = cache_of(server, "slow").status.conditions
-        return next((c.message for c in conditions if c.reason == "LayersFetching"), None)
+        return next((c.message for c in conditions if c.reason == "LayersFetching" and explained(c.reason)), None)
 
     async with FaultyProxy(s3.endpoint) as proxy:
         proxy.faults.bytes_per_s = 100_000

@@ -24,6 +24,7 @@ from tests.support.filling import filling, states
 from tests.support.hostile import BODY_CASES, HEADER_CASES, NODE_CASES, HeaderCase, NodeCase, apply
 from tests.support.layers import environment, make_chain, repositories, upload, wanted
 from tests.support.mountns import private_mounts
+from tests.support.why import explained
 
 HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
 LAYER_BYTES = 192 * 1024
@@ -100,11 +101,13 @@ async def header_attack(s3: S3Server, files: tuple[Path, Chain], tmp_path_factor
 
 
 @pytest.mark.parametrize("case", [case for case in HEADER_CASES if case.name != "nothing"], ids=lambda case: case.name)
+@pytest.mark.why("LayerRefused")
 async def test_a_hostile_layer_with_a_right_digest_is_refused_with_its_rule(
     header_attack: Attack, case: HeaderCase
 ) -> None:
     (error,) = header_attack.errors[case.name]
     assert isinstance(error, LayerRefused)
+    assert "kigi publish" in explained(error)["remedy"]
     assert error.rule in case.rules
     assert header_attack.states[case.name] == "Refused"
     assert f"({error.rule})" in header_attack.messages[case.name]
@@ -151,6 +154,7 @@ def test_there_are_enough_kinds() -> None:
 
 @pytest.mark.parametrize("when", ["running", "stopped"])
 @pytest.mark.parametrize("case", NODE_CASES, ids=lambda case: case.name)
+@pytest.mark.why("LayerMissing")
 async def test_whatever_lies_in_place_of_a_held_layer_is_never_linked_and_heals(
     s3: S3Server, bucket: str, files: tuple[Path, Chain], tmp_path: Path, case: NodeCase, when: str
 ) -> None:
@@ -167,8 +171,9 @@ async def test_whatever_lies_in_place_of_a_held_layer_is_never_linked_and_heals(
         if when == "running":
             path.chmod(0o644)
             case.change(path)
-            with pytest.raises(LayerMissing):
+            with pytest.raises(LayerMissing) as missing:
                 filler.store.link_chain(chain, volume)
+            explained(missing.value)
             await filler.ensure(chain, priority=1)
             assert path.read_bytes() == right
     if when == "stopped":
@@ -176,8 +181,9 @@ async def test_whatever_lies_in_place_of_a_held_layer_is_never_linked_and_heals(
         case.change(path)
         store = Store(tmp_path / "node")
         store.recover()
-        with pytest.raises(LayerMissing):
+        with pytest.raises(LayerMissing) as missing:
             store.link_chain(chain, volume)
+        explained(missing.value)
         async with filling(tmp_path / "node", settings, env) as (filler, _):
             filler.want(wanted(chain))
             await filler.ensure(chain, priority=1)

@@ -18,6 +18,7 @@ from localcluster.s3 import S3Server
 from tests.support.command import Site
 from tests.support.deployments import system
 from tests.support.layers import environment
+from tests.support.why import explained
 
 Members = list[tuple[str, bytes]]
 
@@ -162,6 +163,7 @@ HARM: dict[str, Callable[[Members], Members]] = {
 }
 
 
+@pytest.mark.why("ArchiveRefused")
 def test_a_file_that_was_made_to_do_harm_changes_nothing(site: Site, other: Site) -> None:
     lab(site)
     members = unpack(exported(site, "broken"))
@@ -177,5 +179,6 @@ def test_a_file_that_was_made_to_do_harm_changes_nothing(site: Site, other: Site
         errors = other.fail("import", site.folder / "harm.tar", "-n", other.namespace)
         if layers(other) or not errors.startswith("kigi: ArchiveRefused: "):
             survived.append((f"cut at {end}", errors))
+    explained(errors.split(": ")[1])
     assert not survived
     other.succeed("import", pack(site.folder / "harm.tar", members), "-n", other.namespace)

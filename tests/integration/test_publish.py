@@ -37,6 +37,7 @@ from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually
 from tests.support.layers import environment
+from tests.support.why import explained
 
 MIB = 2**20
 
@@ -302,6 +303,7 @@ async def test_a_source_that_may_not_be_opened_is_refused_with_its_name(
     assert not list((s3.data / bucket).rglob("*.qcow2"))
 
 
+@pytest.mark.why("QemuImgFailed")
 async def test_what_qemu_cannot_read_is_refused_with_its_words(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     path = as_stream_vmdk(raw_image(tmp_path / "disk"))
     content = path.read_bytes()
@@ -310,7 +312,7 @@ async def test_what_qemu_cannot_read_is_refused_with_its_words(s3: S3Server, buc
     async with repository(s3, bucket) as store:
         with pytest.raises(QemuImgFailed, match="qemu-img") as caught:
             await publish_image(path, LayerFolder(tmp_path / "layers"), store)
-    assert caught.value.reason == "QemuImgFailed"
+    assert explained(caught.value)["reason"] == "QemuImgFailed"
     assert not list((s3.data / bucket).rglob("*.qcow2"))
 
 

@@ -24,6 +24,7 @@ from tests.support.chains import run
 from tests.support.command import Site
 from tests.support.deployments import deployment, system
 from tests.support.layers import environment
+from tests.support.why import explained
 
 
 @pytest.fixture
@@ -114,6 +115,7 @@ def test_nothing_is_flattened_that_cannot_be(site: Site) -> None:
     assert len(objects(site)) == 2
 
 
+@pytest.mark.why("DisksDiffer")
 async def test_a_flat_layer_that_is_not_equal_is_never_stored(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -132,8 +134,9 @@ async def test_a_flat_layer_that_is_not_equal_is_never_stored(
 
     monkeypatch.setattr(publish, "compare", forgetful)
     async with repository(site) as store:
-        with pytest.raises(DisksDiffer):
+        with pytest.raises(DisksDiffer) as refused:
             await flatten_image(path, None, LayerFolder(tmp_path / "layers"), store)
+    explained(refused.value)
     assert objects(site) == before
 
 

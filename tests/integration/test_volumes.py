@@ -30,6 +30,7 @@ from kigi_cache.store import Store
 from kigi_cache.volumes import QEMU_UID, Volume, Volumes
 from tests.support.chains import LayerFile, build_chain, layers_of, run
 from tests.support.mountns import private_mounts
+from tests.support.why import explained
 
 HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
 
@@ -160,19 +161,23 @@ def test_unpublishing_again_and_again_is_fine(node: Node) -> None:
     assert [m for m in mounts.list_mounts() if HANDLE in m.root] == []
 
 
+@pytest.mark.why("VolumeInUse")
 def test_a_second_writer_is_refused(node: Node) -> None:
     node.publish()
-    with pytest.raises(VolumeInUse, match="pod-a"):
+    with pytest.raises(VolumeInUse, match="pod-a") as refused:
         node.publish(pod="pod-b")
+    explained(refused.value)
     node.unpublish()
     node.publish(pod="pod-b")
 
 
+@pytest.mark.why("OverlayMismatch")
 def test_an_overlay_keeps_its_chain(node: Node) -> None:
     node.publish()
     node.unpublish()
-    with pytest.raises(OverlayMismatch):
+    with pytest.raises(OverlayMismatch) as refused:
         node.publish(chain=node.chain[:2])
+    assert "reset" in explained(refused.value)["remedy"]
 
 
 @pytest.mark.parametrize("mounted", [True, False], ids=["mounted", "not mounted"])
@@ -191,10 +196,12 @@ def test_only_an_unmounted_overlay_is_discarded(node: Node, mounted: bool) -> No
     assert {layer.links for layer in node.store.held().values()} == {0}
 
 
+@pytest.mark.why("VolumeDiscarded")
 def test_a_condemned_overlay_is_not_mounted_again(node: Node) -> None:
     node.volumes.condemned = frozenset({HANDLE})
-    with pytest.raises(VolumeDiscarded):
+    with pytest.raises(VolumeDiscarded) as refused:
         node.publish()
+    explained(refused.value)
     assert node.volumes.overlays() == []
 
 
@@ -265,19 +272,23 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.why("OverlayRejected")
 def test_an_overlay_that_is_not_as_it_was_made_is_never_mounted(node: Node, change: Callable[[Path], None]) -> None:
     node.publish()
     node.unpublish()
     change(node.disk)
-    with pytest.raises(OverlayRejected):
+    with pytest.raises(OverlayRejected) as refused:
         node.publish()
+    assert "reset" in explained(refused.value)["remedy"]
     assert [m for m in mounts.list_mounts() if HANDLE in m.root] == []
 
 
 @pytest.mark.parametrize("handle", ["", ".", "..", "a/b", "../x", ".new", "A", "x" * 254, "a\0b", "a..b", "ä"])
+@pytest.mark.why("VolumeUnknown")
 def test_a_handle_that_is_no_plain_name_is_refused(node: Node, handle: str) -> None:
-    with pytest.raises(VolumeUnknown):
+    with pytest.raises(VolumeUnknown) as refused:
         node.publish(handle)
+    explained(refused.value)
     with pytest.raises(VolumeUnknown):
         node.discard(handle)
 
@@ -301,11 +312,13 @@ def test_a_foreign_mount_at_the_target_is_left_alone(node: Node) -> None:
     assert [m.point for m in mounts.list_mounts()].count(str(target)) == 1
 
 
+@pytest.mark.why("MountFailed")
 def test_a_mount_that_is_still_used_is_not_torn_away(node: Node) -> None:
     """A launcher that has not ended yet has the disk open: the kubelet asks again, and then it works."""
     node.publish()
-    with Path(node.target(), "disk.img").open("rb"), pytest.raises(MountFailed, match="busy"):
+    with Path(node.target(), "disk.img").open("rb"), pytest.raises(MountFailed, match="busy") as refused:
         node.unpublish()
+    explained(refused.value)
     node.unpublish()
     assert not Path(node.target()).exists()
 
@@ -323,13 +336,16 @@ def test_a_link_as_target_is_refused_and_links_above_it_are_followed(node: Node,
     asyncio.run(node.volumes.publish(HANDLE, node.chain, str(tmp_path / "pods" / "pod-b" / "mount")))
 
 
+@pytest.mark.why("VolumeBusy")
 def test_two_operations_on_one_volume_do_not_mix(node: Node) -> None:
     async def both() -> list[BaseException | None]:
         calls = [node.volumes.publish(HANDLE, node.chain, node.target()) for _ in range(2)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
     results = asyncio.run(both())
-    assert sorted(type(r) for r in results if r is not None) == [VolumeBusy]
+    (refused,) = (result for result in results if result is not None)
+    assert isinstance(refused, VolumeBusy)
+    explained(refused)
 
 
 def test_a_healed_layer_replaces_the_damaged_one_under_an_unmounted_overlay(

@@ -28,8 +28,8 @@ def _object(kind: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"apiVersion": names.API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": dict(spec)}
 
 
-def image(name: str, parent: str | None = None, size_bytes: int = MIB) -> dict[str, Any]:
-    layer = {"digest": digest(name), "sizeBytes": size_bytes, "virtualSizeBytes": GIB}
+def image(name: str, parent: str | None = None, size_bytes: int = MIB, virtual_size_bytes: int = GIB) -> dict[str, Any]:
+    layer = {"digest": digest(name), "sizeBytes": size_bytes, "virtualSizeBytes": virtual_size_bytes}
     return _object("VMImageNode", name, {"layer": layer, **({"parent": {"name": parent}} if parent else {})})
 
 

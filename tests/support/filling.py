@@ -14,6 +14,7 @@ from kigi_cache.eviction import Budget
 from kigi_cache.fetch import S3Source
 from kigi_cache.filler import Filler
 from kigi_cache.store import Store
+from tests.support.why import explained
 
 GIB = 2**30
 
@@ -51,5 +52,5 @@ def states(filler: Filler) -> dict[str, str]:
 
 
 def reasons(errors: dict[Digest, list[KigiError]]) -> list[str]:
-    """Reasons of all errors so far."""
-    return [error.reason for found in errors.values() for error in found]
+    """Reasons of all errors so far, each of which ``kigi why`` explains."""
+    return [explained(error)["reason"] for found in errors.values() for error in found]

@@ -15,6 +15,7 @@ from tests.support.actors import Actors
 from tests.support.cluster import eventually_async
 from tests.support.deployments import apply, condition, deployment, get_deployment, trees, wait_gone, wait_ready
 from tests.support.operator_run import OperatorRun
+from tests.support.why import explained
 
 MACHINES = 3
 
@@ -47,9 +48,11 @@ async def wait_reason(kube: KubeClient, ns: str, reason: str) -> str:
         return found.get("message", "") if found.get("reason") == reason else ""
 
     try:
-        return await eventually_async(said, 20)
+        message = await eventually_async(said, 20)
     except AssertionError:
         raise AssertionError(f"not {reason}: {(await get(kube, ns)).get('status')}") from None
+    explained(reason)
+    return message
 
 
 async def drop(plane: ControlPlane, ns: str) -> None:
@@ -121,6 +124,7 @@ async def test_vms_that_are_off_are_captured_without_being_asked(
         assert not actors.violations
 
 
+@pytest.mark.why("DeploymentMissing", "MachineUnknown", "NameTaken")
 async def test_bad_orders_are_said_and_wait(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:

@@ -19,6 +19,7 @@ from tests.support.actors import Actors
 from tests.support.cluster import REPOSITORY, eventually_async
 from tests.support.deployments import apply, deployment, get_deployment, is_ready, trees, wait_gone, wait_ready
 from tests.support.operator_run import OperatorRun
+from tests.support.why import hear
 
 
 async def started(plane: ControlPlane, *arguments: str) -> asyncio.subprocess.Process:
@@ -43,7 +44,10 @@ async def kigi(plane: ControlPlane, *arguments: str, code: int = 0) -> str:
 
 
 async def told(plane: ControlPlane, *arguments: str, code: int = 0) -> Any:
-    return json.loads(await kigi(plane, *arguments, "-o", "json", code=code))
+    answer = json.loads(await kigi(plane, *arguments, "-o", "json", code=code))
+    if arguments[0] == "why":
+        hear(answer)
+    return answer
 
 
 async def test_plan_says_what_the_operator_then_does(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import CLAIM, EVENT, INSTANCE, MACHINE, VOLUME
 from kigi.planning.objects import HOOK_SIDECARS
@@ -26,6 +28,7 @@ from tests.support.deployments import (
     wait_ready,
 )
 from tests.support.operator_run import OperatorRun
+from tests.support.why import explained
 
 
 async def test_deploy_switch_reset_and_delete(
@@ -203,6 +206,7 @@ async def test_a_hook_that_somebody_takes_from_a_template_comes_back(
     assert not actors.violations
 
 
+@pytest.mark.why("StateBesideDisk")
 async def test_a_vm_that_keeps_state_beside_its_disk_is_stalled_over(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
@@ -221,5 +225,6 @@ async def test_a_vm_that_keeps_state_beside_its_disk_is_stalled_over(
             await asyncio.to_thread(plane.kubectl, *patch, change)
             if tpm:
                 await eventually_async(stalled, 20, "it is stalled")
+                explained("StateBesideDisk")
         await wait_ready(kube, ns)
         await wait_gone(plane, kube, ns)

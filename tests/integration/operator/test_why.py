@@ -1,13 +1,14 @@
 """Causes that ``kigi why`` knows, each provoked on a real API server beside a working operator.
 
-Causes that a daemon, a publisher or a real KubeVirt gives are provoked where those run; ``test_causes`` holds the list.
+Causes that a daemon, a publisher or a real KubeVirt gives are provoked where those run. The marker ``why`` names what a
+test provokes; that it was explained is checked when it ends, and that each cause has such a test by ``test_causes``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,30 +16,34 @@ import pytest
 import yaml
 
 from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import CSI_NODE, MACHINE, NODE, NODE_CACHE, VOLUME
+from kigi.adapters.resources import CSI_NODE, MACHINE, NODE, NODE_CACHE, SYSTEM, VOLUME
+from kigi.domain.layers import MAX_DEPTH
 from kigi.errors import Unreachable
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import REPOSITORY, eventually_async
-from tests.support.deployments import apply, deployment, get_deployment, image, system, trees, wait_gone, wait_ready
+from tests.support.deployments import (
+    GIB,
+    apply,
+    deployment,
+    get_deployment,
+    image,
+    system,
+    trees,
+    wait_gone,
+    wait_ready,
+)
 from tests.support.operator_run import OperatorRun
+from tests.support.why import explained, hear
 
 from .test_captures import capture, drop, get, wait_done, wait_reason
 from .test_cli import told
 from .test_prefetches import prefetch
 
 
-def machine(name: str, of: str | None, after: Sequence[str] = ()) -> dict[str, Any]:
-    template = {"cpu": 1, "memory": "128Mi", **({"after": list(after)} if after else {})}
+def machine(name: str, of: str | None, after: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    template = {"cpu": 1, "memory": "128Mi", **({"after": list(after)} if after else {}), **more}
     return {"name": name, **({"image": {"name": of}} if of else {}), "template": template}
-
-
-def reasons(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """Of an answer of ``kigi why``, down to the last cause."""
-    for entry in entries:
-        assert entry["cause"] != entry["reason"], f"{entry['reason']} has no cause"
-        yield entry["reason"]
-        yield from reasons(entry["because"])
 
 
 async def asked(plane: ControlPlane, ns: str, subject: str) -> list[dict[str, Any]]:
@@ -66,13 +71,27 @@ BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
         "ksys/circle",
         [image("base"), system("circle", None, [machine("a", "base", ["b"]), machine("b", "base", ["a"])])],
     ),
+    "VirtualSizeShrinks": ("kimg/small", [image("base"), image("small", "base", virtual_size_bytes=GIB // 2)]),
+    "ChainTooDeep": (
+        f"kimg/i{MAX_DEPTH}",
+        [image(f"i{depth}", f"i{depth - 1}" if depth else None) for depth in range(MAX_DEPTH + 1)],
+    ),
+    "SpecInvalid": (
+        "class",
+        [
+            image("base"),
+            system("odd", None, [machine("m0", "base", patch={"spec": {"domain": {"cpu": {"cores": "many"}}}})]),
+            deployment(state="odd"),
+        ],
+    ),
     "NoNode": ("class", [*trees(1), deployment(placement={"nodeSelector": {"pool": "none"}})]),
     "TooManyMachines": ("class", [*trees(11), deployment(replicas=1000)]),
     "NodesMissing": ("kpre/monday", [*trees(1), prefetch(systems=[{"name": "infected"}], nodes=["nobody"])]),
 }
 
 
-@pytest.mark.parametrize("reason", BROKEN)
+@pytest.mark.why("NotSeenYet")
+@pytest.mark.parametrize("reason", [pytest.param(reason, marks=pytest.mark.why(reason)) for reason in BROKEN])
 async def test_what_a_person_wrote(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, reason: str
 ) -> None:
@@ -84,11 +103,41 @@ async def test_what_a_person_wrote(
     assert (await asked(plane, ns, subject))[0]["reason"] == "NotSeenYet", "no operator works yet"
     async with OperatorRun(operator_kubeconfig):
         found = await why(plane, ns, subject, reason)
-        assert reason in set(reasons([found]))
+        assert reason in hear([found])
         assert found["remedy"]
-        if reason == "SystemMissing":
-            await has(kube, ns, "Unresolved")
         await asyncio.to_thread(plane.kubectl, "delete", "ksd,kpre", "--all", "-n", ns, "--timeout=30s")
+
+
+@pytest.mark.why("Unresolved")
+async def test_a_deployment_waits_for_what_it_names(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig):
+        apply(plane, ns, deployment(state="nowhere"))
+        await has(kube, ns, "Unresolved")
+        await wait_gone(plane, kube, ns)
+
+
+@pytest.mark.why("NodeNotReady")
+async def test_a_node_that_is_away_is_named(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    pool = {"nodeSelector": {"kubernetes.io/hostname": "away"}}
+    await actors.add_node("away")
+    try:
+        async with OperatorRun(operator_kubeconfig):
+            apply(plane, ns, *trees(1), deployment(placement=pool))
+            await wait_ready(kube, ns)
+            lost = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": ""}
+            await actors._merge(NODE, None, "away", {"status": {"conditions": [lost]}}, "status")
+            await has(kube, ns, "NodeNotReady")
+            await actors._say_ready("away")
+            await wait_ready(kube, ns)
+            await wait_gone(plane, kube, ns)
+    finally:
+        actors.alive.discard("away")
+        await kube.delete(CSI_NODE, None, "away")
+        await kube.delete(NODE, None, "away")
 
 
 async def condition_reasons(kube: KubeClient, ns: str) -> set[str]:
@@ -96,6 +145,16 @@ async def condition_reasons(kube: KubeClient, ns: str) -> set[str]:
     return {c["reason"] for c in (body or {}).get("status", {}).get("conditions") or ()}
 
 
+@pytest.mark.why(
+    "Unreachable",
+    "Placing",
+    "ClaimsPending",
+    "LayersWarming",
+    "MachinesPending",
+    "MachinesStarting",
+    "CacheSilent",
+    "Deleting",
+)
 async def test_what_a_deployment_waits_for(
     plane: ControlPlane,
     operator_kubeconfig: str,
@@ -169,8 +228,11 @@ async def has(kube: KubeClient, ns: str, *wanted: str) -> None:
         await eventually_async(check, 60)  # it looks again at silence after 30 seconds
     except AssertionError:
         raise AssertionError(f"not {wanted}: {last}") from None
+    for reason in wanted:
+        explained(reason)
 
 
+@pytest.mark.why("NotSettled", "Pending", "PauseFailed", "MovedOn", "CopyLost")
 async def test_what_a_capture_meets(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
@@ -213,9 +275,10 @@ async def test_what_a_capture_meets(
 
 async def _failure(kube: KubeClient, ns: str, reason: str) -> bool:
     status = (await get(kube, ns)).get("status") or {}
-    return status.get("failure") == reason
+    return status.get("failure") == reason and bool(explained(reason))
 
 
+@pytest.mark.why("Pausing", "Copying", "Resuming", "Storing", "Publishing", "CaptureFailed", "TooSlow")
 async def test_each_step_of_a_capture_is_said(
     plane: ControlPlane,
     operator_kubeconfig: str,
@@ -243,6 +306,14 @@ async def test_each_step_of_a_capture_is_said(
             found = [{**one, **full} if one["state"] == "Stored" else one for one in found]
         return found
 
+    created, written = KubeClient.create, asyncio.Event()
+
+    async def create(self: KubeClient, resource: Any, manifest: Any, **rest: Any) -> dict[str, Any]:
+        if resource.kind == SYSTEM.kind:
+            await written.wait()
+        return await created(self, resource, manifest, **rest)
+
+    monkeypatch.setattr(KubeClient, "create", create)
     monkeypatch.setattr(Actors, "_captures", reports_of)
     async with OperatorRun(operator_kubeconfig, requests=requests):
         apply(plane, ns, *trees(1), deployment())
@@ -261,6 +332,8 @@ async def test_each_step_of_a_capture_is_said(
         found = await why(plane, ns, "kcap/after", "CaptureFailed")
         assert "the repository refuses" in found["message"]
         refuse = False
+        await why(plane, ns, "kcap/after", "Publishing")
+        written.set()
         await wait_done(kube, ns)
         await drop(plane, ns)
         # Nobody copies: nobody stands still for long.
@@ -272,6 +345,7 @@ async def test_each_step_of_a_capture_is_said(
         await wait_gone(plane, kube, ns)
 
 
+@pytest.mark.why("Forbidden")
 async def test_an_operator_that_lacks_a_right_says_which(
     plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
