@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from kigi.adapters.answers import ACCEPT, APPLY, JSON, PAGE, translate
 from kigi.adapters.kubeconfig import Endpoint
@@ -120,7 +120,7 @@ class KubeSession:
         query: Mapping[str, str] | None = None,
     ) -> dict[str, Any] | None:
         """The answer's JSON; None for 404."""
-        url = self._base + path + (f"?{urlencode(query)}" if query else "")
+        url = self._base + quote(path, safe="/", errors="replace") + (f"?{urlencode(query)}" if query else "")
         data = json.dumps(body).encode() if body is not None else None
         try:
             status, text = self._exchange(method, url, data, content_type)

@@ -56,7 +56,9 @@ MAP_BY_NAME: dict[str, JsonValue] = {"x-kubernetes-list-type": "map", "x-kuberne
 class Model(BaseModel):
     """Immutable; camelCase outside, snake_case inside; unknown fields are ignored as the API server prunes them."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True, defer_build=True
+    )
 
     def to_api(self) -> dict[str, Any]:
         """As the JSON that the API server takes: camelCase, without fields that are None."""

@@ -64,7 +64,7 @@ async def _import(
             missing = [each for each in objects if _is_missing(kube, *each)]
             for resource, manifest in missing:
                 kube.create(resource, manifest, dry_run=True)
-            size_bytes = sum(layer.size_bytes for layer, _ in archive.places(layers))
+            size_bytes = sum(layer.size_bytes for layer in layers.values() if layer.digest in archive.manifest.included)
             await asyncio.to_thread(verify_archive, archive, layers, drawn.add("checked", size_bytes))
             await _check_left_out(store, archive, layers)
             sent = await _store(store, archive, layers, folder, drawn.add("stored", size_bytes))

@@ -48,6 +48,13 @@ def test_what_is_not_there_is_none_and_a_kind_that_is_not_served_has_no_objects(
     assert list(kube.list_all(SYSTEM)) == []
 
 
+def test_a_name_that_is_none_is_asked_for_as_it_is(server: AnsweringServer, kube: KubeSession) -> None:
+    server.answers = [(404, {}), (404, {}), (404, {})]
+    for name in ("a b?c", "ä\n", "\ud800"):
+        assert kube.get(SYSTEM, "ns", name) is None
+    assert [path.rpartition("/")[2] for _, path, _, _ in server.asked] == ["a%20b%3Fc", "%C3%A4%0A", "%3F"]
+
+
 def test_writes_name_their_manager(server: AnsweringServer, kube: KubeSession) -> None:
     body = {"metadata": {"name": "x", "namespace": "ns"}, "spec": {}}
     server.answers = [(201, body), (200, body), (200, body), (200, {"kind": "Status"}), (409, {"message": "uid"})]
