@@ -53,7 +53,7 @@ model: $(VENV)/ready packages  ## The store against its model: 100,000 steps and
 	KIGI_MODEL_EXAMPLES=4000 $(BIN)/pytest -p no:timeout tests/property/test_store.py
 
 bench: $(VENV)/ready packages  ## Every benchmark, with its peer in the same run
-	for each in create fill memory peers plan reset; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done
+	for each in create fill memory peers plan reset startup; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done
 
 race: $(VENV)/ready packages  ## Ten VMs' disks against containerDisk and copies, on a fresh local cluster; 40 GB of disk
 	$(BIN)/python -m localcluster down

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_what_is_used_is_not_deleted_and_the_users_are_named(site: Site) -> None
         assert f"used by {users}; delete them first" in site.fail("delete", kind, name, *ns, "--dry-run")
     assert "does not exist" in site.fail("delete", "state", "nobody", *ns)
     assert site.names("vmimagenode") == {"base", "top", "spare"}
-    assert "deleted" in site.succeed("delete", "image", "spare", *ns)
+    done = json.loads(site.succeed("delete", "image", "spare", *ns, "-o", "json"))
+    assert done == {"kind": "VMImageNode", "namespace": site.namespace, "name": "spare", "action": "deleted"}
     site.plane.kubectl("delete", "systemdeployment", "class", *ns)
     assert "deleted" in site.succeed("delete", "state", "lab", *ns)
     assert site.names("vmimagenode") == {"base", "top"} and site.names("systemnode") == set()

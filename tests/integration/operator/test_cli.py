@@ -115,7 +115,16 @@ async def test_switch_and_reset_are_wishes_of_their_own_manager(
         await kigi(plane, "switch", "class", "cleaned", "--instance", "1", "--wait", "60", "-n", ns)
         body = await wait_ready(kube, ns)
         assert [i["system"] for i in body["status"]["instances"]] == ["infected", "cleaned"]
-        await kigi(plane, "reset", "class", "0", "m1", "--wait", "60", "-n", ns)
+        done = await told(plane, "reset", "class", "0", "m1", "--wait", "60", "-n", ns)
+        assert done.pop("value").startswith("kigi-")
+        assert done == {
+            "kind": "SystemDeployment",
+            "namespace": ns,
+            "name": "class",
+            "field": "spec.overrides[instance 0].machines[m1].reset",
+            "alsoOwnedBy": [],
+            "ready": True,
+        }
         body = await wait_ready(kube, ns)
         revisions = {m["name"]: m["revision"] for m in body["status"]["instances"][0]["machines"]}
         assert revisions == {"m0": 1, "m1": 2, "m2": 1}
@@ -240,7 +249,8 @@ async def test_capture_from_the_command_line(
     async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
         apply(plane, ns, *trees(2), deployment())
         await wait_ready(kube, ns)
-        await kigi(plane, "capture", "class", "--name", "after", "--machine", "m1", "--wait", "60", "-n", ns)
+        done = await told(plane, "capture", "class", "--name", "after", "--machine", "m1", "--wait", "60", "-n", ns)
+        assert (done["kind"], done["name"], done["ready"]) == ("SystemCapture", "after", True)
         found = await told(plane, "diff", "infected..after", "-n", ns)
         assert [machine["name"] for machine in found["machines"]] == ["m1"]
         assert "no SystemDeployment" in await kigi(plane, "capture", "x", "--name", "y", "-n", ns, code=1)

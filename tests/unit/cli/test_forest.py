@@ -1,0 +1,80 @@
+"""The trees that verbs draw from plain JSON are those that the operator makes of the same objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kigi.cli.forest import Forest
+from kigi.cli.tree import trees_of
+from kigi.errors import KigiError, SpecInvalid
+from kigi.mirror import Mirror
+from tests.support.deployments import deployment, digest, image, system, trees
+
+
+def stored(body: dict[str, Any]) -> dict[str, Any]:
+    name = body["metadata"]["name"]
+    meta = {"name": name, "namespace": "ns", "uid": f"{body['kind']}-{name}", "resourceVersion": "1", "generation": 1}
+    return {**body, "metadata": meta}
+
+
+ODD = [
+    image("orphan", "nobody"),
+    image("egg", "hen"),
+    image("hen", "egg"),
+    system(
+        "disks",
+        "infected",
+        [
+            {"name": "m0", "disks": [{"name": "data", "image": {"name": "base"}, "bus": "sata"}]},
+            {"name": "m1", "removed": True},
+            {"name": "m2", "template": {"cpu": 4, "memory": None}},
+        ],
+    ),
+    system("lost", "nowhere", []),
+    system("bad", None, [{"name": "m0", "image": {"name": "orphan"}}]),
+]
+
+
+def test_both_trees_are_the_operators() -> None:
+    objects = [stored(body) for body in (*trees(), *ODD)]
+    forest, mirror = Forest(), Mirror()
+    for body in objects:
+        forest.put(body)
+        mirror.put(body["kind"], body)
+    ours, theirs = forest.trees("ns"), mirror.trees("ns")
+    for body in objects:
+        name = body["metadata"]["name"]
+        pair = (ours.chain(name), theirs.chain(name)) if body["kind"] == "VMImageNode" else (None, None)
+        if body["kind"] == "SystemNode":
+            pair = (ours.system(name), theirs.system(name))
+        if isinstance(pair[0], KigiError):
+            assert (type(pair[0]), str(pair[0])) == (type(pair[1]), str(pair[1]))
+        else:
+            assert pair[0] == pair[1], name
+
+
+def test_who_runs_and_who_holds() -> None:
+    forest = Forest()
+    overrides = [
+        {"instance": 0, "system": {"name": "restored"}, "machines": [{"name": "m1", "system": {"name": "cleaned"}}]}
+    ]
+    layers = [{"digest": digest(name), "state": "Held"} for name in ("base", "role-0")]
+    cache = {"kind": "NodeCache", "metadata": {"name": "n1"}, "status": {"layers": layers}}
+    prefetch = {"kind": "SystemPrefetch", "metadata": {"name": "monday"}, "spec": {"systems": [{"name": "cleaned"}]}}
+    for body in (*trees(1), deployment(overrides=overrides), prefetch):
+        forest.put(stored(body))
+    forest.put(cache)
+    (space,) = trees_of(forest)
+    states = {state["name"]: (state["deployments"], state["prefetches"]) for state in space["systems"]}
+    assert states == {"infected": (["class"], []), "cleaned": (["class"], ["monday"]), "restored": (["class"], [])}
+    assert {i["name"]: i["cachedOn"] for i in space["images"] if i["cachedOn"]} == {"base": ["n1"], "role-0": ["n1"]}
+
+
+@pytest.mark.parametrize("spec", [{}, {"layer": {}}, {"layer": {"digest": "x", "sizeBytes": "many"}}])
+def test_a_damaged_image_is_a_problem_of_itself(spec: dict[str, Any]) -> None:
+    forest = Forest()
+    forest.put(stored({"kind": "VMImageNode", "metadata": {"name": "odd"}, "spec": spec}))
+    assert isinstance(forest.images["ns"]["odd"], SpecInvalid)
+    assert "problem" in trees_of(forest)[0]["images"][0]
