@@ -54,11 +54,17 @@ async def asked(plane: ControlPlane, ns: str, subject: str) -> list[dict[str, An
 async def why(plane: ControlPlane, ns: str, subject: str, reason: str) -> dict[str, Any]:
     """The answer, when its first reason is the one that is waited for."""
 
+    found: list[dict[str, Any]] = []
+
     async def said() -> dict[str, Any] | None:
+        nonlocal found
         found = await asked(plane, ns, subject)
         return found[0] if found[0]["reason"] == reason else None
 
-    return await eventually_async(said, 40, f"{subject}: {reason}")
+    try:
+        return await eventually_async(said, 40)
+    except AssertionError:
+        raise AssertionError(f"{subject}: not {reason}: {found}") from None
 
 
 BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
@@ -80,7 +86,9 @@ BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
         "class",
         [
             image("base"),
-            system("odd", None, [machine("m0", "base", patch={"spec": {"domain": {"cpu": {"cores": "many"}}}})]),
+            system(
+                "odd", None, [machine("m0", "base", patch={"spec": {"volumes": [{"emptyDisk": {"capacity": "1Gi"}}]}})]
+            ),
             deployment(state="odd"),
         ],
     ),
