@@ -56,7 +56,13 @@ async def test_plan_says_what_the_operator_then_does(
     """The figures before a deployment and before a switch are those of the status afterwards."""
     file = tmp_path / "objects.yaml"
     file.write_text(yaml.safe_dump_all([*trees(), deployment(replicas=2, prefetch=[{"name": "restored"}])]))
+
+    async def daemons_report() -> bool:
+        caches = [await kube.get(NODE_CACHE, None, node) for node in actors.alive]
+        return all(cache is not None and "lastHeartbeatTime" in cache.get("status", {}) for cache in caches)
+
     async with OperatorRun(operator_kubeconfig):
+        await eventually_async(daemons_report, 20)
         (planned,) = await told(plane, "plan", "-f", str(file), "-n", ns)
         assert await get_deployment(kube, ns) is None, "a plan changes nothing"
         assert {machine["action"] for machine in planned["machines"]} == {"create"}
