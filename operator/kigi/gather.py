@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from kigi.adapters.resources import IMAGE, SYSTEM
+from kigi.adapters.resources import CLUSTER_INSTANCETYPE, IMAGE, INSTANCETYPE, SYSTEM
 from kigi.api.capture import SystemCaptureStatus
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.api.prefetch import SystemPrefetchStatus
@@ -69,6 +69,7 @@ def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -
         machines=tuple(_machine_states(mirror, record)),
         kubevirt=kubevirt_of(mirror),
         now=now,
+        instancetypes=instancetypes_of(mirror, key[0]),
         policies=tuple(
             PolicyState(p.meta.name, p.instance, p.spec, p.owner_uid == meta.uid, p.meta.deleting)
             for p in mirror.policies.by("deployment", key)
@@ -106,7 +107,8 @@ def memory_by_node(mirror: Mirror, deployment: tuple[str, str]) -> Mapping[str, 
     for (instance, machine), volume in newest.items():
         vm = mirror.machines.get(deployment[0], names.machine_name(deployment[1], instance, machine))
         # A VM that waits for its layers is not there yet, but its room is taken.
-        used[volume.node] += vm.memory_bytes if vm else _memory_of(mirror, deployment[0], volume)
+        known_bytes = vm.memory_bytes if vm else None
+        used[volume.node] += known_bytes if known_bytes is not None else _memory_of(mirror, deployment[0], volume)
     mirror.memory_cache[deployment] = used
     return used
 
@@ -116,8 +118,17 @@ def _memory_of(mirror: Mirror, namespace: str, volume: VolumeRecord) -> int:
     if isinstance(system, ResolvedSystem):
         for machine in system.machines:
             if machine.name == volume.machine:
-                return machine_memory_bytes(machine.template)
+                return machine_memory_bytes(machine.template, instancetypes_of(mirror, namespace))
     return machine_memory_bytes({})
+
+
+def instancetypes_of(mirror: Mirror, namespace: str) -> dict[tuple[str, str], int]:
+    """Bytes of the guest's memory by kind and name of the instancetypes that VMs of a namespace can name."""
+    kinds = {
+        CLUSTER_INSTANCETYPE.kind: mirror.cluster_instancetypes,
+        INSTANCETYPE.kind: mirror.instancetypes.by("namespace", namespace),
+    }
+    return {(kind, record.meta.name): record.memory_bytes for kind, records in kinds.items() for record in records}
 
 
 def _node_state(mirror: Mirror, node: NodeRecord, now: datetime, used_bytes: int) -> NodeState:

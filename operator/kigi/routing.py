@@ -19,6 +19,7 @@ from kigi.observed import (
     DeploymentRecord,
     ImageRecord,
     InstanceRecord,
+    InstancetypeRecord,
     KubeVirtRecord,
     MachineRecord,
     NodeRecord,
@@ -71,6 +72,10 @@ def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
                     yield Key("node", "", change.key[1]), 0.0
                     yield from ((key, GATHER_S) for key in _all_prefetches(mirror))
                 yield from ((key, GATHER_S) for key in all_deployments(mirror))
+        case InstancetypeRecord():
+            # VMs take them by KubeVirt's hand; here they only tell how much room is left.
+            if _besides_meta(change):
+                yield from ((key, ROOM_S) for key in all_deployments(mirror))
         case CacheRecord():
             yield from _cache_changed(mirror, change)
         case VolumeRecord():

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from kigi.domain.images import Image
 from kigi.gather import gather_deployment, gather_image, gather_node, gather_nodes
 from kigi.mirror import Mirror
-from kigi.planning.objects import LAUNCHER_OVERHEAD_BYTES, Owner
+from kigi.planning.objects import LAUNCHER_OVERHEAD_BYTES, Owner, machine_memory_bytes
 from tests.support.bodies import (
     GIB,
     NAME,
@@ -24,6 +26,7 @@ from tests.support.bodies import (
     system_body,
     volume_body,
     wish,
+    with_meta,
 )
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
@@ -92,6 +95,43 @@ def test_old_revisions_take_no_room(mirror: Mirror) -> None:
         mirror.put("PersistentVolume", volume_body(wish(), revision))
     others = gather_nodes(mirror, NOW, without=("ns", "other"))
     assert others["n1"].memory_bytes == 8 * GIB - GIB - LAUNCHER_OVERHEAD_BYTES
+
+
+def instancetype_body(memory: str, version: int = 1, namespace: str | None = NS) -> dict[str, Any]:
+    metadata = {"name": "big", **({"namespace": namespace} if namespace else {})}
+    return with_meta({"kind": "Type", "metadata": metadata, "spec": {"memory": {"guest": memory}}}, version)
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind", "namespace"),
+    [
+        ({"name": "big"}, "VirtualMachineClusterInstancetype", None),
+        ({"name": "big", "kind": "VirtualMachineInstancetype"}, "VirtualMachineInstancetype", NS),
+    ],
+)
+def test_an_instancetype_says_how_much_room_its_machine_takes(
+    mirror: Mirror, reference: dict[str, str], kind: str, namespace: str | None
+) -> None:
+    machine = {"name": "m", "image": {"name": "top"}, "template": {"instancetype": reference}}
+    mirror.put("SystemNode", system_body("a", [machine], version=2))
+    mirror.put("PersistentVolume", volume_body(wish()))
+    mirror.put(kind, instancetype_body("3Gi", namespace=namespace))
+
+    def free() -> int:
+        return gather_nodes(mirror, NOW, without=("ns", "other"))["n1"].memory_bytes
+
+    assert free() == 8 * GIB - 3 * GIB - LAUNCHER_OVERHEAD_BYTES
+    typed = replace(wish(), template={"instancetype": reference})
+    mirror.put("VirtualMachine", machine_body(typed))
+    assert free() == 8 * GIB - 3 * GIB - LAUNCHER_OVERHEAD_BYTES
+    mirror.put(kind, instancetype_body("5Gi", version=2, namespace=namespace))
+    assert free() == 8 * GIB - 5 * GIB - LAUNCHER_OVERHEAD_BYTES
+    assert machine_memory_bytes(typed.template, view(mirror).instancetypes) == 5 * GIB + LAUNCHER_OVERHEAD_BYTES
+
+
+def test_an_instancetype_of_another_namespace_is_none_of_ours(mirror: Mirror) -> None:
+    mirror.put("VirtualMachineInstancetype", instancetype_body("3Gi", namespace="elsewhere"))
+    assert view(mirror).instancetypes == {}
 
 
 @pytest.mark.parametrize(("age_s", "alive"), [(0, True), (119, True), (121, False)])

@@ -19,10 +19,12 @@ from rich.text import Text
 from kigi.adapters.resources import (
     BY_KIND,
     CLAIM,
+    CLUSTER_INSTANCETYPE,
     CSI_NODE,
     DEPLOYMENT,
     IMAGE,
     INSTANCE,
+    INSTANCETYPE,
     KUBEVIRT,
     MACHINE,
     NODE,
@@ -62,6 +64,8 @@ KINDS = (
     PREFETCH,
     KUBEVIRT,
     PLUGIN,
+    INSTANCETYPE,
+    CLUSTER_INSTANCETYPE,
 )
 
 
@@ -76,7 +80,7 @@ def run_plan(access: Access, name: str | None, file: Path | None, system: str | 
 async def _read(access: Access, name: str | None, file: Path | None, system: str | None) -> list[dict[str, Any]]:
     namespace = access.default_namespace()
     async with open_cluster(access) as kube:
-        mirror = await read_mirror(kube, KINDS, optional=(PLUGIN, POLICY, PREFETCH))
+        mirror = await read_mirror(kube, KINDS, optional=(PLUGIN, POLICY, PREFETCH, INSTANCETYPE, CLUSTER_INSTANCETYPE))
         if name is not None:
             body = await kube.get(DEPLOYMENT, namespace, name)
             if body is None:
