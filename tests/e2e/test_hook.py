@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from demo.__main__ import prepare
-from demo.targets import SYSTEM_NAMESPACE, Target, install_kigi
+from demo.targets import Target, install_kigi
 from localcluster import kubevirt
 from localcluster.build import binary
 from localcluster.full import Cluster
@@ -155,28 +155,3 @@ def test_a_hook_that_dies_later_does_not_disturb_the_guest_and_is_told(exercise:
     eventually(lambda: exercise.instance_uid("mail1") not in (uid, None), "another instance", 120)
     exercise.wait_ready()
     exercise.says("mail1", machine="mail1", boot="2")
-
-
-@pytest.mark.usefixtures("sidecar")
-def test_a_vm_whose_hook_cannot_start_does_not_run(exercise: Exercise) -> None:
-    """The operator is told of an image that has no hook in it; with the right one it goes on by itself."""
-    operator = ("-n", SYSTEM_NAMESPACE, "deployment/kigi-operator")
-    name = "KIGI_HOOK_IMAGE"
-    wrong = exercise.cluster.release.image_name("virt-api")
-    exercise.target.kubectl("set", "env", *operator, f"{name}={wrong}")
-    try:
-        exercise.target.kubectl("rollout", "status", *operator, "--timeout=300s")
-        exercise.apply("infected", {"mail1": {"reset": "no hook"}})
-        message = eventually(
-            lambda: exercise.machine("mail1")["revision"] == 6 and exercise.machine("mail1").get("message"),
-            "what keeps it from starting",
-            300,
-        )
-        print(message)
-        assert exercise.instance("mail1")["status"].get("phase") != "Running"
-    finally:
-        exercise.target.kubectl("set", "env", *operator, f"{name}=kigi:dev")
-        exercise.target.kubectl("rollout", "status", *operator, "--timeout=300s")
-    exercise.apply("infected", {"mail1": {"reset": "with hook"}})
-    exercise.wait_ready()
-    exercise.says("mail1", machine="mail1", boot="1")
