@@ -31,6 +31,12 @@ def need_of(*, allocated_bytes: int, chain_bytes: int, virtual_bytes: int, copie
     return Need(allocated_bytes if copied else 2 * allocated_bytes, below + guests)
 
 
+def together(needs: Iterable[Need]) -> int:
+    """Bytes that all of them take at the same time."""
+    listed = list(needs)
+    return sum(need.kept_bytes for need in listed) + max((need.scratch_bytes for need in listed), default=0)
+
+
 def shortages(needs: Iterable[tuple[str, Need]], *, free_bytes: int, min_free_bytes: int) -> dict[str, int]:
     """Bytes that each needs and the disk cannot give beside those before it; those that fit are left out.
 

@@ -26,7 +26,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from pydantic import ValidationError
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain.layers import MAX_DEPTH
 from kigi.errors import ChainTooDeep, KigiError, NoRoom, PublisherSilent, VolumeUnknown, Waiting
-from kigi_cache.capture_room import Need, need_of, no_room, shortages
+from kigi_cache.capture_room import Need, need_of, no_room, shortages, together
 from kigi_cache.volumes import CHAIN, Volumes
 
 logger = logging.getLogger(__name__)
@@ -70,13 +70,16 @@ class Captures:
         *,
         min_free_bytes: int = 0,
         max_depth: Callable[[str], int] = lambda repository: MAX_DEPTH,
+        make_room: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         """``min_free_bytes`` of the file system are left to others. ``max_depth``: layers that a repository takes above
-        each other, by its name; raises RepositoryUnknown."""
+        each other, by its name; raises RepositoryUnknown. ``make_room``: what nobody needs leaves the disk, if that
+        gives as many bytes."""
         self._root = Path(os.path.realpath(root)) / "captures"
         self._volumes = volumes
         self._min_free_bytes = min_free_bytes
         self._max_depth = max_depth
+        self._make_room = make_room
         self._answers: dict[str, KigiError | None] = {}
         self._copied: dict[str, Copied] = {}
         self._settling: dict[str, asyncio.Task[None]] = {}
@@ -113,7 +116,7 @@ class Captures:
         self._refused.update(full)
         done = await asyncio.gather(*(self._try(order) for order in missing if order.id not in full))
         checks = [order for order in orders if order.action == "Check"]
-        self._answers = await asyncio.to_thread(self._check, checks) if checks else {}
+        self._answers = await self._answer(checks) if checks else {}
         unsettled = [name for name in self._orders.keys() & present if not self._is_safe(name)]
         for name in unsettled:
             self._settle_later(self._orders[name])
@@ -132,6 +135,14 @@ class Captures:
         for task in self._settling.values():
             task.cancel()
         await asyncio.gather(*self._settling.values(), return_exceptions=True)
+
+    async def _answer(self, orders: Sequence[CaptureOrder]) -> dict[str, KigiError | None]:
+        """What speaks against each, when what nobody needs has left the disk for it."""
+        answers = await asyncio.to_thread(self._check, orders)
+        if self._make_room is None or not any(isinstance(answer, NoRoom) for answer in answers.values()):
+            return answers
+        await self._make_room(together(need for _, need in await asyncio.to_thread(self._needs, orders)))
+        return await asyncio.to_thread(self._check, orders)
 
     def _check(self, orders: Sequence[CaptureOrder]) -> dict[str, KigiError | None]:
         """What speaks against each, by id. Blocks; costs a few calls of the file system for each."""
@@ -158,6 +169,12 @@ class Captures:
 
     def _without_room(self, orders: Sequence[CaptureOrder]) -> dict[str, KigiError]:
         """Those of the orders whose copies the disk has no room for, by id. Blocks."""
+        needs = self._needs(orders)
+        short = shortages(needs, free_bytes=free_bytes(self._root), min_free_bytes=self._min_free_bytes)
+        return {name: no_room(size, self._min_free_bytes) for name, size in short.items()}
+
+    def _needs(self, orders: Sequence[CaptureOrder]) -> list[tuple[str, Need]]:
+        """By id, in the order of the orders. Blocks."""
         needs: list[tuple[str, Need]] = []
         for order in orders:
             # What cannot be measured is refused where it is copied, by name.
@@ -173,8 +190,7 @@ class Captures:
                         ),
                     )
                 )
-        short = shortages(needs, free_bytes=free_bytes(self._root), min_free_bytes=self._min_free_bytes)
-        return {name: no_room(size, self._min_free_bytes) for name, size in short.items()}
+        return needs
 
     def _silence(self, waiting_since: float) -> PublisherSilent | None:
         """Of the publisher, since that time of the file system's clock."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
-from kigi_cache.capture_room import Need, need_of, no_room, shortages
-from kigi_cache.captures import SILENT_AFTER_S, is_silent
+from kigi.api.node_cache import CaptureOrder
+from kigi_cache import captures
+from kigi_cache.capture_room import Need, need_of, no_room, shortages, together
+from kigi_cache.captures import BEAT, SILENT_AFTER_S, Captures, is_silent
+from kigi_cache.volumes import Extent, Volumes
 
 
 def test_a_copy_its_layer_and_both_laid_out_disks_are_counted() -> None:
@@ -40,3 +47,34 @@ def test_the_refusal_names_the_setting() -> None:
 )
 def test_a_publisher_is_silent_when_it_let_somebody_wait(beat: float | None, since: float, silent: bool) -> None:
     assert is_silent(beat, since, 1000.0) == silent
+
+
+def test_what_all_take_together_has_the_largest_scratch_once() -> None:
+    assert together([Need(10, 50), Need(5, 60)]) == 75
+    assert together([]) == 0
+
+
+@pytest.mark.parametrize(("idle_bytes", "state"), [(1000, "Possible"), (0, "Refused")])
+async def test_what_nobody_needs_leaves_the_disk_for_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle_bytes: int, state: str
+) -> None:
+    free = 100
+    asked: list[int] = []
+
+    async def make_room(bytes_: int) -> None:
+        nonlocal free
+        asked.append(bytes_)
+        free += idle_bytes
+
+    monkeypatch.setattr(captures, "free_bytes", lambda path: free)
+    volumes = SimpleNamespace(measure=lambda *_, **__: Extent(allocated_bytes=40, chain_bytes=100, layers=1))
+    made = Captures(tmp_path, cast(Volumes, volumes), min_free_bytes=50, make_room=make_room)
+    made.recover()
+    (tmp_path / "captures" / BEAT).touch()
+    order = CaptureOrder(
+        id="c", volume="v", parent="sha256:" + "1" * 64, virtual_size_bytes=512, action="Check", mounted=False
+    )
+    await made.act([order])
+    (report,) = made.reports()
+    assert report.state == state
+    assert asked == [80 + 100 + 140]
