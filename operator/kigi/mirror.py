@@ -109,7 +109,7 @@ class Mirror:
         self.images: Store[ImageRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.systems: Store[SystemRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.deployments: Store[DeploymentRecord] = Store(namespace=lambda r: r.meta.namespace)
-        self.captures: Store[CaptureRecord] = Store()
+        self.captures: Store[CaptureRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.prefetches: Store[PrefetchRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.nodes: Store[NodeRecord] = Store()
         self.csi_nodes: Store[CsiNodeRecord] = Store()

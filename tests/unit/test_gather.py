@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from kigi.domain.images import Image
-from kigi.gather import gather_deployment, gather_image, gather_node, gather_nodes
+from kigi.domain.usage import CAPTURE_KIND, User
+from kigi.gather import (
+    gather_capture,
+    gather_deployment,
+    gather_image,
+    gather_node,
+    gather_nodes,
+    image_users,
+    system_users,
+)
 from kigi.mirror import Mirror
 from kigi.planning.objects import LAUNCHER_OVERHEAD_BYTES, Owner, machine_memory_bytes
 from tests.support.bodies import (
@@ -190,3 +199,31 @@ def test_only_an_unused_overlay_of_our_form_that_no_volume_names_is_without_one(
     body["status"]["volumes"][1]["mounted"] = True
     mirror.put("NodeCache", body)
     assert gather_node(mirror, "n1").nameless == {left}
+
+
+def capture_body(phase: str, version: int = 1) -> dict[str, Any]:
+    disk = {"name": "m", "id": "c1", "node": "n1", "volume": "v", "image": "top", "parent": chain_of("top")[0].digest}
+    return {
+        "metadata": {"name": "after", "namespace": NS, "uid": "c", "generation": 1, "resourceVersion": str(version)},
+        "spec": {"deployment": {"name": NAME}},
+        "status": {"phase": phase, "parent": "a", "disks": [{**disk, "virtualSizeBytes": GIB}]},
+    }
+
+
+@pytest.mark.parametrize(("phase", "used"), [("Checking", True), ("Storing", True), ("Done", False), ("Failed", False)])
+def test_a_capture_uses_what_it_stands_on_until_it_has_ended(mirror: Mirror, phase: str, used: bool) -> None:
+    mirror.put("SystemCapture", capture_body(phase))
+    user = User(CAPTURE_KIND, "after")
+    assert (user in image_users(mirror, NS, "top")) == used
+    assert (user in system_users(mirror, NS, "a")) == used
+    assert user not in image_users(mirror, "elsewhere", "top")
+
+
+@pytest.mark.parametrize(("age_s", "life"), [(30, "Alive"), (3600, "Silent")])
+def test_a_capture_sees_whether_nodes_live(mirror: Mirror, age_s: int, life: str) -> None:
+    mirror.put("SystemCapture", capture_body("Storing"))
+    record = mirror.captures.get(NS, "after")
+    assert record is not None
+    mirror.put("Node", node_body("n2"))  # no daemon yet
+    now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=age_s)
+    assert gather_capture(mirror, record, now).lives == {"n1": life, "n2": "Silent"}

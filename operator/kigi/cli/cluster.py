@@ -14,9 +14,9 @@ from kigi.adapters.resources import CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREF
 from kigi.errors import Forbidden, SpecInvalid, Waiting
 from kigi.mirror import Mirror
 
-TREES = (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH)
+TREES = (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH, CAPTURE)
 """Both trees, and what names their nodes."""
-OURS = (*TREES, CAPTURE, NODE_CACHE)
+OURS = (*TREES, NODE_CACHE)
 
 
 @dataclass(frozen=True, slots=True)
