@@ -96,6 +96,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "CaptureMissing": Cause("the node has no copy"),
     "Pending": Cause("nothing has been done yet"),
+    "Checking": Cause("nodes are asked whether copies can be made and stored"),
     "Pausing": Cause("VMs are brought to rest"),
     "Copying": Cause("disks are being copied while their VMs stand still"),
     "Resuming": Cause("VMs are resumed"),

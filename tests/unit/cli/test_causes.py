@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from kigi import errors
+from kigi.api.capture import CapturePhase
 from kigi.cli.causes import CAUSES, FINE, cause_of
 
 ROOT = Path(__file__).parents[3]
@@ -57,3 +59,7 @@ def test_every_cause_is_provoked_on_real_parts() -> None:
     tests = [path for tier in ("integration", "e2e") for path in (ROOT / "tests" / tier).rglob("*.py")]
     text = "\n".join(path.read_text() for path in tests)
     assert {reason for reason in CAUSES if not re.search(rf"\b{reason}\b", text)} == NEVER_IN_A_STATUS
+
+
+def test_every_phase_of_a_capture_that_goes_on_has_a_cause() -> None:
+    assert set(get_args(CapturePhase)) - {"Done", "Failed"} <= CAUSES.keys()
