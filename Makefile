@@ -50,7 +50,7 @@ e2e: $(VENV)/ready packages  ## Real VMs in the local cluster; an hour; KUBEVIRT
 	$(BIN)/pytest -m e2e tests/e2e
 
 model: $(VENV)/ready packages  ## The store against its model: 100,000 steps and more
-	KIGI_MODEL_EXAMPLES=4000 $(BIN)/pytest -p no:timeout tests/property/test_store.py
+	KIGI_MODEL_EXAMPLES=5000 KIGI_MODEL_STEPS=100000 $(BIN)/pytest -s -p no:timeout tests/property/test_store.py
 
 bench: $(VENV)/ready packages  ## Every benchmark, with its peer in the same run
 	for each in create fill memory peers plan reset startup; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done

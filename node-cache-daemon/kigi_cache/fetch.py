@@ -97,6 +97,10 @@ class S3Source:
                 most = repository.max_connections or self._connections * 2
                 self._limits[name] = threading.BoundedSemaphore(most)
 
+    def max_depth(self, repository: str) -> int:
+        """Layers that the repository takes above each other; raises RepositoryUnknown."""
+        return self._repositories.get(repository).max_depth
+
     def prepare(self) -> None:
         """Make the signers of all repositories whose credentials are known, so that the first layer need not wait."""
         for repository in self._repositories.repositories.values():

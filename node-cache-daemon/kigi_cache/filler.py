@@ -242,6 +242,10 @@ class Filler:
             fetched_bytes_total=self.store.fetched_bytes_total,
         )
 
+    async def make_room(self, bytes_: int) -> None:
+        """Idle layers leave the disk, if that gives ``bytes_`` beside what stays free; else none does."""
+        await self._free_for(bytes_, Need.PREFETCH)
+
     async def scrub(self, older_than_s: float = 0.0, bytes_per_s: float = 0.0) -> list[Digest]:
         """Read every held layer again that was not read for so long, the oldest first, and not faster than that.
 

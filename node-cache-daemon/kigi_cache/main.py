@@ -17,7 +17,7 @@ from kigi_cache.captures import Captures
 from kigi_cache.csi import NodePlugin
 from kigi_cache.eviction import Budget
 from kigi_cache.fetch import S3Source, Source
-from kigi_cache.filler import Filler
+from kigi_cache.filler import RESERVE_BYTES, Filler
 from kigi_cache.grpc_server import SocketServer
 from kigi_cache.kube import KubeApi
 from kigi_cache.logs import log_to_stderr
@@ -72,8 +72,6 @@ async def run(settings: Settings) -> None:
     store = Store(settings.root)
     volumes = Volumes(settings.root, store, create_overlay)
     await asyncio.to_thread(volumes.recover)
-    captures = Captures(settings.root, volumes)
-    await asyncio.to_thread(captures.recover)
     filler = Filler(
         store,
         source,
@@ -84,6 +82,14 @@ async def run(settings: Settings) -> None:
         on_change=lambda: keeper.changed(),
         on_error=lambda digest, error: keeper.warn(error.reason, digest, str(error)),
     )
+    captures = Captures(
+        settings.root,
+        volumes,
+        min_free_bytes=max(min_free_bytes(settings), RESERVE_BYTES),
+        max_depth=s3.max_depth,
+        make_room=filler.make_room,
+    )
+    await asyncio.to_thread(captures.recover)
     keeper = NodeCacheKeeper(api, volumes, filler, captures, peer_address=me if settings.peer_port else None)
     metrics.REGISTRY.register(metrics.CacheCollector(lambda: keeper.status))
     plugin = NodePlugin(

@@ -7,6 +7,7 @@ to the repository: the daemon's own may only read. Both speak through files; see
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -22,7 +23,8 @@ from kigi.domain.layers import parse_digest
 from kigi.errors import KigiError, SpecInvalid
 from kigi.publishing.layer_writer import read_difference
 from kigi.publishing.publish import LayerFolder, make_layer
-from kigi_cache.captures import COPY, FINAL, ORDER, RESULT, is_id, write_json
+from kigi_cache.capture_room import need_of, no_room, shortages
+from kigi_cache.captures import BEAT, BEAT_S, COPY, FINAL, ORDER, RESULT, free_bytes, is_id, write_json
 from kigi_cache.logs import log_to_stderr
 from kigi_cache.volumes import CHAIN
 
@@ -45,10 +47,21 @@ class Publisher:
 
     async def run(self) -> None:
         """Until cancelled."""
+        beating = asyncio.create_task(self._beat())
+        try:
+            while True:
+                for directory in self._due():
+                    await self.publish(directory)
+                await asyncio.sleep(LOOK_S)
+        finally:
+            beating.cancel()
+
+    async def _beat(self) -> None:
+        """The daemon sees that somebody makes layers."""
         while True:
-            for directory in self._due():
-                await self.publish(directory)
-            await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(OSError):  # no folder yet, or a disk that is full: no sign of life
+                (self._root / BEAT).touch()
+            await asyncio.sleep(BEAT_S)
 
     async def publish(self, directory: Path) -> None:
         """One try: ``result.json`` says what came of it. A copy that is deleted meanwhile is nobody's loss."""
@@ -88,6 +101,7 @@ class Publisher:
         folder = LayerFolder(directory / CHAIN)
         for scratch in folder.path.glob(".publish-*"):  # of a process that was killed
             shutil.rmtree(scratch, ignore_errors=True)
+        _refuse_without_room(directory, order)
         async with open_repository(repository) as store:
             self._tell(directory, state="Storing")
             layer = await make_layer(directory / COPY, folder, store, parent=parent, image_format="qcow2")
@@ -116,6 +130,19 @@ class Publisher:
                 write_json(directory / RESULT, result)
             except FileNotFoundError:  # deleted at this moment
                 return
+
+
+def _refuse_without_room(directory: Path, order: dict[str, Any]) -> None:
+    """Raises NoRoom when making the layer would take what the daemon leaves free to others."""
+    need = need_of(
+        allocated_bytes=(directory / COPY).stat().st_blocks * 512,
+        chain_bytes=sum(entry.stat().st_size for entry in os.scandir(directory / CHAIN)),
+        virtual_bytes=int(order.get("virtualSizeBytes", 0)),
+        copied=True,
+    )
+    least = int(order.get("minFreeBytes", 0))
+    for short in shortages([("", need)], free_bytes=free_bytes(directory), min_free_bytes=least).values():
+        raise no_room(short, least)
 
 
 def _read(path: Path) -> dict[str, Any]:

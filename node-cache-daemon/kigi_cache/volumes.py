@@ -79,6 +79,16 @@ def is_handle(text: str) -> bool:
     return _HANDLE.fullmatch(text) is not None and ".." not in text
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How large one overlay and what it stands on are, on the disk."""
+
+    allocated_bytes: int
+    chain_bytes: int
+    """Of all layers below it."""
+    layers: int
+
+
 class Volumes:
     """The overlays below one root. One operation at a time on each; a second one is refused at once, not queued."""
 
@@ -138,6 +148,16 @@ class Volumes:
         """
         async with self._only_one(handle):
             await asyncio.to_thread(self._copy, handle, directory, name, parent, size, mounted)
+
+    def measure(self, handle: str, *, parent: str, size: int) -> Extent:
+        """The overlay as it is now; its VM may run. Blocks. Raises VolumeUnknown, or OverlayRejected as ``copy``."""
+        if not is_handle(handle) or not self._exists(handle):
+            raise VolumeUnknown(f"no overlay {handle} on this node")
+        with _plain_file(self._root / handle / DISK) as descriptor:
+            _check_copied(descriptor, parent, size)
+            found = os.fstat(descriptor)
+        layers = [entry.stat().st_size for entry in os.scandir(self._root / handle / CHAIN)]
+        return Extent(found.st_blocks * 512, sum(layers), len(layers))
 
     def usage(self, handle: str, path: str) -> Usage:
         """Space of an overlay that is mounted at ``path``; VolumeUnknown unless it is."""
@@ -251,12 +271,7 @@ class Volumes:
             target.chmod(0o600)
             clone_file(descriptor, file.fileno())
         with target.open("rb") as file:
-            check_overlay(
-                file.read(HEADER_BYTES),
-                backing_name=f"{CHAIN}/{parent.removeprefix('sha256:')}.qcow2",
-                virtual_size_bytes=size,
-                size_bytes=os.fstat(file.fileno()).st_size,
-            )
+            _check_copied(file.fileno(), parent, size)
         # Of the store's files: where mounts propagate, the volume's chain is a mount of its own, and no link leaves it.
         layers = [parse_digest(f"sha256:{name.removesuffix('.qcow2')}") for name in os.listdir(source / CHAIN)]
         self._linker.link_layers(layers, directory / CHAIN)
@@ -303,6 +318,16 @@ class Volumes:
                     os.replace(fresh / name, directory / name)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _check_copied(descriptor: int, parent: str, size: int) -> None:
+    """The header is that of an overlay of ``size`` bytes above the layer ``parent``; OverlayRejected."""
+    check_overlay(
+        os.pread(descriptor, HEADER_BYTES, 0),
+        backing_name=f"{CHAIN}/{parent.removeprefix('sha256:')}.qcow2",
+        virtual_size_bytes=size,
+        size_bytes=os.fstat(descriptor).st_size,
+    )
 
 
 def _backing_name(chain: Chain) -> str:

@@ -277,6 +277,18 @@ class NotSettled(Waiting):
     reason = "NotSettled"
 
 
+class CacheSilent(Waiting):
+    """A node's cache daemon has not reported lately; what is asked of it goes on when it does."""
+
+    reason = "CacheSilent"
+
+
+class PublisherSilent(Waiting):
+    """What makes layers of frozen copies does not run beside a node's daemon; it goes on when it does."""
+
+    reason = "PublisherSilent"
+
+
 class CaptureFailed(Waiting):
     """A layer of a captured disk cannot be made or stored now; it is tried again."""
 

@@ -6,14 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from kigi.adapters.resources import IMAGE, SYSTEM
+from kigi.adapters.resources import CLUSTER_INSTANCETYPE, IMAGE, INSTANCETYPE, SYSTEM
 from kigi.api.capture import SystemCaptureStatus
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.api.prefetch import SystemPrefetchStatus
 from kigi.domain import names
 from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedSystem
-from kigi.domain.usage import DEPLOYMENT_KIND, PREFETCH_KIND, User, users_of_systems
+from kigi.domain.usage import CAPTURE_KIND, DEPLOYMENT_KIND, PREFETCH_KIND, User, users_of_systems
 from kigi.errors import DeploymentMissing, KigiError
 from kigi.mirror import Mirror
 from kigi.observed import (
@@ -27,6 +27,7 @@ from kigi.observed import (
 )
 from kigi.planning import captures, plugin
 from kigi.planning.captures import CaptureView
+from kigi.planning.copies import life_of
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
 from kigi.planning.objects import machine_memory_bytes
 from kigi.planning.prefetches import PrefetchView
@@ -69,6 +70,7 @@ def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -
         machines=tuple(_machine_states(mirror, record)),
         kubevirt=kubevirt_of(mirror),
         now=now,
+        instancetypes=instancetypes_of(mirror, key[0]),
         policies=tuple(
             PolicyState(p.meta.name, p.instance, p.spec, p.owner_uid == meta.uid, p.meta.deleting)
             for p in mirror.policies.by("deployment", key)
@@ -106,7 +108,8 @@ def memory_by_node(mirror: Mirror, deployment: tuple[str, str]) -> Mapping[str, 
     for (instance, machine), volume in newest.items():
         vm = mirror.machines.get(deployment[0], names.machine_name(deployment[1], instance, machine))
         # A VM that waits for its layers is not there yet, but its room is taken.
-        used[volume.node] += vm.memory_bytes if vm else _memory_of(mirror, deployment[0], volume)
+        known_bytes = vm.memory_bytes if vm else None
+        used[volume.node] += known_bytes if known_bytes is not None else _memory_of(mirror, deployment[0], volume)
     mirror.memory_cache[deployment] = used
     return used
 
@@ -116,8 +119,17 @@ def _memory_of(mirror: Mirror, namespace: str, volume: VolumeRecord) -> int:
     if isinstance(system, ResolvedSystem):
         for machine in system.machines:
             if machine.name == volume.machine:
-                return machine_memory_bytes(machine.template)
+                return machine_memory_bytes(machine.template, instancetypes_of(mirror, namespace))
     return machine_memory_bytes({})
+
+
+def instancetypes_of(mirror: Mirror, namespace: str) -> dict[tuple[str, str], int]:
+    """Bytes of the guest's memory by kind and name of the instancetypes that VMs of a namespace can name."""
+    kinds = {
+        CLUSTER_INSTANCETYPE.kind: mirror.cluster_instancetypes,
+        INSTANCETYPE.kind: mirror.instancetypes.by("namespace", namespace),
+    }
+    return {(kind, record.meta.name): record.memory_bytes for kind, records in kinds.items() for record in records}
 
 
 def _node_state(mirror: Mirror, node: NodeRecord, now: datetime, used_bytes: int) -> NodeState:
@@ -287,6 +299,13 @@ def gather_capture(mirror: Mirror, record: CaptureRecord, now: datetime) -> Capt
             for node in store.by("namespace", namespace)
         ),
         reports=reports,
+        lives={
+            node.meta.name: life_of(
+                node_exists=True,
+                cache_alive=(cache := mirror.caches.get(None, node.meta.name)) is not None and _is_alive(cache, now),
+            )
+            for node in mirror.nodes
+        },
         now=now,
     )
 
@@ -359,7 +378,7 @@ def gather_image(mirror: Mirror, namespace: str, name: str, now: datetime) -> Im
         now=now,
         old_status=record.status,
         deleting=record.meta.deleting,
-        users=mirror.trees(namespace).image_users(name),
+        users=image_users(mirror, namespace, name),
     )
 
 
@@ -387,8 +406,18 @@ def gather_system(mirror: Mirror, namespace: str, name: str, now: datetime) -> S
     )
 
 
+def image_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
+    """The image's children, the states that name it, and captures of disks above it. O(captures of the namespace)."""
+    copied = {
+        User(CAPTURE_KIND, record.meta.name)
+        for record in mirror.captures.by("namespace", namespace)
+        if name in captures.uses(record.status)[1]
+    }
+    return tuple(sorted({*mirror.trees(namespace).image_users(name), *copied}))
+
+
 def system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
-    """The state's children, and the deployments and prefetches that name it. O(objects of the namespace)."""
+    """The state's children, and what names it: deployments, prefetches, captures. O(objects of the namespace)."""
     named = {
         User(DEPLOYMENT_KIND, record.meta.name): named_systems(record.spec)
         for record in mirror.deployments.by("namespace", namespace)
@@ -397,4 +426,6 @@ def system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
     for record in mirror.prefetches.by("namespace", namespace):
         if not isinstance(record.spec, KigiError):
             named[User(PREFETCH_KIND, record.meta.name)] = frozenset(ref.name for ref in record.spec.systems)
+    for capture in mirror.captures.by("namespace", namespace):
+        named[User(CAPTURE_KIND, capture.meta.name)] = captures.uses(capture.status)[0]
     return users_of_systems(mirror.trees(namespace).systems(), named).get(name, ())

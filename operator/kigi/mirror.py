@@ -24,6 +24,7 @@ from kigi.observed import (
     DeploymentRecord,
     ImageRecord,
     InstanceRecord,
+    InstancetypeRecord,
     KubeVirtRecord,
     MachineRecord,
     NodeRecord,
@@ -108,7 +109,7 @@ class Mirror:
         self.images: Store[ImageRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.systems: Store[SystemRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.deployments: Store[DeploymentRecord] = Store(namespace=lambda r: r.meta.namespace)
-        self.captures: Store[CaptureRecord] = Store()
+        self.captures: Store[CaptureRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.prefetches: Store[PrefetchRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.nodes: Store[NodeRecord] = Store()
         self.csi_nodes: Store[CsiNodeRecord] = Store()
@@ -122,6 +123,8 @@ class Mirror:
         self.policies: Store[PolicyRecord] = Store(deployment=lambda r: r.deployment)
         self.kubevirts: Store[KubeVirtRecord] = Store()
         self.plugins: Store[PluginRecord] = Store()
+        self.instancetypes: Store[InstancetypeRecord] = Store(namespace=lambda r: r.meta.namespace)
+        self.cluster_instancetypes: Store[InstancetypeRecord] = Store()
         self.stores: Mapping[str, Store[Any]] = {
             resources.IMAGE.kind: self.images,
             resources.SYSTEM.kind: self.systems,
@@ -138,6 +141,8 @@ class Mirror:
             resources.POLICY.kind: self.policies,
             resources.KUBEVIRT.kind: self.kubevirts,
             resources.PLUGIN.kind: self.plugins,
+            resources.INSTANCETYPE.kind: self.instancetypes,
+            resources.CLUSTER_INSTANCETYPE.kind: self.cluster_instancetypes,
         }
         self.holders: dict[Digest, set[str]] = defaultdict(set)
         """Nodes that hold each layer."""
@@ -187,6 +192,8 @@ class Mirror:
         for record in (old, new):
             if isinstance(record, VolumeRecord | MachineRecord):
                 self.memory_cache.pop(record.deployment, None)
+            elif isinstance(record, InstancetypeRecord):
+                self.memory_cache.clear()
 
     def _index_holders(self, node: str, old: CacheRecord | None, new: CacheRecord | None) -> None:
         before, after = old.held if old else frozenset(), new.held if new else frozenset()

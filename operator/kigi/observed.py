@@ -195,7 +195,8 @@ class MachineRecord:
     hardware: str
     sidecars: str
     halted_until: datetime | None
-    memory_bytes: int
+    memory_bytes: int | None
+    """What it takes of its node; None if an instancetype says how much memory the guest has."""
     printable_status: str
     message: str
 
@@ -251,6 +252,15 @@ class PluginRecord:
     """Its spec is that of ours."""
 
 
+@dataclass(frozen=True, slots=True)
+class InstancetypeRecord:
+    """A KubeVirt instancetype, of a namespace or of the cluster."""
+
+    meta: Meta
+    memory_bytes: int
+    """Memory of the guest."""
+
+
 Record = (
     ImageRecord
     | SystemRecord
@@ -267,6 +277,7 @@ Record = (
     | PolicyRecord
     | KubeVirtRecord
     | PluginRecord
+    | InstancetypeRecord
 )
 
 
@@ -453,6 +464,7 @@ def _machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
     of_template = ((spec.get("template") or {}).get("metadata") or {}).get("annotations") or {}
     template = (spec.get("template") or {}).get("spec") or {}
     memory = ((template.get("domain") or {}).get("memory") or {}).get("guest")
+    typed = bool(spec.get("instancetype"))
     return MachineRecord(
         meta=meta,
         owner_uid=annotations.get(names.ANNOTATION_OWNER, ""),
@@ -465,7 +477,7 @@ def _machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
         hardware=of_template.get(ANNOTATION_HARDWARE_HASH, ""),
         sidecars=of_template.get(HOOK_SIDECARS, ""),
         halted_until=_time(annotations.get(names.ANNOTATION_HALTED_UNTIL)),
-        memory_bytes=_bytes(memory, DEFAULT_MEMORY) + LAUNCHER_OVERHEAD_BYTES,
+        memory_bytes=None if typed else _bytes(memory, DEFAULT_MEMORY) + LAUNCHER_OVERHEAD_BYTES,
         printable_status=(body.get("status") or {}).get("printableStatus", ""),
         message=kubevirt.trouble(body),
     )
@@ -515,6 +527,11 @@ def _plugin(body: Mapping[str, Any], meta: Meta) -> PluginRecord:
     return PluginRecord(meta, meta.name == plugin.NAME and body.get("spec") == plugin.build_plugin()["spec"])
 
 
+def _instancetype(body: Mapping[str, Any], meta: Meta) -> InstancetypeRecord:
+    memory = ((body.get("spec") or {}).get("memory") or {}).get("guest")
+    return InstancetypeRecord(meta, _bytes(memory, DEFAULT_MEMORY))
+
+
 _PARSERS: Mapping[str, Callable[[Mapping[str, Any], Meta], Record]] = {
     resources.IMAGE.kind: _image,
     resources.SYSTEM.kind: _system,
@@ -531,6 +548,8 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any], Meta], Record]] = {
     resources.POLICY.kind: _policy,
     resources.KUBEVIRT.kind: _kubevirt,
     resources.PLUGIN.kind: _plugin,
+    resources.INSTANCETYPE.kind: _instancetype,
+    resources.CLUSTER_INSTANCETYPE.kind: _instancetype,
 }
 
 

@@ -19,6 +19,7 @@ from kigi.observed import (
     DeploymentRecord,
     ImageRecord,
     InstanceRecord,
+    InstancetypeRecord,
     KubeVirtRecord,
     MachineRecord,
     NodeRecord,
@@ -29,6 +30,7 @@ from kigi.observed import (
     SystemRecord,
     VolumeRecord,
 )
+from kigi.planning.captures import uses
 from kigi.planning.plugin import NAME
 from kigi.planning.wishes import named_systems
 from kigi.queue import Key
@@ -69,8 +71,13 @@ def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
                     yield PLUGIN_KEY, 0.0
                 else:
                     yield Key("node", "", change.key[1]), 0.0
+                    yield from ((key, GATHER_S) for key in _captures_on(mirror, change.key[1]))
                     yield from ((key, GATHER_S) for key in _all_prefetches(mirror))
                 yield from ((key, GATHER_S) for key in all_deployments(mirror))
+        case InstancetypeRecord():
+            # VMs take them by KubeVirt's hand; here they only tell how much room is left.
+            if _besides_meta(change):
+                yield from ((key, ROOM_S) for key in all_deployments(mirror))
         case CacheRecord():
             yield from _cache_changed(mirror, change)
         case VolumeRecord():
@@ -153,17 +160,22 @@ def _deployment_changed(mirror: Mirror, change: Change, namespace: str) -> Itera
 
 
 def _capture_changed(change: Change, namespace: str) -> Iterator[Waking]:
-    """Itself, when somebody else than its own pass wrote it; the nodes of its disks, when it is in another phase."""
+    """Itself, when somebody else than its own pass wrote it; the nodes of its disks, when it asks something else of
+    them; and the states and images that it stands on, when these have one user more, or less."""
     old, new = change.old, change.new
     assert old is None or isinstance(old, CaptureRecord)
     assert new is None or isinstance(new, CaptureRecord)
     before = (old.meta.uid, old.meta.generation, old.meta.deleting, old.meta.finalizers) if old else None
     if new is not None and before != (new.meta.uid, new.meta.generation, new.meta.deleting, new.meta.finalizers):
         yield Key("capture", namespace, new.meta.name), 0.0
-    phases = [record.status.phase if record is not None and record.status else "" for record in (old, new)]
-    if phases[0] != phases[1]:
-        nodes = {disk.node for record in (old, new) if record and record.status for disk in record.status.disks}
+    statuses = [record.status if record is not None else None for record in (old, new)]
+    asked = [(s.phase, [(disk.id, disk.node) for disk in s.disks]) if s is not None else None for s in statuses]
+    if asked[0] != asked[1]:
+        nodes = {disk.node for status in statuses if status is not None for disk in status.disks}
         yield from ((Key("node", "", node), 0.0) for node in sorted(nodes))
+    (states, images), (states_now, images_now) = (uses(status) for status in statuses)
+    yield from ((Key("system", namespace, name), 0.0) for name in sorted(states ^ states_now))
+    yield from ((Key("image", namespace, name), 0.0) for name in sorted(images ^ images_now))
 
 
 def _prefetch_changed(change: Change, namespace: str) -> Iterator[Waking]:
@@ -221,16 +233,21 @@ def _cache_changed(mirror: Mirror, change: Change) -> Iterator[Waking]:
         yield from ((key, PROGRESS_S) for key in _deployments_on(mirror, node))
     if old is not None and new is not None and _acts(old) != _acts(new):
         yield Key("node", "", node), 0.0
-    if (old.captures if old else {}) != (new.captures if new else {}):
-        for capture in mirror.captures:
-            if capture.status is not None and any(disk.node == node for disk in capture.status.disks):
-                yield Key("capture", capture.meta.namespace or "", capture.meta.name), 0.0
+    if old is None or new is None or old.captures != new.captures or _woke_up(old, new):
+        yield from ((key, 0.0) for key in _captures_on(mirror, node))
     changed = (old.held if old else frozenset()) ^ (new.held if new else frozenset())
     if changed:
         for namespace in {str(value) for value in mirror.images.values_of("namespace")}:
             trees = mirror.trees(namespace)
             touched = {name for top in trees.image_names_of(changed) for name in trees.subtree(top)}
             yield from ((Key("image", namespace, name), COUNT_S) for name in touched)
+
+
+def _captures_on(mirror: Mirror, node: str) -> Iterator[Key]:
+    """Captures of disks on that node."""
+    for capture in mirror.captures:
+        if capture.status is not None and any(disk.node == node for disk in capture.status.disks):
+            yield Key("capture", capture.meta.namespace or "", capture.meta.name)
 
 
 def _disk(volume: object) -> object:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from demo.__main__ import prepare
-from demo.targets import SYSTEM_NAMESPACE, Target, install_kigi
+from demo.targets import Target, install_kigi
 from localcluster import kubevirt
 from localcluster.build import binary
 from localcluster.full import Cluster
@@ -58,14 +59,20 @@ def sidecar(exercise: Exercise) -> None:
         pytest.skip("this KubeVirt has no hook in the VM's pod")
 
 
+def hooks(exercise: Exercise) -> set[str]:
+    """Process IDs on the node."""
+    return set(exercise.node("pgrep -f '[k]igi-disk-hook' || true").split())
+
+
 @contextmanager
 def hooks_killed(exercise: Exercise) -> Iterator[None]:
-    """Every hook on the node dies as soon as it has started."""
-    done = threading.Event()
+    """Every hook that starts on the node meanwhile dies at once."""
+    done, others = threading.Event(), hooks(exercise)
 
     def kill() -> None:
         while not done.wait(0.05):
-            exercise.node("pkill -9 -f '[k]igi-disk-hook' || true")
+            if new := hooks(exercise) - others:
+                exercise.node(f"kill -9 {' '.join(new)} || true")
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -118,39 +125,33 @@ def test_a_gate_that_goes_leaves_running_guests_alone_and_holds_a_reset_back(exe
 
 @pytest.mark.usefixtures("sidecar")
 def test_a_vm_whose_hook_is_killed_does_not_run_and_a_reset_brings_it_back(exercise: Exercise) -> None:
+    """KubeVirt does not say so: virt-launcher waits for its hook, and gives up after some minutes."""
     old = exercise.instance_uid("mail1")
     with hooks_killed(exercise):
         exercise.apply("infected", {"mail1": {"reset": "killed"}})
         eventually(lambda: exercise.instance_uid("mail1") not in (old, None), "another instance", 120)
-        message = eventually(lambda: exercise.machine("mail1").get("message"), "what keeps it from starting", 300)
-        print(message)
-        assert exercise.instance("mail1")["status"].get("phase") != "Running"
-        assert exercise.machine("mail1")["state"] != "Running"
+        eventually(lambda: exercise.instance("mail1")["status"].get("phase") == "Scheduled", "its pod", 120)
+        for _ in range(30):
+            assert exercise.instance("mail1")["status"].get("phase") != "Running"
+            assert exercise.machine("mail1")["state"] != "Running"
+            time.sleep(1)
     exercise.apply("infected", {"mail1": {"reset": "healed"}})
     exercise.wait_ready()
     exercise.says("mail1", machine="mail1", boot="1")
 
 
 @pytest.mark.usefixtures("sidecar")
-def test_a_vm_whose_hook_cannot_start_does_not_run(exercise: Exercise) -> None:
-    """The operator is told of an image that has no hook in it; with the right one it goes on by itself."""
-    operator = ("-n", SYSTEM_NAMESPACE, "deployment/kigi-operator")
-    name = "KIGI_HOOK_IMAGE"
-    wrong = exercise.cluster.release.image_name("virt-api")
-    exercise.target.kubectl("set", "env", *operator, f"{name}={wrong}")
-    try:
-        exercise.target.kubectl("rollout", "status", *operator, "--timeout=300s")
-        exercise.apply("infected", {"mail1": {"reset": "no hook"}})
-        message = eventually(
-            lambda: exercise.machine("mail1")["revision"] == 5 and exercise.machine("mail1").get("message"),
-            "what keeps it from starting",
-            300,
-        )
-        print(message)
-        assert exercise.instance("mail1")["status"].get("phase") != "Running"
-    finally:
-        exercise.target.kubectl("set", "env", *operator, f"{name}=kigi:dev")
-        exercise.target.kubectl("rollout", "status", *operator, "--timeout=300s")
-    exercise.apply("infected", {"mail1": {"reset": "with hook"}})
+def test_a_hook_that_dies_later_does_not_disturb_the_guest_and_is_told(exercise: Exercise) -> None:
+    known = hooks(exercise)
+    exercise.apply("infected", {"mail1": {"reset": "later"}})
     exercise.wait_ready()
     exercise.says("mail1", machine="mail1", boot="1")
+    uid = exercise.instance_uid("mail1")
+    exercise.node(f"kill -9 {' '.join(hooks(exercise) - known)}")
+    eventually(lambda: "hook-sidecar" in exercise.machine("mail1").get("message", ""), "the lost part", 120)
+    exercise.says("mail1", machine="mail1", boot="1")
+    assert exercise.instance_uid("mail1") == uid
+    exercise.virtctl("restart", exercise.vm("mail1"))
+    eventually(lambda: exercise.instance_uid("mail1") not in (uid, None), "another instance", 120)
+    exercise.wait_ready()
+    exercise.says("mail1", machine="mail1", boot="2")

@@ -122,6 +122,30 @@ def test_under_disk_pressure_idle_and_prefetched_layers_leave_and_nothing_is_fet
         asyncio.run(fill())
 
 
+def test_idle_layers_alone_leave_for_what_a_capture_needs_and_none_in_vain(
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
+) -> None:
+    settings = repositories(s3.endpoint, bucket)
+    small_disk = tmp_path / "disk"
+    small_disk.mkdir()
+
+    async def fill() -> None:
+        async with filling(small_disk / "node", settings, environment(s3), min_free_bytes=300 * MIB) as (filler, _):
+            idle, warm, disk, _ = roots
+            filler.want([*wanted(idle), *wanted(warm, PREFETCH), *wanted(disk)])
+            await eventually_async(lambda: len(needs(filler)) == 3)
+            filler.want([*wanted(warm, PREFETCH), *wanted(disk)])
+            room = filler.store.free_bytes() - 300 * MIB
+            await filler.make_room(room + 64 * MIB)
+            assert len(needs(filler)) == 3, "that much there is not, whatever leaves"
+            await filler.make_room(room + MIB)
+            assert needs(filler).keys() == {warm[0].digest, disk[0].digest}
+
+    with private_mounts():
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=640m", "kigi-test", str(small_disk)], check=True)
+        asyncio.run(fill())
+
+
 async def test_half_a_layer_that_nobody_wants_any_more_is_removed_after_a_start(
     s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,7 +137,7 @@ def test_a_running_disk_is_kept_as_it_was_and_stored_as_what_differs(lab: Lab, t
     assert "identical" in run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(top), str(frozen))
     lab.order()
     eventually(lambda: not lab.folder("c1").exists(), what="the copy is deleted when nobody orders it")
-    assert lab.report("c1") is None
+    eventually(lambda: lab.report("c1") is None, what="and no word is said of it any more")
 
 
 def test_a_disk_that_nobody_wrote_to_stays_the_image_that_it_is(lab: Lab) -> None:
@@ -242,3 +244,88 @@ def test_a_publisher_that_is_killed_goes_on_where_it_was(lab: Lab) -> None:
     stored = lab.wait("c1", "Stored")
     assert stored.uploaded_bytes == stored.size_bytes
     assert not list((lab.folder("c1") / "chain").glob(".publish-*"))
+
+
+def beat(lab: Lab, age_s: float = 0.0) -> None:
+    """The publisher's sign of life, as old as that."""
+    path = lab.node.root / "captures" / ".publisher"
+    path.touch()
+    os.utime(path, (time.time() - age_s,) * 2)
+
+
+def test_a_node_says_beforehand_what_speaks_against_a_copy(lab: Lab) -> None:
+    lab.order("c1", action="Check")
+    assert lab.wait("c1", "Refused").reason == "PublisherSilent"
+    lab.start_publisher()
+    lab.wait("c1", "Possible")
+    assert not lab.folder("c1").exists()
+    lab.order("c1", action="Check", volume=HANDLE.replace(".dns.", ".mail."))
+    lab.wait("c1", "Possible")  # never started: there is nothing to copy
+    data = bytearray(lab.overlay.read_bytes())
+    at = data.index(b"chain/")
+    data[at : at + 6] = b"/etc//"
+    lab.overlay.write_bytes(bytes(data))
+    lab.order("c1", action="Check")
+    assert lab.wait("c1", "Refused").reason == "OverlayRejected"
+
+
+def test_a_copy_that_the_disk_has_no_room_for_is_refused_before_and_while_the_vms_stand_still(lab: Lab) -> None:
+    run("qemu-io", "-f", "qcow2", "-c", f"write -P 7 0 {16 * 2**20}", str(lab.overlay))
+    beat(lab)
+    lab.order("c1", action="Check")
+    lab.wait("c1", "Possible")
+    space = os.statvfs(lab.node.root)
+    lab.node.kill()
+    # As much as there is, but for less than the copy takes.
+    lab.node.start(KIGI_MIN_FREE=str(space.f_bavail * space.f_frsize - 2**20)).wait_ready()
+    beat(lab)
+    refused = lab.wait("c1", "Refused")
+    assert refused.reason == "NoRoom"
+    assert "KIGI_MIN_FREE" in str(refused.message)
+    lab.order("c2")
+    assert lab.wait("c2", "Refused").reason == "NoRoom"
+    assert not lab.folder("c2").exists()
+    lab.node.kill()
+    lab.node.start().wait_ready()
+    lab.wait("c2", "Copied")
+
+
+def test_a_layer_that_there_is_no_room_to_make_waits_for_room(lab: Lab) -> None:
+    lab.write(b"a", 10 * CLUSTER)
+    lab.order("c1")
+    lab.wait("c1", "Copied")
+    path = lab.folder("c1") / "order.json"
+    eventually(path.exists)
+    written = json.loads(path.read_text())
+    assert written["minFreeBytes"] == 256 * 2**20
+    path.write_text(json.dumps({**written, "minFreeBytes": 2**60}))
+    lab.start_publisher()
+    assert lab.wait("c1", "Refused").reason == "NoRoom"
+    path.write_text(json.dumps(written))
+    lab.wait("c1", "Stored")
+
+
+def test_a_chain_that_the_repository_takes_no_layer_above_is_refused_beforehand(lab: Lab) -> None:
+    repositories = lab.directory / "repositories.yaml"
+    repositories.write_text(json.dumps({"repositories": {"default": {"maxDepth": len(lab.chain)}}}))
+    lab.node.kill()
+    lab.node.start(KIGI_REPOSITORIES=str(repositories)).wait_ready()
+    beat(lab)
+    lab.order("c1", action="Check")
+    refused = lab.wait("c1", "Refused")
+    assert refused.reason == "ChainTooDeep"
+    assert "repositories.default.maxDepth" in str(refused.message)
+
+
+def test_a_publisher_that_died_is_told_while_a_copy_waits_for_it(lab: Lab) -> None:
+    lab.write(b"a", 10 * CLUSTER)
+    lab.order("c1")
+    lab.wait("c1", "Copied")
+    path = lab.folder("c1") / "order.json"
+    eventually(path.exists)
+    beat(lab, 3600)
+    assert lab.report("c1").reason is None, "it has just begun to wait"  # type: ignore[union-attr]
+    os.utime(path, (time.time() - 3600,) * 2)
+    eventually(lambda: lab.report("c1").reason == "PublisherSilent", 20)  # type: ignore[union-attr]
+    lab.start_publisher()
+    assert lab.wait("c1", "Stored").reason is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from kigi.cli import gc
 from kigi.cli.cluster import Access
 from kigi.cli.output import Format
 from kigi.domain.layers import Digest, object_key
+from kigi.domain.names import API_VERSION
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.command import Site
@@ -176,3 +178,28 @@ async def test_a_layer_that_is_named_while_it_goes_is_told_of(
         monkeypatch.setenv(name, value)
     with pytest.raises(gc.LayerMissing, match=image["spec"]["layer"]["digest"]):
         await collect()
+
+
+def test_what_a_running_capture_stands_on_is_kept_with_its_chain(site: Site) -> None:
+    """The image's object was deleted by force, so that nothing else names its layers."""
+    site.grow("base", "two", "three")
+    every, parent = layers(site), digest_of(site, "three")
+    spec = {"deployment": {"name": "class"}}
+    site.apply({"apiVersion": API_VERSION, "kind": "SystemCapture", "metadata": {"name": "after"}, "spec": spec})
+    disk = {"name": "m", "id": "c", "node": "n", "volume": "v", "image": "three", "parent": parent}
+    disks = [{**disk, "virtualSizeBytes": 65536}]
+
+    def is_in(phase: str) -> None:
+        patch = json.dumps({"status": {"phase": phase, "disks": disks}})
+        site.plane.kubectl(
+            "patch", "systemcapture", "after", "-n", site.namespace, "--subresource=status", "--type=merge", "-p", patch
+        )
+
+    forget(site, "base", "two", "three")
+    make_old(site)
+    is_in("Storing")
+    site.succeed("gc", "--delete", "--all-unused")
+    assert layers(site) == every
+    is_in("Failed")
+    site.succeed("gc", "--delete", "--all-unused")
+    assert layers(site) == set()

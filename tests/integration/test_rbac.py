@@ -279,6 +279,11 @@ OPERATOR_MAY = [
     ),
     *((verb, "kubevirt.io", "kubevirts", "") for verb in READ),
     *((verb, "plugin.kubevirt.io", "plugins", "") for verb in (*READ, "create")),
+    *(
+        (verb, "instancetype.kubevirt.io", kind, "")
+        for kind in ("virtualmachineinstancetypes", "virtualmachineclusterinstancetypes")
+        for verb in READ
+    ),
     *((verb, "storage.k8s.io", "csinodes", "") for verb in READ),
     *((verb, "", "nodes", "") for verb in READ),
     *((verb, "", "namespaces", "") for verb in READ),

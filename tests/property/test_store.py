@@ -48,8 +48,12 @@ crash_after = st.sampled_from([None] * 8 + [0, 1, 2, 3])
 class StoreMachine(RuleBasedStateMachine):
     """What a store does, next to what it must do."""
 
+    steps = 0
+    """Steps of all runs."""
+
     def __init__(self) -> None:
         super().__init__()
+        StoreMachine.steps -= 1  # the invariants are looked at once before the first step
         self.root = Path(tempfile.mkdtemp(prefix="store-"))
         self.links: dict[int, int] = dict.fromkeys(range(len(LAYERS)), 0)
         self.volumes: list[tuple[int, Path]] = []
@@ -268,6 +272,10 @@ class StoreMachine(RuleBasedStateMachine):
         known = {"layers", "incoming", "quarantine", "state.json", "state.new"}
         assert {path.name for path in self.store.root.iterdir()} <= known
 
+    @invariant()
+    def counted(self) -> None:
+        StoreMachine.steps += 1
+
     def teardown(self) -> None:
         shutil.rmtree(self.root)
 
@@ -279,3 +287,9 @@ TestStore.settings = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_as_many_steps_were_taken_as_were_asked_for() -> None:
+    """After the model, in this file's order. ``make model`` asks for 100,000."""
+    print(f"{StoreMachine.steps} steps")
+    assert StoreMachine.steps >= int(os.environ.get("KIGI_MODEL_STEPS", "1"))

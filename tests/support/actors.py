@@ -80,6 +80,10 @@ class Actors:
         """VMs that stand still."""
         self.lose_copies = 0
         """Copies that are lost after they were reported."""
+        self.hold_copies = False
+        """The publishers make no layers."""
+        self.refuse_copies: dict[str, str] = {}
+        """What every node answers when it is asked for copies; empty: that they are possible."""
         self.alive: set[str] = set(self.node_names)
         """Nodes whose daemon and kubelet work."""
         self._start_s, self._fill_s, self._play = start_s, fill_s, play
@@ -395,12 +399,16 @@ class Actors:
         reports = []
         copies = self.disks[name].copies
         for order in body.get("spec", {}).get("captures") or ():
+            if order["action"] == "Check":
+                answer = self.refuse_copies
+                reports.append({"id": order["id"], **(answer or {"state": "Possible"})})
+                continue
             if order["action"] == "Copy" and order["id"] not in copies:
                 copies[order["id"]] = order["volume"]
                 namespace, vm = self._vm_of_handle(order["volume"])
                 if order["mounted"] and (namespace, vm) not in self.standing:
                     self.violations.append(f"{order['volume']} is copied while its VM runs")
-            state = "Copied" if order["action"] == "Copy" else "Stored"
+            state = "Copied" if order["action"] == "Copy" or self.hold_copies else "Stored"
             if order["action"] == "Keep" and self.lose_copies > 0 and order["id"] in copies:
                 self.lose_copies -= 1
                 del copies[order["id"]]

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from kigi.domain.images import Image
-from kigi.gather import gather_deployment, gather_image, gather_node, gather_nodes
+from kigi.domain.usage import CAPTURE_KIND, User
+from kigi.gather import (
+    gather_capture,
+    gather_deployment,
+    gather_image,
+    gather_node,
+    gather_nodes,
+    image_users,
+    system_users,
+)
 from kigi.mirror import Mirror
-from kigi.planning.objects import LAUNCHER_OVERHEAD_BYTES, Owner
+from kigi.planning.objects import LAUNCHER_OVERHEAD_BYTES, Owner, machine_memory_bytes
 from tests.support.bodies import (
     GIB,
     NAME,
@@ -24,6 +35,7 @@ from tests.support.bodies import (
     system_body,
     volume_body,
     wish,
+    with_meta,
 )
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
@@ -94,6 +106,43 @@ def test_old_revisions_take_no_room(mirror: Mirror) -> None:
     assert others["n1"].memory_bytes == 8 * GIB - GIB - LAUNCHER_OVERHEAD_BYTES
 
 
+def instancetype_body(memory: str, version: int = 1, namespace: str | None = NS) -> dict[str, Any]:
+    metadata = {"name": "big", **({"namespace": namespace} if namespace else {})}
+    return with_meta({"kind": "Type", "metadata": metadata, "spec": {"memory": {"guest": memory}}}, version)
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind", "namespace"),
+    [
+        ({"name": "big"}, "VirtualMachineClusterInstancetype", None),
+        ({"name": "big", "kind": "VirtualMachineInstancetype"}, "VirtualMachineInstancetype", NS),
+    ],
+)
+def test_an_instancetype_says_how_much_room_its_machine_takes(
+    mirror: Mirror, reference: dict[str, str], kind: str, namespace: str | None
+) -> None:
+    machine = {"name": "m", "image": {"name": "top"}, "template": {"instancetype": reference}}
+    mirror.put("SystemNode", system_body("a", [machine], version=2))
+    mirror.put("PersistentVolume", volume_body(wish()))
+    mirror.put(kind, instancetype_body("3Gi", namespace=namespace))
+
+    def free() -> int:
+        return gather_nodes(mirror, NOW, without=("ns", "other"))["n1"].memory_bytes
+
+    assert free() == 8 * GIB - 3 * GIB - LAUNCHER_OVERHEAD_BYTES
+    typed = replace(wish(), template={"instancetype": reference})
+    mirror.put("VirtualMachine", machine_body(typed))
+    assert free() == 8 * GIB - 3 * GIB - LAUNCHER_OVERHEAD_BYTES
+    mirror.put(kind, instancetype_body("5Gi", version=2, namespace=namespace))
+    assert free() == 8 * GIB - 5 * GIB - LAUNCHER_OVERHEAD_BYTES
+    assert machine_memory_bytes(typed.template, view(mirror).instancetypes) == 5 * GIB + LAUNCHER_OVERHEAD_BYTES
+
+
+def test_an_instancetype_of_another_namespace_is_none_of_ours(mirror: Mirror) -> None:
+    mirror.put("VirtualMachineInstancetype", instancetype_body("3Gi", namespace="elsewhere"))
+    assert view(mirror).instancetypes == {}
+
+
 @pytest.mark.parametrize(("age_s", "alive"), [(0, True), (119, True), (121, False)])
 def test_a_daemon_is_dead_two_minutes_after_its_last_word(mirror: Mirror, age_s: int, alive: bool) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=age_s)
@@ -150,3 +199,31 @@ def test_only_an_unused_overlay_of_our_form_that_no_volume_names_is_without_one(
     body["status"]["volumes"][1]["mounted"] = True
     mirror.put("NodeCache", body)
     assert gather_node(mirror, "n1").nameless == {left}
+
+
+def capture_body(phase: str, version: int = 1) -> dict[str, Any]:
+    disk = {"name": "m", "id": "c1", "node": "n1", "volume": "v", "image": "top", "parent": chain_of("top")[0].digest}
+    return {
+        "metadata": {"name": "after", "namespace": NS, "uid": "c", "generation": 1, "resourceVersion": str(version)},
+        "spec": {"deployment": {"name": NAME}},
+        "status": {"phase": phase, "parent": "a", "disks": [{**disk, "virtualSizeBytes": GIB}]},
+    }
+
+
+@pytest.mark.parametrize(("phase", "used"), [("Checking", True), ("Storing", True), ("Done", False), ("Failed", False)])
+def test_a_capture_uses_what_it_stands_on_until_it_has_ended(mirror: Mirror, phase: str, used: bool) -> None:
+    mirror.put("SystemCapture", capture_body(phase))
+    user = User(CAPTURE_KIND, "after")
+    assert (user in image_users(mirror, NS, "top")) == used
+    assert (user in system_users(mirror, NS, "a")) == used
+    assert user not in image_users(mirror, "elsewhere", "top")
+
+
+@pytest.mark.parametrize(("age_s", "life"), [(30, "Alive"), (3600, "Silent")])
+def test_a_capture_sees_whether_nodes_live(mirror: Mirror, age_s: int, life: str) -> None:
+    mirror.put("SystemCapture", capture_body("Storing"))
+    record = mirror.captures.get(NS, "after")
+    assert record is not None
+    mirror.put("Node", node_body("n2"))  # no daemon yet
+    now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=age_s)
+    assert gather_capture(mirror, record, now).lives == {"n1": life, "n2": "Silent"}

@@ -141,3 +141,40 @@ def test_an_available_volume_has_its_claim_looked_at_soon_and_a_bound_one_has_no
     assert claim in woken(mirror, "PersistentVolume", {**body, "status": {"phase": "Available"}})
     body = volume_body(wish(), version=3)
     assert claim not in woken(mirror, "PersistentVolume", {**body, "status": {"phase": "Bound"}})
+
+
+def capture_body(phase: str, version: int, **disk: Any) -> dict[str, Any]:
+    disk = {
+        "name": "m",
+        "id": "c1",
+        "node": "n1",
+        "volume": "v",
+        "image": "top",
+        "parent": "sha256:" + "1" * 64,
+        **disk,
+    }
+    return {
+        "metadata": {"name": "after", "namespace": NS, "uid": "c", "generation": 1, "resourceVersion": str(version)},
+        "spec": {"deployment": {"name": NAME}},
+        "status": {"phase": phase, "parent": "a", "disks": [{**disk, "virtualSizeBytes": GIB}]},
+    }
+
+
+def test_a_capture_wakes_its_nodes_and_what_it_stands_on(mirror: Mirror) -> None:
+    node, system, image = Key("node", "", "n1"), Key("system", NS, "a"), Key("image", NS, "top")
+    assert woken(mirror, "SystemCapture", capture_body("Checking", 1)) >= {node, system, image}
+    assert woken(mirror, "SystemCapture", capture_body("Checking", 2, id="c2")) == {node}, "it asks for another disk"
+    assert woken(mirror, "SystemCapture", capture_body("Checking", 3, id="c2")) == set()
+    assert woken(mirror, "SystemCapture", capture_body("Storing", 4, id="c2")) == {node}
+    assert woken(mirror, "SystemCapture", capture_body("Done", 5, id="c2")) == {node, system, image}
+
+
+def test_a_node_that_goes_or_comes_back_wakes_captures_of_its_disks(mirror: Mirror) -> None:
+    mirror.put("SystemCapture", capture_body("Storing", 1))
+    capture = Key("capture", NS, "after")
+    later = cache_body(version=2, heartbeat="2026-01-01T01:00:00Z")
+    assert capture in woken(mirror, "NodeCache", later)
+    assert capture not in woken(mirror, "NodeCache", cache_body(version=3, heartbeat="2026-01-01T01:00:30Z"))
+    change = mirror.gone("Node", None, "n1", mirror.nodes.get(None, "n1").meta.uid)  # type: ignore[union-attr]
+    assert change is not None
+    assert capture in {key for key, _ in wakings(mirror, change)}

@@ -111,13 +111,22 @@ def trouble(vm: Mapping[str, Any]) -> str:
         return ""
     if ready.get("reason") in _NOT_ANSWERING and _is_probed(vm):
         return "it runs, and its readiness probe does not answer"
+    if ready.get("reason") == "ContainersNotReady" and _is_running(vm):
+        # Of containers beside the guest, such as the hook: the guest runs on, and a restart makes the pod anew.
+        return (
+            f"it runs, in a pod that has lost a part: {ready.get('message') or 'a container is not ready'}; restart it"
+        )
     # "VMI does not exist" and the like are stages of a start, not trouble.
     return str(ready.get("message") or "") if ready.get("reason") not in _STAGES else ""
 
 
 def _is_probed(vm: Mapping[str, Any]) -> bool:
     template = ((vm.get("spec") or {}).get("template") or {}).get("spec") or {}
-    return bool(template.get("readinessProbe")) and (vm.get("status") or {}).get("printableStatus") == "Running"
+    return bool(template.get("readinessProbe")) and _is_running(vm)
+
+
+def _is_running(vm: Mapping[str, Any]) -> bool:
+    return (vm.get("status") or {}).get("printableStatus") == "Running"
 
 
 def _unpulled(message: str) -> str:

@@ -58,6 +58,13 @@ INSTANCE = Resource("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachinei
 POLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", selector=_OURS)
 KUBEVIRT = Resource("kubevirt.io/v1", "KubeVirt", "kubevirts")
 PLUGIN = Resource("plugin.kubevirt.io/v1alpha1", "Plugin", "plugins", namespaced=False)
+INSTANCETYPE = Resource("instancetype.kubevirt.io/v1beta1", "VirtualMachineInstancetype", "virtualmachineinstancetypes")
+CLUSTER_INSTANCETYPE = Resource(
+    "instancetype.kubevirt.io/v1beta1",
+    "VirtualMachineClusterInstancetype",
+    "virtualmachineclusterinstancetypes",
+    namespaced=False,
+)
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
 EVENT = Resource("events.k8s.io/v1", "Event", "events")
 
@@ -77,6 +84,8 @@ WATCHED = (
     POLICY,
     KUBEVIRT,
     PLUGIN,
+    INSTANCETYPE,
+    CLUSTER_INSTANCETYPE,
 )
 """What the operator mirrors; in an order in which a reference is listed before what it is followed from."""
 

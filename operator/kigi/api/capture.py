@@ -26,7 +26,9 @@ from kigi.api.base import (
 from kigi.api.deployment import MAX_REPLICAS
 from kigi.domain.layers import DEFAULT_REPOSITORY
 
-CapturePhase = Literal["Pending", "Pausing", "Copying", "Resuming", "Storing", "Publishing", "Done", "Failed"]
+CapturePhase = Literal[
+    "Pending", "Checking", "Pausing", "Copying", "Resuming", "Storing", "Publishing", "Done", "Failed"
+]
 
 
 class SystemCaptureSpec(Model):
@@ -100,7 +102,8 @@ class CapturedDisk(Model):
     size_bytes: int | None = Field(default=None, description="Length of the new layer's file in bytes.")
     uploaded_bytes: int = Field(default=0, description="Bytes of it that are in the repository.")
     result: str | None = Field(default=None, description="VMImageNode of the new layer, or the one it stands on.")
-    message: str | None = Field(default=None, description="Why it is refused, for a person.")
+    reason: str | None = Field(default=None, description="Why it does not go on, as one CamelCase word.")
+    message: str | None = Field(default=None, description="Why it does not go on, for a person.")
 
 
 class SystemCaptureStatus(Status):

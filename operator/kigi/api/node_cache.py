@@ -73,8 +73,9 @@ class CaptureOrder(Model):
     repository: str = Field(
         default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Where its layer is stored."
     )
-    action: Literal["Copy", "Keep"] = Field(
-        description="Copy: make the copy, if there is none. Keep: the VM runs on; make none any more."
+    action: Literal["Check", "Copy", "Keep"] = Field(
+        description="Check: say whether a copy can be made and stored; the VM runs. Copy: make the copy, if there is "
+        "none. Keep: the VM runs on; make none any more."
     )
     mounted: bool = Field(default=False, description="A VM has the overlay; it stands still while action is Copy.")
 
@@ -131,16 +132,17 @@ class CaptureReport(Model):
     """One frozen copy of an overlay, and the layer that is made of it."""
 
     id: str = Field(description="Name of the copy.")
-    state: Literal["Copied", "Storing", "Stored", "Unchanged", "Refused", "Lost"] = Field(
-        description="Copied: the VM may run on. Refused: see reason; tried again. Lost: there is no copy to keep."
+    state: Literal["Possible", "Copied", "Storing", "Stored", "Unchanged", "Refused", "Lost"] = Field(
+        description="Possible: nothing speaks against a copy. Copied: the VM may run on. Refused: see reason; tried "
+        "again. Lost: there is no copy to keep."
     )
     copied_bytes: int = Field(default=0, description="Bytes of the overlay that were copied.")
     copy_milliseconds: int = Field(default=0, description="What copying took.")
     digest: str | None = Field(default=None, description="Digest of the new layer.")
     size_bytes: int | None = Field(default=None, description="Length of the new layer's file in bytes.")
     uploaded_bytes: int = Field(default=0, description="Bytes of it that are in the repository.")
-    reason: str | None = Field(default=None, description="Why it is refused, as one CamelCase word.")
-    message: str | None = Field(default=None, max_length=4096, description="Why it is refused, for a person.")
+    reason: str | None = Field(default=None, description="Why it does not go on, as one CamelCase word.")
+    message: str | None = Field(default=None, max_length=4096, description="Why it does not go on, for a person.")
 
 
 class NodeCacheStatus(Status):

@@ -90,8 +90,13 @@ CAUSES: dict[str, Cause] = {
     "MovedOn": Cause("a VM ran on before its disk was copied", "let nobody resume it, and capture again"),
     "TooSlow": Cause("copying took too long", "use XFS or Btrfs for /var/lib/kigi, or capture fewer machines"),
     "CopyLost": Cause("a node lost a copy before it was stored", "create another SystemCapture"),
+    "PublisherSilent": Cause(
+        "nothing makes layers of copies on that node",
+        "kubectl -n kigi-system get pods -o wide; the log of the container capture-publisher there",
+    ),
     "CaptureMissing": Cause("the node has no copy"),
     "Pending": Cause("nothing has been done yet"),
+    "Checking": Cause("nodes are asked whether copies can be made and stored"),
     "Pausing": Cause("VMs are brought to rest"),
     "Copying": Cause("disks are being copied while their VMs stand still"),
     "Resuming": Cause("VMs are resumed"),

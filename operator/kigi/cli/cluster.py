@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from kigi.adapters import kubeconfig as configured
 from kigi.adapters.kube_session import KubeSession
-from kigi.adapters.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
+from kigi.adapters.resources import CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
 from kigi.errors import Forbidden, SpecInvalid, Waiting
 
 if TYPE_CHECKING:
     from kigi.mirror import Mirror
 
-TREES = (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH)
+TREES = (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH, CAPTURE)
 """Both trees, and what names their nodes."""
 MANAGER = "kigi-cli"
 """Field manager of what people wish by a command."""

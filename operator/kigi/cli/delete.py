@@ -14,7 +14,7 @@ from kigi.domain.images import Image
 from kigi.domain.quantities import format_bytes
 from kigi.domain.usage import NodeKey, format_users, freed_bytes, unused_without
 from kigi.errors import Forbidden, ImageMissing, InUse, SystemMissing
-from kigi.gather import system_users
+from kigi.gather import image_users, system_users
 from kigi.mirror import Mirror
 
 
@@ -36,8 +36,7 @@ def _delete(access: Access, kind: str, name: str, dry_run: bool) -> tuple[dict[s
         if record is None:
             missing = ImageMissing if resource is IMAGE else SystemMissing
             raise missing(f"{resource.kind} {namespace}/{name} does not exist")
-        trees = mirror.trees(namespace)
-        users = trees.image_users(name) if resource is IMAGE else system_users(mirror, namespace, name)
+        users = (image_users if resource is IMAGE else system_users)(mirror, namespace, name)
         if users:
             raise InUse(f"{resource.kind} {namespace}/{name} is used by {format_users(users)}; delete them first")
         if dry_run:

@@ -17,6 +17,7 @@ from typing import Any
 
 from kigi.adapters.resources import CAPTURE, IMAGE, NODE_CACHE, VOLUME
 from kigi.adapters.s3 import LayerRepository, open_repository
+from kigi.api.capture import CapturedDisk
 from kigi.api.repositories import load_repositories
 from kigi.cli.cluster import Access, open_cluster, read_mirror
 from kigi.cli.output import Format, tell
@@ -163,13 +164,24 @@ def _named_by(mirror: Mirror) -> Iterator[Digest]:
         yield from (layer.digest for layer in volume.chain)
     for cache in mirror.caches:
         yield from (Digest(layer.digest) for layer in (cache.spec.layers if cache.spec else ()))
-    for capture in mirror.captures:  # stored, and not named by an image yet
-        disks = capture.status.disks if capture.status else ()
-        yield from (parse_digest(disk.digest) for disk in disks if disk.digest is not None)
+    for disk in _captured(mirror):  # stored, and not named by an image yet
+        if disk.digest is not None:
+            yield parse_digest(disk.digest)
+
+
+def _captured(mirror: Mirror) -> Iterator[CapturedDisk]:
+    """Disks of captures whose layers are named by images, or still will be."""
+    for capture in mirror.captures:
+        if capture.status is not None and capture.status.phase != "Failed":
+            yield from capture.status.disks
 
 
 def _open_ended(mirror: Mirror) -> Iterator[Digest]:
-    """Layers of images whose parent is named and is not there: only their headers tell what they stand on."""
+    """Layers that name a parent of which no image is left: only their headers tell what they stand on."""
+    known = {record.image.digest for record in mirror.images if isinstance(record.image, Image)}
+    for disk in _captured(mirror):
+        if disk.parent not in known:
+            yield parse_digest(disk.parent)
     for record in mirror.images:
         image = record.image
         if not isinstance(image, Image) or image.parent is None:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from kigi.adapters.resources import (
     BY_KIND,
     CLAIM,
+    CLUSTER_INSTANCETYPE,
     CSI_NODE,
     DEPLOYMENT,
     IMAGE,
     INSTANCE,
+    INSTANCETYPE,
     KUBEVIRT,
     MACHINE,
     NODE,
@@ -59,6 +61,8 @@ KINDS = (
     PREFETCH,
     KUBEVIRT,
     PLUGIN,
+    INSTANCETYPE,
+    CLUSTER_INSTANCETYPE,
 )
 
 
@@ -73,7 +77,7 @@ def run_plan(access: Access, name: str | None, file: Path | None, system: str | 
 def _read(access: Access, name: str | None, file: Path | None, system: str | None) -> list[dict[str, Any]]:
     namespace = access.default_namespace()
     with open_cluster(access) as kube:
-        mirror = read_mirror(kube, KINDS, optional=(PLUGIN, POLICY, PREFETCH))
+        mirror = read_mirror(kube, KINDS, optional=(PLUGIN, POLICY, PREFETCH, INSTANCETYPE, CLUSTER_INSTANCETYPE))
         if name is not None:
             body = kube.get(DEPLOYMENT, namespace, name)
             if body is None:

@@ -119,6 +119,13 @@ def _below(bodies: Bodies, key: Key, reason: str, above: tuple[Key, ...]) -> Ite
             for machine in instance.get("machines") or ():
                 if machine.get("message") or machine["state"] in _MACHINE_CAUSES:
                     yield _machine(instance["instance"], machine)
+    elif key[0] == CAPTURE.kind:
+        if reason in ("NotSettled", "DeploymentMissing"):
+            yield from _known(bodies, above, (DEPLOYMENT.kind, spec["deployment"]["name"]))
+        waiting = [disk for disk in status.get("disks") or () if disk.get("reason")]
+        yield from (_disk(disk) for disk in waiting)
+        for node in sorted({disk["node"] for disk in waiting}):
+            yield from _known(bodies, above, (NODE_CACHE.kind, node))
     elif key[0] == PREFETCH.kind:
         for ref in spec["systems"]:
             yield from _known(bodies, above, (SYSTEM.kind, ref["name"]))
@@ -164,6 +171,20 @@ def _machine(instance: int, machine: dict[str, Any]) -> dict[str, Any]:
         "message": machine.get("message") or "",
         "cause": known.cause,
         "remedy": known.remedy,
+        "because": [],
+    }
+
+
+def _disk(disk: dict[str, Any]) -> dict[str, Any]:
+    """A disk of a capture, and what it waits for on its node."""
+    cause = cause_of(disk["reason"])
+    return {
+        "object": f"disk {disk['name']} on node {disk['node']}",
+        "reason": disk["reason"],
+        "stalled": False,
+        "message": disk.get("message") or "",
+        "cause": cause.cause,
+        "remedy": cause.remedy,
         "because": [],
     }
 

@@ -19,6 +19,7 @@ IMAGE_KIND = "VMImageNode"
 SYSTEM_KIND = "SystemNode"
 DEPLOYMENT_KIND = "SystemDeployment"
 PREFETCH_KIND = "SystemPrefetch"
+CAPTURE_KIND = "SystemCapture"
 SHOWN = 8
 """Users that a message names; the rest is counted."""
 
@@ -60,7 +61,7 @@ def users_of_images(images: Mapping[str, Image], systems: Mapping[str, System]) 
 
 
 def users_of_systems(systems: Mapping[str, System], named: Mapping[User, Iterable[str]]) -> dict[str, tuple[User, ...]]:
-    """Users of each state that has some, sorted: its children, and the deployments and prefetches.
+    """Users of each state that has some, sorted: its children, and the deployments, prefetches and captures.
 
     ``named``: every state that each of those names.
     """

@@ -1,12 +1,14 @@
 """What to do next for one SystemCapture.
 
-Pending -> Pausing -> Copying -> Resuming -> Storing -> Publishing -> Done. Each phase is written before what it says is
-done, so that an operator that starts in the middle knows which VMs stand still for it: it resumes them in every case.
-While the VMs stand still only their overlays are copied, by their nodes' daemons; layers are made afterwards.
+Pending -> Checking -> Pausing -> Copying -> Resuming -> Storing -> Publishing -> Done. Each phase is written before
+what it says is done, so that an operator that starts in the middle knows which VMs stand still for it: it resumes them
+in every case. No VM is paused before each node has said that a copy can be made and stored. While the VMs stand still
+only their overlays are copied, by their nodes' daemons; layers are made afterwards.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +18,8 @@ from kigi.api.capture import CapturedDisk, CapturedMachine, CapturePhase, System
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain import names
 from kigi.domain.layers import MAX_DEPTH, Chain
-from kigi.errors import CaptureFailed, ChainTooDeep, DeploymentMissing, KigiError, MachineUnknown, NameTaken, NotSettled
+from kigi.errors import ChainTooDeep, DeploymentMissing, KigiError, MachineUnknown, NameTaken, NotSettled
+from kigi.planning.copies import KEPT, NodeLife, Trouble, first_error, obstacle_of, of_reason, trouble_of
 from kigi.planning.deployment import is_outdated
 from kigi.planning.view import DeploymentView, MachineState, VolumeState
 from kigi.planning.wishes import Fingerprint, WishedMachine, wished_machines
@@ -27,8 +30,11 @@ RESUMED_SHOWN = timedelta(seconds=30)
 """KubeVirt shows for a moment longer that a VM is paused; one that it shows so after this was paused by somebody."""
 ATTEMPTS = 3
 AGAIN_S = 10.0
-ORDERING: frozenset[CapturePhase] = frozenset({"Copying", "Resuming", "Storing", "Publishing"})
+LOOK_AGAIN_S = 30.0
+"""A daemon that falls silent changes nothing that is watched."""
+ORDERING: frozenset[CapturePhase] = frozenset({"Checking", "Copying", "Resuming", "Storing", "Publishing"})
 """Phases in which the nodes have to do with it."""
+ENDED: frozenset[CapturePhase] = frozenset({"Done", "Failed"})
 HOLDING: frozenset[CapturePhase] = frozenset({"Pausing", "Copying", "Resuming"})
 """Phases in which VMs may stand still for it."""
 
@@ -53,7 +59,13 @@ class CaptureView:
     """(kind, name) of every state and image of the namespace."""
     reports: Mapping[str, CaptureReport]
     """What the nodes say of the copies, by id."""
+    lives: Mapping[str, NodeLife]
+    """Of every node, by name; one that is not in it is gone."""
     now: datetime
+
+    def life(self, disk: CapturedDisk) -> NodeLife:
+        """Of the node that has the disk."""
+        return self.lives.get(disk.node, "Gone")
 
 
 Action = Literal["AddFinalizer", "Pause", "Verify", "Resume", "Publish", "RemoveFinalizer", ""]
@@ -68,7 +80,7 @@ class CapturePlan:
     machines: tuple[CapturedMachine, ...] = ()
     """Those to pause, to look at again, or to resume."""
     objects: tuple[Mapping[str, Any], ...] = ()
-    """New images, parents first, and the new state."""
+    """New images, parents first, and the new state; with RemoveFinalizer: made if they can be, for some may be."""
     error: KigiError | None = None
     retry_after_s: float | None = None
 
@@ -79,13 +91,14 @@ def plan_capture(view: CaptureView) -> CapturePlan:
     if view.deleting:
         if status.phase in HOLDING and standing(status):
             return CapturePlan(_in(status, "Resuming"), "Resume", standing(status))
-        return CapturePlan(status, "RemoveFinalizer" if view.has_finalizer else "")
-    if status.phase in ("Done", "Failed"):
+        half_done = tuple(_objects(view)) if status.phase == "Publishing" else ()
+        return CapturePlan(status, "RemoveFinalizer" if view.has_finalizer else "", objects=half_done)
+    if status.phase in ENDED:
         return CapturePlan(status)
     if not view.has_finalizer:
         return CapturePlan(status, "AddFinalizer")
     match status.phase:
-        case "Pending":
+        case "Pending" | "Checking":
             return _begin(view)
         case "Pausing":
             return _late(view) or CapturePlan(status, "Pause", tuple(m for m in status.machines if _to_pause(m)))
@@ -109,6 +122,7 @@ def orders(status: SystemCaptureStatus) -> Iterable[tuple[str, CaptureOrder]]:
     if status.phase not in ORDERING:
         return
     on = {machine.name for machine in status.machines if machine.method != "Off"}
+    actions: Mapping[str, Literal["Check", "Copy"]] = {"Checking": "Check", "Copying": "Copy"}
     for disk in status.disks:
         yield (
             disk.node,
@@ -118,7 +132,7 @@ def orders(status: SystemCaptureStatus) -> Iterable[tuple[str, CaptureOrder]]:
                 parent=disk.parent,
                 virtual_size_bytes=disk.virtual_size_bytes,
                 repository=disk.repository,
-                action="Copy" if status.phase == "Copying" else "Keep",
+                action=actions.get(status.phase, "Keep"),
                 mounted=disk.name.partition("/")[0] in on,
             ),
         )
@@ -159,6 +173,19 @@ def after_publish(status: SystemCaptureStatus, system: str) -> SystemCaptureStat
     return status.model_copy(update={"phase": "Done", "system": system, "failure": None, "failure_message": None})
 
 
+def after_refusal(status: SystemCaptureStatus, error: KigiError) -> SystemCaptureStatus:
+    """It cannot be completed, whatever is waited for, and no VM stands still for it."""
+    return status.model_copy(update={"phase": "Failed", "failure": error.reason, "failure_message": str(error)})
+
+
+def uses(status: SystemCaptureStatus | None) -> tuple[frozenset[str], frozenset[str]]:
+    """States and images that a capture stands on and needs until it has ended."""
+    if status is None or status.phase in ENDED:
+        return frozenset(), frozenset()
+    states = frozenset({status.parent}) if status.parent is not None else frozenset()
+    return states, frozenset(disk.image for disk in status.disks)
+
+
 def system_name(name: str, spec: SystemCaptureSpec) -> str:
     """Name of the SystemNode that results."""
     return spec.system or name
@@ -173,16 +200,53 @@ def image_name(system: str, disk: str) -> str:
 
 
 def _begin(view: CaptureView) -> CapturePlan:
-    """Who is captured; written before anybody is paused. What failed is tried again after a while."""
+    """Who is captured, and whether all nodes can; written before anybody is paused. What failed is tried again."""
     if view.status.failure is not None and view.status.started_at is not None:
         left_s = AGAIN_S - (view.now - view.status.started_at).total_seconds()
         if left_s > 0:
             return CapturePlan(view.status, retry_after_s=left_s)
     try:
         status = _chosen(view)
+        obstacles = _obstacles(view, status.disks)
+        _refuse_too_deep(view, obstacles)
+    except ChainTooDeep as exc:
+        return CapturePlan(after_refusal(view.status, exc))
     except KigiError as exc:
-        return CapturePlan(view.status, error=exc, retry_after_s=AGAIN_S)
-    return CapturePlan(status, "Pause", tuple(machine for machine in status.machines if _to_pause(machine)))
+        return CapturePlan(_in(view.status, "Pending"), error=exc, retry_after_s=AGAIN_S)
+    if not obstacles and view.status.phase == "Checking" and all(_is_possible(view, disk) for disk in status.disks):
+        return CapturePlan(status, "Pause", tuple(machine for machine in status.machines if _to_pause(machine)))
+    # The machines stay those of the last attempt until VMs are paused anew.
+    told = {disk.id: {"reason": trouble.reason, "message": trouble.message} for disk, trouble in obstacles}
+    checking = {
+        "phase": "Checking",
+        "disks": [disk.model_copy(update=told.get(disk.id, {})) for disk in status.disks],
+        "parent": status.parent,
+        "deployment_uid": status.deployment_uid,
+    }
+    return CapturePlan(view.status.model_copy(update=checking), error=first_error(obstacles), retry_after_s=AGAIN_S)
+
+
+def _obstacles(view: CaptureView, disks: Iterable[CapturedDisk]) -> list[tuple[CapturedDisk, Trouble]]:
+    found = ((disk, obstacle_of(disk, view.reports.get(disk.id), view.life(disk))) for disk in disks)
+    return [(disk, trouble) for disk, trouble in found if trouble is not None]
+
+
+def _refuse_too_deep(view: CaptureView, obstacles: Iterable[tuple[CapturedDisk, Trouble]]) -> None:
+    """The repository takes no layer above that image: no time mends this."""
+    for disk, trouble in of_reason(obstacles, ChainTooDeep.reason):
+        raise _too_deep(f"machine {disk.name} of instance {view.spec.instance}", disk.image, trouble.message)
+
+
+def _too_deep(where: str, image: str, cause: str) -> ChainTooDeep:
+    return ChainTooDeep(
+        f"{where}: VMImageNode {image}: {cause}; run 'kigi flatten {image} --name NEW', deploy a state that names NEW, "
+        "and capture that"
+    )
+
+
+def _is_possible(view: CaptureView, disk: CapturedDisk) -> bool:
+    report = view.reports.get(disk.id)
+    return report is not None and report.state == "Possible"
 
 
 def _chosen(view: CaptureView) -> SystemCaptureStatus:
@@ -262,10 +326,7 @@ def _at_rest(
         if volume.chain[-1].digest != chain[-1].digest:
             raise NotSettled(f"{where}: disk {name} does not stand on image {image}; it is captured when it does")
         if len(chain) >= MAX_DEPTH:
-            raise ChainTooDeep(
-                f"{where}: image {image} has {len(chain)} layers, {MAX_DEPTH} at most: run 'kigi flatten {image}', "
-                "deploy a state with the result, and capture that"
-            )
+            raise _too_deep(where, image, f"its chain has {len(chain)} layers, and no chain may have more")
     vm = next((m for m in deployment.machines if (m.instance, m.machine) == wish.slot), None)
     if vm is None or vm.instance_uid is None:
         return CapturedMachine(name=wish.machine), found
@@ -297,7 +358,8 @@ def _disk(
 ) -> CapturedDisk:
     return CapturedDisk(
         name=name,
-        id=f"c{view.uid}-{attempt}-{number}",
+        # Of that volume too: an answer that was given before a reset is not taken for one about the new disk.
+        id=f"c{view.uid}-{attempt}-{number}-{hashlib.sha256(volume.handle.encode()).hexdigest()[:8]}",
         node=volume.node,
         volume=volume.handle,
         image=image,
@@ -328,6 +390,10 @@ def _copying(view: CaptureView) -> CapturePlan:
     status = _with_reports(view)
     if all(disk.state != "Waiting" for disk in status.disks):
         return CapturePlan(status, "Verify", tuple(m for m in status.machines if m.method != "Off"))
+    waiting = _obstacles(view, (disk for disk in status.disks if disk.state == "Waiting"))
+    for disk, trouble in of_reason(waiting, "NoRoom", "NotSettled"):  # nothing that the limit could mend
+        failed = _failing(status, trouble.reason, f"disk {disk.name} on node {disk.node}: {trouble.message}")
+        return CapturePlan(failed, "Resume", standing(failed))
     return _late(view) or CapturePlan(status, retry_after_s=5.0)
 
 
@@ -344,22 +410,22 @@ def _resuming(view: CaptureView) -> CapturePlan:
 
 
 def _storing(view: CaptureView) -> CapturePlan:
-    lost = [disk.name for disk in view.status.disks if _is_lost(view.reports.get(disk.id))]
-    if lost:
-        message = f"the copy of {', '.join(lost[:5])} was lost on its node before it was stored"
-        return CapturePlan(_failing(view.status, "CopyLost", message))
     status = _with_reports(view)
-    refused = next((disk for disk in status.disks if disk.state == "Refused"), None)
-    error: KigiError | None = None
-    if refused is not None:
-        error = CaptureFailed(f"disk {refused.name} on node {refused.node}: {refused.message}")
-    elif all(disk.state in ("Stored", "Unchanged") for disk in status.disks):
+    if all(disk.state in KEPT for disk in status.disks):
         return CapturePlan(_in(status, "Publishing"), "Publish", objects=tuple(_objects(view, status)))
-    return CapturePlan(status, error=error)
-
-
-def _is_lost(report: CaptureReport | None) -> bool:
-    return report is not None and report.state == "Lost"
+    found = ((disk, trouble_of(disk, view.reports.get(disk.id), view.life(disk))) for disk in status.disks)
+    troubles = [(disk, trouble) for disk, trouble in found if trouble is not None]
+    lost = of_reason(troubles, "CopyLost")
+    if lost:
+        message = "; ".join(f"disk {disk.name}: {trouble.message}" for disk, trouble in lost[:5])
+        failed = _failing(status, "CopyLost", message)
+        # A disk whose node is gone is gone with all that was captured: another attempt would capture another one.
+        final = any(view.life(disk) == "Gone" for disk, _ in lost)
+        return CapturePlan(_in(failed, "Failed") if final else failed)
+    told = {disk.id: {"reason": trouble.reason, "message": trouble.message} for disk, trouble in troubles}
+    disks = [disk.model_copy(update=told.get(disk.id, {})) for disk in status.disks]
+    status = status.model_copy(update={"disks": disks})
+    return CapturePlan(status, error=first_error(troubles), retry_after_s=LOOK_AGAIN_S)
 
 
 def _with_reports(view: CaptureView) -> SystemCaptureStatus:
@@ -368,12 +434,12 @@ def _with_reports(view: CaptureView) -> SystemCaptureStatus:
     disks: list[CapturedDisk] = []
     for disk in view.status.disks:
         report = view.reports.get(disk.id)
-        if report is None or disk.state in ("Stored", "Unchanged"):
+        if report is None or disk.state in KEPT:
             disks.append(disk)
             continue
         copied = disk.state != "Waiting"
         state: Any = report.state
-        if state == "Lost" or (state == "Refused" and not copied and report.copied_bytes == 0):
+        if state in ("Lost", "Possible") or (state == "Refused" and not copied and report.copied_bytes == 0):
             state = disk.state  # before the copy: tried again while there is time
         result = {"Stored": image_name(system, disk.name), "Unchanged": disk.image}.get(state)
         disks.append(
@@ -386,6 +452,7 @@ def _with_reports(view: CaptureView) -> SystemCaptureStatus:
                     "size_bytes": report.size_bytes,
                     "uploaded_bytes": report.uploaded_bytes,
                     "result": result,
+                    "reason": report.reason,
                     "message": report.message,
                 }
             )

@@ -192,7 +192,7 @@ def _place_new(
         nodes_of[slot[0]][node] += 1
     load = Counter(node for nodes in nodes_of.values() for node in nodes)
     home = {instance: max(sorted(nodes), key=nodes.__getitem__) for instance, nodes in nodes_of.items()}
-    memory = {wish.slot: machine_memory_bytes(wish.template) for wish in wishes}
+    memory = {wish.slot: machine_memory_bytes(wish.template, view.instancetypes) for wish in wishes}
     used: Counter[str] = Counter()
     for slot, node in settled.items():
         used[node] += memory[slot]

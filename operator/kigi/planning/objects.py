@@ -28,6 +28,9 @@ HOOK_SIDECARS = "hooks.kubevirt.io/hookSidecars"
 CLOUD_INIT = "cloud-init"
 """Volume and disk of a template's ``cloudInit``."""
 DEFAULT_MEMORY = "512Mi"
+DEFAULT_INSTANCETYPE = "VirtualMachineClusterInstancetype"
+"""Kind of an instancetype that is named without one. Source: KubeVirt's InstancetypeMatcher."""
+_NO_TYPES: Mapping[tuple[str, str], int] = {}
 LAUNCHER_OVERHEAD_BYTES = 256 * 2**20
 """What virt-launcher, libvirt and QEMU take beside the guest's memory, for the room on a node alone."""
 RUN_STRATEGIES = ("Always", "RerunOnFailure")
@@ -215,9 +218,18 @@ def chain_text(chain: Chain) -> str:
     )
 
 
-def machine_memory_bytes(template: Mapping[str, Any]) -> int:
-    """Bytes that one VM takes on its node, guest and launcher; instancetypes count as the default."""
-    return _bytes_of(str(template.get("memory") or DEFAULT_MEMORY)) + LAUNCHER_OVERHEAD_BYTES
+def machine_memory_bytes(template: Mapping[str, Any], instancetypes: Mapping[tuple[str, str], int] = _NO_TYPES) -> int:
+    """Bytes that one VM takes on its node, guest and launcher.
+
+    ``instancetypes``: bytes of the guest's memory by kind and name; one that is not there counts as the default, and
+    KubeVirt then refuses the VM.
+    """
+    guest: int | None = None
+    if reference := template.get("instancetype"):
+        guest = instancetypes.get((reference.get("kind") or DEFAULT_INSTANCETYPE, reference.get("name", "")))
+    if guest is None:
+        guest = _bytes_of(str(template.get("memory") or DEFAULT_MEMORY))
+    return guest + LAUNCHER_OVERHEAD_BYTES
 
 
 _bytes_of = functools.lru_cache(maxsize=256)(parse_quantity)

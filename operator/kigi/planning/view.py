@@ -167,6 +167,8 @@ class DeploymentView:
     policies: tuple[PolicyState, ...] = ()
     changed_by: str = ""
     """Field manager that wrote the spec last."""
+    instancetypes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Kind and name of each instancetype that the machines can name -> bytes of the guest's memory."""
     old_status: SystemDeploymentStatus | None = None
     """For lastTransitionTime and timings alone; no decision is read from it."""
 

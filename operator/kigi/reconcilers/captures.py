@@ -13,7 +13,7 @@ from kigi.api.capture import CapturedMachine, SystemCaptureStatus
 from kigi.apply import set_finalizer
 from kigi.conditions import merge_conditions
 from kigi.domain import names
-from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, Waiting
+from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, SpecInvalid, Waiting
 from kigi.gather import gather_capture
 from kigi.observed import CaptureRecord
 from kigi.planning.captures import (
@@ -72,6 +72,8 @@ async def _act(ports: Ports, view: CaptureView, plan: CapturePlan) -> SystemCapt
         case "AddFinalizer":
             await set_finalizer(ports, CAPTURE, view.namespace, view.name, names.FINALIZER, wanted=True)
         case "RemoveFinalizer":
+            with contextlib.suppress(Waiting, SpecInvalid):  # of a namespace that ends, or for a name that is taken
+                await _publish(ports, plan.objects)
             await set_finalizer(ports, CAPTURE, view.namespace, view.name, names.FINALIZER, wanted=False)
         case "Pause":
             outcomes, failure = await _pause(ports, view, plan.machines)
@@ -86,8 +88,7 @@ async def _act(ports: Ports, view: CaptureView, plan: CapturePlan) -> SystemCapt
                 raise Waiting(f"{vms}: not resumed yet; tried again: {failure}")
             return status
         case "Publish":
-            for manifest in plan.objects:
-                await _create(ports, manifest)
+            await _publish(ports, plan.objects)
             return after_publish(plan.status, plan.objects[-1]["metadata"]["name"])
     return None
 
@@ -175,23 +176,37 @@ async def _resume(
     return list(resumed), "; ".join(failures[:3])
 
 
+async def _publish(ports: Ports, manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Creates all, or, when one's name is taken, none. The operator may not delete what it has made."""
+    for manifest in manifests:
+        await _found(ports, manifest)
+    for manifest in manifests:
+        await _create(ports, manifest)
+
+
 async def _create(ports: Ports, manifest: Mapping[str, Any]) -> None:
-    """Creates it; one of that name that says the same is done, any other is somebody else's."""
+    """Creates it; one of that name that says the same is done."""
     resource = resource_of(manifest)
-    meta = manifest["metadata"]
     try:
         body = await ports.kube.create(resource, manifest)
     except Conflict:
-        found = await ports.kube.get(resource, meta["namespace"], meta["name"])
+        found = await _found(ports, manifest)
         if found is None:
             raise
-        if not _says(found.get("spec"), manifest["spec"]):
-            raise NameTaken(
-                f"{resource.kind} {meta['namespace']}/{meta['name']} exists and is another one; delete it, or capture "
-                "under another spec.system"
-            ) from None
         body = found
     ports.see(resource.kind, body)
+
+
+async def _found(ports: Ports, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The object of that name if it says the same; None: there is none. Any other is somebody else's: NameTaken."""
+    resource, meta = resource_of(manifest), manifest["metadata"]
+    found = await ports.kube.get(resource, meta["namespace"], meta["name"])
+    if found is not None and not _says(found.get("spec"), manifest["spec"]):
+        raise NameTaken(
+            f"{resource.kind} {meta['namespace']}/{meta['name']} exists and is another one; delete it, or capture "
+            "under another spec.system"
+        )
+    return found
 
 
 def _says(found: Any, wanted: Any) -> bool:

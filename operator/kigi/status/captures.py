@@ -11,6 +11,7 @@ from kigi.status.trees import problem_findings
 
 _DOING = {
     "Pending": "nothing has been asked of the VMs yet",
+    "Checking": "nodes are asked whether copies can be made and stored; the VMs run",
     "Pausing": "VMs are brought to rest",
     "Copying": "VMs stand still while their disks are copied",
     "Resuming": "VMs go on",
@@ -43,7 +44,8 @@ def _sum_up(status: SystemCaptureStatus, error: KigiError | None) -> tuple[Findi
         message = f"SystemNode {status.system}: {_bytes(status)}; {_barrier(status)}"
         return summary(ready=True, stalled=False, reason="Captured", message=message)
     if status.phase == "Failed":
-        message = f"given up after {status.attempt} attempts: {status.failure_message}; create another SystemCapture"
+        tries = f"given up after {status.attempt} attempts" if status.attempt else "refused before any VM was paused"
+        message = f"{tries}: {status.failure_message}; create another SystemCapture"
         return summary(ready=False, stalled=True, reason=status.failure or "CaptureFailed", message=message)
     if error is not None:
         return problem_findings(error)

@@ -163,17 +163,21 @@ async def test_a_copy_that_is_lost_is_made_again(
 async def test_deleting_a_capture_in_the_middle_lets_the_vms_go_on(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    # The operator dies with its fourth write of the capture: finalizer, status, and two VMs are paused.
+    """The operator dies when the VMs stand still, before it has heard that they do."""
+
+    async def unheard(*arguments: Any) -> None:
+        await actors.instance_request(*arguments)
+        await asyncio.Event().wait()
+
     run = await OperatorRun(operator_kubeconfig, requests=actors.instance_request).start()
     apply(plane, ns, *trees(2), deployment())
     await wait_ready(kube, ns)
     await run.stop()
-    run = await OperatorRun(operator_kubeconfig, requests=actors.instance_request, kill_after=4).start()
+    run = await OperatorRun(operator_kubeconfig, requests=unheard).start()
     try:
         apply(plane, ns, capture())
-        await asyncio.wait_for(run.dead.wait(), 20)
+        await eventually_async(lambda: len(standing(actors, ns)) == 2, 20)
         await run.kill()
-        assert standing(actors, ns)
         plane.kubectl("delete", "systemcapture", "after", "-n", ns, "--wait=false")
         run = await OperatorRun(operator_kubeconfig, requests=actors.instance_request).start()
 

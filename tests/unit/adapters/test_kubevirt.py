@@ -124,7 +124,14 @@ def test_a_probe_that_does_not_answer_is_told_of_a_vm_that_runs(
     reason: str, status: str, probe: bool, told: bool
 ) -> None:
     message = trouble(vm(("Ready", "False", reason, "containers with unready status"), status=status, probe=probe))
-    assert message == ("it runs, and its readiness probe does not answer" if told else "")
+    assert (message == "it runs, and its readiness probe does not answer") == told
+
+
+@pytest.mark.parametrize(("status", "told"), [("Running", True), ("Starting", False), ("Stopping", False)])
+def test_a_part_of_a_running_vms_pod_that_died_is_named(status: str, told: bool) -> None:
+    words = "containers with unready status: [hook-sidecar-0]"
+    message = trouble(vm(("Ready", "False", "ContainersNotReady", words), status=status))
+    assert message == (f"it runs, in a pod that has lost a part: {words}; restart it" if told else "")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from kigi import errors
+from kigi.api.capture import CapturePhase
 from kigi.cli.causes import CAUSES, FINE, cause_of
 
 ROOT = Path(__file__).parents[3]
@@ -64,3 +66,7 @@ def test_every_cause_is_provoked_on_real_parts() -> None:
     provoked = {line.removeprefix("WHY ") for line in done.stdout.splitlines() if line.startswith("WHY ")}
     assert provoked <= CAUSES.keys()
     assert CAUSES.keys() - provoked == NEVER_IN_A_STATUS
+
+
+def test_every_phase_of_a_capture_that_goes_on_has_a_cause() -> None:
+    assert set(get_args(CapturePhase)) - {"Done", "Failed"} <= CAUSES.keys()

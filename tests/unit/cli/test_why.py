@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.resources import DEPLOYMENT
+from kigi.adapters.resources import CAPTURE, DEPLOYMENT
 from kigi.cli.why import explain
 
 
@@ -49,3 +49,42 @@ def test_a_machine_in_trouble_is_told_with_a_remedy(state: str, message: str | N
 @pytest.mark.parametrize("state", ["Running", "Stopped", "Starting", "Warming", "Restarting"])
 def test_a_machine_on_its_way_is_not_told(state: str) -> None:
     assert told(state=state) == []
+
+
+def test_a_capture_tells_which_disk_waits_for_what_on_which_node() -> None:
+    key = (CAPTURE.kind, "after")
+    body = {
+        "metadata": {"name": "after", "generation": 1},
+        "spec": {"deployment": {"name": "office"}},
+        "status": {
+            "observedGeneration": 1,
+            "conditions": [{"type": "Ready", "status": "False", "reason": "CacheSilent", "message": ""}],
+            "disks": [
+                {"name": "web", "node": "n1", "state": "Storing", "reason": "CacheSilent", "message": "no report"},
+                {"name": "web/data", "node": "n2", "state": "Stored"},
+            ],
+        },
+    }
+    (entry,) = explain({key: body}, [key])
+    (disk,) = entry["because"]
+    assert (disk["object"], disk["reason"], disk["message"]) == ("disk web on node n1", "CacheSilent", "no report")
+    assert disk["remedy"]
+
+
+def test_a_capture_that_waits_for_its_deployment_tells_what_that_waits_for() -> None:
+    key, below = (CAPTURE.kind, "after"), (DEPLOYMENT.kind, "office")
+    ready = {"type": "Ready", "status": "False", "message": ""}
+    bodies = {
+        key: {
+            "metadata": {"name": "after", "generation": 1},
+            "spec": {"deployment": {"name": "office"}},
+            "status": {"observedGeneration": 1, "conditions": [{**ready, "reason": "NotSettled"}]},
+        },
+        below: {
+            "metadata": {"name": "office", "generation": 1},
+            "spec": {"system": {"name": "a"}},
+            "status": {"observedGeneration": 1, "conditions": [{**ready, "reason": "NoNode"}]},
+        },
+    }
+    (entry,) = explain(bodies, [key])
+    assert [found["reason"] for found in entry["because"]] == ["NoNode"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from kigi.api.base import MACHINE_NAME
 from kigi.api.capture import SystemCaptureSpec, SystemCaptureStatus
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.api.node_cache import CaptureReport
@@ -24,7 +27,9 @@ from kigi.planning.captures import (
     orders,
     plan_capture,
     standing,
+    uses,
 )
+from kigi.planning.copies import life_of
 from kigi.status.captures import capture_status
 from tests.support.worlds import World
 
@@ -49,14 +54,24 @@ def view_of(w: World, status: SystemCaptureStatus | None = None, **fields: objec
         agents=frozenset(),
         taken=frozenset(),
         reports={},
+        lives=dict.fromkeys(w.view().nodes, "Alive"),
         now=w.view().now,
     )
     return replace(view, **fields)  # type: ignore[arg-type]
 
 
+def begun(view: CaptureView) -> CapturePlan:
+    """The plan when all nodes have said that copies are possible; or what kept it from asking them."""
+    plan = plan_capture(view)
+    if plan.status.phase != "Checking":
+        return plan
+    assert not plan.action
+    return plan_capture(replace(view, status=plan.status, reports=copied(plan.status, "Possible")))
+
+
 def paused(w: World) -> SystemCaptureStatus:
     """The status when all VMs stand still."""
-    plan = plan_capture(view_of(w))
+    plan = begun(view_of(w))
     assert plan.action == "Pause"
     now = w.view().now
     outcomes = [m.model_copy(update={"requested_at": now, "paused_at": now}) for m in plan.machines]
@@ -77,7 +92,7 @@ def copied(status: SystemCaptureStatus, state: str = "Copied", **fields: object)
 
 def test_every_disk_of_every_machine_is_captured() -> None:
     w = settled("b")
-    plan = plan_capture(view_of(w))
+    plan = begun(view_of(w))
     assert [disk.name for disk in plan.status.disks] == ["db", "db/data", "db/logs", "web"]
     assert {m.method for m in plan.machines} == {"Pause"}
     assert plan.status.parent == "b"
@@ -87,9 +102,9 @@ def test_every_disk_of_every_machine_is_captured() -> None:
 def test_a_guest_with_an_agent_writes_out_its_file_systems_first() -> None:
     w = settled()
     uids = frozenset(vmi.uid for vmi in w.vmis.values())
-    assert {m.method for m in plan_capture(view_of(w, agents=uids)).machines} == {"FreezeAndPause"}
+    assert {m.method for m in begun(view_of(w, agents=uids)).machines} == {"FreezeAndPause"}
     spec = SystemCaptureSpec.model_validate({"deployment": {"name": "dep"}, "quiesce": "Pause"})
-    assert {m.method for m in plan_capture(view_of(w, agents=uids, spec=spec)).machines} == {"Pause"}
+    assert {m.method for m in begun(view_of(w, agents=uids, spec=spec)).machines} == {"Pause"}
 
 
 def test_nobody_is_paused_while_a_machine_is_being_reset() -> None:
@@ -100,7 +115,7 @@ def test_nobody_is_paused_while_a_machine_is_being_reset() -> None:
     assert plan.error is not None
     assert plan.error.reason == "NotSettled"
     w.settle()
-    assert plan_capture(view_of(w)).action == "Pause"
+    assert begun(view_of(w)).action == "Pause"
 
 
 def test_nobody_is_paused_for_a_name_that_is_taken() -> None:
@@ -118,6 +133,7 @@ def test_the_nodes_copy_only_while_the_vms_stand_still() -> None:
     for phase in ("Resuming", "Storing", "Publishing"):
         later = status.model_copy(update={"phase": phase})
         assert {order.action for _, order in orders(later)} == {"Keep"}
+    assert {order.action for _, order in orders(status.model_copy(update={"phase": "Checking"}))} == {"Check"}
     for phase in ("Pending", "Pausing", "Done", "Failed"):
         assert not list(orders(status.model_copy(update={"phase": phase})))
 
@@ -156,7 +172,7 @@ def test_it_is_given_up_after_three_attempts_and_nobody_is_left_standing() -> No
         if attempt > 1:
             early = plan_capture(view_of(w, status, now=now - timedelta(seconds=1)))
             assert (early.action, early.status, early.retry_after_s) == ("", status, 1.0)
-        plan = plan_capture(view_of(w, status, now=now))
+        plan = begun(view_of(w, status, now=now))
         assert plan.status.attempt == attempt
         failed = after_pause(plan.status, plan.machines, "db: KubeVirt does not answer")
         assert plan_capture(view_of(w, failed)).action == "Resume"
@@ -171,14 +187,14 @@ def test_it_is_given_up_after_three_attempts_and_nobody_is_left_standing() -> No
 def test_a_vm_that_was_resumed_and_is_still_shown_as_paused_is_waited_for() -> None:
     """KubeVirt's own words come late: taken for somebody else's pause, it would be left to run while it is copied."""
     w = settled()
-    failed = after_pause(plan_capture(view_of(w)).status, plan_capture(view_of(w)).machines, "no answer")
+    failed = after_pause(begun(view_of(w)).status, begun(view_of(w)).machines, "no answer")
     again = plan_capture(view_of(w, resumed(failed, w))).status
     seen = w.view()
     seen = replace(seen, machines=tuple(replace(machine, paused=True) for machine in seen.machines))
     tried_again = w.view().now + timedelta(seconds=AGAIN_S)
     plan = plan_capture(view_of(w, again, deployment=seen, now=tried_again))
     assert (plan.action, plan.error and plan.error.reason) == ("", "NotSettled")
-    later = plan_capture(view_of(w, again, deployment=seen, now=w.view().now + 2 * RESUMED_SHOWN))
+    later = begun(view_of(w, again, deployment=seen, now=w.view().now + 2 * RESUMED_SHOWN))
     assert {machine.method for machine in later.status.machines} == {"AlreadyPaused"}
 
 
@@ -192,10 +208,15 @@ def test_a_capture_that_is_deleted_lets_everybody_go_on(phase: str) -> None:
     assert after.action == "RemoveFinalizer"
 
 
-def stored(w: World, **one: object) -> CapturePlan:
+def storing(w: World) -> SystemCaptureStatus:
     status = resumed(after_verify(paused(w), []), w)
     status = plan_capture(view_of(w, status)).status
     assert status.phase == "Storing"
+    return status
+
+
+def stored(w: World, **one: object) -> CapturePlan:
+    status = storing(w)
     reports = copied(status, "Stored", digest="sha256:" + "1" * 64, sizeBytes=4096, uploadedBytes=4096)
     first = status.disks[0].id
     if one:
@@ -227,7 +248,7 @@ def test_a_copy_that_was_lost_is_made_anew() -> None:
 
 def test_skew_counts_from_the_first_request_for_an_answer_may_come_late() -> None:
     w = settled()
-    plan = plan_capture(view_of(w))
+    plan = begun(view_of(w))
     asked = w.view().now
     assert {machine.requested_at for machine in plan.machines} == {asked}
     answers = [
@@ -240,10 +261,162 @@ def test_skew_counts_from_the_first_request_for_an_answer_may_come_late() -> Non
 
 def test_an_operator_after_the_one_that_paused_keeps_the_time_of_the_first_request() -> None:
     w = settled()
-    first = plan_capture(view_of(w))
+    first = begun(view_of(w))
     later = view_of(w, first.status, now=w.view().now + timedelta(seconds=20))
     assert {machine.requested_at for machine in plan_capture(later).machines} == {w.view().now}
 
 
 def test_no_two_disks_have_one_image_name() -> None:
     assert image_name("s", "web/data") != image_name("s", "web-data")
+
+
+@pytest.mark.parametrize("name", ["web-data", "web"])
+def test_names_of_machines_and_disks_have_no_dot_by_which_image_names_could_meet(name: str) -> None:
+    """``SYSTEM-MACHINE.DISK`` can be read in one way alone, for the last dot is the one between machine and disk."""
+    label = re.compile(MACHINE_NAME)
+    assert label.fullmatch(name)
+    assert not label.fullmatch(f"{name}.data")
+    assert set(Counter(image_name("s", disk) for disk in ("web", "web/data", "web-data", "web-data/x")).values()) == {1}
+
+
+def test_no_vm_is_paused_before_each_node_has_said_that_a_copy_is_possible() -> None:
+    w = settled()
+    asking = plan_capture(view_of(w))
+    assert (asking.status.phase, asking.action, asking.status.attempt) == ("Checking", "", 0)
+    possible = copied(asking.status, "Possible")
+    one_silent = dict(list(possible.items())[1:])
+    assert not plan_capture(view_of(w, asking.status, reports=one_silent)).action
+    assert plan_capture(view_of(w, asking.status, reports=possible)).action == "Pause"
+
+
+def test_what_a_node_lacks_is_said_while_the_vms_run_and_goes_by_itself() -> None:
+    w = settled()
+    asking = plan_capture(view_of(w)).status
+    full = copied(asking, "Refused", copiedBytes=0, reason="NoRoom", message="1.0 GiB more")
+    plan = plan_capture(view_of(w, asking, reports=full))
+    assert (plan.action, plan.status.phase, plan.error and plan.error.reason) == ("", "Checking", "NoRoom")
+    assert "disk db on node" in str(plan.error)
+    assert {disk.reason for disk in plan.status.disks} == {"NoRoom"}
+    assert plan_capture(view_of(w, plan.status, reports=copied(asking, "Possible"))).action == "Pause"
+
+
+def test_an_answer_about_the_disk_before_a_reset_is_not_taken_for_one_about_the_new_disk() -> None:
+    w = settled()
+    asking = plan_capture(view_of(w)).status
+    w.change(reset="again")
+    w.settle()
+    plan = plan_capture(view_of(w, asking, reports=copied(asking, "Possible")))
+    assert (plan.action, plan.status.phase) == ("", "Checking")
+    assert plan.status.disks[0].id != asking.disks[0].id
+
+
+def test_a_capture_that_waits_for_room_forgets_what_it_asked_when_the_instance_is_switched() -> None:
+    w = settled()
+    asking = plan_capture(view_of(w)).status
+    w.change(reset="again")
+    plan = plan_capture(view_of(w, asking))
+    assert (plan.status.phase, plan.error and plan.error.reason) == ("Pending", "NotSettled")
+    assert not list(orders(plan.status))
+
+
+def test_a_chain_that_the_repository_takes_no_layer_above_is_refused_finally_before_any_pause() -> None:
+    w = settled()
+    asking = plan_capture(view_of(w)).status
+    deep = copied(asking, "Refused", copiedBytes=0, reason="ChainTooDeep", message="repositories.default.maxDepth")
+    plan = plan_capture(view_of(w, asking, reports=deep))
+    assert (plan.action, plan.status.phase, plan.status.attempt) == ("", "Failed", 0)
+    said = {c.type: c for c in capture_status(view_of(w), plan.status).conditions}
+    assert (said["Stalled"].status, said["Ready"].reason) == ("True", "ChainTooDeep")
+    for words in ("before any VM was paused", "machine db of", "VMImageNode db", "maxDepth", "kigi flatten db"):
+        assert words in said["Ready"].message
+
+
+@pytest.mark.parametrize(("life", "reason"), [("Silent", "CacheSilent"), ("Gone", "NotSettled")])
+def test_nobody_is_paused_for_a_node_that_does_not_answer(life: str, reason: str) -> None:
+    w = settled()
+    asking = plan_capture(view_of(w)).status
+    lives = dict.fromkeys(w.view().nodes, life)
+    plan = plan_capture(view_of(w, asking, lives=lives, reports=copied(asking, "Possible")))
+    assert (plan.action, plan.status.phase, plan.error and plan.error.reason) == ("", "Checking", reason)
+
+
+def test_a_node_that_falls_silent_while_it_stores_is_said_and_waited_for() -> None:
+    w = settled()
+    status = storing(w)
+    silent = view_of(w, status, lives=dict.fromkeys(w.view().nodes, "Silent"), reports=copied(status, "Storing"))
+    plan = plan_capture(silent)
+    assert (plan.status.phase, plan.error and plan.error.reason) == ("Storing", "CacheSilent")
+    assert plan.retry_after_s is not None, "silence is no event"
+    assert "node" in str(plan.error)
+    assert {disk.reason for disk in plan.status.disks} == {"CacheSilent"}
+    back = plan_capture(view_of(w, plan.status, reports=copied(status, "Storing")))
+    assert back.error is None
+    assert {disk.reason for disk in back.status.disks} == {None}
+
+
+def test_a_node_that_is_gone_takes_its_copies_along_for_ever() -> None:
+    w = settled()
+    plan = plan_capture(view_of(w, storing(w), lives={}))
+    assert (plan.status.phase, plan.action, plan.objects) == ("Failed", "", ())
+    said = {c.type: c for c in capture_status(view_of(w), plan.status).conditions}
+    assert (said["Stalled"].status, said["Ready"].reason) == ("True", "CopyLost")
+    assert "create another SystemCapture" in said["Ready"].message
+    assert plan_capture(view_of(w, plan.status)) == CapturePlan(plan.status)
+
+
+def test_a_copy_that_is_stored_is_not_missed_when_its_node_goes() -> None:
+    w = settled()
+    status = storing(w)
+    reports = copied(status, "Stored", digest="sha256:" + "1" * 64, sizeBytes=4096, uploadedBytes=4096)
+    plan = plan_capture(view_of(w, status, reports=reports, lives={}))
+    assert (plan.status.phase, plan.action) == ("Publishing", "Publish")
+    later = copied(status, "Lost")
+    assert plan_capture(view_of(w, plan.status, reports=later, lives={})).action == "Publish"
+
+
+def test_a_publisher_that_does_not_run_is_said_and_waited_for() -> None:
+    plan = stored(settled(), state="Copied", copiedBytes=9, reason="PublisherSilent", message="does not run")
+    assert (plan.status.phase, plan.error and plan.error.reason) == ("Storing", "PublisherSilent")
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_nobody_stands_still_for_a_copy_that_cannot_come(gone: bool) -> None:
+    w = settled()
+    status = paused(w)
+    full = copied(status, "Refused", copiedBytes=0, reason="NoRoom", message="1.0 GiB more")
+    plan = plan_capture(view_of(w, status, lives={}) if gone else view_of(w, status, reports=full))
+    assert plan.action == "Resume"
+    assert {m.name for m in plan.machines} == {"db", "web"}
+    assert plan.status.failure == ("NotSettled" if gone else "NoRoom")
+
+
+def test_what_was_checked_does_not_count_as_copied() -> None:
+    w = settled()
+    status = paused(w)
+    plan = plan_capture(view_of(w, status, reports=copied(status, "Possible", copiedBytes=0)))
+    assert (plan.action, {disk.state for disk in plan.status.disks}) == ("", {"Waiting"})
+
+
+def test_a_capture_needs_what_it_stands_on_until_it_has_ended() -> None:
+    w = settled()
+    status = storing(w)
+    assert uses(status) == (frozenset({"a"}), frozenset({"db", "web"}))
+    assert uses(None) == uses(SystemCaptureStatus()) == (frozenset(), frozenset())
+    for phase in ("Done", "Failed"):
+        assert uses(status.model_copy(update={"phase": phase})) == (frozenset(), frozenset())
+
+
+def test_what_a_deleted_capture_has_half_written_is_completed() -> None:
+    w = settled()
+    plan = stored(w)
+    assert plan.status.phase == "Publishing"
+    after = plan_capture(view_of(w, plan.status, deleting=True))
+    assert (after.action, len(after.objects)) == ("RemoveFinalizer", len(plan.objects))
+    done = plan.status.model_copy(update={"phase": "Done"})
+    assert plan_capture(view_of(w, done, deleting=True)).objects == ()
+
+
+def test_the_life_of_a_node_is_that_of_its_object_and_of_its_daemon() -> None:
+    assert life_of(node_exists=True, cache_alive=True) == "Alive"
+    assert life_of(node_exists=True, cache_alive=False) == "Silent"
+    assert life_of(node_exists=False, cache_alive=True) == "Gone"
