@@ -208,6 +208,10 @@ def kill_strays(directory: Path) -> None:
 def clean_machine(timeout_s: float = 30) -> None:
     """Remove the bridges and cgroups of all (stopped) nodes. Raises OSError if a process still sits in a cgroup."""
     for link in _bridges():
+        for port in sorted((_LINKS / link / "brif").iterdir()):
+            # A pod's end of it goes with the pod's namespaces, which may take a while to go.
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _ip("link", "delete", port.name)
         _ip("link", "delete", link)
     deadline = time.monotonic() + timeout_s
     while leftover := list(_cgroups()):
