@@ -8,14 +8,17 @@ import pty
 import select
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from demo.__main__ import prepare
 from demo.console import read_guest
 from demo.story import NAME, Chapter, wait_ready
-from demo.targets import SYSTEM_NAMESPACE, Target
+from demo.targets import SYSTEM_NAMESPACE, Target, install_kigi
 from kigi.domain.names import API_VERSION
+from localcluster.build import binary
 from localcluster.full import Cluster
 from scenario import kubernetes
 
@@ -162,6 +165,19 @@ class Exercise:
             return len(new) == len(old) and all(new.values()) and not new.keys() & old.keys()
 
         eventually(replaced, "the next containers", 300)
+
+
+@contextmanager
+def tiny_exercise(cluster: Cluster, namespace: str) -> Iterator[Exercise]:
+    """The tiny exercise with its states in a namespace of its own, and Kigi as it is now; nothing is deployed yet."""
+    cluster.load_kigi()
+    target = Target(cluster.environment(), str(binary("kubectl")))
+    install_kigi(target)
+    chapter = prepare(target, "tiny", namespace)
+    target.apply(*kubernetes.system_nodes(chapter.manifest, namespace))
+    yield Exercise(cluster, target, chapter)
+    target.kubectl("delete", "systemdeployment", "--all", "-n", namespace, "--timeout=600s")
+    target.kubectl("delete", "namespace", namespace, "--timeout=300s")
 
 
 def _read(descriptor: int, seconds: float, until: str) -> str:

@@ -10,12 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from demo.__main__ import prepare
-from demo.targets import Target, install_kigi
-from localcluster.build import binary
 from localcluster.full import Cluster
 from scenario import kubernetes
-from tests.e2e.exercise import RUNNING, Exercise, eventually
+from tests.e2e.exercise import RUNNING, Exercise, eventually, tiny_exercise
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 NAMESPACE = "captures"
@@ -24,17 +21,10 @@ STATE = "after-lesson-3"
 
 @pytest.fixture(scope="module")
 def exercise(cluster: Cluster) -> Iterator[Exercise]:
-    cluster.load_kigi()
-    target = Target(cluster.environment(), str(binary("kubectl")))
-    install_kigi(target)
-    chapter = prepare(target, "tiny", NAMESPACE)
-    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
-    one = Exercise(cluster, target, chapter)
-    one.apply("infected")
-    one.wait_ready()
-    yield one
-    target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
-    target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+    with tiny_exercise(cluster, NAMESPACE) as one:
+        one.apply("infected")
+        one.wait_ready()
+        yield one
 
 
 def test_what_guests_wrote_becomes_a_state_and_they_run_on(exercise: Exercise) -> None:

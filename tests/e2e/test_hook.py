@@ -13,13 +13,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from demo.__main__ import prepare
-from demo.targets import Target, install_kigi
+from demo.targets import Target
 from localcluster import kubevirt
-from localcluster.build import binary
 from localcluster.full import Cluster
-from scenario import kubernetes
-from tests.e2e.exercise import RUNNING, Exercise, eventually
+from tests.e2e.exercise import RUNNING, Exercise, eventually, tiny_exercise
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 NAMESPACE = "hooks"
@@ -27,14 +24,8 @@ NAMESPACE = "hooks"
 
 @pytest.fixture(scope="module")
 def exercise(cluster: Cluster) -> Iterator[Exercise]:
-    cluster.load_kigi()
-    target = Target(cluster.environment(), str(binary("kubectl")))
-    install_kigi(target)
-    chapter = prepare(target, "tiny", NAMESPACE)
-    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
-    yield Exercise(cluster, target, chapter)
-    target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
-    target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+    with tiny_exercise(cluster, NAMESPACE) as one:
+        yield one
 
 
 def set_gates(target: Target, *gates: str) -> None:

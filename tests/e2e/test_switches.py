@@ -7,12 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from demo.__main__ import prepare
-from demo.targets import Target, install_kigi
-from localcluster.build import binary
 from localcluster.full import Cluster
-from scenario import kubernetes
-from tests.e2e.exercise import RUNNING, Exercise, eventually
+from tests.e2e.exercise import RUNNING, Exercise, eventually, tiny_exercise
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 NAMESPACE = "switches"
@@ -58,14 +54,8 @@ class Remains:
 
 @pytest.fixture
 def exercise(cluster: Cluster) -> Iterator[Exercise]:
-    cluster.load_kigi()
-    target = Target(cluster.environment(), str(binary("kubectl")))
-    install_kigi(target)
-    chapter = prepare(target, "tiny", NAMESPACE)
-    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
-    yield Exercise(cluster, target, chapter)
-    target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
-    target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+    with tiny_exercise(cluster, NAMESPACE) as one:
+        yield one
 
 
 @dataclass(frozen=True)

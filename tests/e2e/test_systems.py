@@ -11,14 +11,11 @@ from typing import Any
 
 import pytest
 
-from demo.__main__ import prepare
 from demo.console import read_guest
 from demo.story import NAME
-from demo.targets import Target, install_kigi
-from localcluster.build import binary
 from localcluster.full import Cluster
 from scenario import kubernetes
-from tests.e2e.exercise import Exercise, eventually
+from tests.e2e.exercise import Exercise, eventually, tiny_exercise
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 NAMESPACE = "systems"
@@ -29,14 +26,8 @@ SECOND = ("mail1", "desktop1")
 
 @pytest.fixture(scope="module")
 def exercise(cluster: Cluster) -> Iterator[Exercise]:
-    cluster.load_kigi()
-    target = Target(cluster.environment(), str(binary("kubectl")))
-    install_kigi(target)
-    chapter = prepare(target, "tiny", NAMESPACE)
-    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
-    yield Exercise(cluster, target, chapter)
-    target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
-    target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+    with tiny_exercise(cluster, NAMESPACE) as one:
+        yield one
 
 
 def deploy(exercise: Exercise, state: str, **spec: Any) -> None:
