@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -134,6 +134,16 @@ async def wait_ready(kube: KubeClient, ns: str, name: str = "class", timeout_s: 
     body = await get_deployment(kube, ns, name)
     assert body is not None
     return body
+
+
+async def wait_reported(kube: KubeClient, nodes: Iterable[str]) -> None:
+    """Each node's daemon has said what it holds and how much room there is."""
+
+    async def reported() -> bool:
+        caches = [await kube.get(NODE_CACHE, None, node) for node in nodes]
+        return all(cache is not None and "lastHeartbeatTime" in cache.get("status", {}) for cache in caches)
+
+    await eventually_async(reported, 30, "a report of every node's daemon")
 
 
 async def wait_gone(plane: ControlPlane, kube: KubeClient, ns: str, name: str = "class") -> None:

@@ -17,7 +17,16 @@ from kigi.adapters.resources import DEPLOYMENT, NODE_CACHE
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import REPOSITORY, eventually_async
-from tests.support.deployments import apply, deployment, get_deployment, is_ready, trees, wait_gone, wait_ready
+from tests.support.deployments import (
+    apply,
+    deployment,
+    get_deployment,
+    is_ready,
+    trees,
+    wait_gone,
+    wait_ready,
+    wait_reported,
+)
 from tests.support.operator_run import OperatorRun
 from tests.support.why import hear
 
@@ -57,12 +66,8 @@ async def test_plan_says_what_the_operator_then_does(
     file = tmp_path / "objects.yaml"
     file.write_text(yaml.safe_dump_all([*trees(), deployment(replicas=2, prefetch=[{"name": "restored"}])]))
 
-    async def daemons_report() -> bool:
-        caches = [await kube.get(NODE_CACHE, None, node) for node in actors.alive]
-        return all(cache is not None and "lastHeartbeatTime" in cache.get("status", {}) for cache in caches)
-
     async with OperatorRun(operator_kubeconfig):
-        await eventually_async(daemons_report, 20)
+        await wait_reported(kube, actors.alive)
         (planned,) = await told(plane, "plan", "-f", str(file), "-n", ns)
         assert await get_deployment(kube, ns) is None, "a plan changes nothing"
         assert {machine["action"] for machine in planned["machines"]} == {"create"}

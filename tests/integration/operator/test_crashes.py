@@ -31,7 +31,7 @@ STAGES: tuple[dict[str, Any] | None, ...] = (
     None,
 )
 """Deployment, switch, reset, deletion."""
-MACHINES = 8
+MACHINES = 9
 
 
 async def reached(kube: KubeClient, actors: Actors, ns: str, stage: dict[str, Any] | None) -> bool:

@@ -19,7 +19,7 @@ from localcluster.s3 import S3Server
 from tests.support.actors import Actors
 from tests.support.cluster import eventually_async
 from tests.support.daemons import Node, daemon_env
-from tests.support.deployments import apply, condition, deployment, system
+from tests.support.deployments import apply, condition, deployment, system, wait_reported
 from tests.support.layers import make_chain, upload
 from tests.support.operator_run import OperatorRun
 
@@ -138,6 +138,7 @@ async def test_nodes_fetch_in_turn_and_a_deployment_moves_nothing_afterwards(
     file = tmp_path / "plan.yaml"
     async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *images(chain))
+        await wait_reported(kube, [node.name for node in pool.nodes])
         file.write_text(yaml.safe_dump(prefetch()))
         (planned,) = await told(plane, "plan", "-f", str(file), "-n", ns)
         assert (planned["missingBytes"], planned["totalBytes"]) == (3 * size, 3 * size)
