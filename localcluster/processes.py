@@ -78,7 +78,9 @@ class Processes:
         deadline = time.monotonic() + timeout_s
         while not ready():
             if not self.is_running(name):
-                raise StartFailed(f"{name} ended; {self.log(name)} ends:\n{self.tail(name)}")
+                child = self._children.get(name)
+                status = child.returncode if child is not None else "unknown"
+                raise StartFailed(f"{name} ended (status {status}); {self.log(name)} ends:\n{self.tail(name)}")
             if time.monotonic() > deadline:
                 raise StartFailed(f"{name} not ready in {timeout_s:.0f} s; {self.log(name)} ends:\n{self.tail(name)}")
             time.sleep(0.05)
