@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 SOURCES := operator node-cache-daemon localcluster scenario demo tests benchmarks
 CLUSTER ?= local
 KUBEVIRT ?= 1.7
+# A file of tests stays in one process, as its tests share servers.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help test demo check lint format type contracts packages unit integration crds proto docs lock e2e model bench race up down clean
@@ -38,11 +40,11 @@ packages: $(VENV)/ready  ## Debian packages that tests, demo and benchmarks run
 	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 curl e2fsprogs iproute2
 
 unit: $(VENV)/ready packages  ## Pure code and properties; seconds to minutes
-	$(BIN)/pytest tests/unit tests/property
+	$(BIN)/pytest $(PARALLEL) tests/unit tests/property
 
 integration: $(VENV)/ready packages  ## Real API server, etcd, S3 and qemu-img
 	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest $(PARALLEL) tests/integration
 
 e2e: $(VENV)/ready packages  ## Real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release
 	$(BIN)/python -m localcluster up --kubevirt $(KUBEVIRT)
