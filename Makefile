@@ -48,7 +48,7 @@ integration: $(VENV)/ready packages  ## Real API server, etcd, S3 and qemu-img
 
 e2e: $(VENV)/ready packages  ## Real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release
 	$(BIN)/python -m localcluster up --kubevirt $(KUBEVIRT)
-	$(BIN)/python -m localcluster build plugin-check
+	$(BIN)/python -m localcluster build plugin-check multus
 	$(BIN)/pytest -m e2e tests/e2e
 
 model: $(VENV)/ready packages  ## The store against its model: 100,000 steps and more

@@ -77,6 +77,16 @@ class Node:
         """containerd's socket, reachable from outside the node's namespaces."""
         return self.directory / "containerd.sock"
 
+    @property
+    def networks(self) -> Path:
+        """Folder of CNI configurations, of which containerd takes the first by name."""
+        return self.directory / "cni"
+
+    @property
+    def extra_plugins(self) -> Path:
+        """Folder of CNI plugins beside ``plugins``; it may be missing."""
+        return self.directory / "plugins"
+
     def start(self) -> None:
         """Start it detached; returns when containerd answers. Raises RuntimeError with the end of its log."""
         if find_init(self.directory) is not None:
@@ -133,9 +143,8 @@ class Node:
 
     def _write_config(self) -> None:
         directory = self.directory
-        network = directory / "cni"
-        network.mkdir(exist_ok=True)
-        (network / "10-bridge.conflist").write_text(json.dumps(_network(self)))
+        self.networks.mkdir(exist_ok=True)
+        (self.networks / "10-bridge.conflist").write_text(json.dumps(pod_network(self)))
         (directory / "containerd.toml").write_text(_containerd_config(self))
         (directory / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet_config(self)))
         # The name servers as they are now: inside the node /run is its own, and resolv.conf often links there.
@@ -279,7 +288,8 @@ def _wait_for_end(pids: Sequence[int], timeout_s: float) -> None:
         time.sleep(0.05)
 
 
-def _network(node: Node) -> dict[str, object]:
+def pod_network(node: Node) -> dict[str, object]:
+    """CNI configuration of the network that every pod of the node is on."""
     return {
         "cniVersion": "1.0.0",
         "name": "pods",
@@ -312,8 +322,8 @@ address = "{node.socket}"
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
-bin_dirs = ["{node.plugins}"]
-conf_dir = "{node.directory}/cni"
+bin_dirs = ["{node.plugins}", "{node.extra_plugins}"]
+conf_dir = "{node.networks}"
 [plugins."io.containerd.cri.v1.runtime".containerd]
 default_runtime_name = "runc"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]

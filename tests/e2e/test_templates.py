@@ -14,6 +14,7 @@ from demo.story import wait_ready
 from demo.targets import DemoFailed, Target, install_kigi
 from localcluster.build import binary
 from localcluster.full import Cluster
+from localcluster.multus import add_multus, bridge_attachment
 from tests.e2e.exercise import Exercise, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -190,6 +191,37 @@ def test_a_network_that_is_not_there_is_named(lab: Exercise) -> None:
     )
     eventually(lambda: "no-such-lan" in lab.machine("app").get("message", ""), "the network's name", 180)
     assert not lab.status()["instances"][0]["ready"]
+
+
+def test_machines_meet_on_a_network_of_their_own(lab: Exercise) -> None:
+    """Multus joins both guests to a bridge beside the pod network, under the same MACs after a reset."""
+    add_multus(lab.cluster)
+    networks = [{"name": "pod"}, {"name": "lan", "multus": "classroom"}]
+    template = {"networks": networks, "after": []}
+    machines = [{"name": name, "template": template} for name in ("store", "app")]
+    networked = _object("SystemNode", "classroom", lab.namespace, parent={"name": STATE}, machines=machines)
+    lab.target.apply(bridge_attachment("classroom", lab.namespace), networked)
+
+    def meet(reset: str) -> list[str]:
+        before = {lab.instance_uid(name) for name in ("store", "app")}
+        spec = {"system": {"name": "classroom"}, "isolation": "Instances", "reset": reset}
+        lab.target.apply(_object("SystemDeployment", NAME, lab.namespace, **spec))
+        macs = [join(lab, "store", "192.168.77.1", before), join(lab, "app", "192.168.77.2", before)]
+        lab.tell("app", "ping 192.168.77.1", "KIGI-PONG 192.168.77.1")
+        return macs
+
+    assert meet("first") == meet("second")
+
+
+def join(lab: Exercise, machine: str, address: str, before: set[str | None]) -> str:
+    """MAC of the second interface of a VM that is none of those before; its guest says it too, and has the address."""
+    eventually(lambda: lab.instance_uid(machine) not in {None, *before}, f"a new VM for {machine}")
+    eventually(lambda: lab.instance(machine).get("status", {}).get("phase") == "Running", "phase Running")
+    interfaces = lab.instance(machine)["spec"]["domain"]["devices"]["interfaces"]
+    (mac,) = [interface["macAddress"] for interface in interfaces if interface["name"] == "lan"]
+    lab.says(machine, boot="1")
+    lab.tell(machine, f"lan {address}", f"KIGI-LAN {address} mac={mac}")
+    return str(mac)
 
 
 @pytest.mark.parametrize(
