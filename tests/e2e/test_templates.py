@@ -215,10 +215,16 @@ def test_machines_meet_on_a_network_of_their_own(lab: Exercise) -> None:
 
 def join(lab: Exercise, machine: str, address: str, before: set[str | None]) -> str:
     """MAC of the second interface of a VM that is none of those before; its guest says it too, and has the address."""
-    eventually(lambda: lab.instance_uid(machine) not in {None, *before}, f"a new VM for {machine}")
-    eventually(lambda: lab.instance(machine).get("status", {}).get("phase") == "Running", "phase Running")
-    interfaces = lab.instance(machine)["spec"]["domain"]["devices"]["interfaces"]
-    (mac,) = [interface["macAddress"] for interface in interfaces if interface["name"] == "lan"]
+
+    def networked() -> str | None:
+        for vm in lab.target.get("virtualmachineinstances", "-n", lab.namespace)["items"]:
+            if vm["metadata"]["name"] == lab.vm(machine) and vm["metadata"]["uid"] not in before:
+                macs = {each["name"]: each["macAddress"] for each in vm["spec"]["domain"]["devices"]["interfaces"]}
+                if vm.get("status", {}).get("phase") == "Running" and "lan" in macs:
+                    return str(macs["lan"])
+        return None
+
+    mac = eventually(networked, f"a new VM for {machine}, with a second interface")
     lab.says(machine, boot="1")
     lab.tell(machine, f"lan {address}", f"KIGI-LAN {address} mac={mac}")
     return str(mac)

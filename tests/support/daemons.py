@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -31,8 +32,10 @@ class Node:
         self.name = name
         self.root = directory / "cache"
         self.pods = directory / "pods"
-        self.socket = directory / "csi.sock"
-        self.registration = directory / "registration"
+        # A socket's path has 107 characters at most.
+        self._sockets = tempfile.TemporaryDirectory(prefix="kigi-node-")
+        self.socket = Path(self._sockets.name) / "csi.sock"
+        self.registration = Path(self._sockets.name) / "registration"
         self.log = directory / "daemon.log"
         self.http_port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
@@ -100,6 +103,7 @@ class Node:
         self.kill()
         self._namespace.kill()
         self._namespace.wait()
+        self._sockets.cleanup()
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """A program on the node: it sees the node's mounts."""

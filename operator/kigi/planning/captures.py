@@ -328,9 +328,13 @@ def _at_rest(
         if len(chain) >= MAX_DEPTH:
             raise _too_deep(where, image, f"its chain has {len(chain)} layers, and no chain may have more")
     vm = next((m for m in deployment.machines if (m.instance, m.machine) == wish.slot), None)
-    if vm is None or vm.instance_uid is None:
-        return CapturedMachine(name=wish.machine), found
     claim = names.claim_name(deployment.name, *wish.slot, root.revision)
+    if vm is None or vm.instance_uid is None:
+        # On, and powered off by its guest, it stays off; else it may start while its disk is copied.
+        powered_off = vm is not None and vm.claim == claim and vm.printable_status == "Stopped"
+        if wish.running and not powered_off:
+            raise NotSettled(f"{where} is about to start")
+        return CapturedMachine(name=wish.machine), found
     if vm.instance_deleting or is_outdated(vm) or vm.instance_claim != claim or vm.instance_phase != "Running":
         raise NotSettled(f"{where} is starting or stopping ({vm.printable_status or vm.instance_phase})")
     method = _method(view, vm)

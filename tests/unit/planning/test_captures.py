@@ -118,6 +118,23 @@ def test_nobody_is_paused_while_a_machine_is_being_reset() -> None:
     assert begun(view_of(w)).action == "Pause"
 
 
+@pytest.mark.parametrize(
+    ("running", "word", "settles"), [(True, "Starting", False), (True, "Stopped", True), (False, "", True)]
+)
+def test_a_vm_that_is_about_to_start_is_waited_for_and_one_that_stays_off_is_not(
+    running: bool, word: str, settles: bool
+) -> None:
+    w = settled(running=running)
+    deployment = w.view()
+    off = [replace(m, instance_uid=None, printable_status=word) for m in deployment.machines]
+    plan = begun(view_of(w, deployment=replace(deployment, machines=tuple(off))))
+    assert (plan.error is None) == settles
+    if settles:
+        assert {m.method for m in plan.status.machines} == {"Off"}
+    else:
+        assert "about to start" in str(plan.error)
+
+
 def test_nobody_is_paused_for_a_name_that_is_taken() -> None:
     w = settled()
     plan = plan_capture(view_of(w, taken=frozenset({("VMImageNode", "after-db")})))
