@@ -269,12 +269,23 @@ def _instances(view: DeploymentView, plan: DeploymentPlan) -> list[InstanceStatu
         targets[target.wish.instance].append(target)
     overrides = {override.instance: override for override in view.spec.overrides}
     owner = Owner(view.namespace, view.name, view.uid)
+    told = {
+        (i.instance, m.name, m.revision): m.message
+        for i in (view.old_status.instances if view.old_status else [])
+        for m in i.machines
+        if m.state in ("Starting", "Failed", "CrashLooping")
+    }
     instances: list[InstanceStatus] = []
     for instance in sorted(targets):
         override = overrides.get(instance)
         system = override.system if override and override.system else view.spec.system
         machines = [
-            _machine(view, target, plan.machines.get(target.wish.slot), claim_of(target, owner))
+            _machine(
+                target,
+                plan.machines.get(target.wish.slot),
+                claim_of(target, owner),
+                told.get((instance, target.wish.machine, target.revision)),
+            )
             for target in targets[instance]
         ]
         wanted = {t.wish.machine: "Running" if t.wish.running else "Stopped" for t in targets[instance]}
@@ -296,14 +307,14 @@ def _old_why(view: DeploymentView, instance: int) -> str | None:
     return next((i.placement for i in old if i.instance == instance), None)
 
 
-def _machine(view: DeploymentView, target: Target, machine: MachineState | None, claim: str) -> MachineStatus:
+def _machine(target: Target, machine: MachineState | None, claim: str, told: str | None) -> MachineStatus:
     return MachineStatus(
         name=target.wish.machine,
         node=target.node,
         state=machine_state(target, machine, claim),
         system=target.fingerprint.system,
         revision=target.revision,
-        message=_short(_waiting(target) or _trouble(machine)),
+        message=_short(_waiting(target) or _trouble(machine, told)),
     )
 
 
@@ -360,7 +371,8 @@ def _short(message: str | None) -> str | None:
     return message if message is None or len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
 
 
-def _trouble(machine: MachineState | None) -> str | None:
+def _trouble(machine: MachineState | None, told: str | None) -> str | None:
+    """``told`` is the last message: between two starts that fail, KubeVirt has forgotten why the first one did."""
     if machine is not None and machine.lasting:
         return f"no reset reaches the state of its persistent domain.{machine.lasting}"
     if machine is None or is_running(machine):
@@ -369,7 +381,9 @@ def _trouble(machine: MachineState | None) -> str | None:
         return "KubeVirt still remembers its last run; it is off for half a minute, and starts then"
     if machine.paused and is_outdated(machine):
         return "its template has changed; it restarts when it is resumed"
-    return machine.message or (machine.printable_status if machine.printable_status in _TROUBLES else None)
+    if machine.message or machine.printable_status not in _TROUBLES:
+        return machine.message or None
+    return (told if machine.printable_status == "CrashLoopBackOff" else None) or machine.printable_status
 
 
 def _timings(old: Timings | None, phases: Sequence[Finding], ready: bool, now: datetime) -> Timings:

@@ -217,6 +217,28 @@ def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_words(printable: str
     assert (words or printable) in message(status)
 
 
+def test_what_kubevirt_said_of_a_start_is_kept_until_the_next_one_and_for_that_disk_alone() -> None:
+    """Between two starts there is no instance that could say why the first one failed."""
+    w = world()
+    w.settle()
+    view = w.view()
+
+    def after(old: SystemDeploymentStatus | None, **fields: object) -> SystemDeploymentStatus:
+        machines = tuple(replace(m, instance_uid=None, instance_ready=False, **fields) for m in view.machines)  # type: ignore[arg-type]
+        return status_of(replace(view, machines=machines, old_status=old))
+
+    def told(status: SystemDeploymentStatus) -> set[str | None]:
+        return {machine.message for instance in status.instances for machine in instance.machines}
+
+    waiting = {"instance_phase": "", "printable_status": "CrashLoopBackOff", "message": ""}
+    failed = after(None, instance_phase="Failed", message="no such link")
+    assert told(after(failed, **waiting)) == {"no such link"}
+    assert told(after(after(failed, **waiting), **waiting)) == {"no such link"}
+    text = failed.model_dump_json(by_alias=True).replace('"revision":1', '"revision":7')
+    assert told(after(SystemDeploymentStatus.model_validate_json(text), **waiting)) == {"CrashLoopBackOff"}
+    assert told(after(failed, instance_phase="Scheduling", printable_status="Starting", message="")) == {None}
+
+
 def test_a_vm_whose_preference_brings_state_that_no_reset_reaches_stalls_it() -> None:
     w = world()
     w.settle()
