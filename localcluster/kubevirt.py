@@ -21,11 +21,11 @@ from localcluster.images import Image
 NAMESPACE = "kubevirt"
 _REGISTRY = "registry.local/kubevirt"
 
-# libvirt and QEMU for virt-launcher; nftables, iproute2 and procps for virt-handler. One root for all of them: the
-# layer is stored once on the node.
+# libvirt, QEMU, firmware and TPM for virt-launcher; nftables, iproute2 and procps for virt-handler. One root for all of
+# them: the layer is stored once on the node.
 _PACKAGES = (
     "qemu-system-x86 qemu-utils libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-log libvirt-clients seabios "
-    "ipxe-qemu nftables iproute2 procps acl passt xorriso libcap2-bin"
+    "ovmf swtpm swtpm-tools ipxe-qemu nftables iproute2 procps acl passt xorriso libcap2-bin"
 )
 # Debian builds no virtqemud. libvirtd with the QEMU driver serves the same protocol on a socket of another name.
 _VIRTQEMUD = """#!/bin/sh
@@ -34,7 +34,7 @@ ln -sf libvirt-sock /var/run/libvirt/virtqemud-sock
 exec /usr/sbin/libvirtd "$@"
 """
 # virt-handler looks for serial consoles below /proc/PID/root/var/run: Debian's absolute link there would lead it into
-# its own root.
+# its own root. KubeVirt knows EFI firmware by names of its own.
 _ROOT_SCRIPT = f"""
 groupadd --gid 107 qemu
 useradd --uid 107 --gid 107 --home-dir /home/qemu --no-create-home --shell /usr/sbin/nologin qemu
@@ -44,6 +44,7 @@ ln -sf /usr/bin/qemu-system-x86_64 /usr/bin/qemu-kvm
 ln -sfn ../run /var/run
 mkdir -p /usr/lib64/qemu-kvm /usr/libexec
 ln -sf /usr/bin/qemu-system-x86_64 /usr/libexec/qemu-kvm
+for part in CODE VARS; do ln -sf "OVMF_${{part}}_4M.fd" "/usr/share/OVMF/OVMF_$part.fd"; done
 chown root:root /var/lib/libvirt /var/cache/libvirt
 """
 # virt-launcher runs as user 107 and hands this capability on; without it the kernel refuses to start it (EPERM).

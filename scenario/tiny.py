@@ -36,13 +36,14 @@ FILLER_BYTES = {"base": MIB, "role": MIB // 2, "machine": 0, "state": 0}
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
 """What the guest loads, beside what these depend on; ext4 and the serial port are built into the kernel."""
-BOOT_CONFIG = """DEFAULT kigi
+KERNEL_OPTIONS = "console=ttyS0,115200 quiet loglevel=3 panic=5 mitigations=off no_timer_check random.trust_cpu=on"
+BOOT_CONFIG = f"""DEFAULT kigi
 PROMPT 0
 TIMEOUT 0
 LABEL kigi
   LINUX vmlinuz
   INITRD initrd
-  APPEND console=ttyS0,115200 quiet loglevel=3 panic=5 mitigations=off no_timer_check random.trust_cpu=on
+  APPEND {KERNEL_OPTIONS}
 """
 _FIXED_CLOCK = {"SOURCE_DATE_EPOCH": str(CLOCK), "E2FSPROGS_FAKE_TIME": str(CLOCK)}
 

@@ -106,20 +106,28 @@ class Exercise:
         return dict(eventually(heard, f"{machine} saying {fields}"))
 
     def tell(self, machine: str, order: str, answer: str) -> None:
-        """Give the guest an order on its serial console, until it answers."""
-        console = [str(self.cluster.release.command("virtctl")), "console", "-n", self.namespace, self.vm(machine)]
+        """Give the guest an order on its serial console, until it answers; a console that ends is opened anew."""
+        heard, deadline = "", time.monotonic() + 120
+        while answer not in heard:
+            with self._console(machine) as (process, descriptor):
+                while process.poll() is None and answer not in heard and time.monotonic() < deadline:
+                    os.write(descriptor, f"{order}\n".encode())
+                    heard += _read(descriptor, 6.0, answer)
+            assert answer in heard or time.monotonic() < deadline, (
+                f"{machine} did not answer {order!r} with {answer!r}: {heard[-500:]!r}"
+            )
+            time.sleep(0 if answer in heard else 1)
+
+    @contextmanager
+    def _console(self, machine: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+        """``virtctl console`` of the VM, and the terminal that it reads and writes."""
+        command = [str(self.cluster.release.command("virtctl")), "console", "-n", self.namespace, self.vm(machine)]
         here, there = pty.openpty()
         environment = {**os.environ, **self.target.environment}
-        process = subprocess.Popen(console, stdin=there, stdout=there, stderr=there, env=environment)
+        process = subprocess.Popen(command, stdin=there, stdout=there, stderr=there, env=environment)
         os.close(there)
-        heard, deadline = "", time.monotonic() + 120
         try:
-            while answer not in heard:
-                assert time.monotonic() < deadline, (
-                    f"{machine} did not answer {order!r} with {answer!r}: {heard[-500:]!r}"
-                )
-                os.write(here, f"{order}\n".encode())
-                heard += _read(here, 6.0, answer)
+            yield process, here
         finally:
             process.kill()
             process.wait()

@@ -1,0 +1,90 @@
+"""EFI and a TPM that keep nothing beyond a run of their VM, by a guest that has both on a layered disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from demo.__main__ import prepare
+from demo.story import NAME, wait_ready
+from demo.targets import Target, install_kigi
+from kigi.domain.names import API_VERSION
+from localcluster.build import binary
+from localcluster.full import Cluster
+from localcluster.paths import cache_dir
+from scenario import packages, tiny
+from tests.e2e.exercise import Exercise, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+NAMESPACE = "firmware"
+MACHINE = "mail1"
+ENTRY = f"title kigi\nlinux /vmlinuz\ninitrd /initrd\noptions {tiny.KERNEL_OPTIONS}\n"
+
+
+@pytest.fixture(scope="module")
+def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercise]:
+    """One machine: an image of the exercise with a loader for EFI, published as one layer more."""
+    cluster.load_kigi()
+    target = Target(cluster.environment(), str(binary("kubectl")))
+    install_kigi(target)
+    chapter = prepare(target, "tiny", NAMESPACE)
+    image = chapter.manifest.systems[0].machines[MACHINE]
+    disk = tmp_path_factory.mktemp("efi") / "disk.raw"
+    source = cache_dir() / "demo" / "tiny" / f"{image}.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", source, disk], check=True)
+    add_efi_loader(disk)
+    publish = ("publish", str(disk), "--name", "efi", "--parent", image, "--apply", "-n", NAMESPACE)
+    command = [sys.executable, "-m", "kigi.cli.main", *publish]
+    subprocess.run(command, env={**os.environ, **target.environment}, check=True)
+    domain = {"firmware": {"bootloader": {"efi": {"secureBoot": False}}}, "devices": {"tpm": {}}}
+    template = {"memory": "192Mi", "patch": {"spec": {"domain": domain}}}
+    machines = [{"name": MACHINE, "image": {"name": "efi"}, "template": template}]
+    meta = {"name": "efi", "namespace": NAMESPACE}
+    target.apply({"apiVersion": API_VERSION, "kind": "SystemNode", "metadata": meta, "spec": {"machines": machines}})
+    yield Exercise(cluster, target, chapter)
+    target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
+    target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+
+
+def add_efi_loader(disk: Path) -> None:
+    """Beside the loader for BIOS on the boot part of a tiny disk (raw)."""
+    found = packages.unpack(("systemd-boot-efi", "mtools"), packages.cache_dir())
+    tools, part = found["mtools"] / "usr/bin", f"{disk}@@{tiny.BOOT_START}"
+    entry = disk.with_name("kigi.conf")
+    entry.write_text(ENTRY)
+    loader = found["systemd-boot-efi"] / "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+    packages.run(tools / "mmd", "-i", part, "::/EFI", "::/EFI/BOOT", "::/loader", "::/loader/entries")
+    packages.run(tools / "mcopy", "-i", part, loader, "::/EFI/BOOT/BOOTX64.EFI")
+    packages.run(tools / "mcopy", "-i", part, entry, "::/loader/entries")
+
+
+def deploy(lab: Exercise, **spec: str) -> None:
+    meta = {"name": NAME, "namespace": NAMESPACE}
+    full = {"system": {"name": "efi"}, **spec}
+    lab.target.apply({"apiVersion": API_VERSION, "kind": "SystemDeployment", "metadata": meta, "spec": full})
+
+
+def test_a_guest_boots_by_efi_and_has_a_tpm_before_and_after_a_reset(lab: Exercise) -> None:
+    deploy(lab)
+    first = lab.says(MACHINE, machine=MACHINE, boot="1")
+    lab.tell(MACHINE, "firmware", "KIGI-FIRMWARE efi tpm=yes")
+    lab.tell(MACHINE, "write before", "KIGI-WROTE before")
+    domain = ElementTree.fromstring(lab.domain(MACHINE))
+    assert [each.get("type") for each in domain.iterfind("devices/disk/driver")] == ["qcow2"]
+    assert domain.find("os/loader") is not None
+    assert domain.find("devices/tpm") is not None
+    wait_ready(lab.target, NAMESPACE, NAME)
+
+    before = lab.instance_uid(MACHINE)
+    deploy(lab, reset="before the exercise")
+    eventually(lambda: lab.instance_uid(MACHINE) not in (before, None), "the VM's next run", 120)
+    again = lab.says(MACHINE, machine=MACHINE, boot="1")
+    lab.tell(MACHINE, "firmware", "KIGI-FIRMWARE efi tpm=yes")
+    lab.tell(MACHINE, "show", "KIGI-WRITTEN none")
+    assert (again["mac"], again["uuid"], again["serial"]) == (first["mac"], first["uuid"], first["serial"])
