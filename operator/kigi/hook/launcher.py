@@ -1,41 +1,82 @@
-"""Whether virt-launcher still lives.
+"""Detects that virt-launcher has ended, so that its sidecar ends too.
 
-A sidecar that outlives virt-launcher keeps the pod from ending: KubeVirt then waits for the pod, and the VM is not
-started again. virt-launcher says Shutdown when it ends in order, and nothing when it panics or is killed. But the
-containers of a pod share a network namespace, and that lists the unix sockets which are listened on in it.
+A sidecar that outlives virt-launcher keeps the pod from ending: KubeVirt then waits for the pod and does not start the
+VM again. virt-launcher calls Shutdown when it ends in order. When it panics or is killed, it calls nothing. But the
+containers of a pod share a network namespace, and ``/proc/net/unix`` lists the unix sockets that are bound in it.
+
+The kernel lists the path under which a socket was *bound*; renaming its file changes nothing. virt-launcher binds
+``launcher-init-sock``, and renames the file to ``launcher-sock`` when it is ready (KubeVirt 1.7, 1.8 and 1.9,
+cmd/virt-launcher: ``startCmdServer``, ``markReady``). The table of a pod therefore never shows ``launcher-sock``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-SOCKET = "launcher-sock"
-"""The file name of the socket that virt-handler commands virt-launcher by, open as long as it lives."""
+SOCKETS = frozenset({"launcher-init-sock", "launcher-sock"})
+"""File names under which virt-launcher may bind its command socket. A release without the rename binds the second."""
+HOOKS = "kubevirt-hooks"
+"""Folder of the sockets of hook sidecars, ours included: they do not show that virt-launcher lives."""
 TABLE = "/proc/net/unix"
 PERIOD_S = 10.0
 MISSES = 3
-"""Looks in a row without the socket before it counts as gone."""
+"""Consecutive checks without the socket after which virt-launcher counts as ended."""
 APPEARS_WITHIN_S = 420.0
-"""virt-launcher opens it within seconds; it gives up on its own after at most 360 s without a domain."""
+"""virt-launcher binds its socket within seconds; it waits for its hooks for at most 360 s."""
+_ACCEPTS = 0x10000
+"""Flag of a socket that listens (``__SO_ACCEPTCON``, Linux include/linux/net.h)."""
 
 
-def is_listening(table: str) -> bool:
-    """Whether virt-launcher's socket is in the text of ``TABLE``."""
-    return any(line.rstrip().rpartition("/")[2] == SOCKET for line in table.splitlines())
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """What one reading of the table shows."""
+
+    launcher: bool
+    """virt-launcher's command socket listens."""
+    others: bool
+    """Another socket listens, not of a hook. libvirt's and QEMU's do while virt-launcher lives."""
+
+
+def read_sockets(table: str) -> Sockets:
+    """The listening sockets in the text of ``TABLE``; lines of another form are skipped.
+
+    Columns: Num RefCount Protocol Flags Type St Inode Path, of which Path may be absent.
+    """
+    paths = [path for line in table.splitlines() if (path := _listening_path(line))]
+    launcher = [path for path in paths if path.name in SOCKETS]
+    hooks = [path for path in paths if HOOKS in path.parts]
+    return Sockets(bool(launcher), len(paths) > len(launcher) + len(hooks))
+
+
+def _listening_path(line: str) -> PurePosixPath | None:
+    fields = line.split(maxsplit=7)
+    try:
+        listens = len(fields) == 8 and int(fields[3], 16) & _ACCEPTS
+    except ValueError:  # the header line
+        return None
+    return PurePosixPath(fields[7].strip()) if listens else None
 
 
 @dataclass
 class LauncherWatch:
-    """Tells from one look after the other when virt-launcher has ended. Times are seconds of any one clock."""
+    """Decides from successive readings when virt-launcher has ended. Times are seconds of one monotonic clock."""
 
     started_s: float
     _seen: bool = False
     _missed: int = 0
 
-    def is_gone(self, listening: bool, now_s: float) -> bool:
-        """Take one look into account: whether it was there and is no more, or never came."""
-        if listening:
+    def is_gone(self, sockets: Sockets, now_s: float) -> bool:
+        """Records one reading; True once virt-launcher has ended.
+
+        After its socket was seen: ``MISSES`` readings without it. If it was never seen: ``APPEARS_WITHIN_S`` after the
+        start, and only if nothing else listens either. A release that binds another name must not lose its sidecar.
+        """
+        if sockets.launcher:
             self._seen, self._missed = True, 0
             return False
-        self._missed += 1
-        return self._missed >= MISSES if self._seen else now_s - self.started_s > APPEARS_WITHIN_S
+        if self._seen:
+            self._missed += 1
+            return self._missed >= MISSES
+        self._missed = 0 if sockets.others else self._missed + 1
+        return self._missed >= MISSES and now_s - self.started_s > APPEARS_WITHIN_S

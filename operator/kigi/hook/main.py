@@ -19,7 +19,7 @@ import grpc
 
 from kigi.hook import messages
 from kigi.hook.domain import DomainRefused, open_as_qcow2
-from kigi.hook.launcher import PERIOD_S, TABLE, LauncherWatch, is_listening
+from kigi.hook.launcher import PERIOD_S, TABLE, LauncherWatch, read_sockets
 
 SOCKET_DIR = "/var/run/kubevirt-hooks"
 SOCKET_NAME = "kigi-disk-hook.sock"
@@ -66,7 +66,7 @@ def build_server(address: str, on_shutdown: Callable[[], None]) -> grpc.Server:
 
 
 def main() -> None:
-    """Serve until virt-launcher says Shutdown or is gone, or SIGTERM."""
+    """Serve until virt-launcher calls Shutdown or has ended, or until SIGTERM."""
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
@@ -76,8 +76,13 @@ def main() -> None:
     _log(f"listening on {path}")
     watch = LauncherWatch(time.monotonic())
     while not done.wait(PERIOD_S):
-        if watch.is_gone(is_listening(Path(TABLE).read_text(errors="replace")), time.monotonic()):
-            _log("virt-launcher is gone without a word; the pod may end")
+        try:
+            sockets = read_sockets(Path(TABLE).read_text(errors="replace"))
+        except OSError as exc:  # says nothing about virt-launcher, and must not end the hook of a running VM
+            _log(f"cannot read {TABLE}: {exc}")
+            continue
+        if watch.is_gone(sockets, time.monotonic()):
+            _log("virt-launcher has ended without calling Shutdown; ending, so that the pod can end")
             break
     server.stop(1).wait()
 

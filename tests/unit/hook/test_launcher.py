@@ -1,4 +1,4 @@
-"""The sidecar ends when virt-launcher has ended without a word, and at no other time."""
+"""The sidecar ends when virt-launcher has ended without calling Shutdown, and at no other time."""
 
 from __future__ import annotations
 
@@ -7,42 +7,75 @@ from pathlib import Path
 
 import pytest
 
-from kigi.hook.launcher import APPEARS_WITHIN_S, MISSES, TABLE, LauncherWatch, is_listening
+from kigi.hook.launcher import APPEARS_WITHIN_S, MISSES, PERIOD_S, TABLE, LauncherWatch, Sockets, read_sockets
+
+HEADER = "Num       RefCount Protocol Flags    Type St Inode Path\n"
+LAUNCHER = Sockets(launcher=True, others=True)
+LIBVIRT_ONLY = Sockets(launcher=False, others=True)
+NOTHING = Sockets(launcher=False, others=False)
+LONG = int(APPEARS_WITHIN_S / PERIOD_S)
 
 
-def test_the_socket_is_found_while_somebody_listens_on_it(tmp_path: Path) -> None:
-    def listening() -> bool:
-        return is_listening(Path(TABLE).read_text(errors="replace"))
+def line(path: str, flags: str = "00010000") -> str:
+    return f"ffff888000000000: 00000002 00000000 {flags} 0001 01 31337 {path}\n"
+
+
+def test_a_renamed_socket_is_found_by_the_name_that_it_was_bound_to(tmp_path: Path) -> None:
+    """As virt-launcher does: bind, listen, rename the file when it is ready."""
+
+    def launcher() -> bool:
+        return read_sockets(Path(TABLE).read_text(errors="replace")).launcher
 
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "launcher-sock"))
+        server.bind(str(tmp_path / "launcher-init-sock"))
+        assert not launcher(), "it does not listen yet"
         server.listen()
-        assert listening()
-    assert not listening()
-
-
-@pytest.mark.parametrize("name", ["/run/other-launcher-sock", "/run/launcher-sock.old", "", "@launcher-socket"])
-def test_another_socket_is_not_taken_for_it(name: str) -> None:
-    assert not is_listening(f"Num RefCount Protocol Flags Type St Inode Path\n0: 2 0 10000 1 01 31 {name}\n")
+        assert launcher()
+        (tmp_path / "launcher-init-sock").rename(tmp_path / "launcher-sock")
+        assert launcher()
+    assert not launcher()
 
 
 @pytest.mark.parametrize(
-    ("looks", "gone"),
+    ("table", "expected"),
     [
-        pytest.param([True] * 100, False, id="it lives"),
-        pytest.param([True] + [False] * (MISSES - 1), False, id="perhaps it is gone"),
-        pytest.param([True] + [False] * MISSES, True, id="it is gone"),
-        pytest.param(
-            [True, *([False] * (MISSES - 1)), True, *([False] * (MISSES - 1))], False, id="it was only missed"
-        ),
-        pytest.param([False] * 42, False, id="it may still come"),
-        pytest.param([False] * 43, True, id="it never came"),
+        pytest.param("", NOTHING, id="empty"),
+        pytest.param(HEADER, NOTHING, id="only the header"),
+        pytest.param("a b c\n\0\n" + "x " * 40, NOTHING, id="not a table"),
+        pytest.param(line("/run/launcher-init-sock", "00000000"), NOTHING, id="connected, not listening"),
+        pytest.param(line(""), NOTHING, id="listening without a path"),
+        pytest.param(line("/var/run/kubevirt-hooks/kigi-disk-hook.sock"), NOTHING, id="our own"),
+        pytest.param(line("/var/run/kubevirt-hooks/other.sock"), NOTHING, id="another hook's"),
+        pytest.param(line("/run/libvirt/virtqemud-sock"), LIBVIRT_ONLY, id="libvirt's"),
+        pytest.param(line("/run/other-launcher-init-sock"), LIBVIRT_ONLY, id="a name that ends so"),
+        pytest.param(line("/run/launcher-init-sock.old"), LIBVIRT_ONLY, id="a name that begins so"),
+        pytest.param(line("@launcher-init-socket"), LIBVIRT_ONLY, id="an abstract name"),
+        pytest.param(line("/run/kubevirt/sockets/launcher-init-sock"), Sockets(True, False), id="as KubeVirt binds it"),
+        pytest.param(line("/run/kubevirt/sockets/launcher-sock"), Sockets(True, False), id="without the rename"),
     ],
 )
-def test_it_is_gone_when_it_was_there_and_is_no_more_or_never_came(looks: list[bool], gone: bool) -> None:
-    period_s = 10.0
+def test_only_the_listening_socket_of_virt_launcher_counts(table: str, expected: Sockets) -> None:
+    assert read_sockets(HEADER + table) == expected
+
+
+@pytest.mark.parametrize(
+    ("readings", "gone"),
+    [
+        pytest.param([LAUNCHER] * 10_000, False, id="it lives for a day"),
+        pytest.param([LAUNCHER] + [NOTHING] * (MISSES - 1), False, id="it may be gone"),
+        pytest.param([LAUNCHER] + [NOTHING] * MISSES, True, id="the whole container is gone"),
+        pytest.param([LAUNCHER] + [LIBVIRT_ONLY] * MISSES, True, id="it died and libvirt lives on"),
+        pytest.param(
+            [LAUNCHER, *([NOTHING] * (MISSES - 1)), LAUNCHER, *([NOTHING] * (MISSES - 1))], False, id="it was missed"
+        ),
+        pytest.param([NOTHING] * LONG, False, id="it may still come"),
+        pytest.param([NOTHING] * (LONG + 1), True, id="it never came"),
+        pytest.param([LIBVIRT_ONLY] * LONG + [NOTHING] * MISSES, True, id="it died before it bound its socket"),
+        pytest.param([LIBVIRT_ONLY] * 10_000, False, id="a release that binds another name"),
+    ],
+)
+def test_it_has_ended_when_it_was_there_and_is_no_more_or_never_came(readings: list[Sockets], gone: bool) -> None:
     watch = LauncherWatch(0.0)
-    answers = [watch.is_gone(look, number * period_s) for number, look in enumerate(looks, 1)]
+    answers = [watch.is_gone(reading, number * PERIOD_S) for number, reading in enumerate(readings, 1)]
     assert answers[-1] is gone
     assert True not in answers[:-1]
-    assert 42 * period_s == APPEARS_WITHIN_S
