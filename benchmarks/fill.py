@@ -29,10 +29,10 @@ import botocore.session
 from botocore.config import Config
 
 from kigi.domain.layers import Chain, Layer, digest_hex, object_key, parse_digest
-from kigi_cache.eviction import Budget
-from kigi_cache.fetch import CONNECTIONS, S3Source
-from kigi_cache.filler import Filler
-from kigi_cache.store import Store
+from kigi_cache.layers.eviction import Budget
+from kigi_cache.layers.filler import Filler
+from kigi_cache.layers.store import Store
+from kigi_cache.sources.fetch import CONNECTIONS, S3Source
 from localcluster.s3 import S3Server
 from tests.support.chains import chain_attribute
 from tests.support.layers import environment, make_chain, repositories, upload

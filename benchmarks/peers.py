@@ -23,12 +23,12 @@ from typing import Any
 from aiohttp import web
 
 from kigi.domain.layers import Chain
-from kigi_cache.eviction import Budget
-from kigi_cache.fetch import S3Source, Source
-from kigi_cache.filler import Filler
-from kigi_cache.peer_server import build_peer_app
-from kigi_cache.peer_source import PeerSource
-from kigi_cache.store import Store
+from kigi_cache.layers.eviction import Budget
+from kigi_cache.layers.filler import Filler
+from kigi_cache.layers.store import Store
+from kigi_cache.sources.fetch import S3Source, Source
+from kigi_cache.sources.peer_server import build_peer_app
+from kigi_cache.sources.peer_source import PeerSource
 from localcluster.processes import free_port
 from localcluster.s3 import S3Server
 from tests.support import layers as disks

@@ -13,22 +13,22 @@ from kigi.adapters.qemu_img import create_overlay
 from kigi.api.repositories import load_repositories
 from kigi.errors import KigiError
 from kigi_cache import metrics, web
-from kigi_cache.captures import Captures
-from kigi_cache.csi import NodePlugin
-from kigi_cache.eviction import Budget
-from kigi_cache.fetch import S3Source, Source
-from kigi_cache.filler import RESERVE_BYTES, Filler
-from kigi_cache.grpc_server import SocketServer
-from kigi_cache.kube import KubeApi
+from kigi_cache.captures.copies import Captures
+from kigi_cache.disks.csi import NodePlugin
+from kigi_cache.disks.grpc_server import SocketServer
+from kigi_cache.disks.registration import Registration
+from kigi_cache.disks.volumes import Volumes
+from kigi_cache.layers.eviction import Budget
+from kigi_cache.layers.filler import RESERVE_BYTES, Filler
+from kigi_cache.layers.store import Store
 from kigi_cache.logs import log_to_stderr
-from kigi_cache.node_cache import NodeCacheKeeper
-from kigi_cache.peer_access import Members, PeerTokens, address
-from kigi_cache.peer_server import build_peer_app
-from kigi_cache.peer_source import PeerSource
-from kigi_cache.registration import Registration
+from kigi_cache.node.kube import KubeApi
+from kigi_cache.node.node_cache import NodeCacheKeeper
 from kigi_cache.settings import Settings, from_environment
-from kigi_cache.store import Store
-from kigi_cache.volumes import Volumes
+from kigi_cache.sources.fetch import S3Source, Source
+from kigi_cache.sources.peer_access import Members, PeerTokens, address
+from kigi_cache.sources.peer_server import build_peer_app
+from kigi_cache.sources.peer_source import PeerSource
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kigi.domain.layers import Chain, Layer, digest_hex
-from kigi_cache import filler as filler_module
-from kigi_cache.store import Store
+from kigi_cache.layers import filler as filler_module
+from kigi_cache.layers.store import Store
 from localcluster.s3 import S3Server
 from tests.support.chains import chain_attribute
 from tests.support.cluster import REPOSITORY, eventually_async

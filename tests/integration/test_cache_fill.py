@@ -13,10 +13,10 @@ import pytest
 from kigi.api.repositories import Repositories
 from kigi.domain.layers import Digest, Layer, digest_hex, object_key
 from kigi.errors import BudgetExceeded, KigiError, LayerNotInRepository
-from kigi_cache.eviction import Budget
-from kigi_cache.fetch import S3Source
-from kigi_cache.filler import Filler
-from kigi_cache.store import Store
+from kigi_cache.layers.eviction import Budget
+from kigi_cache.layers.filler import Filler
+from kigi_cache.layers.store import Store
+from kigi_cache.sources.fetch import S3Source
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually_async
 from tests.support.layers import environment, make_chain, repositories, upload, wanted

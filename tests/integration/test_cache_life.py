@@ -13,9 +13,9 @@ import pytest
 
 from kigi.api.repositories import Repositories, Repository
 from kigi.domain.layers import Chain, Digest, digest_hex
-from kigi_cache.eviction import Need, evictable
-from kigi_cache.fetch import CONNECTIONS
-from kigi_cache.store import Store
+from kigi_cache.layers.eviction import Need, evictable
+from kigi_cache.layers.store import Store
+from kigi_cache.sources.fetch import CONNECTIONS
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually_async
 from tests.support.faulty_proxy import FaultyProxy
@@ -44,7 +44,7 @@ def needs(filler: object) -> dict[Digest, str | None]:
 async def test_a_disk_pushes_out_a_prefetch_and_not_the_other_way_round(
     s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kigi_cache.filler.RETRY_MOST_S", 0.5)
+    monkeypatch.setattr("kigi_cache.layers.filler.RETRY_MOST_S", 0.5)
     size = roots[0][0].size_bytes
     warm = [*wanted(roots[0], PREFETCH), *wanted(roots[1], PREFETCH)]
     settings = repositories(s3.endpoint, bucket)
@@ -89,7 +89,7 @@ def test_under_disk_pressure_idle_and_prefetched_layers_leave_and_nothing_is_fet
     s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else fills the disk; layers that a disk waits for stay, and all goes on when there is room again."""
-    monkeypatch.setattr("kigi_cache.filler.RETRY_MOST_S", 0.5)
+    monkeypatch.setattr("kigi_cache.layers.filler.RETRY_MOST_S", 0.5)
     settings = repositories(s3.endpoint, bucket)
     small_disk = tmp_path / "disk"
     small_disk.mkdir()
@@ -189,7 +189,7 @@ async def test_each_layer_is_read_again_in_its_time_also_over_restarts(
 async def test_the_order_in_which_idle_layers_leave_outlives_a_restart(
     s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kigi_cache.store.SAVE_NEEDED_S", 0.0)
+    monkeypatch.setattr("kigi_cache.layers.store.SAVE_NEEDED_S", 0.0)
     older, newer = roots[1][0].digest, roots[0][0].digest
     async with filling(tmp_path / "node", repositories(s3.endpoint, bucket), environment(s3)) as (filler, _):
         filler.want([*wanted(roots[0]), *wanted(roots[1])])

@@ -75,7 +75,7 @@ def node(directory: Path, plane: ControlPlane, s3: S3Server, bucket: str) -> Ite
 @contextmanager
 def publisher(made: Node, plane: ControlPlane, s3: S3Server, bucket: str) -> Iterator[None]:
     settings = {**os.environ, **daemon_env(plane.kubeconfig, s3, bucket), "KIGI_CACHE_ROOT": str(made.root)}
-    process = subprocess.Popen([sys.executable, "-m", "kigi_cache.publisher"], env=settings)
+    process = subprocess.Popen([sys.executable, "-m", "kigi_cache.captures.publisher"], env=settings)
     try:
         yield
     finally:

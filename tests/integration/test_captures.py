@@ -52,7 +52,7 @@ class Lab:
         self.node.close()
 
     def start_publisher(self, **env: str) -> None:
-        command = [sys.executable, "-m", "kigi_cache.publisher"]
+        command = [sys.executable, "-m", "kigi_cache.captures.publisher"]
         settings = {**os.environ, **self.env, "KIGI_CACHE_ROOT": str(self.node.root), **env}
         with (self.directory / "publisher.log").open("ab") as log:
             self.publisher = subprocess.Popen(command, env=settings, stderr=log, stdout=log)

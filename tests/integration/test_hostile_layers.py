@@ -15,9 +15,9 @@ from kigi.adapters.qemu_img import create_overlay
 from kigi.api.node_cache import CachedLayer
 from kigi.domain.layers import Chain, Digest, Layer, digest_hex, object_key
 from kigi.errors import KigiError, LayerCorrupt, LayerMissing, LayerRefused, OverlayRejected
-from kigi_cache import mounts
-from kigi_cache.store import Store
-from kigi_cache.volumes import Volumes
+from kigi_cache.disks import mounts
+from kigi_cache.disks.volumes import Volumes
+from kigi_cache.layers.store import Store
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually_async
 from tests.support.filling import filling, states

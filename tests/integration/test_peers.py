@@ -16,16 +16,16 @@ from aiohttp import web
 
 from kigi.domain.layers import Chain, digest_hex
 from kigi.errors import KigiError
-from kigi_cache import peer_source
-from kigi_cache.eviction import Budget
-from kigi_cache.fetch import S3Source
-from kigi_cache.filler import Filler
-from kigi_cache.kube import KubeApi
-from kigi_cache.peer_access import AUDIENCE, PeerTokens
-from kigi_cache.peer_server import build_peer_app
-from kigi_cache.peer_source import PeerSource
-from kigi_cache.peers import ranked
-from kigi_cache.store import Store
+from kigi_cache.layers.eviction import Budget
+from kigi_cache.layers.filler import Filler
+from kigi_cache.layers.store import Store
+from kigi_cache.node.kube import KubeApi
+from kigi_cache.sources import peer_source
+from kigi_cache.sources.fetch import S3Source
+from kigi_cache.sources.peer_access import AUDIENCE, PeerTokens
+from kigi_cache.sources.peer_server import build_peer_app
+from kigi_cache.sources.peer_source import PeerSource
+from kigi_cache.sources.peers import ranked
 from localcluster.controlplane import ControlPlane
 from localcluster.processes import free_port
 from localcluster.s3 import S3Server

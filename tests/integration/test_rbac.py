@@ -12,7 +12,7 @@ import yaml
 from kigi.api.node_cache import NodeCacheStatus
 from kigi.domain.names import API_VERSION
 from kigi.errors import Unreachable
-from kigi_cache.kube import KubeApi
+from kigi_cache.node.kube import KubeApi
 from localcluster.controlplane import ControlPlane
 from tests.support.cluster import eventually
 from tests.support.raw_api import Object, RawApi

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from kigi.adapters.qemu_img import create_overlay
-from kigi_cache import mounts
-from kigi_cache.store import Store
-from kigi_cache.volumes import Volumes
+from kigi_cache.disks import mounts
+from kigi_cache.disks.volumes import Volumes
+from kigi_cache.layers.store import Store
 from tests.support.chains import LayerFile, build_chain, layers_of, run
 from tests.support.mountns import private_mounts
 

@@ -25,9 +25,9 @@ from kigi.errors import (
     VolumeInUse,
     VolumeUnknown,
 )
-from kigi_cache import mounts
-from kigi_cache.store import Store
-from kigi_cache.volumes import QEMU_UID, Volume, Volumes
+from kigi_cache.disks import mounts
+from kigi_cache.disks.volumes import QEMU_UID, Volume, Volumes
+from kigi_cache.layers.store import Store
 from tests.support.chains import LayerFile, build_chain, layers_of, run
 from tests.support.mountns import private_mounts
 from tests.support.why import explained

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kigi.domain.layers import Digest, Layer, digest_hex
 from kigi.errors import LayerCorrupt, LayerMissing
-from kigi_cache.store import KEPT_IN_QUARANTINE, Store
+from kigi_cache.layers.store import KEPT_IN_QUARANTINE, Store
 
 VIRTUAL_BYTES = 2**20
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import grpc
 
 from kigi.domain.layers import Chain
-from kigi_cache.mounts import Mount, parse_mountinfo
+from kigi_cache.disks.mounts import Mount, parse_mountinfo
 from kigi_cache.rpc import csi_pb2 as pb
 from localcluster.processes import free_port
 from localcluster.s3 import S3Server

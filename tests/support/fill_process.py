@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from kigi.domain.layers import Layer, parse_digest
-from kigi_cache.eviction import Budget
-from kigi_cache.fetch import S3Source
-from kigi_cache.filler import Filler
-from kigi_cache.store import Store
+from kigi_cache.layers.eviction import Budget
+from kigi_cache.layers.filler import Filler
+from kigi_cache.layers.store import Store
+from kigi_cache.sources.fetch import S3Source
 from tests.support.layers import repositories
 
 

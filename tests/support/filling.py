@@ -10,10 +10,10 @@ from pathlib import Path
 from kigi.api.repositories import Repositories
 from kigi.domain.layers import Digest
 from kigi.errors import KigiError
-from kigi_cache.eviction import Budget
-from kigi_cache.fetch import S3Source
-from kigi_cache.filler import Filler
-from kigi_cache.store import Store
+from kigi_cache.layers.eviction import Budget
+from kigi_cache.layers.filler import Filler
+from kigi_cache.layers.store import Store
+from kigi_cache.sources.fetch import S3Source
 from tests.support.why import explained
 
 GIB = 2**30

@@ -9,10 +9,10 @@ from typing import cast
 import pytest
 
 from kigi.api.node_cache import CaptureOrder
-from kigi_cache import captures
-from kigi_cache.capture_room import Need, need_of, no_room, shortages, together
-from kigi_cache.captures import BEAT, SILENT_AFTER_S, Captures, is_silent
-from kigi_cache.volumes import Extent, Volumes
+from kigi_cache.captures import copies as captures
+from kigi_cache.captures.copies import BEAT, SILENT_AFTER_S, Captures, is_silent
+from kigi_cache.captures.space import Need, need_of, no_room, shortages, together
+from kigi_cache.disks.volumes import Extent, Volumes
 
 
 def test_a_copy_its_layer_and_both_laid_out_disks_are_counted() -> None:

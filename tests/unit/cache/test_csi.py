@@ -27,10 +27,10 @@ from kigi.errors import (
     VolumeInUse,
     VolumeUnknown,
 )
-from kigi_cache.csi import NodePlugin, parse_chain
-from kigi_cache.grpc_server import SocketServer
+from kigi_cache.disks.csi import NodePlugin, parse_chain
+from kigi_cache.disks.grpc_server import SocketServer
+from kigi_cache.disks.volumes import Usage
 from kigi_cache.rpc import csi_pb2 as pb
-from kigi_cache.volumes import Usage
 from tests.support.cluster import eventually_async
 
 DIGESTS = [f"sha256:{digit * 64}" for digit in "abc"]

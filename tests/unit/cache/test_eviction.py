@@ -8,8 +8,18 @@ from hypothesis import strategies as st
 
 from kigi.domain.layers import Digest
 from kigi.errors import BudgetExceeded
-from kigi_cache.eviction import Budget, HeldLayer, Need, evictable, free_up, keep_few, keep_low, make_room, need_of
-from kigi_cache.pace import Pace
+from kigi_cache.layers.eviction import (
+    Budget,
+    HeldLayer,
+    Need,
+    evictable,
+    free_up,
+    keep_few,
+    keep_low,
+    make_room,
+    need_of,
+)
+from kigi_cache.layers.token_bucket import Pace
 
 
 def digest(number: int) -> Digest:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kigi.domain.layers import Chain, Digest, Layer, digest_hex
-from kigi_cache.eviction import Budget
-from kigi_cache.filler import Filler
-from kigi_cache.store import Store
+from kigi_cache.layers.eviction import Budget
+from kigi_cache.layers.filler import Filler
+from kigi_cache.layers.store import Store
 from tests.support.cluster import eventually_async
 from tests.support.layers import make_chain, wanted
 
@@ -103,9 +103,9 @@ async def test_what_is_refused_again_and_again_is_asked_for_ever_more_seldom(
     tmp_path: Path, source_dir: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each try moves the whole layer for nothing."""
-    monkeypatch.setattr("kigi_cache.filler.RETRY_FIRST_S", 0.02)
-    monkeypatch.setattr("kigi_cache.filler.RETRY_SPEC_S", 0.0)
-    monkeypatch.setattr("kigi_cache.filler.RETRY_MOST_S", 0.02)
+    monkeypatch.setattr("kigi_cache.layers.filler.RETRY_FIRST_S", 0.02)
+    monkeypatch.setattr("kigi_cache.layers.filler.RETRY_SPEC_S", 0.0)
+    monkeypatch.setattr("kigi_cache.layers.filler.RETRY_MOST_S", 0.02)
     source = Played(source_dir)
     source.go_on.set()
     larger = replace(chain[0], virtual_size_bytes=chain[0].virtual_size_bytes * 2)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kigi.errors import MountFailed
-from kigi_cache.mounts import parse_mountinfo, source_of, unmount
+from kigi_cache.disks.mounts import parse_mountinfo, source_of, unmount
 
 TABLE = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 30 22 8:2 / /var rw,relatime shared:2 - xfs /dev/sdb rw,attr2

@@ -13,11 +13,11 @@ import pytest
 from kigi.api.base import Metadata
 from kigi.api.node_cache import CachedLayer, CaptureReport, NodeCache, NodeCacheSpec, NodeCacheStatus, WantedLayer
 from kigi.errors import OverlayRejected, Unreachable, VolumeInUse
-from kigi_cache import node_cache
-from kigi_cache.filler import FillState
-from kigi_cache.kube import Seen
-from kigi_cache.node_cache import NodeCacheKeeper
-from kigi_cache.volumes import Volume
+from kigi_cache.disks.volumes import Volume
+from kigi_cache.layers.filler import FillState
+from kigi_cache.node import node_cache
+from kigi_cache.node.kube import Seen
+from kigi_cache.node.node_cache import NodeCacheKeeper
 from tests.support.cluster import eventually_async
 
 MIB = 2**20

@@ -11,8 +11,8 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from kigi_cache import grpc_server, registration
-from kigi_cache.registration import Registration
+from kigi_cache.disks import grpc_server, registration
+from kigi_cache.disks.registration import Registration
 from kigi_cache.rpc import registration_pb2 as pb
 from tests.support.cluster import eventually_async
 

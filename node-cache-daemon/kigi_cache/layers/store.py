@@ -30,7 +30,7 @@ from pathlib import Path
 from kigi.domain.layers import Chain, Digest, Layer, digest_hex, digest_of_hex
 from kigi.domain.qcow2 import HEADER_BYTES, check_layer
 from kigi.errors import LayerCorrupt, LayerMissing, LayerRefused
-from kigi_cache.eviction import HeldLayer
+from kigi_cache.layers.eviction import HeldLayer
 
 logger = logging.getLogger(__name__)
 CHUNK_BYTES = 4 * 2**20

@@ -9,8 +9,8 @@ from kigi.api.node_cache import CachedLayer, CachedVolume, CaptureReport, NodeCa
 from kigi.conditions import Finding, merge_conditions, summary
 from kigi.domain.quantities import format_bytes
 from kigi.errors import NEEDS_A_PERSON
-from kigi_cache.filler import FillState
-from kigi_cache.volumes import Volume
+from kigi_cache.disks.volumes import Volume
+from kigi_cache.layers.filler import FillState
 
 
 def build_status(

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from kigi.domain.names import CSI_DRIVER
-from kigi_cache.grpc_server import SocketServer, build_service
+from kigi_cache.disks.grpc_server import SocketServer, build_service
 from kigi_cache.rpc import registration_pb2 as pb
 
 logger = logging.getLogger(__name__)

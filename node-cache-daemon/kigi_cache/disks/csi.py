@@ -34,9 +34,9 @@ from kigi.errors import (
     VolumeUnknown,
     Waiting,
 )
-from kigi_cache.grpc_server import Method, build_service
+from kigi_cache.disks.grpc_server import Method, build_service
+from kigi_cache.disks.volumes import Volumes, is_handle
 from kigi_cache.rpc import csi_pb2 as pb
-from kigi_cache.volumes import Volumes, is_handle
 
 logger = logging.getLogger(__name__)
 

@@ -33,9 +33,9 @@ from kigi.errors import (
     VolumeInUse,
     VolumeUnknown,
 )
-from kigi_cache import mounts
-from kigi_cache.cloning import clone_file
-from kigi_cache.mounts import Mount
+from kigi_cache.captures.cloning import clone_file
+from kigi_cache.disks import mounts
+from kigi_cache.disks.mounts import Mount
 
 QEMU_UID = QEMU_GID = 107
 """User of virt-launcher and its QEMU; nothing else ever changes the owner of a claim's disk."""

@@ -14,11 +14,11 @@ from typing import Protocol
 from kigi.api.node_cache import NodeCache, NodeCacheStatus, WantedLayer
 from kigi.errors import KigiError, LayerCorrupt, OverlayRejected, Unreachable, VolumeBusy, VolumeInUse
 from kigi_cache import metrics
-from kigi_cache.captures import Captures
-from kigi_cache.filler import FillState
-from kigi_cache.kube import KubeApi
-from kigi_cache.status_report import build_status, is_worth_telling_now, without_heartbeat
-from kigi_cache.volumes import Volumes
+from kigi_cache.captures.copies import Captures
+from kigi_cache.disks.volumes import Volumes
+from kigi_cache.layers.filler import FillState
+from kigi_cache.node.kube import KubeApi
+from kigi_cache.node.status_report import build_status, is_worth_telling_now, without_heartbeat
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from kigi.domain.layers import parse_digest
 from kigi.errors import KigiError, SpecInvalid
 from kigi.publishing.layer_writer import read_difference
 from kigi.publishing.publish import LayerFolder, make_layer
-from kigi_cache.capture_room import need_of, no_room, shortages
-from kigi_cache.captures import BEAT, BEAT_S, COPY, FINAL, ORDER, RESULT, free_bytes, is_id, write_json
+from kigi_cache.captures.copies import BEAT, BEAT_S, COPY, FINAL, ORDER, RESULT, free_bytes, is_id, write_json
+from kigi_cache.captures.space import need_of, no_room, shortages
+from kigi_cache.disks.volumes import CHAIN
 from kigi_cache.logs import log_to_stderr
-from kigi_cache.volumes import CHAIN
 
 logger = logging.getLogger(__name__)
 

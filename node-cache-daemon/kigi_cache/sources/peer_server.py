@@ -10,7 +10,7 @@ from aiohttp import web
 
 from kigi.domain.layers import Digest, digest_of_hex
 from kigi_cache import metrics
-from kigi_cache.filler import Filler
+from kigi_cache.layers.filler import Filler
 
 AT_ONCE = 8
 """Transfers that one node serves; more are refused at once, and ask another node."""

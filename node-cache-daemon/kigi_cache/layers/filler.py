@@ -29,10 +29,10 @@ from kigi.errors import (
     SpecInvalid,
 )
 from kigi_cache import metrics
-from kigi_cache.eviction import Budget, Need, free_up, keep_few, keep_low, make_room, need_of
-from kigi_cache.fetch import CONNECTIONS, Source
-from kigi_cache.pace import Pace
-from kigi_cache.store import CHUNK_BYTES, Store
+from kigi_cache.layers.eviction import Budget, Need, free_up, keep_few, keep_low, make_room, need_of
+from kigi_cache.layers.store import CHUNK_BYTES, Store
+from kigi_cache.layers.token_bucket import Pace
+from kigi_cache.sources.fetch import CONNECTIONS, Source
 
 logger = logging.getLogger(__name__)
 RETRY_FIRST_S = 1.0

@@ -36,8 +36,8 @@ from pydantic import ValidationError
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain.layers import MAX_DEPTH
 from kigi.errors import ChainTooDeep, KigiError, NoRoom, PublisherSilent, VolumeUnknown, Waiting
-from kigi_cache.capture_room import Need, need_of, no_room, shortages, together
-from kigi_cache.volumes import CHAIN, Volumes
+from kigi_cache.captures.space import Need, need_of, no_room, shortages, together
+from kigi_cache.disks.volumes import CHAIN, Volumes
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Disks of VMs: the CSI driver, overlays on chains, and their mounts."""

@@ -1,0 +1,1 @@
+"""Verified layers on the node's disk: store, fills and eviction."""

@@ -1,0 +1,1 @@
+"""Where layers come from: the S3 repository and other nodes."""
