@@ -28,7 +28,7 @@ from kigi.domain.systems import MachineChange, System, resolve_system
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
 from kigi.planning.objects import Owner, build_claim, build_volume
 from kigi.planning.view import DeploymentView, KubeVirtState, NodeState
-from kigi.settings import GC_THRESHOLD
+from kigi.runtime.settings import GC_THRESHOLD
 
 GIB = 2**30
 DEPTH = 10

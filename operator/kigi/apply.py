@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kigi import metrics
 from kigi.adapters import resources
 from kigi.domain import names
 from kigi.errors import Conflict, KigiError, NameTaken
@@ -29,7 +28,8 @@ from kigi.planning.steps import (
     RestartMachine,
     Step,
 )
-from kigi.ports import Ports
+from kigi.runtime import metrics
+from kigi.runtime.ports import Ports
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,7 @@ from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedSystem
 from kigi.domain.usage import CAPTURE_KIND, DEPLOYMENT_KIND, PREFETCH_KIND, User, users_of_systems
 from kigi.errors import DeploymentMissing, KigiError
-from kigi.mirror import Mirror
-from kigi.observed import (
+from kigi.mirror.records import (
     CACHE_SILENT_AFTER,
     CacheRecord,
     CaptureRecord,
@@ -25,6 +24,7 @@ from kigi.observed import (
     PrefetchRecord,
     VolumeRecord,
 )
+from kigi.mirror.store import Mirror
 from kigi.planning import captures, plugin
 from kigi.planning.captures import CaptureView
 from kigi.planning.copies import life_of

@@ -14,8 +14,8 @@ import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from kigi.operator_process import open_ports, run_operator
-from kigi.settings import GC_THRESHOLD, Settings
+from kigi.process import open_ports, run_operator
+from kigi.runtime.settings import GC_THRESHOLD, Settings
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "settings", "taskName"}
 
@@ -82,7 +82,7 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Settings from the environment, see ``kigi.settings``."""
+    """Settings from the environment, see ``kigi.runtime.settings``."""
     gc.set_threshold(*GC_THRESHOLD)
     try:
         settings = Settings.from_environment()

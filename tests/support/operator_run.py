@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from kigi.operator_process import open_ports, run_operator
-from kigi.ports import Ports
-from kigi.settings import Settings
+from kigi.process import open_ports, run_operator
+from kigi.runtime.ports import Ports
+from kigi.runtime.settings import Settings
 
 FAST = Settings(resync_s=20.0, lease_s=3.0, leader_election=False, namespace="default", identity="test", http_port=0)
 

@@ -17,7 +17,7 @@ from kigi.gather import (
     image_users,
     system_users,
 )
-from kigi.mirror import Mirror
+from kigi.mirror.store import Mirror
 from kigi.planning.objects import LAUNCHER_OVERHEAD_BYTES, Owner, machine_memory_bytes
 from tests.support.bodies import (
     GIB,

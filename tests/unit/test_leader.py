@@ -9,7 +9,7 @@ import pytest
 
 from kigi.adapters.resources import Resource
 from kigi.errors import Conflict, LostLeadership, Unreachable
-from kigi.leader import Election
+from kigi.runtime.leader import Election
 
 
 class Clock:

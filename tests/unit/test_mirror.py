@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kigi.domain.images import Image
 from kigi.errors import ImageMissing, KigiError, SpecInvalid
-from kigi.mirror import Mirror
+from kigi.mirror.store import Mirror
 from tests.support.bodies import (
     NAME,
     NS,

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kigi.queue import BACKOFF_MOST_S, Key, WorkQueue
+from kigi.runtime.queue import BACKOFF_MOST_S, Key, WorkQueue
 
 A, B = Key("deployment", "ns", "a"), Key("deployment", "ns", "b")
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from kigi.domain.images import Image
-from kigi.mirror import Mirror
-from kigi.queue import Key
-from kigi.routing import everything, wakings
+from kigi.mirror.store import Mirror
+from kigi.mirror.triggers import everything, wakings
+from kigi.runtime.queue import Key
 from tests.support.bodies import (
     GIB,
     NAME,

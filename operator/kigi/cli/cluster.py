@@ -14,7 +14,7 @@ from kigi.adapters.resources import CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREF
 from kigi.errors import Forbidden, SpecInvalid, Waiting
 
 if TYPE_CHECKING:
-    from kigi.mirror import Mirror
+    from kigi.mirror.store import Mirror
 
 TREES = (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH, CAPTURE)
 """Both trees, and what names their nodes."""
@@ -82,7 +82,7 @@ def read_mirror(
 
     An ``optional`` kind that the caller may not read is left out; raises Forbidden with all others that are refused.
     """
-    from kigi.mirror import Mirror
+    from kigi.mirror.store import Mirror
 
     mirror, refused = Mirror(), []
     for resource in kinds:

@@ -15,7 +15,7 @@ from kigi.domain.quantities import format_bytes
 from kigi.domain.usage import NodeKey, format_users, freed_bytes, unused_without
 from kigi.errors import Forbidden, ImageMissing, InUse, SystemMissing
 from kigi.gather import image_users, system_users
-from kigi.mirror import Mirror
+from kigi.mirror.store import Mirror
 
 
 def run_delete(access: Access, kind: str, name: str, *, dry_run: bool, form: Format = Format.TABLE) -> None:

@@ -21,7 +21,7 @@ from kigi.domain.layers import MAX_DEPTH, Digest
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import System
 from kigi.errors import ImageMissing, SpecInvalid
-from kigi.mirror import Mirror
+from kigi.mirror.store import Mirror
 from kigi.publishing.archive import ArchivedNode, Manifest, write_archive
 
 Specs = dict[str, dict[str, Any]]

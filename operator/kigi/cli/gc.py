@@ -27,7 +27,7 @@ from kigi.domain.images import Image
 from kigi.domain.layers import MAX_DEPTH, Digest, parse_digest
 from kigi.domain.quantities import format_bytes
 from kigi.errors import LayerMissing, LayerNotInRepository, SpecInvalid
-from kigi.mirror import Mirror
+from kigi.mirror.store import Mirror
 from kigi.publishing.publish import parent_in_header
 
 BATCH = 50

@@ -36,7 +36,7 @@ from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import DeploymentMissing, KigiError, SpecInvalid
 from kigi.gather import gather_deployment, gather_prefetch
-from kigi.mirror import Mirror
+from kigi.mirror.store import Mirror
 from kigi.planning.deployment import Target, claim_of, plan_deployment
 from kigi.planning.objects import Owner, hardware_hash
 from kigi.planning.prefetches import plan_prefetch

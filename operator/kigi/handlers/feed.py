@@ -10,7 +10,7 @@ import kopf
 
 from kigi.adapters.kube import load_configuration
 from kigi.adapters.resources import WATCHED, Resource
-from kigi.ports import Ports
+from kigi.runtime.ports import Ports
 
 PREFIX = "kigi.dev"
 

@@ -6,10 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from kigi import metrics
 from kigi.errors import Conflict, KigiError, LostLeadership, SpecInvalid, Unreachable
-from kigi.ports import Ports
-from kigi.queue import Key
 from kigi.reconcilers.captures import reconcile_capture
 from kigi.reconcilers.claims import reconcile_claim
 from kigi.reconcilers.deployments import reconcile_deployment
@@ -18,6 +15,9 @@ from kigi.reconcilers.node_caches import reconcile_node
 from kigi.reconcilers.plugin import reconcile_plugin
 from kigi.reconcilers.prefetches import reconcile_prefetch
 from kigi.reconcilers.systems import reconcile_system
+from kigi.runtime import metrics
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import Key
 
 logger = logging.getLogger(__name__)
 

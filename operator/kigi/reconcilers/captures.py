@@ -15,7 +15,7 @@ from kigi.conditions import merge_conditions
 from kigi.domain import names
 from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, SpecInvalid, Waiting
 from kigi.gather import gather_capture
-from kigi.observed import CaptureRecord
+from kigi.mirror.records import CaptureRecord
 from kigi.planning.captures import (
     STANDSTILL,
     CapturePlan,
@@ -27,9 +27,9 @@ from kigi.planning.captures import (
     plan_capture,
     standing,
 )
-from kigi.ports import Ports
-from kigi.queue import Key
 from kigi.reconcilers.writing import write_status
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import Key
 from kigi.status.captures import capture_status
 from kigi.status.trees import problem_findings
 

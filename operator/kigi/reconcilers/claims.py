@@ -9,9 +9,9 @@ makes it look at once.
 from __future__ import annotations
 
 from kigi.adapters.resources import CLAIM
-from kigi.observed import ANNOTATION_AVAILABLE
-from kigi.ports import Ports
-from kigi.queue import Key
+from kigi.mirror.records import ANNOTATION_AVAILABLE
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import Key
 
 
 async def reconcile_claim(ports: Ports, key: Key) -> float | None:

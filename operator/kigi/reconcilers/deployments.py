@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from kigi import metrics
 from kigi.adapters.resources import DEPLOYMENT
 from kigi.api.deployment import SystemDeploymentStatus
 from kigi.apply import apply_steps
 from kigi.conditions import merge_conditions
 from kigi.errors import Conflict, KigiError, LostLeadership
 from kigi.gather import gather_deployment
-from kigi.observed import DeploymentRecord
+from kigi.mirror.records import DeploymentRecord
 from kigi.planning.deployment import plan_deployment
-from kigi.ports import Ports
-from kigi.queue import Key
 from kigi.reconcilers.writing import emit, write_status
+from kigi.runtime import metrics
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import Key
 from kigi.status.deployments import deployment_status
 from kigi.status.history import entry_text, new_entries
 from kigi.status.trees import problem_findings

@@ -9,8 +9,8 @@ from kigi.apply import apply_steps
 from kigi.domain.names import volume_of_handle
 from kigi.gather import gather_node
 from kigi.planning.node_cache import orphans, plan_node_cache
-from kigi.ports import Ports
-from kigi.queue import Key
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import Key
 
 CHECKED = 100
 """Overlays without a volume that one pass looks at; the next ones follow when these are gone."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kigi.adapters.resources import PLUGIN
 from kigi.planning.plugin import NAME, build_plugin
-from kigi.ports import Ports
-from kigi.queue import Key
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import Key
 
 
 async def reconcile_plugin(ports: Ports, key: Key) -> float | None:

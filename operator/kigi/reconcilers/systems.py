@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from kigi.adapters.resources import SYSTEM
 from kigi.gather import gather_system
-from kigi.ports import Ports
-from kigi.queue import Key
 from kigi.reconcilers.upkeep import keep_in_use
 from kigi.reconcilers.writing import write_status
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import Key
 from kigi.status.trees import system_status
 
 

@@ -8,9 +8,9 @@ from kigi.adapters.resources import Resource
 from kigi.apply import set_finalizer
 from kigi.domain.names import IN_USE_FINALIZER
 from kigi.domain.usage import User
-from kigi.observed import Meta
+from kigi.mirror.records import Meta
 from kigi.planning.upkeep import plan_in_use
-from kigi.ports import Ports
+from kigi.runtime.ports import Ports
 
 
 async def keep_in_use(ports: Ports, resource: Resource, meta: Meta, users: Sequence[User]) -> bool:

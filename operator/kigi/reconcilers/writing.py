@@ -11,8 +11,8 @@ from kigi.api.base import Condition, Status
 from kigi.conditions import READY, STALLED
 from kigi.domain.names import FIELD_MANAGER
 from kigi.errors import KigiError
-from kigi.observed import Meta
-from kigi.ports import Ports
+from kigi.mirror.records import Meta
+from kigi.runtime.ports import Ports
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import pytest
 from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import LEASE, MACHINE, VOLUME, Resource
 from kigi.handlers import feed
-from kigi.ports import Ports
+from kigi.runtime.ports import Ports
 from localcluster.controlplane import ControlPlane
 from localcluster.processes import free_port
 from tests.support.actors import Actors

@@ -9,7 +9,7 @@ import pytest
 from kigi.cli.forest import Forest
 from kigi.cli.tree import trees_of
 from kigi.errors import KigiError, SpecInvalid
-from kigi.mirror import Mirror
+from kigi.mirror.store import Mirror
 from tests.support.deployments import deployment, digest, image, system, trees
 
 

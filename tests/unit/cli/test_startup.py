@@ -15,7 +15,7 @@ from tests.support.answering import AnsweringServer
 
 CLIENTS = ("kubernetes", "kopf", "aiohttp", "botocore", "aiobotocore", "grpc", "google.protobuf", "requests", "uvloop")
 NEVER = (*CLIENTS, "asyncio", "prometheus_client")
-MODELS = ("pydantic", "kigi.mirror", "kigi.planning")
+MODELS = ("pydantic", "kigi.mirror.store", "kigi.planning")
 DRAWING = ("rich",)
 JSON = ("-o", "json")
 VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from kigi import metrics as operator_metrics
 from kigi.api.node_cache import NodeCacheStatus
+from kigi.runtime import metrics as operator_metrics
 from kigi_cache import metrics as cache_metrics
 
 ROOT = Path(__file__).parents[3]

@@ -11,8 +11,8 @@ import pytest
 from kigi.api.capture import CapturedMachine
 from kigi.errors import Unreachable
 from kigi.planning.captures import CaptureView
-from kigi.ports import Ports
 from kigi.reconcilers.captures import _pause, _resume
+from kigi.runtime.ports import Ports
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 VIEW = cast(

@@ -6,12 +6,12 @@ import pytest
 
 from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import Resource
-from kigi.mirror import Mirror
-from kigi.observed import ANNOTATION_AVAILABLE
-from kigi.ports import Ports
-from kigi.queue import Key, WorkQueue
+from kigi.mirror.records import ANNOTATION_AVAILABLE
+from kigi.mirror.store import Mirror
 from kigi.reconcilers.claims import reconcile_claim
-from kigi.settings import Settings
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import Key, WorkQueue
+from kigi.runtime.settings import Settings
 from tests.support.bodies import NS, claim_body, volume_body, wish
 
 KEY = Key("claim", NS, "dep.0.m.r1")

@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from kigi.adapters.resources import Resource
-from kigi.ports import Ports
 from kigi.reconcilers.node_caches import _without_volume
+from kigi.runtime.ports import Ports
 
 VOLUME_NAME = "kigi.ns.dep.0.m.r1"
 HANDLE = f"{VOLUME_NAME}.01234567"

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from kigi import metrics
 from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import Resource
-from kigi.mirror import Change, Mirror
-from kigi.queue import WorkQueue
-from kigi.routing import wakings
-from kigi.settings import Settings
+from kigi.mirror.store import Change, Mirror
+from kigi.mirror.triggers import wakings
+from kigi.runtime import metrics
+from kigi.runtime.queue import WorkQueue
+from kigi.runtime.settings import Settings
 
 
 def utc_now() -> datetime:

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from kigi import metrics
 from kigi.adapters.resources import LEASE, Resource
 from kigi.errors import Conflict, KigiError, LostLeadership
+from kigi.runtime import metrics
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
-from kigi import metrics
+from kigi.runtime import metrics
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MOST_S = 60.0

@@ -10,16 +10,17 @@ from typing import Any, cast
 
 import kopf
 
-from kigi import metrics, routing
 from kigi.adapters.kube import KubeClient, load_configuration
 from kigi.adapters.resources import WATCHED
 from kigi.handlers import feed
-from kigi.leader import Election
-from kigi.mirror import Mirror
-from kigi.ports import Ports
-from kigi.queue import WorkQueue
+from kigi.mirror import triggers as routing
+from kigi.mirror.store import Mirror
 from kigi.reconcilers import work
-from kigi.settings import Settings
+from kigi.runtime import metrics
+from kigi.runtime.leader import Election
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import WorkQueue
+from kigi.runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from kigi.domain.images import Image
 from kigi.domain.layers import Chain, Digest
 from kigi.domain.systems import ResolvedSystem, System
 from kigi.errors import KigiError, SpecInvalid
-from kigi.observed import (
+from kigi.mirror.records import (
     CacheRecord,
     CaptureRecord,
     ClaimRecord,

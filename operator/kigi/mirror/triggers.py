@@ -9,8 +9,7 @@ from kigi.api.prefetch import SystemPrefetchSpec
 from kigi.domain.names import claim_name
 from kigi.domain.systems import System
 from kigi.domain.usage import images_of
-from kigi.mirror import Change, Mirror
-from kigi.observed import (
+from kigi.mirror.records import (
     CACHE_SILENT_AFTER,
     CacheRecord,
     CaptureRecord,
@@ -30,10 +29,11 @@ from kigi.observed import (
     SystemRecord,
     VolumeRecord,
 )
+from kigi.mirror.store import Change, Mirror
 from kigi.planning.captures import uses
 from kigi.planning.plugin import NAME
 from kigi.planning.wishes import named_systems
-from kigi.queue import Key
+from kigi.runtime.queue import Key
 
 Waking = tuple[Key, float]
 """A key, and the seconds after which it shall be looked at; later ones gather several changes."""

@@ -1,0 +1,1 @@
+"""The operator as a process: leadership, work queue, ports, settings and metrics."""
