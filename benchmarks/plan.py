@@ -26,7 +26,7 @@ from kigi.domain.images import Image, image_chain
 from kigi.domain.layers import Chain, Digest
 from kigi.domain.systems import MachineChange, System, resolve_system
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
-from kigi.planning.objects import Owner, build_claim, build_volume
+from kigi.planning.manifests import Owner, build_claim, build_volume
 from kigi.planning.view import DeploymentView, KubeVirtState, NodeState
 from kigi.runtime.settings import GC_THRESHOLD
 

@@ -8,7 +8,7 @@ from kigi.api.deployment import Placement
 from kigi.domain import names
 from kigi.domain.images import Image
 from kigi.domain.layers import Chain, Digest, Layer
-from kigi.planning.objects import Owner, build_claim, build_machine, build_volume
+from kigi.planning.manifests import Owner, build_claim, build_machine, build_volume
 from kigi.planning.wishes import Fingerprint, WishedMachine
 
 GIB = 2**30

@@ -21,8 +21,8 @@ from kigi.domain.layers import Digest, Layer
 from kigi.domain.systems import DiskChange, MachineChange, ResolvedSystem, System, resolve_system
 from kigi.errors import KigiError
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
+from kigi.planning.manifests import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS, hardware_hash
 from kigi.planning.node_cache import plan_node_cache
-from kigi.planning.objects import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS, hardware_hash
 from kigi.planning.steps import (
     AddFinalizer,
     ApplyObject,

@@ -8,7 +8,7 @@ import pytest
 
 from kigi.domain.images import Image
 from kigi.domain.usage import CAPTURE_KIND, User
-from kigi.gather import (
+from kigi.gather.deployment import (
     gather_capture,
     gather_deployment,
     gather_image,
@@ -18,7 +18,7 @@ from kigi.gather import (
     system_users,
 )
 from kigi.mirror.store import Mirror
-from kigi.planning.objects import LAUNCHER_OVERHEAD_BYTES, Owner, machine_memory_bytes
+from kigi.planning.manifests import LAUNCHER_OVERHEAD_BYTES, Owner, machine_memory_bytes
 from tests.support.bodies import (
     GIB,
     NAME,

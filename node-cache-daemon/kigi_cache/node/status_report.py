@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
+from kigi.api.conditions import Finding, merge_conditions, summary
 from kigi.api.node_cache import CachedLayer, CachedVolume, CaptureReport, NodeCache, NodeCacheStatus, WantedLayer
-from kigi.conditions import Finding, merge_conditions, summary
 from kigi.domain.quantities import format_bytes
 from kigi.errors import NEEDS_A_PERSON
 from kigi_cache.disks.volumes import Volume

@@ -15,8 +15,8 @@ from kigi.cli.cluster import listed
 from kigi.domain.images import Image
 from kigi.domain.layers import DEFAULT_REPOSITORY, Digest
 from kigi.domain.systems import DiskChange, MachineChange, System
+from kigi.domain.trees import Trees
 from kigi.errors import Forbidden, SpecInvalid
-from kigi.trees import Trees
 
 Body = Mapping[str, Any]
 

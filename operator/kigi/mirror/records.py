@@ -26,7 +26,7 @@ from kigi.domain.quantities import parse_quantity
 from kigi.domain.systems import DiskChange, MachineChange, System
 from kigi.errors import SpecInvalid
 from kigi.planning import plugin
-from kigi.planning.objects import (
+from kigi.planning.manifests import (
     ANNOTATION_HARDWARE_HASH,
     ANNOTATION_TEMPLATE_HASH,
     DEFAULT_MEMORY,

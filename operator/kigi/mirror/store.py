@@ -15,6 +15,7 @@ from kigi.adapters import resources
 from kigi.domain.images import Image
 from kigi.domain.layers import Chain, Digest
 from kigi.domain.systems import ResolvedSystem, System
+from kigi.domain.trees import Trees
 from kigi.errors import KigiError, SpecInvalid
 from kigi.mirror.records import (
     CacheRecord,
@@ -36,7 +37,6 @@ from kigi.mirror.records import (
     VolumeRecord,
     parse,
 )
-from kigi.trees import Trees
 
 R = TypeVar("R", bound=Record)
 ObjectKey = tuple[str | None, str]

@@ -11,7 +11,7 @@ from kigi.domain.names import claim_name
 from kigi.errors import HookPending, HookUnavailable, KigiError, NameTaken, StateBesideDisk
 from kigi.planning.isolation import KIND as POLICY
 from kigi.planning.isolation import is_isolated, isolation_steps
-from kigi.planning.objects import (
+from kigi.planning.manifests import (
     Owner,
     build_claim,
     build_machine,

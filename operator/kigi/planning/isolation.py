@@ -10,7 +10,7 @@ from collections.abc import Iterator, Set
 from typing import Any, Final
 
 from kigi.domain import names
-from kigi.planning.objects import Owner, instance_labels, owner_reference
+from kigi.planning.manifests import Owner, instance_labels, owner_reference
 from kigi.planning.steps import ApplyObject, DeleteObject, Step
 from kigi.planning.view import DeploymentView
 

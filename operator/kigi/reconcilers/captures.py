@@ -10,11 +10,10 @@ from typing import Any
 from kigi.adapters import kubevirt
 from kigi.adapters.resources import CAPTURE, INSTANCE, resource_of
 from kigi.api.capture import CapturedMachine, SystemCaptureStatus
-from kigi.apply import set_finalizer
-from kigi.conditions import merge_conditions
+from kigi.api.conditions import merge_conditions
 from kigi.domain import names
 from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, SpecInvalid, Waiting
-from kigi.gather import gather_capture
+from kigi.gather.deployment import gather_capture
 from kigi.mirror.records import CaptureRecord
 from kigi.planning.captures import (
     STANDSTILL,
@@ -27,6 +26,7 @@ from kigi.planning.captures import (
     plan_capture,
     standing,
 )
+from kigi.reconcilers.apply import set_finalizer
 from kigi.reconcilers.writing import write_status
 from kigi.runtime.ports import Ports
 from kigi.runtime.queue import Key

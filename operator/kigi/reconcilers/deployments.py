@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from kigi.adapters.resources import DEPLOYMENT
+from kigi.api.conditions import merge_conditions
 from kigi.api.deployment import SystemDeploymentStatus
-from kigi.apply import apply_steps
-from kigi.conditions import merge_conditions
 from kigi.errors import Conflict, KigiError, LostLeadership
-from kigi.gather import gather_deployment
+from kigi.gather.deployment import gather_deployment
 from kigi.mirror.records import DeploymentRecord
 from kigi.planning.deployment import plan_deployment
+from kigi.reconcilers.apply import apply_steps
 from kigi.reconcilers.writing import emit, write_status
 from kigi.runtime import metrics
 from kigi.runtime.ports import Ports

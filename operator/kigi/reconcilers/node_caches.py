@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kigi.adapters.resources import VOLUME
-from kigi.apply import apply_steps
 from kigi.domain.names import volume_of_handle
-from kigi.gather import gather_node
+from kigi.gather.deployment import gather_node
 from kigi.planning.node_cache import orphans, plan_node_cache
+from kigi.reconcilers.apply import apply_steps
 from kigi.runtime.ports import Ports
 from kigi.runtime.queue import Key
 

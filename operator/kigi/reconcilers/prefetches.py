@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from kigi.adapters.resources import PREFETCH
 from kigi.errors import KigiError
-from kigi.gather import gather_prefetch
+from kigi.gather.deployment import gather_prefetch
 from kigi.reconcilers.writing import write_status
 from kigi.runtime.ports import Ports
 from kigi.runtime.queue import Key

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kigi.adapters.resources import Resource
-from kigi.apply import set_finalizer
 from kigi.domain.names import IN_USE_FINALIZER
 from kigi.domain.usage import User
 from kigi.mirror.records import Meta
 from kigi.planning.upkeep import plan_in_use
+from kigi.reconcilers.apply import set_finalizer
 from kigi.runtime.ports import Ports
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from kigi.adapters.resources import EVENT, Resource
 from kigi.api.base import Condition, Status
-from kigi.conditions import READY, STALLED
+from kigi.api.conditions import READY, STALLED
 from kigi.domain.names import FIELD_MANAGER
 from kigi.errors import KigiError
 from kigi.mirror.records import Meta

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kigi.api.capture import SystemCaptureStatus
-from kigi.conditions import CAPTURED, STORED, Finding, merge_conditions, summary
+from kigi.api.conditions import CAPTURED, STORED, Finding, merge_conditions, summary
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError
 from kigi.planning.captures import CaptureView

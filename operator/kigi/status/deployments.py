@@ -7,16 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from kigi.api.deployment import (
-    MAX_MESSAGE,
-    InstanceStatus,
-    MachineStatus,
-    PlanStatus,
-    Progress,
-    SystemDeploymentStatus,
-    Timings,
-)
-from kigi.conditions import (
+from kigi.api.conditions import (
     CACHED,
     DISKS_READY,
     MACHINES_CREATED,
@@ -26,12 +17,21 @@ from kigi.conditions import (
     merge_conditions,
     summary,
 )
+from kigi.api.deployment import (
+    MAX_MESSAGE,
+    InstanceStatus,
+    MachineStatus,
+    PlanStatus,
+    Progress,
+    SystemDeploymentStatus,
+    Timings,
+)
 from kigi.domain import names
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.errors import NEEDS_A_PERSON, KigiError
 from kigi.planning.deployment import DeploymentPlan, Target, claim_of, claims_of, is_outdated, is_running
-from kigi.planning.objects import Owner
+from kigi.planning.manifests import Owner
 from kigi.planning.placement import NoNode
 from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.history import history

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from kigi.api.base import Condition
+from kigi.api.conditions import CACHED, RESOLVED, Finding, merge_conditions, summary
 from kigi.api.prefetch import SystemPrefetchStatus
-from kigi.conditions import CACHED, RESOLVED, Finding, merge_conditions, summary
 from kigi.domain.layers import total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError, SpecInvalid

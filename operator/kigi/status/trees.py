@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from kigi.api.conditions import Finding, merge_conditions, summary
 from kigi.api.image import VMImageNodeStatus
 from kigi.api.system import ResolvedMachineStatus, SystemNodeStatus
-from kigi.conditions import Finding, merge_conditions, summary
 from kigi.domain.layers import missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.domain.usage import format_users

@@ -9,7 +9,7 @@ import pytest
 
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
-from kigi.planning.objects import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS
+from kigi.planning.manifests import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS
 from kigi.planning.steps import ApplyObject, RestartMachine, Step
 from kigi.planning.view import DeploymentView, KubeVirtState, MachineState
 from kigi.status.deployments import deployment_status

@@ -9,7 +9,7 @@ import pytest
 
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.planning.deployment import plan_deployment
-from kigi.planning.objects import machine_memory_bytes
+from kigi.planning.manifests import machine_memory_bytes
 from tests.support.worlds import World
 
 INSTANCE_BYTES = 2 * machine_memory_bytes({})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kigi.api.deployment import Placement, SystemDeploymentSpec
-from kigi.planning.objects import Owner, build_machine
+from kigi.planning.manifests import Owner, build_machine
 from kigi.planning.wishes import wished_machines
 from tests.support.worlds import World
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from kigi.api.base import Condition
-from kigi.conditions import Finding, merge_conditions, summary
+from kigi.api.conditions import Finding, merge_conditions, summary
 from kigi.reconcilers.writing import transitions
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -28,8 +28,8 @@ from kigi.mirror.store import Mirror
 from kigi.planning import captures, plugin
 from kigi.planning.captures import CaptureView
 from kigi.planning.copies import life_of
+from kigi.planning.manifests import machine_memory_bytes
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
-from kigi.planning.objects import machine_memory_bytes
 from kigi.planning.prefetches import PrefetchView
 from kigi.planning.view import (
     ClaimState,

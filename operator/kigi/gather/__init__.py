@@ -1,0 +1,1 @@
+"""Views for decisions, read from the mirror alone."""
