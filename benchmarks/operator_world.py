@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-from kigi.adapters.kube import KubeClient, load_configuration
-from kigi.adapters.resources import Resource
+from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.resources import Resource
 from kigi.domain import names
 from kigi.errors import KigiError
 from localcluster.controlplane import ControlPlane

@@ -20,8 +20,8 @@ from typing import Any
 
 from operator_world import MACHINES, Counting, Operator, client, control_plane, kubectl_apply, operator, trees
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import DEPLOYMENT, INSTANCE, MACHINE
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, INSTANCE, MACHINE
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.deployments import deployment, wait_ready

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import kopf
 
-from kigi.adapters.kube import KubeClient, load_configuration
-from kigi.adapters.resources import WATCHED
+from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.resources import WATCHED
 from kigi.handlers import feed
 from kigi.mirror import triggers as routing
 from kigi.mirror.store import Mirror

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kigi.adapters.kube import KubeClient, load_configuration
-from kigi.adapters.resources import EVENT, LEASE, NODE_CACHE
+from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.resources import EVENT, LEASE, NODE_CACHE
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import eventually_async, install_crds

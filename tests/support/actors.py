@@ -22,9 +22,9 @@ from typing import Any, Self
 
 import aiohttp
 
-from kigi.adapters.answers import JSON
-from kigi.adapters.kube import KubeClient, load_configuration
-from kigi.adapters.resources import (
+from kigi.adapters.kubernetes.answers import JSON
+from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.resources import (
     CLAIM,
     CSI_NODE,
     INSTANCE,

@@ -9,8 +9,16 @@ from typing import Any
 
 import yaml
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import CLAIM, DEPLOYMENT, INSTANCE, MACHINE, NODE_CACHE, VOLUME, Resource
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import (
+    CLAIM,
+    DEPLOYMENT,
+    INSTANCE,
+    MACHINE,
+    NODE_CACHE,
+    VOLUME,
+    Resource,
+)
 from kigi.domain import names
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.resources import Resource
+from kigi.adapters.kubernetes.resources import Resource
 from kigi.errors import Conflict, LostLeadership, Unreachable
 from kigi.runtime.leader import Election
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from kigi.adapters.kube_session import KubeSession
-from kigi.adapters.resources import CAPTURE, DEPLOYMENT, SYSTEM, Resource
+from kigi.adapters.kubernetes.resources import CAPTURE, DEPLOYMENT, SYSTEM, Resource
+from kigi.adapters.kubernetes.session import KubeSession
 from kigi.cli.causes import cause_of
 from kigi.cli.cluster import MANAGER, Access, open_cluster
 from kigi.cli.output import Format, say, spinner, tell

@@ -8,9 +8,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kigi.adapters import kubeconfig as configured
-from kigi.adapters.kube_session import KubeSession
-from kigi.adapters.resources import CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
+from kigi.adapters.kubernetes import kubeconfig as configured
+from kigi.adapters.kubernetes.resources import (
+    CAPTURE,
+    DEPLOYMENT,
+    IMAGE,
+    NODE_CACHE,
+    PREFETCH,
+    SYSTEM,
+    Resource,
+)
+from kigi.adapters.kubernetes.session import KubeSession
 from kigi.errors import Forbidden, SpecInvalid, Waiting
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kigi.adapters.kube_session import KubeSession
-from kigi.adapters.resources import BY_KIND
+from kigi.adapters.kubernetes.resources import BY_KIND
+from kigi.adapters.kubernetes.session import KubeSession
 from kigi.cli.cluster import MANAGER, Access
 
 LIMIT_S = 2.0

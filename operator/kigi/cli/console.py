@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from kigi.adapters.kube_session import identity_headers, proxy_of, trust
+from kigi.adapters.kubernetes.session import identity_headers, proxy_of, trust
 from kigi.cli.cluster import Access
 from kigi.domain.names import machine_name
 from kigi.errors import DeploymentMissing, Forbidden, KigiError, SpecInvalid, Unreachable

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from kigi.adapters.kube_session import KubeSession
-from kigi.adapters.resources import IMAGE, SYSTEM
+from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
+from kigi.adapters.kubernetes.session import KubeSession
 from kigi.cli.cluster import Access, open_cluster, read_mirror
 from kigi.cli.output import Format, tell
 from kigi.domain.images import Image

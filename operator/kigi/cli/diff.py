@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kigi.adapters.resources import IMAGE, SYSTEM
+from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.forest import read_forest
 from kigi.cli.output import Format, show, table

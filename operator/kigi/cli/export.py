@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from kigi.adapters.resources import IMAGE, SYSTEM
+from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.repositories import load_repositories
 from kigi.cli.cluster import Access, listed, open_cluster

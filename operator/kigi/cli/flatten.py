@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from kigi.adapters.resources import IMAGE
+from kigi.adapters.kubernetes.resources import IMAGE
 from kigi.adapters.s3 import open_repository
 from kigi.api.repositories import load_repositories
 from kigi.cli.cluster import Access, open_cluster, read_mirror

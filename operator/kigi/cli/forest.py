@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from kigi.adapters.kube_session import KubeSession
-from kigi.adapters.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
+from kigi.adapters.kubernetes.session import KubeSession
 from kigi.cli.cluster import listed
 from kigi.domain.images import Image
 from kigi.domain.layers import DEFAULT_REPOSITORY, Digest

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from kigi.adapters.resources import CAPTURE, IMAGE, NODE_CACHE, VOLUME
+from kigi.adapters.kubernetes.resources import CAPTURE, IMAGE, NODE_CACHE, VOLUME
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.capture import CapturedDisk
 from kigi.api.repositories import load_repositories

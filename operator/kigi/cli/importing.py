@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kigi.adapters.kube_session import KubeSession
-from kigi.adapters.resources import IMAGE, SYSTEM, Resource
+from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM, Resource
+from kigi.adapters.kubernetes.session import KubeSession
 from kigi.adapters.s3 import LayerRepository, Progress, open_repository
 from kigi.api.repositories import load_repositories
 from kigi.cli.cluster import Access, open_cluster

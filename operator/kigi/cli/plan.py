@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kigi.adapters.resources import (
+from kigi.adapters.kubernetes.resources import (
     BY_KIND,
     CLAIM,
     CLUSTER_INSTANCETYPE,

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kigi.adapters.resources import IMAGE
+from kigi.adapters.kubernetes.resources import IMAGE
 from kigi.adapters.s3 import open_repository
 from kigi.api.repositories import Repository, load_repositories
 from kigi.cli.cluster import Access, open_cluster

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kigi.adapters.resources import DEPLOYMENT
+from kigi.adapters.kubernetes.resources import DEPLOYMENT
 from kigi.cli.cluster import Access, listed, open_cluster
 from kigi.cli.output import Format, show, table
 from kigi.domain.quantities import format_bytes

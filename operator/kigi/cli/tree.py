@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kigi.adapters.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.forest import Forest, read_forest
 from kigi.cli.output import Format, show

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from kigi.adapters.resources import BY_KIND, CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
+from kigi.adapters.kubernetes.resources import (
+    BY_KIND,
+    CAPTURE,
+    DEPLOYMENT,
+    IMAGE,
+    NODE_CACHE,
+    PREFETCH,
+    SYSTEM,
+    Resource,
+)
 from kigi.cli.causes import CAUSES, Cause, cause_of
 from kigi.cli.cluster import Access, listed, open_cluster
 from kigi.cli.forest import states_of

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-from kigi.adapters.resources import CLUSTER_INSTANCETYPE, IMAGE, INSTANCETYPE, SYSTEM
+from kigi.adapters.kubernetes.resources import CLUSTER_INSTANCETYPE, IMAGE, INSTANCETYPE, SYSTEM
 from kigi.api.capture import SystemCaptureStatus
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.api.prefetch import SystemPrefetchStatus

@@ -8,8 +8,8 @@ from typing import Any
 
 import kopf
 
-from kigi.adapters.kube import load_configuration
-from kigi.adapters.resources import WATCHED, Resource
+from kigi.adapters.kubernetes.client import load_configuration
+from kigi.adapters.kubernetes.resources import WATCHED, Resource
 from kigi.runtime.ports import Ports
 
 PREFIX = "kigi.dev"

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from kigi.adapters import kubevirt, resources
+from kigi.adapters import kubevirt
+from kigi.adapters.kubernetes import resources
 from kigi.api.base import Status
 from kigi.api.capture import SystemCapture, SystemCaptureSpec, SystemCaptureStatus
 from kigi.api.deployment import SystemDeployment, SystemDeploymentSpec, SystemDeploymentStatus

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from kigi.adapters import resources
+from kigi.adapters.kubernetes import resources
 from kigi.domain.images import Image
 from kigi.domain.layers import Chain, Digest
 from kigi.domain.systems import ResolvedSystem, System

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kigi.adapters import resources
+from kigi.adapters.kubernetes import resources
 from kigi.domain import names
 from kigi.errors import Conflict, KigiError, NameTaken
 from kigi.planning.steps import (

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kigi.adapters import kubevirt
-from kigi.adapters.resources import CAPTURE, INSTANCE, resource_of
+from kigi.adapters.kubernetes.resources import CAPTURE, INSTANCE, resource_of
 from kigi.api.capture import CapturedMachine, SystemCaptureStatus
 from kigi.api.conditions import merge_conditions
 from kigi.domain import names

@@ -8,7 +8,7 @@ makes it look at once.
 
 from __future__ import annotations
 
-from kigi.adapters.resources import CLAIM
+from kigi.adapters.kubernetes.resources import CLAIM
 from kigi.mirror.records import ANNOTATION_AVAILABLE
 from kigi.runtime.ports import Ports
 from kigi.runtime.queue import Key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kigi.adapters.resources import DEPLOYMENT
+from kigi.adapters.kubernetes.resources import DEPLOYMENT
 from kigi.api.conditions import merge_conditions
 from kigi.api.deployment import SystemDeploymentStatus
 from kigi.errors import Conflict, KigiError, LostLeadership

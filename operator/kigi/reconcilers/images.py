@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kigi.adapters.resources import IMAGE
+from kigi.adapters.kubernetes.resources import IMAGE
 from kigi.gather.deployment import gather_image
 from kigi.reconcilers.upkeep import keep_in_use
 from kigi.reconcilers.writing import write_status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kigi.adapters.resources import VOLUME
+from kigi.adapters.kubernetes.resources import VOLUME
 from kigi.domain.names import volume_of_handle
 from kigi.gather.deployment import gather_node
 from kigi.planning.node_cache import orphans, plan_node_cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kigi.adapters.resources import PLUGIN
+from kigi.adapters.kubernetes.resources import PLUGIN
 from kigi.planning.plugin import NAME, build_plugin
 from kigi.runtime.ports import Ports
 from kigi.runtime.queue import Key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from kigi.adapters.resources import PREFETCH
+from kigi.adapters.kubernetes.resources import PREFETCH
 from kigi.errors import KigiError
 from kigi.gather.deployment import gather_prefetch
 from kigi.reconcilers.writing import write_status

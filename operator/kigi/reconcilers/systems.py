@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kigi.adapters.resources import SYSTEM
+from kigi.adapters.kubernetes.resources import SYSTEM
 from kigi.gather.deployment import gather_system
 from kigi.reconcilers.upkeep import keep_in_use
 from kigi.reconcilers.writing import write_status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kigi.adapters.resources import Resource
+from kigi.adapters.kubernetes.resources import Resource
 from kigi.domain.names import IN_USE_FINALIZER
 from kigi.domain.usage import User
 from kigi.mirror.records import Meta

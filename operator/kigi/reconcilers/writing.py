@@ -6,7 +6,7 @@ import logging
 import uuid
 from collections.abc import Sequence
 
-from kigi.adapters.resources import EVENT, Resource
+from kigi.adapters.kubernetes.resources import EVENT, Resource
 from kigi.api.base import Condition, Status
 from kigi.api.conditions import READY, STALLED
 from kigi.domain.names import FIELD_MANAGER

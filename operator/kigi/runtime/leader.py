@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from kigi.adapters.resources import LEASE, Resource
+from kigi.adapters.kubernetes.resources import LEASE, Resource
 from kigi.errors import Conflict, KigiError, LostLeadership
 from kigi.runtime import metrics
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import Resource
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import Resource
 from kigi.mirror.store import Change, Mirror
 from kigi.mirror.triggers import wakings
 from kigi.runtime import metrics

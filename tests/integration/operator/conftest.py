@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from kigi.adapters.kube import KubeClient, load_configuration
+from kigi.adapters.kubernetes.client import KubeClient, load_configuration
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import REPOSITORY, install_crds

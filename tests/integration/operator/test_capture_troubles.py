@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import CAPTURE, CSI_NODE, IMAGE, NODE, NODE_CACHE, SYSTEM
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import CAPTURE, CSI_NODE, IMAGE, NODE, NODE_CACHE, SYSTEM
 from localcluster.controlplane import ControlPlane
 from tests.integration.operator.test_captures import capture, drop, get, standing, wait_done, wait_reason
 from tests.support.actors import Actors

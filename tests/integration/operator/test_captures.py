@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import CAPTURE, IMAGE, INSTANCE, SYSTEM
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import CAPTURE, IMAGE, INSTANCE, SYSTEM
 from kigi.domain import names
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors

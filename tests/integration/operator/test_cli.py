@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import DEPLOYMENT, NODE_CACHE
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, NODE_CACHE
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import REPOSITORY, eventually_async

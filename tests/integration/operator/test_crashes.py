@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kube import KubeClient
+from kigi.adapters.kubernetes.client import KubeClient
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import eventually_async

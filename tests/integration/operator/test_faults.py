@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import LEASE, MACHINE, VOLUME, Resource
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import LEASE, MACHINE, VOLUME, Resource
 from kigi.handlers import feed
 from kigi.runtime.ports import Ports
 from localcluster.controlplane import ControlPlane

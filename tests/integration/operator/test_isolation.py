@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import POLICY
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import POLICY
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import eventually_async

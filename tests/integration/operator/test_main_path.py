@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import CLAIM, EVENT, INSTANCE, MACHINE, VOLUME
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import CLAIM, EVENT, INSTANCE, MACHINE, VOLUME
 from kigi.planning.manifests import HOOK_SIDECARS
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import MACHINE, PLUGIN
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import MACHINE, PLUGIN
 from kigi.planning.manifests import HOOK_SIDECARS
 from kigi.planning.plugin import NAME, build_plugin
 from localcluster.controlplane import ControlPlane

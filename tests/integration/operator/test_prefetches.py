@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import CSI_NODE, NODE, NODE_CACHE, PREFETCH, SYSTEM
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import CSI_NODE, NODE, NODE_CACHE, PREFETCH, SYSTEM
 from kigi.domain import names
 from kigi.domain.layers import Chain, object_key
 from localcluster.controlplane import ControlPlane

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import EVENT, IMAGE, SYSTEM, Resource
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import EVENT, IMAGE, SYSTEM, Resource
 from kigi.domain.names import IN_USE_FINALIZER
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors

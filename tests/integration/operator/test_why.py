@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import CSI_NODE, MACHINE, NODE, NODE_CACHE, SYSTEM, VOLUME
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import CSI_NODE, MACHINE, NODE, NODE_CACHE, SYSTEM, VOLUME
 from kigi.domain.layers import MAX_DEPTH
 from kigi.errors import Unreachable
 from localcluster.controlplane import ControlPlane

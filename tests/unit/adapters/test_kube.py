@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.answers import translate
-from kigi.adapters.resources import CLAIM, MACHINE, NODE, VOLUME
+from kigi.adapters.kubernetes.answers import translate
+from kigi.adapters.kubernetes.resources import CLAIM, MACHINE, NODE, VOLUME
 from kigi.errors import Conflict, Forbidden, KigiError, SpecInvalid, Unreachable, Waiting
 
 

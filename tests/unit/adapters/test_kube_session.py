@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kube_session import KubeSession, connect, proxy_of, trust
-from kigi.adapters.kubeconfig import Endpoint
-from kigi.adapters.resources import DEPLOYMENT, SYSTEM
+from kigi.adapters.kubernetes.kubeconfig import Endpoint
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, SYSTEM
+from kigi.adapters.kubernetes.session import KubeSession, connect, proxy_of, trust
 from kigi.errors import Conflict, Forbidden, SpecInvalid, Unreachable, Waiting
 from tests.support.answering import AnsweringServer
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kigi.adapters import kubeconfig
-from kigi.adapters.kubeconfig import Endpoint, endpoint_of, files_of, read_config, select
+from kigi.adapters.kubernetes import kubeconfig
+from kigi.adapters.kubernetes.kubeconfig import Endpoint, endpoint_of, files_of, read_config, select
 from kigi.errors import SpecInvalid
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.resources import CAPTURE, DEPLOYMENT
+from kigi.adapters.kubernetes.resources import CAPTURE, DEPLOYMENT
 from kigi.cli.why import explain
 
 

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import pytest
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import Resource
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import Resource
 from kigi.mirror.records import ANNOTATION_AVAILABLE
 from kigi.mirror.store import Mirror
 from kigi.reconcilers.claims import reconcile_claim

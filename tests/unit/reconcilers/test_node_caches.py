@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from kigi.adapters.resources import Resource
+from kigi.adapters.kubernetes.resources import Resource
 from kigi.reconcilers.node_caches import _without_volume
 from kigi.runtime.ports import Ports
 

@@ -17,9 +17,9 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from kigi.adapters.answers import ACCEPT, APPLY, JSON, PAGE, translate
-from kigi.adapters.kubeconfig import Endpoint
-from kigi.adapters.resources import Resource
+from kigi.adapters.kubernetes.answers import ACCEPT, APPLY, JSON, PAGE, translate
+from kigi.adapters.kubernetes.kubeconfig import Endpoint
+from kigi.adapters.kubernetes.resources import Resource
 from kigi.errors import Conflict, SpecInvalid, Unreachable, Waiting
 
 IDLE_S = 5.0

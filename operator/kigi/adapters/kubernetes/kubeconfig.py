@@ -204,7 +204,7 @@ def endpoint_of(context: Context) -> Endpoint:
         raise SpecInvalid(f"kubeconfig: server {server!r} of cluster {cluster.name!r} is no http(s) URL; correct it")
     credentials: Mapping[str, Any] = {}
     if user.fields.get("exec"):
-        from kigi.adapters.kube_plugin import run_plugin
+        from kigi.adapters.kubernetes.exec_credentials import run_plugin
 
         credentials = run_plugin(user, cluster)
     token = user.fields.get("token") or _token(user) or credentials.get("token")

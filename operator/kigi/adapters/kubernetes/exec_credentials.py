@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from kigi.adapters.kubeconfig import Entry
+from kigi.adapters.kubernetes.kubeconfig import Entry
 from kigi.errors import SpecInvalid
 
 

@@ -1,0 +1,1 @@
+"""The Kubernetes API server: clients, credentials and the kinds that Kigi uses."""
