@@ -65,13 +65,13 @@ up down: $(VENV)/ready  ## Start or stop the local cluster
 	$(BIN)/python -m localcluster $@
 
 crds: $(VENV)/ready  ## crds/ from the models
-	$(BIN)/python -m kigi.api.crdgen crds
+	$(BIN)/python -m tools.crdgen crds
 
 proto: $(VENV)/ready  ## gRPC messages of the daemon from node-cache-daemon/kigi_cache/rpc/*.proto
 	cd node-cache-daemon && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. kigi_cache/rpc/*.proto
 
 docs: $(VENV)/ready  ## Tables of docs/reference/ from the models
-	$(BIN)/python -m kigi.api.docgen
+	$(BIN)/python -m tools.docgen
 
 lock:  ## requirements.lock and requirements-dev.lock from pyproject.toml; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

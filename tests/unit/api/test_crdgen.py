@@ -11,8 +11,8 @@ import pytest
 import yaml
 from pydantic import Field
 
-from kigi.api import crdgen
 from kigi.api.base import Model
+from tools import crdgen
 
 ROOT = Path(__file__).parents[3]
 CRDS = {kind.__name__: crdgen.build_crd(kind) for kind in crdgen.KINDS}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kigi.api import crdgen, docgen
+from tools import crdgen, docgen
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
 PAGES = [

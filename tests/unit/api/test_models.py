@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from kigi.api.base import Model
-from kigi.api.crdgen import KINDS
 from tests.support.crd_objects import GOOD, build
+from tools.crdgen import KINDS
 
 ROOT = Path(__file__).parents[3]
 MODELS = {kind.__name__: kind for kind in KINDS}

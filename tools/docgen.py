@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kigi.api.crdgen import KINDS, Schema, build_crd
+from tools.crdgen import KINDS, Schema, build_crd
 
 BEGIN = "<!-- fields: made by 'make docs' from operator/kigi/api -->"
 END = "<!-- end of fields -->"

@@ -1,0 +1,1 @@
+"""Generators that the Makefile runs; not part of the distribution."""
