@@ -21,6 +21,7 @@ import psutil
 from plan import trees
 
 from kigi.api.deployment import Placement
+from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.images import image_chain
 from kigi.domain.names import CSI_DRIVER
 from kigi.gather.deployment import gather_deployment, gather_node
@@ -28,7 +29,7 @@ from kigi.mirror.store import Mirror
 from kigi.planning.deployment import plan_deployment
 from kigi.planning.manifests import Owner, build_claim, build_machine, build_volume
 from kigi.planning.node_cache import plan_node_cache
-from kigi.planning.wishes import Fingerprint, WishedMachine
+from kigi.planning.wishes import WishedMachine
 
 NAMESPACE = "bench"
 PER_DEPLOYMENT = 1000

@@ -23,11 +23,12 @@ from typing import Any
 
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.domain.images import Image, image_chain
+from kigi.domain.kubevirt import KubeVirtState
 from kigi.domain.layers import Chain, Digest
 from kigi.domain.systems import MachineChange, System, resolve_system
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
 from kigi.planning.manifests import Owner, build_claim, build_volume
-from kigi.planning.view import DeploymentView, KubeVirtState, NodeState
+from kigi.planning.view import DeploymentView, NodeState
 from kigi.runtime.settings import GC_THRESHOLD
 
 GIB = 2**30

@@ -6,10 +6,11 @@ from typing import Any
 
 from kigi.api.deployment import Placement
 from kigi.domain import names
+from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.images import Image
 from kigi.domain.layers import Chain, Digest, Layer
 from kigi.planning.manifests import Owner, build_claim, build_machine, build_volume
-from kigi.planning.wishes import Fingerprint, WishedMachine
+from kigi.planning.wishes import WishedMachine
 
 GIB = 2**30
 NS, NAME, UID = "ns", "dep", "0123456789"

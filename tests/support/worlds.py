@@ -16,12 +16,15 @@ from typing import Any
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.api.node_cache import NodeCacheSpec
 from kigi.domain import names
+from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.images import Image, image_chain
+from kigi.domain.kubevirt import KubeVirtState
 from kigi.domain.layers import Digest, Layer
+from kigi.domain.names import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS
 from kigi.domain.systems import DiskChange, MachineChange, ResolvedSystem, System, resolve_system
 from kigi.errors import KigiError
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
-from kigi.planning.manifests import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS, hardware_hash
+from kigi.planning.manifests import hardware_hash
 from kigi.planning.node_cache import plan_node_cache
 from kigi.planning.steps import (
     AddFinalizer,
@@ -36,7 +39,6 @@ from kigi.planning.steps import (
 from kigi.planning.view import (
     ClaimState,
     DeploymentView,
-    KubeVirtState,
     MachineState,
     NodeState,
     NodeView,
@@ -44,7 +46,7 @@ from kigi.planning.view import (
     PolicyState,
     VolumeState,
 )
-from kigi.planning.wishes import Fingerprint, Slot, wished_machines
+from kigi.planning.wishes import Slot, wished_machines
 
 GIB = 2**30
 

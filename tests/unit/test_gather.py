@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kigi.domain.images import Image
+from kigi.domain.kubevirt import LAUNCHER_OVERHEAD_BYTES
 from kigi.domain.usage import CAPTURE_KIND, User
 from kigi.gather.deployment import (
     gather_capture,
@@ -18,7 +19,7 @@ from kigi.gather.deployment import (
     system_users,
 )
 from kigi.mirror.store import Mirror
-from kigi.planning.manifests import LAUNCHER_OVERHEAD_BYTES, Owner, machine_memory_bytes
+from kigi.planning.manifests import Owner, machine_memory_bytes
 from tests.support.bodies import (
     GIB,
     NAME,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kigi.planning.view import KubeVirtState
+from kigi.domain.kubevirt import KubeVirtState
 
 GATE_SIDECAR = "Sidecar"
 GATE_PLUGINS = "Plugins"

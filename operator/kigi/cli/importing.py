@@ -27,7 +27,8 @@ from kigi.domain.layers import DEFAULT_REPOSITORY, Digest
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import System, system_path
 from kigi.errors import ArchiveRefused, Conflict, LayerCorrupt, LayerMissing, NameTaken
-from kigi.mirror.records import ImageRecord, SystemRecord, parse
+from kigi.mirror.parse import parse
+from kigi.mirror.records import ImageRecord, SystemRecord
 from kigi.publishing.archive import Archive, check_declared, extract_layer, open_archive, verify_archive
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kigi.domain import names
+
 GROUP = "kigi.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -68,3 +70,13 @@ def volume_of_handle(handle: str) -> str | None:
     parts = volume.split(".")
     ours = len(parts) in (6, 7) and parts[0] == "kigi" and uid != ""
     return volume if ours and parts[3].isdigit() and parts[5][:1] == "r" and parts[5][1:].isdigit() else None
+
+
+ANNOTATION_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
+
+
+ANNOTATION_HARDWARE_HASH = f"{names.GROUP}/hardware-hash"
+"""On a VM's template, from where KubeVirt copies it to each instance that it starts: see ``hardware_hash``."""
+
+
+HOOK_SIDECARS = "hooks.kubevirt.io/hookSidecars"

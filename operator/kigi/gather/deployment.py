@@ -11,6 +11,7 @@ from kigi.api.capture import SystemCaptureStatus
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.api.prefetch import SystemPrefetchStatus
 from kigi.domain import names
+from kigi.domain.kubevirt import KubeVirtState
 from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedSystem
 from kigi.domain.usage import CAPTURE_KIND, DEPLOYMENT_KIND, PREFETCH_KIND, User, users_of_systems
@@ -35,7 +36,6 @@ from kigi.planning.view import (
     ClaimState,
     DeploymentView,
     ImageView,
-    KubeVirtState,
     MachineState,
     NodeState,
     NodeView,

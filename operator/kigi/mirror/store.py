@@ -17,6 +17,7 @@ from kigi.domain.layers import Chain, Digest
 from kigi.domain.systems import ResolvedSystem, System
 from kigi.domain.trees import Trees
 from kigi.errors import KigiError, SpecInvalid
+from kigi.mirror.parse import parse
 from kigi.mirror.records import (
     CacheRecord,
     CaptureRecord,
@@ -35,7 +36,6 @@ from kigi.mirror.records import (
     Record,
     SystemRecord,
     VolumeRecord,
-    parse,
 )
 
 R = TypeVar("R", bound=Record)

@@ -17,12 +17,13 @@ from typing import Any, Literal
 from kigi.api.capture import CapturedDisk, CapturedMachine, CapturePhase, SystemCaptureSpec, SystemCaptureStatus
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain import names
+from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.layers import MAX_DEPTH, Chain
 from kigi.errors import ChainTooDeep, DeploymentMissing, KigiError, MachineUnknown, NameTaken, NotSettled
 from kigi.planning.copies import KEPT, NodeLife, Trouble, first_error, obstacle_of, of_reason, trouble_of
 from kigi.planning.deployment import is_outdated
 from kigi.planning.view import DeploymentView, MachineState, VolumeState
-from kigi.planning.wishes import Fingerprint, WishedMachine, wished_machines
+from kigi.planning.wishes import WishedMachine, wished_machines
 
 STANDSTILL = timedelta(seconds=60)
 """Longest time that VMs stand still for an attempt; then they are resumed, whatever was copied."""

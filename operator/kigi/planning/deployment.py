@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.names import claim_name
 from kigi.errors import HookPending, HookUnavailable, KigiError, NameTaken, StateBesideDisk
 from kigi.planning.isolation import KIND as POLICY
@@ -32,7 +33,7 @@ from kigi.planning.steps import (
     Step,
 )
 from kigi.planning.view import ClaimState, DeploymentView, MachineState, VolumeState
-from kigi.planning.wishes import Fingerprint, Slot, WishedMachine, wished_machines
+from kigi.planning.wishes import Slot, WishedMachine, wished_machines
 
 FORGOTTEN_AFTER = timedelta(seconds=30)
 """virt-handler looks for sockets of launchers that are gone every 11 s, and forgets those of which no instance is."""

@@ -14,27 +14,18 @@ from typing import Any
 from kigi.api.deployment import Placement
 from kigi.api.system import CloudInit, MachineNetwork, MachineTemplate, Readiness
 from kigi.domain import names
-from kigi.domain.layers import Chain
+from kigi.domain.chain_attribute import chain_text
+from kigi.domain.fingerprint import Fingerprint
+from kigi.domain.kubevirt import DEFAULT_INSTANCETYPE, DEFAULT_MEMORY, LAUNCHER_OVERHEAD_BYTES, RUN_STRATEGIES, HookKind
+from kigi.domain.names import ANNOTATION_HARDWARE_HASH, ANNOTATION_TEMPLATE_HASH, HOOK_SIDECARS
 from kigi.domain.quantities import parse_quantity
 from kigi.domain.systems import ResolvedDisk, merge_patch
 from kigi.errors import SpecInvalid
-from kigi.planning.view import HookKind
-from kigi.planning.wishes import Fingerprint, WishedMachine
+from kigi.planning.wishes import WishedMachine
 
-ANNOTATION_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
-ANNOTATION_HARDWARE_HASH = f"{names.GROUP}/hardware-hash"
-"""On a VM's template, from where KubeVirt copies it to each instance that it starts: see ``hardware_hash``."""
-HOOK_SIDECARS = "hooks.kubevirt.io/hookSidecars"
 CLOUD_INIT = "cloud-init"
 """Volume and disk of a template's ``cloudInit``."""
-DEFAULT_MEMORY = "512Mi"
-DEFAULT_INSTANCETYPE = "VirtualMachineClusterInstancetype"
-"""Kind of an instancetype that is named without one. Source: KubeVirt's InstancetypeMatcher."""
 _NO_TYPES: Mapping[tuple[str, str], int] = {}
-LAUNCHER_OVERHEAD_BYTES = 256 * 2**20
-"""What virt-launcher, libvirt and QEMU take beside the guest's memory, for the room on a node alone."""
-RUN_STRATEGIES = ("Always", "RerunOnFailure")
-"""Of a VM that shall run."""
 _IDENTITY = uuid.UUID("6b696769-2e64-5576-8000-000000000000")
 """Namespace of firmware UUIDs; the bytes spell ``kigi.dev``."""
 
@@ -199,23 +190,6 @@ def hardware_hash(wish: WishedMachine) -> str:
 
 _NOT_HARDWARE = frozenset({"after", "runStrategy"})
 """Fields of a template that say when a VM is started, not what it is."""
-
-
-@functools.lru_cache(maxsize=4096)
-def chain_text(chain: Chain) -> str:
-    """The chain as the daemon reads it from the volume's attributes: JSON, root first; instances share theirs."""
-    return json.dumps(
-        [
-            {
-                "digest": layer.digest,
-                "sizeBytes": layer.size_bytes,
-                "virtualSizeBytes": layer.virtual_size_bytes,
-                "repository": layer.repository,
-            }
-            for layer in chain
-        ],
-        separators=(",", ":"),
-    )
 
 
 def machine_memory_bytes(template: Mapping[str, Any], instancetypes: Mapping[tuple[str, str], int] = _NO_TYPES) -> int:

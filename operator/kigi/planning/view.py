@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from kigi.api.deployment import SystemDeploymentSpec, SystemDeploymentStatus
 from kigi.api.image import VMImageNodeStatus
 from kigi.api.node_cache import CaptureOrder, NodeCacheSpec
 from kigi.api.system import SystemNodeStatus
+from kigi.domain.kubevirt import KubeVirtState
 from kigi.domain.layers import Chain, Digest, Layer
 from kigi.domain.systems import ResolvedSystem
 from kigi.domain.usage import User
 from kigi.errors import KigiError
-
-HookKind = Literal["Plugin", "Sidecar"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +131,6 @@ class PolicyState:
     spec: Mapping[str, Any]
     owned: bool = True
     deleting: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class KubeVirtState:
-    """What KubeVirt of this cluster can do; ``hook`` None: no way to attach qcow2, and ``why_not`` says which gate."""
-
-    version: str = ""
-    hook: HookKind | None = None
-    why_not: str = ""
-    pending: bool = False
-    """The operator itself makes the hook available."""
 
 
 @dataclass(frozen=True, slots=True)

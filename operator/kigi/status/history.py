@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from kigi.api.deployment import HistoryEntry
+from kigi.domain.fingerprint import Fingerprint
 from kigi.planning.deployment import Target
 from kigi.planning.view import DeploymentView, VolumeState
-from kigi.planning.wishes import Fingerprint, Slot
+from kigi.planning.wishes import Slot
 
 MAX_ENTRIES = 100
 ONE_DECISION = timedelta(seconds=60)

@@ -9,7 +9,7 @@ import pytest
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import CLAIM, EVENT, INSTANCE, MACHINE, VOLUME
-from kigi.planning.manifests import HOOK_SIDECARS
+from kigi.domain.names import HOOK_SIDECARS
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import eventually_async

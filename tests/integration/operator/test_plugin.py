@@ -9,7 +9,7 @@ import pytest
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import MACHINE, PLUGIN
-from kigi.planning.manifests import HOOK_SIDECARS
+from kigi.domain.names import HOOK_SIDECARS
 from kigi.planning.plugin import NAME, build_plugin
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors

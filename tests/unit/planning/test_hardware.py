@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from kigi.api.deployment import SystemDeploymentSpec
+from kigi.domain.kubevirt import KubeVirtState
+from kigi.domain.names import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
-from kigi.planning.manifests import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS
 from kigi.planning.steps import ApplyObject, RestartMachine, Step
-from kigi.planning.view import DeploymentView, KubeVirtState, MachineState
+from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.deployments import deployment_status
 from tests.support.worlds import World
 

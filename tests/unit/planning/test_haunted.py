@@ -10,7 +10,7 @@ import pytest
 
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.domain.names import ANNOTATION_HALTED_UNTIL
-from kigi.mirror.records import _time
+from kigi.mirror.parse_values import time_of as _time
 from kigi.planning.deployment import FORGOTTEN_AFTER, DeploymentPlan, plan_deployment
 from kigi.planning.steps import ApplyObject
 from kigi.planning.view import DeploymentView

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from kigi.api.deployment import SystemDeploymentSpec
+from kigi.domain.fingerprint import Fingerprint
 from kigi.errors import ImageMissing, MachineUnknown
-from kigi.planning.wishes import Fingerprint, WishedMachine, named_systems, wished_machines
+from kigi.planning.wishes import WishedMachine, named_systems, wished_machines
 from tests.support.worlds import World, digest
 
 

@@ -16,9 +16,10 @@ from kigi.api.deployment import (
     SystemDeploymentSpec,
     SystemDeploymentStatus,
 )
+from kigi.domain.kubevirt import KubeVirtState
 from kigi.errors import NEEDS_A_PERSON, KigiError, SpecInvalid, Unreachable
 from kigi.planning.deployment import plan_deployment
-from kigi.planning.view import DeploymentView, KubeVirtState
+from kigi.planning.view import DeploymentView
 from kigi.status.deployments import deployment_status, that_fit
 from tests.support.worlds import World, digest
 

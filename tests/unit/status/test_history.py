@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from kigi.api.deployment import HistoryEntry, SystemDeploymentSpec, SystemDeploymentStatus
-from kigi.mirror.records import spec_manager
+from kigi.mirror.parse_kigi import spec_manager
 from kigi.planning.deployment import plan_deployment
 from kigi.status.deployments import deployment_status
 from kigi.status.history import MAX_ENTRIES, entry_text, new_entries, ranges
