@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kigi.runtime.queue import BACKOFF_MOST_S, Key, WorkQueue
+from kigi.mirror.keys import Key
+from kigi.runtime.queue import BACKOFF_MOST_S, WorkQueue
 
 A, B = Key("deployment", "ns", "a"), Key("deployment", "ns", "b")
 

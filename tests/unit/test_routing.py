@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from kigi.domain.images import Image
+from kigi.mirror.keys import Key
 from kigi.mirror.store import Mirror
 from kigi.mirror.triggers import everything, wakings
-from kigi.runtime.queue import Key
 from tests.support.bodies import (
     GIB,
     NAME,

@@ -9,6 +9,7 @@ from kigi.api.prefetch import SystemPrefetchSpec
 from kigi.domain.names import claim_name
 from kigi.domain.systems import System
 from kigi.domain.usage import images_of
+from kigi.mirror.keys import Key
 from kigi.mirror.records import (
     CACHE_SILENT_AFTER,
     CacheRecord,
@@ -33,7 +34,6 @@ from kigi.mirror.store import Change, Mirror
 from kigi.planning.captures import uses
 from kigi.planning.plugin import NAME
 from kigi.planning.wishes import named_systems
-from kigi.runtime.queue import Key
 
 Waking = tuple[Key, float]
 """A key, and the seconds after which it shall be looked at; later ones gather several changes."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from kigi.errors import Conflict, KigiError, LostLeadership, SpecInvalid, Unreachable
+from kigi.mirror.keys import Key
 from kigi.reconcilers.captures import reconcile_capture
 from kigi.reconcilers.claims import reconcile_claim
 from kigi.reconcilers.deployments import reconcile_deployment
@@ -17,7 +18,6 @@ from kigi.reconcilers.prefetches import reconcile_prefetch
 from kigi.reconcilers.systems import reconcile_system
 from kigi.runtime import metrics
 from kigi.runtime.ports import Ports
-from kigi.runtime.queue import Key
 
 logger = logging.getLogger(__name__)
 

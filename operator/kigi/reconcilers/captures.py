@@ -14,6 +14,7 @@ from kigi.api.conditions import merge_conditions
 from kigi.domain import names
 from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, SpecInvalid, Waiting
 from kigi.gather.deployment import gather_capture
+from kigi.mirror.keys import Key
 from kigi.mirror.records import CaptureRecord
 from kigi.planning.captures import (
     STANDSTILL,
@@ -29,7 +30,6 @@ from kigi.planning.captures import (
 from kigi.reconcilers.apply import set_finalizer
 from kigi.reconcilers.writing import write_status
 from kigi.runtime.ports import Ports
-from kigi.runtime.queue import Key
 from kigi.status.captures import capture_status
 from kigi.status.trees import problem_findings
 

@@ -9,9 +9,9 @@ makes it look at once.
 from __future__ import annotations
 
 from kigi.adapters.kubernetes.resources import CLAIM
+from kigi.mirror.keys import Key
 from kigi.mirror.records import ANNOTATION_AVAILABLE
 from kigi.runtime.ports import Ports
-from kigi.runtime.queue import Key
 
 
 async def reconcile_claim(ports: Ports, key: Key) -> float | None:

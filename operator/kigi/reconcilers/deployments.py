@@ -7,13 +7,13 @@ from kigi.api.conditions import merge_conditions
 from kigi.api.deployment import SystemDeploymentStatus
 from kigi.errors import Conflict, KigiError, LostLeadership
 from kigi.gather.deployment import gather_deployment
+from kigi.mirror.keys import Key
 from kigi.mirror.records import DeploymentRecord
 from kigi.planning.deployment import plan_deployment
 from kigi.reconcilers.apply import apply_steps
 from kigi.reconcilers.writing import emit, write_status
 from kigi.runtime import metrics
 from kigi.runtime.ports import Ports
-from kigi.runtime.queue import Key
 from kigi.status.deployments import deployment_status
 from kigi.status.history import entry_text, new_entries
 from kigi.status.trees import problem_findings

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from kigi.adapters.kubernetes.resources import IMAGE
 from kigi.gather.deployment import gather_image
+from kigi.mirror.keys import Key
 from kigi.reconcilers.upkeep import keep_in_use
 from kigi.reconcilers.writing import write_status
 from kigi.runtime.ports import Ports
-from kigi.runtime.queue import Key
 from kigi.status.trees import image_status
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from kigi.adapters.kubernetes.resources import VOLUME
 from kigi.domain.names import volume_of_handle
 from kigi.gather.deployment import gather_node
+from kigi.mirror.keys import Key
 from kigi.planning.node_cache import orphans, plan_node_cache
 from kigi.reconcilers.apply import apply_steps
 from kigi.runtime.ports import Ports
-from kigi.runtime.queue import Key
 
 CHECKED = 100
 """Overlays without a volume that one pass looks at; the next ones follow when these are gone."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kigi.adapters.kubernetes.resources import PLUGIN
+from kigi.mirror.keys import Key
 from kigi.planning.plugin import NAME, build_plugin
 from kigi.runtime.ports import Ports
-from kigi.runtime.queue import Key
 
 
 async def reconcile_plugin(ports: Ports, key: Key) -> float | None:

@@ -7,9 +7,9 @@ from datetime import timedelta
 from kigi.adapters.kubernetes.resources import PREFETCH
 from kigi.errors import KigiError
 from kigi.gather.deployment import gather_prefetch
+from kigi.mirror.keys import Key
 from kigi.reconcilers.writing import write_status
 from kigi.runtime.ports import Ports
-from kigi.runtime.queue import Key
 from kigi.status.prefetches import invalid_status, prefetch_status
 
 LOOK_AGAIN = timedelta(minutes=1)

@@ -7,23 +7,14 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Literal, NamedTuple
 
+from kigi.mirror.keys import Key
 from kigi.runtime import metrics
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MOST_S = 60.0
 REST_MOST_S = 2.0
 """A key that takes long rests as long as it took, at most this, so that it never holds a worker all the time."""
-
-
-class Key(NamedTuple):
-    """What is reconciled."""
-
-    kind: Literal["image", "system", "deployment", "node", "claim", "plugin", "capture", "prefetch"]
-    namespace: str
-    """Empty for a node and for the Plugin."""
-    name: str
 
 
 class WorkQueue:

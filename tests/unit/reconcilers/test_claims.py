@@ -6,11 +6,12 @@ import pytest
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import Resource
+from kigi.mirror.keys import Key
 from kigi.mirror.records import ANNOTATION_AVAILABLE
 from kigi.mirror.store import Mirror
 from kigi.reconcilers.claims import reconcile_claim
 from kigi.runtime.ports import Ports
-from kigi.runtime.queue import Key, WorkQueue
+from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
 from tests.support.bodies import NS, claim_body, volume_body, wish
 
