@@ -24,7 +24,8 @@ from kigi.api.deployment import Placement
 from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.images import image_chain
 from kigi.domain.names import CSI_DRIVER
-from kigi.gather.deployment import gather_deployment, gather_node
+from kigi.gather.deployment import gather_deployment
+from kigi.gather.node_cache import gather_node
 from kigi.mirror.store import Mirror
 from kigi.planning.deployment import plan_deployment
 from kigi.planning.manifests import Owner, build_claim, build_machine, build_volume

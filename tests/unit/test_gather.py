@@ -9,15 +9,11 @@ import pytest
 from kigi.domain.images import Image
 from kigi.domain.kubevirt import LAUNCHER_OVERHEAD_BYTES
 from kigi.domain.usage import CAPTURE_KIND, User
-from kigi.gather.deployment import (
-    gather_capture,
-    gather_deployment,
-    gather_image,
-    gather_node,
-    gather_nodes,
-    image_users,
-    system_users,
-)
+from kigi.gather.capture import gather_capture
+from kigi.gather.deployment import gather_deployment
+from kigi.gather.node_cache import gather_node
+from kigi.gather.nodes import gather_nodes
+from kigi.gather.trees import gather_image, image_users, system_users
 from kigi.mirror.store import Mirror
 from kigi.planning.manifests import Owner, machine_memory_bytes
 from tests.support.bodies import (

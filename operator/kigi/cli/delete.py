@@ -14,7 +14,7 @@ from kigi.domain.images import Image
 from kigi.domain.quantities import format_bytes
 from kigi.domain.usage import NodeKey, format_users, freed_bytes, unused_without
 from kigi.errors import Forbidden, ImageMissing, InUse, SystemMissing
-from kigi.gather.deployment import image_users, system_users
+from kigi.gather.trees import image_users, system_users
 from kigi.mirror.store import Mirror
 
 

@@ -35,7 +35,8 @@ from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import DeploymentMissing, KigiError, SpecInvalid
-from kigi.gather.deployment import gather_deployment, gather_prefetch
+from kigi.gather.deployment import gather_deployment
+from kigi.gather.prefetch import gather_prefetch
 from kigi.mirror.store import Mirror
 from kigi.planning.deployment import Target, claim_of, plan_deployment
 from kigi.planning.manifests import Owner, hardware_hash

@@ -13,7 +13,7 @@ from kigi.api.capture import CapturedMachine, SystemCaptureStatus
 from kigi.api.conditions import merge_conditions
 from kigi.domain import names
 from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, SpecInvalid, Waiting
-from kigi.gather.deployment import gather_capture
+from kigi.gather.capture import gather_capture
 from kigi.mirror.keys import Key
 from kigi.mirror.records import CaptureRecord
 from kigi.planning.captures import (

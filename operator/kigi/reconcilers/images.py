@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kigi.adapters.kubernetes.resources import IMAGE
-from kigi.gather.deployment import gather_image
+from kigi.gather.trees import gather_image
 from kigi.mirror.keys import Key
 from kigi.reconcilers.upkeep import keep_in_use
 from kigi.reconcilers.writing import write_status

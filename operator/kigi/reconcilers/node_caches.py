@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from kigi.adapters.kubernetes.resources import VOLUME
 from kigi.domain.names import volume_of_handle
-from kigi.gather.deployment import gather_node
+from kigi.gather.node_cache import gather_node
 from kigi.mirror.keys import Key
 from kigi.planning.node_cache import orphans, plan_node_cache
 from kigi.reconcilers.apply import apply_steps

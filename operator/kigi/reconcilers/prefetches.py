@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from kigi.adapters.kubernetes.resources import PREFETCH
 from kigi.errors import KigiError
-from kigi.gather.deployment import gather_prefetch
+from kigi.gather.prefetch import gather_prefetch
 from kigi.mirror.keys import Key
 from kigi.reconcilers.writing import write_status
 from kigi.runtime.ports import Ports

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kigi.adapters.kubernetes.resources import SYSTEM
-from kigi.gather.deployment import gather_system
+from kigi.gather.trees import gather_system
 from kigi.mirror.keys import Key
 from kigi.reconcilers.upkeep import keep_in_use
 from kigi.reconcilers.writing import write_status

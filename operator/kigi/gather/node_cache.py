@@ -1,0 +1,103 @@
+"""The view of one node's cache."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from kigi.api.node_cache import CaptureOrder
+from kigi.domain import names
+from kigi.domain.systems import ResolvedSystem
+from kigi.errors import KigiError
+from kigi.mirror.records import (
+    CacheRecord,
+    VolumeRecord,
+)
+from kigi.mirror.store import Mirror
+from kigi.planning import captures
+from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
+from kigi.planning.view import (
+    NodeView,
+    NodeWish,
+)
+
+
+def gather_node(mirror: Mirror, name: str) -> NodeView:
+    """The view of one node's cache. O(its volumes + machines of deployments that prefetch)."""
+    cache = mirror.caches.get(None, name)
+    csi = mirror.csi_nodes.get(None, name)
+    volumes = list(mirror.volumes.by("node", name))
+    terminating = [v for v in volumes if v.meta.deleting and names.OVERLAY_FINALIZER in v.meta.finalizers]
+    return NodeView(
+        name=name,
+        node_exists=mirror.nodes.get(None, name) is not None,
+        has_driver=csi is not None and csi.has_driver,
+        cache_exists=cache is not None,
+        wishes=(
+            *(NodeWish(v.chain, PRIORITY_DISK) for v in volumes if not v.meta.deleting),
+            *_deployments_prefetches(mirror, volumes),
+            *_prefetches(mirror, name),
+        ),
+        terminating=tuple((v.meta.name, v.handle) for v in terminating),
+        terminating_in_use=frozenset(v.meta.name for v in terminating if _in_use(mirror, v)),
+        spec_current=cache is not None and cache.observed_generation == cache.meta.generation,
+        discard=frozenset(cache.spec.discard) if cache and cache.spec else frozenset(),
+        volumes=cache.volumes if cache else frozenset(),
+        nameless=frozenset(_nameless(mirror, cache)) if cache else frozenset(),
+        captures=tuple(_capture_orders(mirror, name)),
+        present=cache.spec if cache else None,
+    )
+
+
+def _nameless(mirror: Mirror, cache: CacheRecord) -> Iterator[str]:
+    """Overlays of our form that the node has and the mirror has no PersistentVolume of, be it of whichever node."""
+    for handle in cache.volumes - cache.mounted:
+        if names.volume_of_handle(handle) is not None and not any(mirror.volumes.by("handle", handle)):
+            yield handle
+
+
+def _capture_orders(mirror: Mirror, node: str) -> Iterator[CaptureOrder]:
+    for record in sorted(mirror.captures, key=lambda record: record.meta.uid):
+        if record.status is not None:
+            yield from (order for where, order in captures.orders(record.status) if where == node)
+
+
+def _in_use(mirror: Mirror, volume: VolumeRecord) -> bool:
+    namespace, deployment = volume.deployment
+    vmi = mirror.instances.get(namespace, names.machine_name(deployment, volume.instance, volume.machine))
+    claim = names.claim_name(deployment, volume.instance, volume.machine, volume.revision)
+    return vmi is not None and vmi.claim == claim
+
+
+def _deployments_prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iterator[NodeWish]:
+    """Chains of the states that deployments on this node keep warm: of the machines that are here, and of new ones."""
+    machines: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for volume in volumes:
+        if not volume.meta.deleting:
+            machines[volume.deployment].add(volume.machine)
+    for deployment, here in sorted(machines.items()):
+        record = mirror.deployments.get(*deployment)
+        if record is None or isinstance(record.spec, KigiError) or record.meta.deleting or not record.spec.prefetch:
+            continue
+        everywhere = {v.machine for v in mirror.volumes.by("deployment", deployment)}
+        for ref in record.spec.prefetch:
+            system = mirror.resolved(deployment[0], ref.name)
+            if isinstance(system, ResolvedSystem):
+                for machine in system.machines:
+                    if machine.name in here or machine.name not in everywhere:
+                        yield from (NodeWish(chain, PRIORITY_PREFETCH) for chain in machine.chains)
+
+
+def _prefetches(mirror: Mirror, node: str) -> Iterator[NodeWish]:
+    """Chains of the states that each SystemPrefetch has told this node to hold."""
+    for record in sorted(mirror.prefetches, key=lambda record: (record.meta.namespace or "", record.meta.name)):
+        if record.status is None or isinstance(record.spec, KigiError) or record.meta.deleting:
+            continue
+        for told in record.status.nodes:
+            if told.name == node:
+                for name in told.ordered:
+                    system = mirror.resolved(record.meta.namespace or "", name)
+                    if isinstance(system, ResolvedSystem):
+                        for machine in system.machines:
+                            for chain in machine.chains:
+                                yield NodeWish(chain, PRIORITY_PREFETCH, record.spec.pinned)

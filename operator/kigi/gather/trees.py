@@ -1,0 +1,84 @@
+"""Views of the nodes of both trees, and the users of each."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from kigi.domain.layers import Chain
+from kigi.domain.systems import ResolvedSystem
+from kigi.domain.usage import CAPTURE_KIND, DEPLOYMENT_KIND, PREFETCH_KIND, User, users_of_systems
+from kigi.errors import KigiError
+from kigi.mirror.store import Mirror
+from kigi.planning import captures
+from kigi.planning.view import (
+    ImageView,
+    SystemView,
+)
+from kigi.planning.wishes import named_systems
+
+
+def gather_image(mirror: Mirror, namespace: str, name: str, now: datetime) -> ImageView | None:
+    """The view of one image; None if it is gone."""
+    record = mirror.images.get(namespace, name)
+    if record is None:
+        return None
+    chain = mirror.chain(namespace, name)
+    return ImageView(
+        generation=record.meta.generation,
+        chain=chain,
+        children=mirror.trees(namespace).children(name),
+        cached_on=0 if isinstance(chain, KigiError) else _cached_on(mirror, chain),
+        now=now,
+        old_status=record.status,
+        deleting=record.meta.deleting,
+        users=image_users(mirror, namespace, name),
+    )
+
+
+def _cached_on(mirror: Mirror, chain: Chain) -> int:
+    """Nodes that hold every layer of the chain."""
+    holders = [mirror.holders.get(layer.digest, set()) for layer in chain]
+    return len(set.intersection(*holders)) if all(holders) else 0
+
+
+def gather_system(mirror: Mirror, namespace: str, name: str, now: datetime) -> SystemView | None:
+    """The view of one state; None if it is gone."""
+    record = mirror.systems.get(namespace, name)
+    if record is None:
+        return None
+    parent = getattr(record.system, "parent", None)
+    above = mirror.resolved(namespace, parent) if parent is not None else None
+    return SystemView(
+        generation=record.meta.generation,
+        system=mirror.resolved(namespace, name),
+        parent=above if isinstance(above, ResolvedSystem) else None,
+        now=now,
+        old_status=record.status,
+        deleting=record.meta.deleting,
+        users=system_users(mirror, namespace, name),
+    )
+
+
+def image_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
+    """The image's children, the states that name it, and captures of disks above it. O(captures of the namespace)."""
+    copied = {
+        User(CAPTURE_KIND, record.meta.name)
+        for record in mirror.captures.by("namespace", namespace)
+        if name in captures.uses(record.status)[1]
+    }
+    return tuple(sorted({*mirror.trees(namespace).image_users(name), *copied}))
+
+
+def system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
+    """The state's children, and what names it: deployments, prefetches, captures. O(objects of the namespace)."""
+    named = {
+        User(DEPLOYMENT_KIND, record.meta.name): named_systems(record.spec)
+        for record in mirror.deployments.by("namespace", namespace)
+        if not isinstance(record.spec, KigiError)
+    }
+    for record in mirror.prefetches.by("namespace", namespace):
+        if not isinstance(record.spec, KigiError):
+            named[User(PREFETCH_KIND, record.meta.name)] = frozenset(ref.name for ref in record.spec.systems)
+    for capture in mirror.captures.by("namespace", namespace):
+        named[User(CAPTURE_KIND, capture.meta.name)] = captures.uses(capture.status)[0]
+    return users_of_systems(mirror.trees(namespace).systems(), named).get(name, ())
