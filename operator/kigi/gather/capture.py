@@ -15,7 +15,7 @@ from kigi.mirror.records import (
     CaptureRecord,
 )
 from kigi.mirror.store import Mirror
-from kigi.planning.captures import CaptureView
+from kigi.planning.capture_view import CaptureView
 from kigi.planning.copies import life_of
 from kigi.planning.view import (
     DeploymentView,

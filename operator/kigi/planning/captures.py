@@ -8,27 +8,23 @@ only their overlays are copied, by their nodes' daemons; layers are made afterwa
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
-from kigi.api.capture import CapturedDisk, CapturedMachine, CapturePhase, SystemCaptureSpec, SystemCaptureStatus
-from kigi.api.node_cache import CaptureOrder, CaptureReport
-from kigi.domain import names
-from kigi.domain.fingerprint import Fingerprint
-from kigi.domain.layers import MAX_DEPTH, Chain
-from kigi.errors import ChainTooDeep, DeploymentMissing, KigiError, MachineUnknown, NameTaken, NotSettled
-from kigi.planning.copies import KEPT, NodeLife, Trouble, first_error, obstacle_of, of_reason, trouble_of
-from kigi.planning.deployment import is_outdated
-from kigi.planning.view import DeploymentView, MachineState, VolumeState
-from kigi.planning.wishes import WishedMachine, wished_machines
+from kigi.api.capture import CapturedDisk, CapturedMachine, CapturePhase, SystemCaptureStatus
+from kigi.api.node_cache import CaptureOrder
+from kigi.domain.layers import Chain
+from kigi.errors import ChainTooDeep, KigiError
+from kigi.planning.capture_results import result_objects, with_reports
+from kigi.planning.capture_targets import choose_targets
+from kigi.planning.capture_view import CaptureView, is_to_pause, too_deep
+from kigi.planning.copies import KEPT, Trouble, first_error, obstacle_of, of_reason, trouble_of
+from kigi.planning.view import VolumeState
 
 STANDSTILL = timedelta(seconds=60)
 """Longest time that VMs stand still for an attempt; then they are resumed, whatever was copied."""
-RESUMED_SHOWN = timedelta(seconds=30)
-"""KubeVirt shows for a moment longer that a VM is paused; one that it shows so after this was paused by somebody."""
 ATTEMPTS = 3
 AGAIN_S = 10.0
 LOOK_AGAIN_S = 30.0
@@ -38,35 +34,6 @@ ORDERING: frozenset[CapturePhase] = frozenset({"Checking", "Copying", "Resuming"
 ENDED: frozenset[CapturePhase] = frozenset({"Done", "Failed"})
 HOLDING: frozenset[CapturePhase] = frozenset({"Pausing", "Copying", "Resuming"})
 """Phases in which VMs may stand still for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureView:
-    """Everything that the decision on one SystemCapture needs."""
-
-    namespace: str
-    name: str
-    uid: str
-    generation: int
-    deleting: bool
-    has_finalizer: bool
-    spec: SystemCaptureSpec
-    status: SystemCaptureStatus
-    deployment: DeploymentView | KigiError
-    """The deployment as it is, or why it cannot be captured."""
-    agents: frozenset[str]
-    """uids of the instances whose guest agent answers."""
-    taken: frozenset[tuple[str, str]]
-    """(kind, name) of every state and image of the namespace."""
-    reports: Mapping[str, CaptureReport]
-    """What the nodes say of the copies, by id."""
-    lives: Mapping[str, NodeLife]
-    """Of every node, by name; one that is not in it is gone."""
-    now: datetime
-
-    def life(self, disk: CapturedDisk) -> NodeLife:
-        """Of the node that has the disk."""
-        return self.lives.get(disk.node, "Gone")
 
 
 Action = Literal["AddFinalizer", "Pause", "Verify", "Resume", "Publish", "RemoveFinalizer", ""]
@@ -92,7 +59,7 @@ def plan_capture(view: CaptureView) -> CapturePlan:
     if view.deleting:
         if status.phase in HOLDING and standing(status):
             return CapturePlan(_in(status, "Resuming"), "Resume", standing(status))
-        half_done = tuple(_objects(view)) if status.phase == "Publishing" else ()
+        half_done = tuple(result_objects(view)) if status.phase == "Publishing" else ()
         return CapturePlan(status, "RemoveFinalizer" if view.has_finalizer else "", objects=half_done)
     if status.phase in ENDED:
         return CapturePlan(status)
@@ -102,7 +69,7 @@ def plan_capture(view: CaptureView) -> CapturePlan:
         case "Pending" | "Checking":
             return _begin(view)
         case "Pausing":
-            return _late(view) or CapturePlan(status, "Pause", tuple(m for m in status.machines if _to_pause(m)))
+            return _late(view) or CapturePlan(status, "Pause", tuple(m for m in status.machines if is_to_pause(m)))
         case "Copying":
             return _copying(view)
         case "Resuming":
@@ -110,7 +77,7 @@ def plan_capture(view: CaptureView) -> CapturePlan:
         case "Storing":
             return _storing(view)
         case _:
-            return CapturePlan(status, "Publish", objects=tuple(_objects(view)))
+            return CapturePlan(status, "Publish", objects=tuple(result_objects(view)))
 
 
 def standing(status: SystemCaptureStatus) -> tuple[CapturedMachine, ...]:
@@ -187,16 +154,6 @@ def uses(status: SystemCaptureStatus | None) -> tuple[frozenset[str], frozenset[
     return states, frozenset(disk.image for disk in status.disks)
 
 
-def system_name(name: str, spec: SystemCaptureSpec) -> str:
-    """Name of the SystemNode that results."""
-    return spec.system or name
-
-
-def image_name(system: str, disk: str) -> str:
-    """Name of the VMImageNode of a disk, named as in the status; machines' names have no dot, so no two share one."""
-    return f"{system}-{disk.replace('/', '.')}"
-
-
 # Phases.
 
 
@@ -207,7 +164,7 @@ def _begin(view: CaptureView) -> CapturePlan:
         if left_s > 0:
             return CapturePlan(view.status, retry_after_s=left_s)
     try:
-        status = _chosen(view)
+        status = choose_targets(view)
         obstacles = _obstacles(view, status.disks)
         _refuse_too_deep(view, obstacles)
     except ChainTooDeep as exc:
@@ -215,7 +172,7 @@ def _begin(view: CaptureView) -> CapturePlan:
     except KigiError as exc:
         return CapturePlan(_in(view.status, "Pending"), error=exc, retry_after_s=AGAIN_S)
     if not obstacles and view.status.phase == "Checking" and all(_is_possible(view, disk) for disk in status.disks):
-        return CapturePlan(status, "Pause", tuple(machine for machine in status.machines if _to_pause(machine)))
+        return CapturePlan(status, "Pause", tuple(machine for machine in status.machines if is_to_pause(machine)))
     # The machines stay those of the last attempt until VMs are paused anew.
     told = {disk.id: {"reason": trouble.reason, "message": trouble.message} for disk, trouble in obstacles}
     checking = {
@@ -235,14 +192,7 @@ def _obstacles(view: CaptureView, disks: Iterable[CapturedDisk]) -> list[tuple[C
 def _refuse_too_deep(view: CaptureView, obstacles: Iterable[tuple[CapturedDisk, Trouble]]) -> None:
     """The repository takes no layer above that image: no time mends this."""
     for disk, trouble in of_reason(obstacles, ChainTooDeep.reason):
-        raise _too_deep(f"machine {disk.name} of instance {view.spec.instance}", disk.image, trouble.message)
-
-
-def _too_deep(where: str, image: str, cause: str) -> ChainTooDeep:
-    return ChainTooDeep(
-        f"{where}: VMImageNode {image}: {cause}; run 'kigi flatten {image} --name NEW', deploy a state that names NEW, "
-        "and capture that"
-    )
+        raise too_deep(f"machine {disk.name} of instance {view.spec.instance}", disk.image, trouble.message)
 
 
 def _is_possible(view: CaptureView, disk: CapturedDisk) -> bool:
@@ -250,132 +200,8 @@ def _is_possible(view: CaptureView, disk: CapturedDisk) -> bool:
     return report is not None and report.state == "Possible"
 
 
-def _chosen(view: CaptureView) -> SystemCaptureStatus:
-    deployment = view.deployment
-    if isinstance(deployment, KigiError):
-        raise deployment
-    wishes = [w for w in wished_machines(deployment.spec, deployment.systems) if w.instance == view.spec.instance]
-    if not wishes:
-        raise DeploymentMissing(
-            f"spec.instance: SystemDeployment {deployment.name} has {deployment.spec.replicas} instances, from 0; "
-            f"there is no instance {view.spec.instance}"
-        )
-    known = {wish.machine for wish in wishes}
-    for name in view.spec.machines:
-        if name not in known:
-            raise MachineUnknown(
-                f"spec.machines: instance {view.spec.instance} of SystemDeployment {deployment.name} has no machine "
-                f"{name}; it has {', '.join(sorted(known))}"
-            )
-    wanted = [wish for wish in wishes if not view.spec.machines or wish.machine in view.spec.machines]
-    attempt = view.status.attempt + 1
-    machines: list[CapturedMachine] = []
-    disks: list[CapturedDisk] = []
-    for wish in sorted(wanted, key=lambda wish: wish.machine):
-        machine, volumes = _at_rest(view, deployment, wish)
-        # Written before anybody is asked, so that no operator that dies after the request makes the pause look shorter.
-        machines.append(machine.model_copy(update={"requested_at": view.now}) if _to_pause(machine) else machine)
-        for name, image, chain, volume in volumes:
-            disks.append(_disk(view, attempt, len(disks), name, image, chain, volume))
-    _refuse_taken(view, disks)
-    override = next((o for o in deployment.spec.overrides if o.instance == view.spec.instance), None)
-    parent = override.system.name if override and override.system else deployment.spec.system.name
-    return SystemCaptureStatus(
-        observed_generation=view.status.observed_generation,
-        conditions=view.status.conditions,
-        phase="Pausing",
-        attempt=attempt,
-        parent=parent,
-        deployment_uid=deployment.uid,
-        started_at=view.now,
-        machines=machines,
-        disks=disks,
-    )
-
-
-def _refuse_taken(view: CaptureView, disks: Sequence[CapturedDisk]) -> None:
-    """No VM is paused for a state that could not be written in the end."""
-    system = system_name(view.name, view.spec)
-    wanted = [("SystemNode", system), *(("VMImageNode", image_name(system, disk.name)) for disk in disks)]
-    for kind, name in wanted:
-        if (kind, name) in view.taken:
-            raise NameTaken(
-                f"{kind} {view.namespace}/{name} exists already; delete it, or capture under another spec.system"
-            )
-
-
 _Found = tuple[str, str, Chain, VolumeState]
 """Name of the disk in the status, its image, that image's chain, and its volume."""
-
-
-def _at_rest(
-    view: CaptureView, deployment: DeploymentView, wish: WishedMachine
-) -> tuple[CapturedMachine, list[_Found]]:
-    """The VM and its disks, if it runs on the disks that it shall have, or is off; NotSettled until then."""
-    where = f"machine {wish.machine} of instance {wish.instance}"
-    volumes = {v.disk: v for v in _newest(deployment.volumes, wish)}
-    root = volumes.get("")
-    if root is None or wish.needs_new_disk(Fingerprint.from_text(root.fingerprint)):
-        raise NotSettled(f"{where} is being switched or reset; it is captured when that is done")
-    found: list[_Found] = [(wish.machine, wish.image, wish.chain, root)]
-    for disk in wish.disks:
-        volume = volumes.get(disk.name)
-        if volume is None:
-            raise NotSettled(f"{where}: its disk {disk.name} is not there yet")
-        found.append((f"{wish.machine}/{disk.name}", disk.image, disk.chain, volume))
-    for name, image, chain, volume in found:
-        if volume.chain[-1].digest != chain[-1].digest:
-            raise NotSettled(f"{where}: disk {name} does not stand on image {image}; it is captured when it does")
-        if len(chain) >= MAX_DEPTH:
-            raise _too_deep(where, image, f"its chain has {len(chain)} layers, and no chain may have more")
-    vm = next((m for m in deployment.machines if (m.instance, m.machine) == wish.slot), None)
-    claim = names.claim_name(deployment.name, *wish.slot, root.revision)
-    if vm is None or vm.instance_uid is None:
-        # On, and powered off by its guest, it stays off; else it may start while its disk is copied.
-        powered_off = vm is not None and vm.claim == claim and vm.printable_status == "Stopped"
-        if wish.running and not powered_off:
-            raise NotSettled(f"{where} is about to start")
-        return CapturedMachine(name=wish.machine), found
-    if vm.instance_deleting or is_outdated(vm) or vm.instance_claim != claim or vm.instance_phase != "Running":
-        raise NotSettled(f"{where} is starting or stopping ({vm.printable_status or vm.instance_phase})")
-    method = _method(view, vm)
-    return CapturedMachine(name=wish.machine, instance_uid=vm.instance_uid, method=method), found
-
-
-def _method(view: CaptureView, vm: MachineState) -> Literal["Pause", "FreezeAndPause", "AlreadyPaused"]:
-    if vm.paused:
-        before = next((m for m in view.status.machines if m.instance_uid == vm.instance_uid), None)
-        if before is not None and before.resumed_at is not None and view.now - before.resumed_at < RESUMED_SHOWN:
-            raise NotSettled(f"machine {vm.machine} was resumed a moment ago; KubeVirt does not show it yet")
-        return "AlreadyPaused"
-    return "FreezeAndPause" if view.spec.quiesce == "Auto" and vm.instance_uid in view.agents else "Pause"
-
-
-def _newest(volumes: Iterable[VolumeState], wish: WishedMachine) -> list[VolumeState]:
-    """Volumes of the machine's newest revision."""
-    own = [v for v in volumes if v.slot == wish.slot and not v.deleting]
-    newest = max((v.revision for v in own), default=0)
-    return [v for v in own if v.revision == newest]
-
-
-def _disk(
-    view: CaptureView, attempt: int, number: int, name: str, image: str, chain: Chain, volume: VolumeState
-) -> CapturedDisk:
-    return CapturedDisk(
-        name=name,
-        # Of that volume too: an answer that was given before a reset is not taken for one about the new disk.
-        id=f"c{view.uid}-{attempt}-{number}-{hashlib.sha256(volume.handle.encode()).hexdigest()[:8]}",
-        node=volume.node,
-        volume=volume.handle,
-        image=image,
-        parent=chain[-1].digest,
-        virtual_size_bytes=chain[-1].virtual_size_bytes,
-        repository=view.spec.repository,
-    )
-
-
-def _to_pause(machine: CapturedMachine) -> bool:
-    return machine.method in ("Pause", "FreezeAndPause") and machine.paused_at is None
 
 
 def _late(view: CaptureView) -> CapturePlan | None:
@@ -387,12 +213,12 @@ def _late(view: CaptureView) -> CapturePlan | None:
     message = (
         f"not all disks were copied within {STANDSTILL.seconds} s: {', '.join(missing[:5]) or 'VMs did not pause'}"
     )
-    failed = _failing(_with_reports(view), "TooSlow", message)
+    failed = _failing(with_reports(view), "TooSlow", message)
     return CapturePlan(failed, "Resume", standing(failed))
 
 
 def _copying(view: CaptureView) -> CapturePlan:
-    status = _with_reports(view)
+    status = with_reports(view)
     if all(disk.state != "Waiting" for disk in status.disks):
         return CapturePlan(status, "Verify", tuple(m for m in status.machines if m.method != "Off"))
     waiting = _obstacles(view, (disk for disk in status.disks if disk.state == "Waiting"))
@@ -415,9 +241,9 @@ def _resuming(view: CaptureView) -> CapturePlan:
 
 
 def _storing(view: CaptureView) -> CapturePlan:
-    status = _with_reports(view)
+    status = with_reports(view)
     if all(disk.state in KEPT for disk in status.disks):
-        return CapturePlan(_in(status, "Publishing"), "Publish", objects=tuple(_objects(view, status)))
+        return CapturePlan(_in(status, "Publishing"), "Publish", objects=tuple(result_objects(view, status)))
     found = ((disk, trouble_of(disk, view.reports.get(disk.id), view.life(disk))) for disk in status.disks)
     troubles = [(disk, trouble) for disk, trouble in found if trouble is not None]
     lost = of_reason(troubles, "CopyLost")
@@ -431,83 +257,6 @@ def _storing(view: CaptureView) -> CapturePlan:
     disks = [disk.model_copy(update=told.get(disk.id, {})) for disk in status.disks]
     status = status.model_copy(update={"disks": disks})
     return CapturePlan(status, error=first_error(troubles), retry_after_s=LOOK_AGAIN_S)
-
-
-def _with_reports(view: CaptureView) -> SystemCaptureStatus:
-    """The status with what the nodes say; no disk goes back to an earlier state."""
-    system = system_name(view.name, view.spec)
-    disks: list[CapturedDisk] = []
-    for disk in view.status.disks:
-        report = view.reports.get(disk.id)
-        if report is None or disk.state in KEPT:
-            disks.append(disk)
-            continue
-        copied = disk.state != "Waiting"
-        state: Any = report.state
-        if state in ("Lost", "Possible") or (state == "Refused" and not copied and report.copied_bytes == 0):
-            state = disk.state  # before the copy: tried again while there is time
-        result = {"Stored": image_name(system, disk.name), "Unchanged": disk.image}.get(state)
-        disks.append(
-            disk.model_copy(
-                update={
-                    "state": state,
-                    "copied_bytes": report.copied_bytes or disk.copied_bytes,
-                    "copy_milliseconds": report.copy_milliseconds or disk.copy_milliseconds,
-                    "digest": report.digest,
-                    "size_bytes": report.size_bytes,
-                    "uploaded_bytes": report.uploaded_bytes,
-                    "result": result,
-                    "reason": report.reason,
-                    "message": report.message,
-                }
-            )
-        )
-    return view.status.model_copy(
-        update={
-            "disks": disks,
-            "uploaded_bytes": sum(disk.uploaded_bytes for disk in disks),
-            "added_bytes": sum(disk.size_bytes or 0 for disk in disks),
-        }
-    )
-
-
-def _objects(view: CaptureView, status: SystemCaptureStatus | None = None) -> Iterable[Mapping[str, Any]]:
-    """One VMImageNode for each disk that was written, and the SystemNode that names them."""
-    status = status or view.status
-    system = system_name(view.name, view.spec)
-    origin = {names.ANNOTATION_CAPTURED_FROM: f"{view.spec.deployment.name}/{view.spec.instance}"}
-    machines: dict[str, dict[str, Any]] = {}
-    for disk in status.disks:
-        machine, _, more = disk.name.partition("/")
-        entry = machines.setdefault(machine, {"name": machine})
-        image = {"name": disk.result or disk.image}
-        if more:
-            entry.setdefault("disks", []).append({"name": more, "image": image})
-        else:
-            entry["image"] = image
-        if disk.state != "Stored":
-            continue
-        layer = {
-            "digest": disk.digest,
-            "sizeBytes": disk.size_bytes,
-            "virtualSizeBytes": disk.virtual_size_bytes,
-            "repository": disk.repository,
-        }
-        yield {
-            "apiVersion": names.API_VERSION,
-            "kind": "VMImageNode",
-            "metadata": {"name": disk.result, "namespace": view.namespace, "annotations": origin},
-            "spec": {"parent": {"name": disk.image}, "layer": layer},
-        }
-    spec: dict[str, Any] = {"parent": {"name": status.parent}, "machines": list(machines.values())}
-    if view.spec.description is not None:
-        spec["description"] = view.spec.description
-    yield {
-        "apiVersion": names.API_VERSION,
-        "kind": "SystemNode",
-        "metadata": {"name": system, "namespace": view.namespace, "annotations": origin},
-        "spec": spec,
-    }
 
 
 def _in(status: SystemCaptureStatus, phase: CapturePhase) -> SystemCaptureStatus:

@@ -16,10 +16,10 @@ from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, SpecInva
 from kigi.gather.capture import gather_capture
 from kigi.mirror.keys import Key
 from kigi.mirror.records import CaptureRecord
+from kigi.planning.capture_view import CaptureView
 from kigi.planning.captures import (
     STANDSTILL,
     CapturePlan,
-    CaptureView,
     after_pause,
     after_publish,
     after_resume,

@@ -6,7 +6,7 @@ from kigi.api.capture import SystemCaptureStatus
 from kigi.api.conditions import CAPTURED, STORED, Finding, merge_conditions, summary
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError
-from kigi.planning.captures import CaptureView
+from kigi.planning.capture_view import CaptureView
 from kigi.status.trees import problem_findings
 
 _DOING = {

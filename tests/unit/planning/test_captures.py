@@ -13,17 +13,15 @@ from kigi.api.base import MACHINE_NAME
 from kigi.api.capture import SystemCaptureSpec, SystemCaptureStatus
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.api.node_cache import CaptureReport
+from kigi.planning.capture_view import RESUMED_SHOWN, CaptureView, image_name
 from kigi.planning.captures import (
     AGAIN_S,
     ATTEMPTS,
-    RESUMED_SHOWN,
     STANDSTILL,
     CapturePlan,
-    CaptureView,
     after_pause,
     after_resume,
     after_verify,
-    image_name,
     orders,
     plan_capture,
     standing,

@@ -10,7 +10,7 @@ import pytest
 
 from kigi.api.capture import CapturedMachine
 from kigi.errors import Unreachable
-from kigi.planning.captures import CaptureView
+from kigi.planning.capture_view import CaptureView
 from kigi.reconcilers.captures import _pause, _resume
 from kigi.runtime.ports import Ports
 
