@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kigi.api.base import Condition
+from kigi.errors import KigiError, SpecInvalid
 
 READY = "Ready"
 RECONCILING = "Reconciling"
@@ -64,3 +65,8 @@ def merge_conditions(
             )
         )
     return merged
+
+
+def problem_findings(error: KigiError) -> tuple[Finding, Finding, Finding]:
+    """Ready, Reconciling and Stalled of an error: Stalled only when a person must act."""
+    return summary(ready=False, stalled=isinstance(error, SpecInvalid), reason=error.reason, message=str(error))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kigi.adapters.kubernetes import endpoint as endpoints
 from kigi.adapters.kubernetes import kubeconfig as configured
 from kigi.adapters.kubernetes.resources import (
     CAPTURE,
@@ -43,20 +44,20 @@ class Access:
         """The one that is named, else that of the context, else ``default``; raises SpecInvalid for no kubeconfig."""
         if self.namespace is not None:
             return self.namespace
-        return configured.pod_namespace() if self._is_pod() else self._context().namespace
+        return endpoints.pod_namespace() if self._is_pod() else self._context().namespace
 
     def scope(self) -> str | None:
         """The namespace to read; None: all."""
         return None if self.all_namespaces else self.default_namespace()
 
-    def endpoint(self) -> configured.Endpoint:
+    def endpoint(self) -> endpoints.Endpoint:
         """Server and identity; raises SpecInvalid where no cluster is configured."""
         if self._is_pod():
-            return configured.pod_endpoint(os.environ)
-        return configured.endpoint_of(self._context())
+            return endpoints.pod_endpoint(os.environ)
+        return endpoints.endpoint_of(self._context())
 
     def _is_pod(self) -> bool:
-        return self.kubeconfig is None and self.context is None and configured.is_pod(os.environ)
+        return self.kubeconfig is None and self.context is None and endpoints.is_pod(os.environ)
 
     def _context(self) -> configured.Context:
         return configured.select(_config(configured.files_of(self.kubeconfig, os.environ)), self.context)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from kigi.domain import names
-
 GROUP = "kigi.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -72,10 +70,10 @@ def volume_of_handle(handle: str) -> str | None:
     return volume if ours and parts[3].isdigit() and parts[5][:1] == "r" and parts[5][1:].isdigit() else None
 
 
-ANNOTATION_TEMPLATE_HASH = f"{names.GROUP}/template-hash"
+ANNOTATION_TEMPLATE_HASH = f"{GROUP}/template-hash"
 
 
-ANNOTATION_HARDWARE_HASH = f"{names.GROUP}/hardware-hash"
+ANNOTATION_HARDWARE_HASH = f"{GROUP}/hardware-hash"
 """On a VM's template, from where KubeVirt copies it to each instance that it starts: see ``hardware_hash``."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from kigi.adapters import kubevirt
 from kigi.adapters.kubernetes.resources import CAPTURE, INSTANCE, resource_of
 from kigi.api.capture import CapturedMachine, SystemCaptureStatus
-from kigi.api.conditions import merge_conditions
+from kigi.api.conditions import merge_conditions, problem_findings
 from kigi.domain import names
 from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, SpecInvalid, Waiting
 from kigi.gather.capture import gather_capture
@@ -31,7 +31,6 @@ from kigi.reconcilers.apply import set_finalizer
 from kigi.reconcilers.writing import write_status
 from kigi.runtime.ports import Ports
 from kigi.status.captures import capture_status
-from kigi.status.trees import problem_findings
 
 STEPS = 12
 """More than any capture has between two waits."""

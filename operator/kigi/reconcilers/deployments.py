@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kigi.adapters.kubernetes.resources import DEPLOYMENT
-from kigi.api.conditions import merge_conditions
+from kigi.api.conditions import merge_conditions, problem_findings
 from kigi.api.deployment import SystemDeploymentStatus
 from kigi.errors import Conflict, KigiError, LostLeadership
 from kigi.gather.deployment import gather_deployment
@@ -16,7 +16,6 @@ from kigi.runtime import metrics
 from kigi.runtime.ports import Ports
 from kigi.status.deployments import deployment_status
 from kigi.status.history import entry_text, new_entries
-from kigi.status.trees import problem_findings
 
 LOOK_AGAIN_S = 30.0
 """While a deployment is not ready: a silent daemon is no event."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from kigi.api.capture import SystemCaptureStatus
-from kigi.api.conditions import CAPTURED, STORED, Finding, merge_conditions, summary
+from kigi.api.conditions import CAPTURED, STORED, Finding, merge_conditions, problem_findings, summary
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError
 from kigi.planning.capture_view import CaptureView
-from kigi.status.trees import problem_findings
 
 _DOING = {
     "Pending": "nothing has been asked of the VMs yet",

@@ -15,6 +15,7 @@ from kigi.api.conditions import (
     RESOLVED,
     Finding,
     merge_conditions,
+    problem_findings,
     summary,
 )
 from kigi.api.deployment import (
@@ -35,7 +36,6 @@ from kigi.planning.manifests import Owner
 from kigi.planning.placement import NoNode
 from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.history import history
-from kigi.status.trees import problem_findings
 
 
 def deployment_status(

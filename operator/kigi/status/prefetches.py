@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from kigi.api.base import Condition
-from kigi.api.conditions import CACHED, RESOLVED, Finding, merge_conditions, summary
+from kigi.api.conditions import CACHED, RESOLVED, Finding, merge_conditions, problem_findings, summary
 from kigi.api.prefetch import SystemPrefetchStatus
 from kigi.domain.layers import total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError, SpecInvalid
 from kigi.planning.prefetches import PrefetchPlan, PrefetchView, plan_prefetch
-from kigi.status.trees import problem_findings
 
 SHOWN = 3
 """Nodes in trouble whose message is told."""

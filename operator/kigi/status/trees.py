@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kigi.api.conditions import Finding, merge_conditions, summary
+from kigi.api.conditions import Finding, merge_conditions, problem_findings, summary
 from kigi.api.image import VMImageNodeStatus
 from kigi.api.system import ResolvedMachineStatus, SystemNodeStatus
 from kigi.domain.layers import missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.domain.usage import format_users
-from kigi.errors import KigiError, SpecInvalid
+from kigi.errors import KigiError
 from kigi.planning.view import ImageView, SystemView
 
 
@@ -71,8 +71,3 @@ def _waiting_to_go(view: ImageView | SystemView) -> tuple[Finding, Finding, Find
         return None
     message = f"deleted, and used by {format_users(view.users)}; it goes when they are gone"
     return summary(ready=False, stalled=False, reason="InUse", message=message)
-
-
-def problem_findings(error: KigiError) -> tuple[Finding, Finding, Finding]:
-    """Ready, Reconciling and Stalled of an error: Stalled only when a person must act."""
-    return summary(ready=False, stalled=isinstance(error, SpecInvalid), reason=error.reason, message=str(error))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kubernetes.kubeconfig import Endpoint
+from kigi.adapters.kubernetes.endpoint import Endpoint
 from kigi.adapters.kubernetes.resources import DEPLOYMENT, SYSTEM
 from kigi.adapters.kubernetes.session import KubeSession, connect, proxy_of, trust
 from kigi.errors import Conflict, Forbidden, SpecInvalid, Unreachable, Waiting

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from kigi.adapters.kubernetes import kubeconfig
-from kigi.adapters.kubernetes.kubeconfig import Endpoint, endpoint_of, files_of, read_config, select
+from kigi.adapters.kubernetes.endpoint import Endpoint, endpoint_of
+from kigi.adapters.kubernetes.kubeconfig import files_of, read_config, select
 from kigi.errors import SpecInvalid
 
 
