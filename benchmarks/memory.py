@@ -30,7 +30,7 @@ from kigi.mirror.store import Mirror
 from kigi.planning.deployment import plan_deployment
 from kigi.planning.manifests import Owner, build_claim, build_machine, build_volume
 from kigi.planning.node_cache import plan_node_cache
-from kigi.planning.wishes import WishedMachine
+from kigi.planning.wishes import MachineTarget
 
 NAMESPACE = "bench"
 PER_DEPLOYMENT = 1000
@@ -116,7 +116,7 @@ def fill(machines: int, nodes: int) -> Mirror:
         for instance in range(replicas):
             node = f"n{next(spread)}"
             for machine in state.machines:
-                wish = WishedMachine(
+                wish = MachineTarget(
                     instance=instance,
                     machine=machine.name,
                     system="s0",

@@ -21,7 +21,7 @@ from typing import Any
 from operator_world import MACHINES, Counting, Operator, client, control_plane, kubectl_apply, operator, trees
 
 from kigi.adapters.kubernetes.client import KubeClient
-from kigi.adapters.kubernetes.resources import DEPLOYMENT, INSTANCE, MACHINE
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, MACHINE, VMI
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.deployments import deployment, wait_ready
@@ -47,7 +47,7 @@ async def measure(
     plane: ControlPlane, actors: Actors, kube: KubeClient, process: Operator, rounds: int
 ) -> dict[str, Any]:
     pointed, running = [], []
-    async with Counting(plane, actors, (MACHINE, INSTANCE)) as counting:
+    async with Counting(plane, actors, (MACHINE, VMI)) as counting:
         plane.kubectl("create", "namespace", NAMESPACE)
         await kubectl_apply(plane, NAMESPACE, *trees(), deployment("class", "s0"))
         await wait_ready(kube, NAMESPACE, timeout_s=90)
@@ -58,7 +58,7 @@ async def measure(
             revision = f".r{number + 1}"
             at = await counting.until(lambda end=revision: all_name(counting.of(MACHINE, NAMESPACE), end, True))
             pointed.append(at - started)
-            at = await counting.until(lambda end=revision: all_name(counting.of(INSTANCE, NAMESPACE), end, False))
+            at = await counting.until(lambda end=revision: all_name(counting.of(VMI, NAMESPACE), end, False))
             running.append(at - started)
             await wait_ready(kube, NAMESPACE, timeout_s=60)
             await asyncio.sleep(2)

@@ -91,7 +91,7 @@ class Exercise:
         """The VirtualMachineInstance."""
         return self.target.get("virtualmachineinstance", self.vm(machine), "-n", self.namespace)
 
-    def instance_uid(self, machine: str) -> str | None:
+    def vmi_uid(self, machine: str) -> str | None:
         """uid of the VirtualMachineInstance, if there is one."""
         found = self.target.get("virtualmachineinstances", "-n", self.namespace)["items"]
         return next((str(one["metadata"]["uid"]) for one in found if one["metadata"]["name"] == self.vm(machine)), None)

@@ -29,9 +29,9 @@ def exercise(cluster: Cluster) -> Iterator[Exercise]:
 
 def test_what_guests_wrote_becomes_a_state_and_they_run_on(exercise: Exercise) -> None:
     exercise.tell("mail1", "write kept", "KIGI-WROTE kept")
-    before = {name: exercise.instance_uid(name) for name in RUNNING}
+    before = {name: exercise.vmi_uid(name) for name in RUNNING}
     status = exercise.capture(STATE, description="what the third lesson left")
-    assert {name: exercise.instance_uid(name) for name in RUNNING} == before
+    assert {name: exercise.vmi_uid(name) for name in RUNNING} == before
     methods = {machine["name"]: machine["method"] for machine in status["machines"]}
     assert {name for name, method in methods.items() if method == "Pause"} == set(RUNNING)
     states = {disk["name"]: disk["state"] for disk in status["disks"]}
@@ -63,7 +63,7 @@ def test_copies_of_the_captured_state_go_on_from_that_moment(exercise: Exercise)
 
 def test_vms_that_are_off_are_captured_too(exercise: Exercise) -> None:
     exercise.apply("infected", {name: {"running": False} for name in RUNNING})
-    eventually(lambda: exercise.instance_uid("mail1") is None, "the VM's end", 300)
+    eventually(lambda: exercise.vmi_uid("mail1") is None, "the VM's end", 300)
     status = exercise.capture("later", machines=["mail1"])
     assert [(machine["name"], machine["method"]) for machine in status["machines"]] == [("mail1", "Off")]
     (disk,) = status["disks"]

@@ -81,9 +81,9 @@ def test_a_guest_boots_by_efi_and_has_a_tpm_before_and_after_a_reset(lab: Exerci
     assert domain.find("devices/tpm") is not None
     wait_ready(lab.target, NAMESPACE, NAME)
 
-    before = lab.instance_uid(MACHINE)
+    before = lab.vmi_uid(MACHINE)
     deploy(lab, reset="before the exercise")
-    eventually(lambda: lab.instance_uid(MACHINE) not in (before, None), "the VM's next run", 120)
+    eventually(lambda: lab.vmi_uid(MACHINE) not in (before, None), "the VM's next run", 120)
     again = lab.says(MACHINE, machine=MACHINE, boot="1")
     lab.tell(MACHINE, "firmware", "KIGI-FIRMWARE efi tpm=yes")
     lab.tell(MACHINE, "show", "KIGI-WRITTEN none")

@@ -101,26 +101,26 @@ def test_without_the_gate_nothing_starts_and_with_it_it_goes_on_by_itself(exerci
 
 
 def test_a_gate_that_goes_leaves_running_guests_alone_and_holds_a_reset_back(exercise: Exercise) -> None:
-    before = {name: exercise.instance_uid(name) for name in RUNNING}
+    before = {name: exercise.vmi_uid(name) for name in RUNNING}
     exercise.tell("mail1", "write kept", "KIGI-WROTE kept")
     with gate_off(exercise):
         exercise.apply("infected", {"mail1": {"reset": "held back"}})
         said = eventually(lambda: stalled(exercise), "the condition Stalled", 120)
         assert said.startswith("HookUnavailable")
-        assert {name: exercise.instance_uid(name) for name in RUNNING} == before
+        assert {name: exercise.vmi_uid(name) for name in RUNNING} == before
     goes_on(exercise)
     exercise.says("mail1", machine="mail1", boot="1")
     exercise.tell("mail1", "show", "KIGI-WRITTEN none")
-    assert exercise.instance_uid("desktop1") == before["desktop1"]
+    assert exercise.vmi_uid("desktop1") == before["desktop1"]
 
 
 @pytest.mark.usefixtures("sidecar")
 def test_a_vm_whose_hook_is_killed_does_not_run_and_a_reset_brings_it_back(exercise: Exercise) -> None:
     """KubeVirt does not say so: virt-launcher waits for its hook, and gives up after some minutes."""
-    old = exercise.instance_uid("mail1")
+    old = exercise.vmi_uid("mail1")
     with hooks_killed(exercise):
         exercise.apply("infected", {"mail1": {"reset": "killed"}})
-        eventually(lambda: exercise.instance_uid("mail1") not in (old, None), "another instance", 120)
+        eventually(lambda: exercise.vmi_uid("mail1") not in (old, None), "another instance", 120)
         eventually(lambda: exercise.instance("mail1")["status"].get("phase") == "Scheduled", "its pod", 120)
         for _ in range(30):
             assert exercise.instance("mail1")["status"].get("phase") != "Running"
@@ -137,12 +137,12 @@ def test_a_hook_that_dies_later_does_not_disturb_the_guest_and_is_told(exercise:
     exercise.apply("infected", {"mail1": {"reset": "later"}})
     exercise.wait_ready()
     exercise.says("mail1", machine="mail1", boot="1")
-    uid = exercise.instance_uid("mail1")
+    uid = exercise.vmi_uid("mail1")
     exercise.node(f"kill -9 {' '.join(hooks(exercise) - known)}")
     eventually(lambda: "hook-sidecar" in exercise.machine("mail1").get("message", ""), "the lost part", 120)
     exercise.says("mail1", machine="mail1", boot="1")
-    assert exercise.instance_uid("mail1") == uid
+    assert exercise.vmi_uid("mail1") == uid
     exercise.virtctl("restart", exercise.vm("mail1"))
-    eventually(lambda: exercise.instance_uid("mail1") not in (uid, None), "another instance", 120)
+    eventually(lambda: exercise.vmi_uid("mail1") not in (uid, None), "another instance", 120)
     exercise.wait_ready()
     exercise.says("mail1", machine="mail1", boot="2")

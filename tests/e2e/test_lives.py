@@ -62,12 +62,12 @@ def test_guests_say_which_machine_and_state_they_are(exercise: Exercise, identit
 
 def test_writes_outlive_a_reboot_and_a_restart_of_the_vm(exercise: Exercise) -> None:
     exercise.tell("mail1", "write kept", "KIGI-WROTE kept")
-    uid = exercise.instance_uid("mail1")
+    uid = exercise.vmi_uid("mail1")
     exercise.tell("mail1", "reboot", "KIGI-BYE reboot")
     exercise.says("mail1", boot="2")
-    assert exercise.instance_uid("mail1") == uid
+    assert exercise.vmi_uid("mail1") == uid
     exercise.virtctl("restart", exercise.vm("mail1"))
-    eventually(lambda: exercise.instance_uid("mail1") not in (uid, None), "another instance")
+    eventually(lambda: exercise.vmi_uid("mail1") not in (uid, None), "another instance")
     exercise.says("mail1", boot="3")
     exercise.tell("mail1", "show", "KIGI-WRITTEN kept")
 
@@ -120,14 +120,14 @@ def test_kubevirts_1_9_way_would_change_this_domain_in_the_same_way(exercise: Ex
 def test_a_reset_of_one_machine_throws_its_writes_away_and_leaves_the_others_alone(
     exercise: Exercise, identity: dict[str, dict[str, str]]
 ) -> None:
-    undisturbed = exercise.instance_uid("desktop1")
+    undisturbed = exercise.vmi_uid("desktop1")
     exercise.apply("infected", {"mail1": {"reset": "one"}})
     exercise.wait_ready()
     exercise.says("mail1", boot="1", **identity["mail1"])
     exercise.tell("mail1", "show", "KIGI-WRITTEN none")
     assert exercise.machine("mail1")["revision"] == 2
     assert exercise.machine("desktop1")["revision"] == 1
-    assert exercise.instance_uid("desktop1") == undisturbed
+    assert exercise.vmi_uid("desktop1") == undisturbed
 
 
 def test_a_switch_and_back_changes_the_state_and_not_the_identity(
@@ -145,7 +145,7 @@ def test_off_and_on_again_keeps_the_writes(exercise: Exercise) -> None:
     exercise.tell("mail1", "write still here", "KIGI-WROTE still here")
     exercise.apply("infected", {"mail1": {"reset": "one", "running": False}})
     exercise.wait_ready()
-    assert exercise.instance_uid("mail1") is None
+    assert exercise.vmi_uid("mail1") is None
     assert exercise.machine("mail1")["state"] == "Stopped"
     exercise.apply("infected", {"mail1": {"reset": "one"}})
     exercise.wait_ready()
@@ -156,9 +156,9 @@ def test_off_and_on_again_keeps_the_writes(exercise: Exercise) -> None:
 def test_a_guest_that_forges_a_qcow2_header_on_its_disk_reaches_no_file(exercise: Exercise) -> None:
     """It overwrites its boot sector and nothing else: the overlay is what it was, and a reset brings the guest back."""
     exercise.tell("mail1", "forge", "KIGI-FORGED")
-    old = exercise.instance_uid("mail1")
+    old = exercise.vmi_uid("mail1")
     exercise.virtctl("restart", exercise.vm("mail1"), "--grace-period=0", "--force")
-    eventually(lambda: exercise.instance_uid("mail1") not in (old, None), "another instance")
+    eventually(lambda: exercise.vmi_uid("mail1") not in (old, None), "another instance")
     exercise.wait_ready()
     (driver,) = (disk for disk in ElementTree.fromstring(exercise.domain("mail1")).iter("disk"))
     files = [source.get("file", "") for source in driver.iter("source")]
@@ -171,11 +171,11 @@ def test_a_guest_that_forges_a_qcow2_header_on_its_disk_reaches_no_file(exercise
 
 @pytest.mark.parametrize("selector", ["app.kubernetes.io/name=kigi-operator", "app.kubernetes.io/name=kigi-node-cache"])
 def test_guests_are_not_disturbed_when_one_of_kigis_own_processes_is_killed(exercise: Exercise, selector: str) -> None:
-    before = {name: exercise.instance_uid(name) for name in RUNNING}
+    before = {name: exercise.vmi_uid(name) for name in RUNNING}
     boots = {name: exercise.says(name)["boot"] for name in RUNNING}
     exercise.kill_containers(selector)
     exercise.wait_ready()
-    assert {name: exercise.instance_uid(name) for name in RUNNING} == before
+    assert {name: exercise.vmi_uid(name) for name in RUNNING} == before
     assert {name: exercise.says(name)["boot"] for name in RUNNING} == boots
     # And it still works: a reset goes through.
     exercise.apply("infected", {"mail1": {"reset": selector[-8:]}})
@@ -184,13 +184,13 @@ def test_guests_are_not_disturbed_when_one_of_kigis_own_processes_is_killed(exer
 
 
 def test_all_come_back_when_the_kubelet_is_killed(exercise: Exercise) -> None:
-    before = {name: exercise.instance_uid(name) for name in RUNNING}
+    before = {name: exercise.vmi_uid(name) for name in RUNNING}
     boots = {name: exercise.says(name)["boot"] for name in RUNNING}
     old = exercise.node("pidof kubelet").strip()
     exercise.node(f"kill -9 {old}")
     eventually(lambda: exercise.node("pidof kubelet || true").strip() not in ("", old), "the next kubelet", 120)
     exercise.wait_ready()
-    assert {name: exercise.instance_uid(name) for name in RUNNING} == before
+    assert {name: exercise.vmi_uid(name) for name in RUNNING} == before
     assert {name: exercise.says(name)["boot"] for name in RUNNING} == boots
     exercise.apply("infected", {"mail1": {"reset": "kubelet"}})
     exercise.wait_ready()
@@ -199,14 +199,14 @@ def test_all_come_back_when_the_kubelet_is_killed(exercise: Exercise) -> None:
 
 def test_a_vm_whose_shim_is_killed_is_started_again_on_its_disk(exercise: Exercise) -> None:
     exercise.tell("mail1", "write survived", "KIGI-WROTE survived")
-    old = exercise.instance_uid("mail1")
+    old = exercise.vmi_uid("mail1")
     pod = exercise.target.get("pod", exercise.launcher("mail1"), "-n", exercise.namespace)
     (container,) = (c for c in pod["status"]["containerStatuses"] if c["name"] == "compute")
     identity = container["containerID"].partition("//")[2]
     tasks = exercise.cluster.nodes()[0].ctr("task", "ls")
     pid = next(line.split()[1] for line in tasks.splitlines() if line.startswith(identity))
     exercise.node(f"kill -9 $(awk '/^PPid/ {{print $2}}' /proc/{pid}/status)")
-    eventually(lambda: exercise.instance_uid("mail1") not in (old, None), "another instance")
+    eventually(lambda: exercise.vmi_uid("mail1") not in (old, None), "another instance")
     exercise.wait_ready()
     exercise.says("mail1", boot="2")
     exercise.tell("mail1", "show", "KIGI-WRITTEN survived")

@@ -104,7 +104,7 @@ def listen(lab: Exercise, machine: str) -> None:
 def test_the_later_machine_starts_when_the_guest_of_the_earlier_one_answers(lab: Exercise) -> None:
     lab.says("store", machine="mail1", boot="1")
     assert lab.machine("store")["state"] == "Starting"
-    assert lab.instance_uid("app") is None
+    assert lab.vmi_uid("app") is None
     assert lab.machine("app")["message"] == "starts after store"
     listen(lab, "store")
     wait_ready(lab.target, lab.namespace, NAME)
@@ -224,7 +224,7 @@ def test_machines_meet_on_a_network_of_their_own(lab: Exercise) -> None:
     """On a bridge beside the pod network, under the same MACs after a reset."""
 
     def meet(reset: str) -> list[str]:
-        before = {lab.instance_uid(name) for name in ("store", "app")}
+        before = {lab.vmi_uid(name) for name in ("store", "app")}
         deploy_on_lan(lab, reset)
         macs = [join(lab, "store", "192.168.77.1", before), join(lab, "app", "192.168.77.2", before)]
         lab.tell("app", "ping 192.168.77.1", "KIGI-PONG 192.168.77.1")

@@ -27,11 +27,11 @@ from kigi.adapters.kubernetes.client import KubeClient, load_configuration
 from kigi.adapters.kubernetes.resources import (
     CLAIM,
     CSI_NODE,
-    INSTANCE,
     LEASE,
     MACHINE,
     NODE,
     NODE_CACHE,
+    VMI,
     VOLUME,
     Resource,
 )
@@ -66,7 +66,7 @@ class Actors:
         *,
         start_s: float = 0.0,
         fill_s: float = 0.0,
-        play: tuple[Resource, ...] = (MACHINE, INSTANCE, NODE_CACHE, VOLUME, CLAIM),
+        play: tuple[Resource, ...] = (MACHINE, VMI, NODE_CACHE, VOLUME, CLAIM),
     ) -> None:
         self._kubeconfig = kubeconfig
         self.node_names = [f"node-{number}" for number in range(nodes)]
@@ -75,7 +75,7 @@ class Actors:
         self.starts: list[tuple[str, str]] = []
         """(VM, claim) of each instance that was started."""
         self.paused: dict[str, int] = {}
-        """VM -> how often it was paused; see ``instance_request``."""
+        """VM -> how often it was paused; see ``vmi_request``."""
         self.standing: set[tuple[str, str]] = set()
         """VMs that stand still."""
         self.lose_copies = 0
@@ -88,7 +88,7 @@ class Actors:
         """Nodes whose daemon and kubelet work."""
         self._start_s, self._fill_s, self._play = start_s, fill_s, play
         self._seen: dict[str, dict[Key, dict[str, Any]]] = {
-            r.kind: {} for r in (MACHINE, INSTANCE, NODE_CACHE, VOLUME, CLAIM)
+            r.kind: {} for r in (MACHINE, VMI, NODE_CACHE, VOLUME, CLAIM)
         }
         self._work: asyncio.Queue[tuple[str, Key]] = asyncio.Queue()
         self._pending: set[tuple[str, Key]] = set()
@@ -154,7 +154,7 @@ class Actors:
         await self.kube.delete(NODE, None, name)
         for key, vmi in list(self._seen["VirtualMachineInstance"].items()):
             if vmi.get("status", {}).get("nodeName") == name:
-                await self.kube.delete(INSTANCE, *key)
+                await self.kube.delete(VMI, *key)
 
     async def _renew(self, name: str) -> None:
         lease = {
@@ -318,9 +318,9 @@ class Actors:
             },
         }
         with contextlib.suppress(Conflict):
-            made = await self.kube.create(INSTANCE, body)
+            made = await self.kube.create(VMI, body)
             self.starts.append((key[1], claim))
-            self._see(INSTANCE, made)
+            self._see(VMI, made)
         await self._merge(MACHINE, key[0], key[1], {"status": {"printableStatus": "Running", "ready": True}}, "status")
 
     def _publish(self, key: Key, volume: dict[str, Any], node: str) -> None:
@@ -334,12 +334,12 @@ class Actors:
 
     async def _end(self, key: Key, vmi: dict[str, Any]) -> None:
         if not vmi["metadata"].get("deletionTimestamp"):
-            await self.kube.delete(INSTANCE, key[0], key[1], uid=vmi["metadata"]["uid"])
+            await self.kube.delete(VMI, key[0], key[1], uid=vmi["metadata"]["uid"])
 
     async def _vmi(self, key: Key) -> None:
         vmi = self._seen["VirtualMachineInstance"].get(key)
         if vmi is not None and vmi["metadata"].get("deletionTimestamp") and vmi["metadata"].get("finalizers"):
-            await self.kube.set_finalizers(INSTANCE, key[0], vmi, [])
+            await self.kube.set_finalizers(VMI, key[0], vmi, [])
         if vmi is None:
             # Its claim may go now, and its overlay too.
             for name in self.alive:
@@ -376,9 +376,7 @@ class Actors:
                     handles.add(pv["spec"]["csi"]["volumeHandle"])
         return handles
 
-    async def instance_request(
-        self, namespace: str, name: str, verb: str, options: Mapping[str, Any] | None = None
-    ) -> None:
+    async def vmi_request(self, namespace: str, name: str, verb: str, options: Mapping[str, Any] | None = None) -> None:
         """KubeVirt's requests to an instance, which a bare API server does not serve; answered when they are done."""
         vmi = self._seen["VirtualMachineInstance"].get((namespace, name))
         if vmi is None:
@@ -392,7 +390,7 @@ class Actors:
             self.standing.discard((namespace, name))
         others = [item for item in vmi["status"].get("conditions", []) if item["type"] != "Paused"]
         paused = [{"type": "Paused", "status": "True"}] if verb == "pause" else []
-        await self._merge(INSTANCE, namespace, name, {"status": {"conditions": [*others, *paused]}})
+        await self._merge(VMI, namespace, name, {"status": {"conditions": [*others, *paused]}})
 
     def _captures(self, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         """What the node says of its copies: copied at once, and stored when the VMs may run again."""

@@ -10,7 +10,7 @@ from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.images import Image
 from kigi.domain.layers import Chain, Digest, Layer
 from kigi.planning.manifests import Owner, build_claim, build_machine, build_volume
-from kigi.planning.wishes import WishedMachine
+from kigi.planning.wishes import MachineTarget
 
 GIB = 2**30
 NS, NAME, UID = "ns", "dep", "0123456789"
@@ -83,8 +83,8 @@ def cache_body(
     return with_meta({"kind": "NodeCache", "metadata": {"name": name}, "spec": spec, "status": status}, version)
 
 
-def wish(machine: str = "m", image: str = "top", instance: int = 0, memory: str = "1Gi") -> WishedMachine:
-    return WishedMachine(
+def wish(machine: str = "m", image: str = "top", instance: int = 0, memory: str = "1Gi") -> MachineTarget:
+    return MachineTarget(
         instance=instance,
         machine=machine,
         system="a",
@@ -102,22 +102,22 @@ def chain_of(name: str) -> Chain:
 
 
 def volume_body(
-    wished: WishedMachine, revision: int = 1, node: str = "n1", version: int = 1, owner: Owner = OWNER, **meta: Any
+    wished: MachineTarget, revision: int = 1, node: str = "n1", version: int = 1, owner: Owner = OWNER, **meta: Any
 ) -> dict[str, Any]:
     fingerprint = Fingerprint(wished.chain[-1].digest, wished.system, (None, None, None))
     return with_meta(build_volume(owner, wished, revision, node, fingerprint), version, **meta)
 
 
-def claim_body(wished: WishedMachine, revision: int = 1, version: int = 1, phase: str = "Bound") -> dict[str, Any]:
+def claim_body(wished: MachineTarget, revision: int = 1, version: int = 1, phase: str = "Bound") -> dict[str, Any]:
     return {**with_meta(build_claim(OWNER, wished, revision), version), "status": {"phase": phase}}
 
 
-def machine_body(wished: WishedMachine, revision: int = 1, version: int = 1, owner: Owner = OWNER) -> dict[str, Any]:
+def machine_body(wished: MachineTarget, revision: int = 1, version: int = 1, owner: Owner = OWNER) -> dict[str, Any]:
     body = build_machine(owner, wished, revision, Placement(), "Sidecar", "hook", running=wished.running)
     return {**with_meta(body, version), "status": {"printableStatus": "Running"}}
 
 
-def instance_body(wished: WishedMachine, revision: int = 1, version: int = 1, uid: str = "vmi-1") -> dict[str, Any]:
+def vmi_body(wished: MachineTarget, revision: int = 1, version: int = 1, uid: str = "vmi-1") -> dict[str, Any]:
     machine = machine_body(wished, revision)
     template = machine["spec"]["template"]
     body = {

@@ -13,9 +13,9 @@ from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import (
     CLAIM,
     DEPLOYMENT,
-    INSTANCE,
     MACHINE,
     NODE_CACHE,
+    VMI,
     VOLUME,
     Resource,
 )
@@ -73,7 +73,7 @@ def apply(api: ControlPlane, namespace: str, *objects: Mapping[str, Any]) -> Non
 async def left_over(kube: KubeClient, namespace: str) -> list[str]:
     """Every object that a deployment makes in that namespace."""
     found: list[str] = []
-    for resource in (MACHINE, INSTANCE, CLAIM, VOLUME):
+    for resource in (MACHINE, VMI, CLAIM, VOLUME):
         async for body in kube.list_all(resource):
             if body["metadata"]["labels"].get(names.LABEL_NAMESPACE) == namespace:
                 found.append(f"{resource.kind} {body['metadata']['name']}")
@@ -168,7 +168,7 @@ async def wait_gone(plane: ControlPlane, kube: KubeClient, ns: str, name: str = 
 
 
 async def has_only(kube: KubeClient, ns: str, count: int) -> bool:
-    for resource in (VOLUME, CLAIM, MACHINE, INSTANCE):
+    for resource in (VOLUME, CLAIM, MACHINE, VMI):
         if len(await listing(kube, resource, ns)) != count:
             return False
     return True

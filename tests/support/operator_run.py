@@ -41,7 +41,7 @@ class OperatorRun:
         """Returns when its watches run."""
         self.ports = await open_ports(self._settings)
         if self._requests is not None:
-            self.ports.kube.instance_request = self._request  # type: ignore[method-assign]
+            self.ports.kube.vmi_request = self._request  # type: ignore[method-assign]
         if self._kill_after is not None:
             self.ports.kube.guard = self._refuse
             self.ports.kube.after_write = self._count

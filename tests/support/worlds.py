@@ -39,14 +39,14 @@ from kigi.planning.steps import (
 from kigi.planning.view import (
     ClaimState,
     DeploymentView,
+    DesiredChain,
     MachineState,
     NodeState,
     NodeView,
-    NodeWish,
     PolicyState,
     VolumeState,
 )
-from kigi.planning.wishes import Slot, wished_machines
+from kigi.planning.wishes import Slot, machine_targets
 
 GIB = 2**30
 
@@ -252,7 +252,7 @@ class World:
             has_driver=node is not None,
             cache_exists=node is not None and node.cache is not None,
             wishes=tuple(
-                NodeWish(tuple(layers[d] for d in v.chain), priority=100) for v in mine.values() if not v.deleting
+                DesiredChain(tuple(layers[d] for d in v.chain), priority=100) for v in mine.values() if not v.deleting
             ),
             terminating=tuple((n, v.handle) for n, v in mine.items() if v.deleting),
             spec_current=node is not None and node.acted,
@@ -300,12 +300,12 @@ class World:
             return state
         return replace(
             state,
-            instance_uid=vmi.uid,
-            instance_claim=vmi.claim,
-            instance_hardware=vmi.hardware,
-            instance_phase=vmi.phase,
-            instance_ready=vmi.phase == "Running",
-            instance_deleting=vmi.deleting,
+            vmi_uid=vmi.uid,
+            vmi_claim=vmi.claim,
+            vmi_hardware=vmi.hardware,
+            vmi_phase=vmi.phase,
+            vmi_ready=vmi.phase == "Running",
+            vmi_deleting=vmi.deleting,
         )
 
     def _policy_state(self, name: str, manifest: Mapping[str, Any]) -> PolicyState:
@@ -512,7 +512,7 @@ class World:
             assert not (self.volumes or self.claims or self.vms or self.vmis or self.finalizer)
             assert not any(node.overlays for node in self.nodes.values())
             return
-        wishes = wished_machines(self.spec, self.view().systems)
+        wishes = machine_targets(self.spec, self.view().systems)
         assert len(self.vms) == len(wishes)
         isolated = {wish.instance for wish in wishes} if self.spec.isolation == "Instances" else set()
         assert {state.instance for state in self.view().policies} == isolated

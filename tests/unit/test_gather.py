@@ -26,10 +26,10 @@ from tests.support.bodies import (
     csi_node_body,
     deployment_body,
     image_body,
-    instance_body,
     machine_body,
     node_body,
     system_body,
+    vmi_body,
     volume_body,
     wish,
     with_meta,
@@ -60,12 +60,12 @@ def test_a_machine_is_seen_with_its_instance_and_its_disk(mirror: Mirror) -> Non
     mirror.put("PersistentVolume", volume_body(wish()))
     mirror.put("PersistentVolumeClaim", claim_body(wish()))
     mirror.put("VirtualMachine", machine_body(wish()))
-    mirror.put("VirtualMachineInstance", instance_body(wish()))
+    mirror.put("VirtualMachineInstance", vmi_body(wish()))
     seen = view(mirror)
     (machine,), (volume,), (claim,) = seen.machines, seen.volumes, seen.claims
-    assert (machine.claim, machine.instance_claim, machine.instance_phase) == (claim.name, claim.name, "Running")
+    assert (machine.claim, machine.vmi_claim, machine.vmi_phase) == (claim.name, claim.name, "Running")
     assert machine.owned
-    assert machine.instance_ready
+    assert machine.vmi_ready
     assert claim.bound
     assert (volume.node, volume.revision, volume.chain[-1].digest) == ("n1", 1, chain_of("top")[0].digest)
 
@@ -161,7 +161,7 @@ def test_a_node_wants_the_chains_of_its_live_volumes(mirror: Mirror) -> None:
 
 def test_the_overlay_of_a_running_instance_is_in_use(mirror: Mirror) -> None:
     mirror.put("PersistentVolume", volume_body(wish(), deletionTimestamp="2026-01-01T00:00:00Z"))
-    mirror.put("VirtualMachineInstance", instance_body(wish()))
+    mirror.put("VirtualMachineInstance", vmi_body(wish()))
     assert gather_node(mirror, "n1").terminating_in_use == {"kigi.ns.dep.0.m.r1"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from kigi.domain.images import Image
 from kigi.mirror.keys import Key
 from kigi.mirror.store import Mirror
-from kigi.mirror.triggers import everything, wakings
+from kigi.mirror.triggers import enqueue_requests, everything
 from tests.support.bodies import (
     GIB,
     NAME,
@@ -17,10 +17,10 @@ from tests.support.bodies import (
     claim_body,
     deployment_body,
     image_body,
-    instance_body,
     machine_body,
     node_body,
     system_body,
+    vmi_body,
     volume_body,
     wish,
 )
@@ -42,14 +42,14 @@ def mirror() -> Mirror:
 
 def woken(mirror: Mirror, kind: str, body: dict[str, Any]) -> set[Key]:
     change = mirror.put(kind, body)
-    return {key for key, _ in wakings(mirror, change)} if change else set()
+    return {key for key, _ in enqueue_requests(mirror, change)} if change else set()
 
 
 def test_children_wake_their_deployment(mirror: Mirror) -> None:
     for kind, body in (
         ("PersistentVolumeClaim", claim_body(wish())),
         ("VirtualMachine", machine_body(wish())),
-        ("VirtualMachineInstance", instance_body(wish())),
+        ("VirtualMachineInstance", vmi_body(wish())),
     ):
         assert DEPLOYMENT in woken(mirror, kind, body)
 
@@ -93,10 +93,10 @@ def test_a_new_generation_wakes_the_deployment_and_its_caches(mirror: Mirror) ->
 def test_what_has_a_user_less_looks_again(mirror: Mirror) -> None:
     gone = mirror.gone("SystemDeployment", NS, NAME, "")
     assert gone is not None
-    assert (Key("system", NS, "a"), 0.0) in set(wakings(mirror, gone))
+    assert (Key("system", NS, "a"), 0.0) in set(enqueue_requests(mirror, gone))
     gone = mirror.gone("SystemNode", NS, "a", "")
     assert gone is not None
-    assert (Key("image", NS, "top"), 0.0) in set(wakings(mirror, gone))
+    assert (Key("image", NS, "top"), 0.0) in set(enqueue_requests(mirror, gone))
 
 
 def test_a_node_of_a_tree_that_is_deleted_looks_at_its_users(mirror: Mirror) -> None:
@@ -122,10 +122,10 @@ def test_a_nodes_own_heartbeat_wakes_nobody_and_its_readiness_does(mirror: Mirro
 
 def test_an_ended_instance_lets_overlays_be_deleted(mirror: Mirror) -> None:
     mirror.put("PersistentVolume", volume_body(wish(), version=2, deletionTimestamp="2026-01-01T00:00:00Z"))
-    mirror.put("VirtualMachineInstance", instance_body(wish()))
+    mirror.put("VirtualMachineInstance", vmi_body(wish()))
     change = mirror.gone("VirtualMachineInstance", NS, "dep-0-m", "vmi-1")
     assert change is not None
-    assert Key("node", "", "n1") in {key for key, _ in wakings(mirror, change)}
+    assert Key("node", "", "n1") in {key for key, _ in enqueue_requests(mirror, change)}
 
 
 def test_everything_is_every_object_and_every_node_that_still_has_a_volume(mirror: Mirror) -> None:
@@ -177,4 +177,4 @@ def test_a_node_that_goes_or_comes_back_wakes_captures_of_its_disks(mirror: Mirr
     assert capture not in woken(mirror, "NodeCache", cache_body(version=3, heartbeat="2026-01-01T01:00:30Z"))
     change = mirror.gone("Node", None, "n1", mirror.nodes.get(None, "n1").meta.uid)  # type: ignore[union-attr]
     assert change is not None
-    assert capture in {key for key, _ in wakings(mirror, change)}
+    assert capture in {key for key, _ in enqueue_requests(mirror, change)}

@@ -65,7 +65,7 @@ def condition(body: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return {}
 
 
-def lasting_state(vmi: Mapping[str, Any]) -> str:
+def persistent_state(vmi: Mapping[str, Any]) -> str:
     """What of an instance keeps state beside its disks (``devices.tpm``, ``firmware.bootloader.efi``); empty: nothing.
 
     An instance's spec has what its preference brought. Source: KubeVirt pkg/tpm/tpm.go, pkg/instancetype/preference.
@@ -78,7 +78,7 @@ def lasting_state(vmi: Mapping[str, Any]) -> str:
     return "firmware.bootloader.efi" if efi.get("persistent") else ""
 
 
-def is_haunted(vmi: Mapping[str, Any]) -> bool:
+def is_blocked_by_ghost_record(vmi: Mapping[str, Any]) -> bool:
     """Whether virt-handler refuses an instance because it still remembers the last one of that name.
 
     It forgets it only while there is no instance of the name; as long as one is made after the other, none starts.

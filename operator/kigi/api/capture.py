@@ -67,7 +67,7 @@ class CapturedMachine(Model):
     """The barrier as one VM saw it. Times are the operator's, taken around its requests to KubeVirt."""
 
     name: str = Field(description="Name of the machine.")
-    instance_uid: str | None = Field(default=None, description="uid of its VirtualMachineInstance; none: it was off.")
+    vmi_uid: str | None = Field(default=None, description="uid of its VirtualMachineInstance; none: it was off.")
     method: Literal["Off", "Pause", "FreezeAndPause", "AlreadyPaused"] = Field(
         default="Off",
         description="How it was brought to rest. AlreadyPaused: by somebody else, who resumes it.",

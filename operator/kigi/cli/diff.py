@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
 from kigi.cli.cluster import Access, open_cluster
-from kigi.cli.forest import read_forest
+from kigi.cli.forest import read_api_trees
 from kigi.cli.output import Format, show, table
 from kigi.domain.layers import missing_layers, total_bytes, unique_layers
 from kigi.domain.quantities import format_bytes
@@ -29,7 +29,7 @@ def run_diff(access: Access, states: str, form: Format) -> None:
 def _read(access: Access, first: str, second: str) -> dict[str, Any]:
     namespace = access.default_namespace()
     with open_cluster(access) as kube:
-        trees = read_forest(kube, (IMAGE, SYSTEM), namespace).trees(namespace)
+        trees = read_api_trees(kube, (IMAGE, SYSTEM), namespace).trees(namespace)
     states = []
     for name in (first, second):
         state = trees.system(name)

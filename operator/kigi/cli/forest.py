@@ -21,7 +21,7 @@ from kigi.errors import Forbidden, SpecInvalid
 Body = Mapping[str, Any]
 
 
-class Forest:
+class ApiTrees:
     """Images, states, and who uses them; filled by ``put``."""
 
     def __init__(self) -> None:
@@ -68,17 +68,17 @@ class Forest:
         return self._trees[namespace]
 
 
-def read_forest(kube: KubeSession, kinds: Iterable[Resource], namespace: str | None) -> Forest:
+def read_api_trees(kube: KubeSession, kinds: Iterable[Resource], namespace: str | None) -> ApiTrees:
     """Of one namespace or of all; NodeCaches only if the caller may read them."""
-    forest = Forest()
+    api_trees = ApiTrees()
     for resource in kinds:
         try:
             for body in listed(kube, resource, namespace):
-                forest.put(body)
+                api_trees.put(body)
         except Forbidden:
             if resource is not NODE_CACHE:
                 raise
-    return forest
+    return api_trees
 
 
 def states_of(spec: Body) -> set[str]:

@@ -17,7 +17,6 @@ from kigi.adapters.kubernetes.resources import (
     CSI_NODE,
     DEPLOYMENT,
     IMAGE,
-    INSTANCE,
     INSTANCETYPE,
     KUBEVIRT,
     MACHINE,
@@ -27,6 +26,7 @@ from kigi.adapters.kubernetes.resources import (
     POLICY,
     PREFETCH,
     SYSTEM,
+    VMI,
     VOLUME,
 )
 from kigi.cli.cluster import Access, open_cluster, read_mirror
@@ -57,7 +57,7 @@ KINDS = (
     VOLUME,
     CLAIM,
     MACHINE,
-    INSTANCE,
+    VMI,
     POLICY,
     PREFETCH,
     KUBEVIRT,
@@ -258,7 +258,7 @@ def _machines(
             yield {
                 "instance": slot[0],
                 "name": slot[1],
-                "node": machine.instance_node,
+                "node": machine.vmi_node,
                 "action": "delete",
                 "missingLayers": 0,
                 "missingBytes": 0,
@@ -270,10 +270,10 @@ def _action(target: Target, machine: MachineState | None, claim: str) -> str:
     if machine is None:
         return "create" if target.wish.running else "create, off"
     if target.volume is None or machine.claim != claim:
-        return "restart on a fresh disk" if machine.instance_uid is not None else "fresh disk"
+        return "restart on a fresh disk" if machine.vmi_uid is not None else "fresh disk"
     if machine.running != target.wish.running:
         return "start" if target.wish.running else "stop"
-    if machine.running and machine.instance_hardware not in ("", hardware_hash(target.wish)):
+    if machine.running and machine.vmi_hardware not in ("", hardware_hash(target.wish)):
         return "restart, disk kept"
     return "keep"
 
@@ -315,7 +315,7 @@ def _parts(one: dict[str, Any]) -> Iterator[RenderableType]:
         return
     yield ""
     yield table(
-        ("INSTANCE#", "MACHINE", "NODE", "SYSTEM", "LAYERS#", "MISSING#", "ACTION"),
+        ("VMI#", "MACHINE", "NODE", "SYSTEM", "LAYERS#", "MISSING#", "ACTION"),
         (
             (
                 m["instance"],

@@ -102,7 +102,7 @@ def _one(data: dict[str, Any]) -> RenderableType:
         ),
         "",
         table(
-            ("INSTANCE#", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "MESSAGE"),
+            ("VMI#", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "MESSAGE"),
             (
                 (
                     m["instance"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM
 from kigi.cli.cluster import Access, open_cluster
-from kigi.cli.forest import Forest, read_forest
+from kigi.cli.forest import ApiTrees, read_api_trees
 from kigi.cli.output import Format, show
 from kigi.domain.images import Image
 from kigi.domain.layers import missing_layers, total_bytes
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 def run_tree(access: Access, form: Format) -> None:
     """Prints; raises KigiError."""
     with open_cluster(access) as kube:
-        forest = read_forest(kube, (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH, NODE_CACHE), access.scope())
-    data = trees_of(forest)
+        api_trees = read_api_trees(kube, (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH, NODE_CACHE), access.scope())
+    data = trees_of(api_trees)
     show(data, lambda: _render(data), form)
 
 
-def trees_of(forest: Forest) -> list[dict[str, Any]]:
+def trees_of(api_trees: ApiTrees) -> list[dict[str, Any]]:
     """One entry for each namespace with nodes, each with ``images`` and ``systems``, parents first. Bytes."""
     return [
-        {"namespace": space, "images": list(_images(forest, space)), "systems": list(_systems(forest, space))}
-        for space in forest.namespaces()
+        {"namespace": space, "images": list(_images(api_trees, space)), "systems": list(_systems(api_trees, space))}
+        for space in api_trees.namespaces()
     ]
 
 
-def _images(forest: Forest, namespace: str) -> Iterator[dict[str, Any]]:
-    images, trees = forest.images.get(namespace, {}), forest.trees(namespace)
+def _images(api_trees: ApiTrees, namespace: str) -> Iterator[dict[str, Any]]:
+    images, trees = api_trees.images.get(namespace, {}), api_trees.trees(namespace)
     parents = {name: image.parent if isinstance(image, Image) else None for name, image in images.items()}
     for name in _parents_first(parents):
         image, chain = images[name], trees.chain(name)
@@ -47,7 +47,7 @@ def _images(forest: Forest, namespace: str) -> Iterator[dict[str, Any]]:
             problem = image if isinstance(image, KigiError) else chain
             yield {**entry, "problem": str(problem)}
             continue
-        holders = [forest.holders.get(layer.digest, set()) for layer in chain]
+        holders = [api_trees.holders.get(layer.digest, set()) for layer in chain]
         yield {
             **entry,
             "digest": image.digest,
@@ -58,16 +58,16 @@ def _images(forest: Forest, namespace: str) -> Iterator[dict[str, Any]]:
         }
 
 
-def _systems(forest: Forest, namespace: str) -> Iterator[dict[str, Any]]:
-    systems, trees = forest.systems.get(namespace, {}), forest.trees(namespace)
+def _systems(api_trees: ApiTrees, namespace: str) -> Iterator[dict[str, Any]]:
+    systems, trees = api_trees.systems.get(namespace, {}), api_trees.trees(namespace)
     parents = {name: state.parent if isinstance(state, System) else None for name, state in systems.items()}
     for name in _parents_first(parents):
         parent = parents[name]
         entry: dict[str, Any] = {
             "name": name,
             "parent": parent,
-            "deployments": sorted(forest.runs.get((namespace, name), ())),
-            "prefetches": sorted(forest.warmed.get((namespace, name), ())),
+            "deployments": sorted(api_trees.runs.get((namespace, name), ())),
+            "prefetches": sorted(api_trees.warmed.get((namespace, name), ())),
         }
         system = trees.system(name)
         if isinstance(system, KigiError):

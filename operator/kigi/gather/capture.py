@@ -50,7 +50,7 @@ def gather_capture(mirror: Mirror, record: CaptureRecord, now: datetime) -> Capt
         spec=record.spec,
         status=status,
         deployment=deployment,
-        agents=frozenset(vmi.meta.uid for vmi in mirror.instances.by("deployment", (namespace, name)) if vmi.agent),
+        agents=frozenset(vmi.meta.uid for vmi in mirror.vmis.by("deployment", (namespace, name)) if vmi.agent),
         taken=frozenset(
             (resource.kind, node.meta.name)
             for resource, store in ((IMAGE, mirror.images), (SYSTEM, mirror.systems))

@@ -81,7 +81,7 @@ def _volume_state(volume: VolumeRecord, uid: str) -> VolumeState:
 def _machine_states(mirror: Mirror, record: DeploymentRecord) -> Iterator[MachineState]:
     key = (record.meta.namespace or "", record.meta.name)
     for vm in mirror.machines.by("deployment", key):
-        vmi = mirror.instances.get(key[0], vm.meta.name)
+        vmi = mirror.vmis.get(key[0], vm.meta.name)
         yield MachineState(
             name=vm.meta.name,
             instance=vm.instance,
@@ -94,16 +94,16 @@ def _machine_states(mirror: Mirror, record: DeploymentRecord) -> Iterator[Machin
             hardware=vm.hardware,
             sidecars=vm.sidecars,
             halted_until=vm.halted_until,
-            instance_uid=vmi.meta.uid if vmi else None,
-            instance_claim=vmi.claim if vmi else None,
-            instance_hardware=vmi.hardware if vmi else "",
-            lasting=vmi.lasting if vmi else "",
-            haunted=vmi.haunted if vmi else False,
-            instance_phase=vmi.phase if vmi else "",
-            instance_ready=vmi.ready if vmi else False,
+            vmi_uid=vmi.meta.uid if vmi else None,
+            vmi_claim=vmi.claim if vmi else None,
+            vmi_hardware=vmi.hardware if vmi else "",
+            persistent_state=vmi.persistent_state if vmi else "",
+            blocked_by_ghost_record=vmi.blocked_by_ghost_record if vmi else False,
+            vmi_phase=vmi.phase if vmi else "",
+            vmi_ready=vmi.ready if vmi else False,
             paused=vmi.paused if vmi else False,
-            instance_deleting=vmi.meta.deleting if vmi else False,
-            instance_node=vmi.node if vmi else None,
+            vmi_deleting=vmi.meta.deleting if vmi else False,
+            vmi_node=vmi.node if vmi else None,
             printable_status=vm.printable_status,
             message=(vmi.message if vmi else "") or vm.message,
         )

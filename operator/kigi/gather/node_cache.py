@@ -17,8 +17,8 @@ from kigi.mirror.store import Mirror
 from kigi.planning import captures
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
 from kigi.planning.view import (
+    DesiredChain,
     NodeView,
-    NodeWish,
 )
 
 
@@ -34,7 +34,7 @@ def gather_node(mirror: Mirror, name: str) -> NodeView:
         has_driver=csi is not None and csi.has_driver,
         cache_exists=cache is not None,
         wishes=(
-            *(NodeWish(v.chain, PRIORITY_DISK) for v in volumes if not v.meta.deleting),
+            *(DesiredChain(v.chain, PRIORITY_DISK) for v in volumes if not v.meta.deleting),
             *_deployments_prefetches(mirror, volumes),
             *_prefetches(mirror, name),
         ),
@@ -64,12 +64,12 @@ def _capture_orders(mirror: Mirror, node: str) -> Iterator[CaptureOrder]:
 
 def _in_use(mirror: Mirror, volume: VolumeRecord) -> bool:
     namespace, deployment = volume.deployment
-    vmi = mirror.instances.get(namespace, names.machine_name(deployment, volume.instance, volume.machine))
+    vmi = mirror.vmis.get(namespace, names.machine_name(deployment, volume.instance, volume.machine))
     claim = names.claim_name(deployment, volume.instance, volume.machine, volume.revision)
     return vmi is not None and vmi.claim == claim
 
 
-def _deployments_prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iterator[NodeWish]:
+def _deployments_prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iterator[DesiredChain]:
     """Chains of the states that deployments on this node keep warm: of the machines that are here, and of new ones."""
     machines: dict[tuple[str, str], set[str]] = defaultdict(set)
     for volume in volumes:
@@ -85,10 +85,10 @@ def _deployments_prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iter
             if isinstance(system, ResolvedSystem):
                 for machine in system.machines:
                     if machine.name in here or machine.name not in everywhere:
-                        yield from (NodeWish(chain, PRIORITY_PREFETCH) for chain in machine.chains)
+                        yield from (DesiredChain(chain, PRIORITY_PREFETCH) for chain in machine.chains)
 
 
-def _prefetches(mirror: Mirror, node: str) -> Iterator[NodeWish]:
+def _prefetches(mirror: Mirror, node: str) -> Iterator[DesiredChain]:
     """Chains of the states that each SystemPrefetch has told this node to hold."""
     for record in sorted(mirror.prefetches, key=lambda record: (record.meta.namespace or "", record.meta.name)):
         if record.status is None or isinstance(record.spec, KigiError) or record.meta.deleting:
@@ -100,4 +100,4 @@ def _prefetches(mirror: Mirror, node: str) -> Iterator[NodeWish]:
                     if isinstance(system, ResolvedSystem):
                         for machine in system.machines:
                             for chain in machine.chains:
-                                yield NodeWish(chain, PRIORITY_PREFETCH, record.spec.pinned)
+                                yield DesiredChain(chain, PRIORITY_PREFETCH, record.spec.pinned)

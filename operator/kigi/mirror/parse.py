@@ -15,7 +15,7 @@ from kigi.mirror.parse_kigi import (
     parse_system,
 )
 from kigi.mirror.parse_kubernetes import parse_claim, parse_csi_node, parse_node, parse_policy, parse_volume
-from kigi.mirror.parse_kubevirt import parse_instance, parse_instancetype, parse_kubevirt, parse_machine, parse_plugin
+from kigi.mirror.parse_kubevirt import parse_instancetype, parse_kubevirt, parse_machine, parse_plugin, parse_vmi
 from kigi.mirror.records import Meta, Record
 
 
@@ -48,7 +48,7 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any], Meta], Record]] = {
     resources.VOLUME.kind: parse_volume,
     resources.CLAIM.kind: parse_claim,
     resources.MACHINE.kind: parse_machine,
-    resources.INSTANCE.kind: parse_instance,
+    resources.VMI.kind: parse_vmi,
     resources.POLICY.kind: parse_policy,
     resources.KUBEVIRT.kind: parse_kubevirt,
     resources.PLUGIN.kind: parse_plugin,

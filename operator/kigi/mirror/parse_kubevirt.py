@@ -10,7 +10,7 @@ from kigi.domain import names
 from kigi.domain.kubevirt import DEFAULT_MEMORY, LAUNCHER_OVERHEAD_BYTES, RUN_STRATEGIES
 from kigi.domain.names import ANNOTATION_HARDWARE_HASH, ANNOTATION_TEMPLATE_HASH, HOOK_SIDECARS
 from kigi.mirror.parse_values import bytes_of, int_of, time_of
-from kigi.mirror.records import InstanceRecord, InstancetypeRecord, KubeVirtRecord, MachineRecord, Meta, PluginRecord
+from kigi.mirror.records import InstancetypeRecord, KubeVirtRecord, MachineRecord, Meta, PluginRecord, VmiRecord
 from kigi.planning import plugin
 
 
@@ -39,9 +39,9 @@ def parse_machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
     )
 
 
-def parse_instance(body: Mapping[str, Any], meta: Meta) -> InstanceRecord:
+def parse_vmi(body: Mapping[str, Any], meta: Meta) -> VmiRecord:
     labels, status = body["metadata"].get("labels") or {}, body.get("status") or {}
-    return InstanceRecord(
+    return VmiRecord(
         meta=meta,
         deployment=(meta.namespace or "", labels.get(names.LABEL_DEPLOYMENT, "")),
         claim=kubevirt.root_claim((body.get("spec") or {}).get("volumes"), names.DISK_VOLUME),
@@ -49,9 +49,9 @@ def parse_instance(body: Mapping[str, Any], meta: Meta) -> InstanceRecord:
         phase=status.get("phase", ""),
         ready=kubevirt.condition(body, "Ready").get("status") == "True",
         paused=kubevirt.condition(body, "Paused").get("status") == "True",
-        lasting=kubevirt.lasting_state(body),
+        persistent_state=kubevirt.persistent_state(body),
         agent=kubevirt.condition(body, "AgentConnected").get("status") == "True",
-        haunted=kubevirt.is_haunted(body),
+        blocked_by_ghost_record=kubevirt.is_blocked_by_ghost_record(body),
         node=status.get("nodeName"),
         message=kubevirt.unscheduled(body),
     )

@@ -185,7 +185,7 @@ class MachineRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class InstanceRecord:
+class VmiRecord:
     """A VirtualMachineInstance that carries our label."""
 
     meta: Meta
@@ -195,11 +195,11 @@ class InstanceRecord:
     phase: str
     ready: bool
     paused: bool
-    lasting: str
+    persistent_state: str
     """Field of its domain that keeps state beside its disks."""
     agent: bool
     """The agent inside the guest answers."""
-    haunted: bool
+    blocked_by_ghost_record: bool
     """virt-handler still remembers the last instance of that name, and refuses this one."""
     node: str | None
     message: str
@@ -256,7 +256,7 @@ Record = (
     | VolumeRecord
     | ClaimRecord
     | MachineRecord
-    | InstanceRecord
+    | VmiRecord
     | PolicyRecord
     | KubeVirtRecord
     | PluginRecord

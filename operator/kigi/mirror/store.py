@@ -25,7 +25,6 @@ from kigi.mirror.records import (
     CsiNodeRecord,
     DeploymentRecord,
     ImageRecord,
-    InstanceRecord,
     InstancetypeRecord,
     KubeVirtRecord,
     MachineRecord,
@@ -35,6 +34,7 @@ from kigi.mirror.records import (
     PrefetchRecord,
     Record,
     SystemRecord,
+    VmiRecord,
     VolumeRecord,
 )
 
@@ -119,7 +119,7 @@ class Mirror:
         )
         self.claims: Store[ClaimRecord] = Store(deployment=lambda r: r.deployment)
         self.machines: Store[MachineRecord] = Store(deployment=lambda r: r.deployment)
-        self.instances: Store[InstanceRecord] = Store(deployment=lambda r: r.deployment)
+        self.vmis: Store[VmiRecord] = Store(deployment=lambda r: r.deployment)
         self.policies: Store[PolicyRecord] = Store(deployment=lambda r: r.deployment)
         self.kubevirts: Store[KubeVirtRecord] = Store()
         self.plugins: Store[PluginRecord] = Store()
@@ -137,7 +137,7 @@ class Mirror:
             resources.VOLUME.kind: self.volumes,
             resources.CLAIM.kind: self.claims,
             resources.MACHINE.kind: self.machines,
-            resources.INSTANCE.kind: self.instances,
+            resources.VMI.kind: self.vmis,
             resources.POLICY.kind: self.policies,
             resources.KUBEVIRT.kind: self.kubevirts,
             resources.PLUGIN.kind: self.plugins,

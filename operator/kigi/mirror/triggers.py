@@ -18,7 +18,6 @@ from kigi.mirror.records import (
     CsiNodeRecord,
     DeploymentRecord,
     ImageRecord,
-    InstanceRecord,
     InstancetypeRecord,
     KubeVirtRecord,
     MachineRecord,
@@ -28,6 +27,7 @@ from kigi.mirror.records import (
     PrefetchRecord,
     Record,
     SystemRecord,
+    VmiRecord,
     VolumeRecord,
 )
 from kigi.mirror.store import Change, Mirror
@@ -35,7 +35,7 @@ from kigi.planning.captures import uses
 from kigi.planning.plugin import NAME
 from kigi.planning.wishes import named_systems
 
-Waking = tuple[Key, float]
+EnqueueRequest = tuple[Key, float]
 """A key, and the seconds after which it shall be looked at; later ones gather several changes."""
 
 PLUGIN_KEY = Key("plugin", "", NAME)
@@ -52,7 +52,7 @@ COUNT_S = 2.0
 """How often an image's number of caches is counted."""
 
 
-def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
+def enqueue_requests(mirror: Mirror, change: Change) -> Iterator[EnqueueRequest]:
     """Keys that a change concerns, each with its delay in seconds."""
     record = change.new or change.old
     namespace = change.key[0] or ""
@@ -86,7 +86,7 @@ def wakings(mirror: Mirror, change: Change) -> Iterator[Waking]:
                 yield Key("node", "", record.node), GATHER_S
             if record.is_available:
                 yield _claim_of(record), BINDING_S
-        case InstanceRecord():
+        case VmiRecord():
             yield Key("deployment", *record.deployment), GATHER_S
             if change.new is None:
                 # Overlays of its old disks may be deleted now.
@@ -119,7 +119,7 @@ def _all_prefetches(mirror: Mirror) -> Iterator[Key]:
     return (Key("prefetch", r.meta.namespace or "", r.meta.name) for r in mirror.prefetches)
 
 
-def _tree_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Waking]:
+def _tree_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[EnqueueRequest]:
     """A node of a tree concerns itself, its parent's count, and whatever may stand on it."""
     old, new = change.old, change.new
     part = "image" if isinstance(new or old, ImageRecord) else "system"
@@ -145,7 +145,7 @@ def _tree_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Wa
         yield from ((Key("node", "", node), COUNT_S) for node in _ordered(prefetch))
 
 
-def _deployment_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[Waking]:
+def _deployment_changed(mirror: Mirror, change: Change, namespace: str) -> Iterator[EnqueueRequest]:
     old, new = change.old, change.new
     # Those that only one of both names have one user more, or less.
     for name in sorted(_named_systems(old) ^ _named_systems(new)):
@@ -159,7 +159,7 @@ def _deployment_changed(mirror: Mirror, change: Change, namespace: str) -> Itera
         yield from ((key, GATHER_S) for key in _caches_of(mirror, new))
 
 
-def _capture_changed(change: Change, namespace: str) -> Iterator[Waking]:
+def _capture_changed(change: Change, namespace: str) -> Iterator[EnqueueRequest]:
     """Itself, when somebody else than its own pass wrote it; the nodes of its disks, when it asks something else of
     them; and the states and images that it stands on, when these have one user more, or less."""
     old, new = change.old, change.new
@@ -178,7 +178,7 @@ def _capture_changed(change: Change, namespace: str) -> Iterator[Waking]:
     yield from ((Key("image", namespace, name), 0.0) for name in sorted(images ^ images_now))
 
 
-def _prefetch_changed(change: Change, namespace: str) -> Iterator[Waking]:
+def _prefetch_changed(change: Change, namespace: str) -> Iterator[EnqueueRequest]:
     """Itself, and its states, when the wish is another; the nodes that are told something else."""
     old, new = change.old, change.new
     assert old is None or isinstance(old, PrefetchRecord)
@@ -217,7 +217,7 @@ def _named_systems(record: Record | None) -> frozenset[str]:
     return named_systems(spec) if isinstance(spec, SystemDeploymentSpec) else frozenset()
 
 
-def _cache_changed(mirror: Mirror, change: Change) -> Iterator[Waking]:
+def _cache_changed(mirror: Mirror, change: Change) -> Iterator[EnqueueRequest]:
     old, new = change.old, change.new
     node = change.key[1]
     assert old is None or isinstance(old, CacheRecord)

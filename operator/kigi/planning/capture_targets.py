@@ -12,17 +12,16 @@ from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.layers import MAX_DEPTH, Chain
 from kigi.errors import DeploymentMissing, KigiError, MachineUnknown, NameTaken, NotSettled
 from kigi.planning.capture_view import RESUMED_SHOWN, CaptureView, image_name, is_to_pause, system_name, too_deep
-from kigi.planning.captures import _Found
 from kigi.planning.deployment import is_outdated
 from kigi.planning.view import DeploymentView, MachineState, VolumeState
-from kigi.planning.wishes import WishedMachine, wished_machines
+from kigi.planning.wishes import MachineTarget, machine_targets
 
 
 def choose_targets(view: CaptureView) -> SystemCaptureStatus:
     deployment = view.deployment
     if isinstance(deployment, KigiError):
         raise deployment
-    wishes = [w for w in wished_machines(deployment.spec, deployment.systems) if w.instance == view.spec.instance]
+    wishes = [w for w in machine_targets(deployment.spec, deployment.systems) if w.instance == view.spec.instance]
     if not wishes:
         raise DeploymentMissing(
             f"spec.instance: SystemDeployment {deployment.name} has {deployment.spec.replicas} instances, from 0; "
@@ -73,7 +72,7 @@ def _refuse_taken(view: CaptureView, disks: Sequence[CapturedDisk]) -> None:
 
 
 def _at_rest(
-    view: CaptureView, deployment: DeploymentView, wish: WishedMachine
+    view: CaptureView, deployment: DeploymentView, wish: MachineTarget
 ) -> tuple[CapturedMachine, list[_Found]]:
     """The VM and its disks, if it runs on the disks that it shall have, or is off; NotSettled until then."""
     where = f"machine {wish.machine} of instance {wish.instance}"
@@ -94,28 +93,28 @@ def _at_rest(
             raise too_deep(where, image, f"its chain has {len(chain)} layers, and no chain may have more")
     vm = next((m for m in deployment.machines if (m.instance, m.machine) == wish.slot), None)
     claim = names.claim_name(deployment.name, *wish.slot, root.revision)
-    if vm is None or vm.instance_uid is None:
+    if vm is None or vm.vmi_uid is None:
         # On, and powered off by its guest, it stays off; else it may start while its disk is copied.
         powered_off = vm is not None and vm.claim == claim and vm.printable_status == "Stopped"
         if wish.running and not powered_off:
             raise NotSettled(f"{where} is about to start")
         return CapturedMachine(name=wish.machine), found
-    if vm.instance_deleting or is_outdated(vm) or vm.instance_claim != claim or vm.instance_phase != "Running":
-        raise NotSettled(f"{where} is starting or stopping ({vm.printable_status or vm.instance_phase})")
+    if vm.vmi_deleting or is_outdated(vm) or vm.vmi_claim != claim or vm.vmi_phase != "Running":
+        raise NotSettled(f"{where} is starting or stopping ({vm.printable_status or vm.vmi_phase})")
     method = _method(view, vm)
-    return CapturedMachine(name=wish.machine, instance_uid=vm.instance_uid, method=method), found
+    return CapturedMachine(name=wish.machine, vmi_uid=vm.vmi_uid, method=method), found
 
 
 def _method(view: CaptureView, vm: MachineState) -> Literal["Pause", "FreezeAndPause", "AlreadyPaused"]:
     if vm.paused:
-        before = next((m for m in view.status.machines if m.instance_uid == vm.instance_uid), None)
+        before = next((m for m in view.status.machines if m.vmi_uid == vm.vmi_uid), None)
         if before is not None and before.resumed_at is not None and view.now - before.resumed_at < RESUMED_SHOWN:
             raise NotSettled(f"machine {vm.machine} was resumed a moment ago; KubeVirt does not show it yet")
         return "AlreadyPaused"
-    return "FreezeAndPause" if view.spec.quiesce == "Auto" and vm.instance_uid in view.agents else "Pause"
+    return "FreezeAndPause" if view.spec.quiesce == "Auto" and vm.vmi_uid in view.agents else "Pause"
 
 
-def _newest(volumes: Iterable[VolumeState], wish: WishedMachine) -> list[VolumeState]:
+def _newest(volumes: Iterable[VolumeState], wish: MachineTarget) -> list[VolumeState]:
     """Volumes of the machine's newest revision."""
     own = [v for v in volumes if v.slot == wish.slot and not v.deleting]
     newest = max((v.revision for v in own), default=0)
@@ -136,3 +135,7 @@ def _disk(
         virtual_size_bytes=chain[-1].virtual_size_bytes,
         repository=view.spec.repository,
     )
+
+
+_Found = tuple[str, str, Chain, VolumeState]
+"""Name of the disk in the status, its image, that image's chain, and its volume."""

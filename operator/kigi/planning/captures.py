@@ -15,13 +15,11 @@ from typing import Any, Literal
 
 from kigi.api.capture import CapturedDisk, CapturedMachine, CapturePhase, SystemCaptureStatus
 from kigi.api.node_cache import CaptureOrder
-from kigi.domain.layers import Chain
 from kigi.errors import ChainTooDeep, KigiError
 from kigi.planning.capture_results import result_objects, with_reports
 from kigi.planning.capture_targets import choose_targets
 from kigi.planning.capture_view import CaptureView, is_to_pause, too_deep
 from kigi.planning.copies import KEPT, Trouble, first_error, obstacle_of, of_reason, trouble_of
-from kigi.planning.view import VolumeState
 
 STANDSTILL = timedelta(seconds=60)
 """Longest time that VMs stand still for an attempt; then they are resumed, whatever was copied."""
@@ -198,10 +196,6 @@ def _refuse_too_deep(view: CaptureView, obstacles: Iterable[tuple[CapturedDisk, 
 def _is_possible(view: CaptureView, disk: CapturedDisk) -> bool:
     report = view.reports.get(disk.id)
     return report is not None and report.state == "Possible"
-
-
-_Found = tuple[str, str, Chain, VolumeState]
-"""Name of the disk in the status, its image, that image's chain, and its volume."""
 
 
 def _late(view: CaptureView) -> CapturePlan | None:

@@ -33,7 +33,7 @@ from kigi.planning.steps import (
     Step,
 )
 from kigi.planning.view import ClaimState, DeploymentView, MachineState, VolumeState
-from kigi.planning.wishes import Slot, WishedMachine, wished_machines
+from kigi.planning.wishes import MachineTarget, Slot, machine_targets
 
 FORGOTTEN_AFTER = timedelta(seconds=30)
 """virt-handler looks for sockets of launchers that are gone every 11 s, and forgets those of which no instance is."""
@@ -43,7 +43,7 @@ FORGOTTEN_AFTER = timedelta(seconds=30)
 class Target:
     """One wished VM and the disk that it shall have."""
 
-    wish: WishedMachine
+    wish: MachineTarget
     revision: int
     node: str
     why: str
@@ -80,7 +80,7 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
         return _plan_teardown(view)
     machines = {(m.instance, m.machine): m for m in view.machines}
     try:
-        wishes = wished_machines(view.spec, view.systems)
+        wishes = machine_targets(view.spec, view.systems)
         targets, error = _choose_disks(view, wishes)
     except KigiError as exc:
         return DeploymentPlan(error=exc, machines=machines)
@@ -98,20 +98,20 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
     except KigiError as exc:
         error = error or exc
     steps.extend(_restart_machines(targets, machines, hardware, owner))
-    steps.extend(_drop_unwished(view, wishes, targets, machines))
-    error = error or _lasting_state(targets, machines)
+    steps.extend(_drop_undesired(view, wishes, targets, machines))
+    error = error or _persistent_state(targets, machines)
     return DeploymentPlan(
         steps=tuple(steps), waiting_for=_waiting_for(targets, machines), targets=targets, error=error, machines=machines
     )
 
 
-def _choose_disks(view: DeploymentView, wishes: Sequence[WishedMachine]) -> tuple[tuple[Target, ...], KigiError | None]:
+def _choose_disks(view: DeploymentView, wishes: Sequence[MachineTarget]) -> tuple[tuple[Target, ...], KigiError | None]:
     """The disk of each wished machine: the one it has, or a new revision on a node."""
     volumes = _by_slot(view.volumes)
     claims = {claim.name: claim for claim in view.claims}
     more = {(v.slot, v.revision, v.disk): v for v in view.volumes if v.disk}
     kept: dict[Slot, VolumeState] = {}
-    new: dict[Slot, tuple[WishedMachine, int, Fingerprint]] = {}
+    new: dict[Slot, tuple[MachineTarget, int, Fingerprint]] = {}
     candidates = candidate_nodes(view.nodes, view.spec.placement)
     homes: dict[Slot, str] = {}
     for wish in wishes:
@@ -179,10 +179,10 @@ def _claim_of(volume: VolumeState) -> str:
 
 
 def _place_new(
-    view: DeploymentView, wishes: Sequence[WishedMachine], settled: Mapping[Slot, str]
+    view: DeploymentView, wishes: Sequence[MachineTarget], settled: Mapping[Slot, str]
 ) -> dict[Slot, Choice]:
     """Nodes of the machines that are not ``settled``; those that are take their room on the nodes that they have."""
-    unplaced: dict[int, list[WishedMachine]] = defaultdict(list)
+    unplaced: dict[int, list[MachineTarget]] = defaultdict(list)
     nodes_of: dict[int, Counter[str]] = defaultdict(Counter)
     for wish in wishes:
         if wish.slot not in settled:
@@ -200,7 +200,7 @@ def _place_new(
     return place(unplaced, view.nodes, view.spec.placement, load=load, home=home, memory_of=memory, used=used)
 
 
-def _is_cached(view: DeploymentView, node: str, wish: WishedMachine) -> bool:
+def _is_cached(view: DeploymentView, node: str, wish: MachineTarget) -> bool:
     state = view.nodes.get(node)
     return state is not None and all(layer.digest in state.held for chain in wish.chains for layer in chain)
 
@@ -265,7 +265,7 @@ def _make_machines(
         wanted = _WishedTemplate(hashes[kind], hardware[target.wish.slot], sidecars)
         until = halted_until(machine, view.now)
         running = shall_run(target, machine) and until is None
-        if machine is not None and (machine.deleting or _is_as_wished(target, machine, owner, wanted, running)):
+        if machine is not None and (machine.deleting or _is_as_desired(target, machine, owner, wanted, running)):
             continue
         made = build_machine(
             owner, target.wish, target.revision, view.spec.placement, hook, hook_image, running=running, until=until
@@ -285,7 +285,7 @@ def _in_order(targets: Sequence[Target], machines: Mapping[Slot, MachineState], 
 
     def waits_for(target: Target) -> tuple[str, ...]:
         machine = machines.get(target.wish.slot)
-        if machine is not None and machine.instance_claim == claim_of(target, owner) == machine.claim:
+        if machine is not None and machine.vmi_claim == claim_of(target, owner) == machine.claim:
             return ()
         return tuple(name for name in target.wish.after if not ready.get((target.wish.instance, name), False))
 
@@ -302,7 +302,7 @@ def shall_run(target: Target, machine: MachineState | None) -> bool:
     Under RerunOnFailure KubeVirt starts a VM only when it sees the strategy change while there is no instance; one
     that is turned on again while its old instance is still ending would stay off for good.
     """
-    ending = machine is not None and not machine.running and machine.instance_deleting
+    ending = machine is not None and not machine.running and machine.vmi_deleting
     return target.wish.running and not target.waits_for and not ending
 
 
@@ -313,7 +313,7 @@ def halted_until(machine: MachineState | None, now: datetime) -> datetime | None
     """
     if machine is None:
         return None
-    if machine.haunted:
+    if machine.blocked_by_ghost_record:
         return machine.halted_until if machine.halted_until and not machine.running else now + FORGOTTEN_AFTER
     return machine.halted_until if machine.halted_until and now < machine.halted_until else None
 
@@ -328,7 +328,7 @@ class _WishedTemplate:
     """None: whatever it says."""
 
 
-def _is_as_wished(target: Target, machine: MachineState, owner: Owner, wanted: _WishedTemplate, running: bool) -> bool:
+def _is_as_desired(target: Target, machine: MachineState, owner: Owner, wanted: _WishedTemplate, running: bool) -> bool:
     return (
         machine.claim == claim_of(target, owner)
         and machine.running == running
@@ -359,39 +359,39 @@ def _restart_machines(
     """
     for target in targets:
         machine = machines.get(target.wish.slot)
-        if machine is None or machine.instance_uid is None or machine.instance_deleting or not machine.owned:
+        if machine is None or machine.vmi_uid is None or machine.vmi_deleting or not machine.owned:
             continue
         wanted = claim_of(target, owner)
         if machine.claim != wanted:
             continue
-        if machine.instance_claim != wanted:
-            yield RestartMachine(owner.namespace, machine.name, machine.instance_uid)
+        if machine.vmi_claim != wanted:
+            yield RestartMachine(owner.namespace, machine.name, machine.vmi_uid)
         elif target.wish.running and _can_take_hardware(machine, hardware[target.wish.slot]):
-            yield RestartMachine(owner.namespace, machine.name, machine.instance_uid, gracefully=True)
+            yield RestartMachine(owner.namespace, machine.name, machine.vmi_uid, gracefully=True)
 
 
 def _can_take_hardware(machine: MachineState, wanted: str) -> bool:
     """A restart would give it ``wanted``, which it has not. One that stands still or has ended is not waked for it."""
-    standing = machine.paused or machine.instance_phase in ("Succeeded", "Failed")
+    standing = machine.paused or machine.vmi_phase in ("Succeeded", "Failed")
     return machine.hardware == wanted and is_outdated(machine) and not standing
 
 
-def _lasting_state(targets: Sequence[Target], machines: Mapping[Slot, MachineState]) -> StateBesideDisk | None:
+def _persistent_state(targets: Sequence[Target], machines: Mapping[Slot, MachineState]) -> StateBesideDisk | None:
     """A VM that runs with what no template may ask for, by its preference."""
     for target in targets:
         machine = machines.get(target.wish.slot)
-        if machine is not None and machine.owned and machine.lasting and not is_outdated(machine):
+        if machine is not None and machine.owned and machine.persistent_state and not is_outdated(machine):
             return StateBesideDisk(
                 f"SystemNode {target.wish.system}: machine {target.wish.machine}: its preference gives it a persistent "
-                f"domain.{machine.lasting}, whose state no reset reaches; say template.patch.spec.domain."
-                f"{machine.lasting}.persistent: false"
+                f"domain.{machine.persistent_state}, whose state no reset reaches; say template.patch.spec.domain."
+                f"{machine.persistent_state}.persistent: false"
             )
     return None
 
 
-def _drop_unwished(
+def _drop_undesired(
     view: DeploymentView,
-    wishes: Sequence[WishedMachine],
+    wishes: Sequence[MachineTarget],
     targets: Sequence[Target],
     machines: Mapping[Slot, MachineState],
 ) -> Iterator[Step]:
@@ -411,7 +411,7 @@ def _drop_unwished(
         if slot in wished and volume.revision >= revisions.get(slot, 0):
             continue
         vm = machines.get(slot)
-        if vm is None or claim_name(view.name, *slot, volume.revision) not in (vm.claim, vm.instance_claim):
+        if vm is None or claim_name(view.name, *slot, volume.revision) not in (vm.claim, vm.vmi_claim):
             dead.append(volume)
     for volume in dead:
         claim = claims.get(_claim_of(volume))
@@ -452,11 +452,11 @@ def is_running(machine: MachineState | None) -> bool:
     """Its VirtualMachineInstance runs on the disk and the hardware that the VM names, and is ready."""
     return (
         machine is not None
-        and machine.instance_phase == "Running"
-        and machine.instance_ready
+        and machine.vmi_phase == "Running"
+        and machine.vmi_ready
         and not machine.paused
-        and not machine.instance_deleting
-        and machine.instance_claim == machine.claim
+        and not machine.vmi_deleting
+        and machine.vmi_claim == machine.claim
         and not is_outdated(machine)
     )
 
@@ -466,8 +466,8 @@ def is_outdated(machine: MachineState) -> bool:
 
     Not so where one of them does not say: an operator that did not write it down is no reason to restart a VM.
     """
-    known = machine.instance_uid is not None and machine.hardware and machine.instance_hardware
-    return bool(known) and machine.instance_hardware != machine.hardware
+    known = machine.vmi_uid is not None and machine.hardware and machine.vmi_hardware
+    return bool(known) and machine.vmi_hardware != machine.hardware
 
 
 def _by_slot(volumes: Sequence[VolumeState]) -> dict[Slot, list[VolumeState]]:

@@ -21,7 +21,7 @@ from kigi.domain.names import ANNOTATION_HARDWARE_HASH, ANNOTATION_TEMPLATE_HASH
 from kigi.domain.quantities import parse_quantity
 from kigi.domain.systems import ResolvedDisk, merge_patch
 from kigi.errors import SpecInvalid
-from kigi.planning.wishes import WishedMachine
+from kigi.planning.wishes import MachineTarget
 
 CLOUD_INIT = "cloud-init"
 """Volume and disk of a template's ``cloudInit``."""
@@ -41,7 +41,7 @@ class Owner:
 
 def build_volume(
     owner: Owner,
-    wish: WishedMachine,
+    wish: MachineTarget,
     revision: int,
     node: str,
     fingerprint: Fingerprint,
@@ -94,7 +94,7 @@ def build_volume(
     }
 
 
-def build_claim(owner: Owner, wish: WishedMachine, revision: int, more: ResolvedDisk | None = None) -> dict[str, Any]:
+def build_claim(owner: Owner, wish: MachineTarget, revision: int, more: ResolvedDisk | None = None) -> dict[str, Any]:
     """The claim that is bound to that volume beforehand."""
     disk, chain = (more.name, more.chain) if more is not None else ("", wish.chain)
     return {
@@ -118,7 +118,7 @@ def build_claim(owner: Owner, wish: WishedMachine, revision: int, more: Resolved
 
 def build_machine(
     owner: Owner,
-    wish: WishedMachine,
+    wish: MachineTarget,
     revision: int,
     placement: Placement,
     hook: HookKind,
@@ -169,7 +169,7 @@ def hook_annotation(hook_image: str) -> str:
     return json.dumps([sidecar], sort_keys=True)
 
 
-def template_hash(wish: WishedMachine, placement: Placement, hook: HookKind, hook_image: str) -> str:
+def template_hash(wish: MachineTarget, placement: Placement, hook: HookKind, hook_image: str) -> str:
     """16 hex digits of everything in a VM but its claims, its name and whether it runs."""
     tolerations = [toleration.to_api() for toleration in placement.tolerations]
     disks = [[disk.name, disk.bus] for disk in wish.disks]
@@ -177,7 +177,7 @@ def template_hash(wish: WishedMachine, placement: Placement, hook: HookKind, hoo
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def hardware_hash(wish: WishedMachine) -> str:
+def hardware_hash(wish: MachineTarget) -> str:
     """16 hex digits of what a user may say of a running VM, but its disks' content: a change of it asks for a restart.
 
     What Kigi adds by itself (hook, claims, labels, defaults) is left out, so that no upgrade restarts a VM; so are the
@@ -220,14 +220,14 @@ def mac_address(owner: Owner, instance: int, machine: str, network: str) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
 
 
-def _settings(wish: WishedMachine) -> MachineTemplate:
+def _settings(wish: MachineTarget) -> MachineTemplate:
     try:
         return MachineTemplate.model_validate(dict(wish.template))
     except ValueError as exc:
         raise SpecInvalid(f"SystemNode {wish.system}: spec.machines[{wish.machine}].template: {exc}") from exc
 
 
-def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placement: Placement) -> dict[str, Any]:
+def _instance_template(owner: Owner, wish: MachineTarget, revision: int, placement: Placement) -> dict[str, Any]:
     settings = _settings(wish)
     identity = firmware_uuid(owner, wish.instance, wish.machine)
     networks = settings.networks if settings.networks is not None else [MachineNetwork(name="pod")]
@@ -267,7 +267,7 @@ def _instance_template(owner: Owner, wish: WishedMachine, revision: int, placeme
 
 
 def _disks(
-    owner: Owner, wish: WishedMachine, revision: int, settings: MachineTemplate
+    owner: Owner, wish: MachineTarget, revision: int, settings: MachineTemplate
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Disks and volumes of the VM that are ours, the one that it boots from first."""
 
@@ -320,7 +320,7 @@ def _cloud_init(settings: CloudInit) -> dict[str, Any]:
     return source
 
 
-def _interface(owner: Owner, wish: WishedMachine, network: MachineNetwork) -> dict[str, Any]:
+def _interface(owner: Owner, wish: MachineTarget, network: MachineNetwork) -> dict[str, Any]:
     mac = network.mac or mac_address(owner, wish.instance, wish.machine, network.name)
     # KubeVirt takes masquerade on the pod network alone.
     binding = network.binding or ("masquerade" if network.multus is None else "bridge")

@@ -8,7 +8,7 @@ from kigi.api.node_cache import DISK_PRIORITY, MAX_CAPTURES, MAX_LAYERS, NodeCac
 from kigi.domain import names
 from kigi.domain.layers import Digest
 from kigi.planning.steps import ApplyObject, DeleteObject, Plan, ReleaseVolume, Step
-from kigi.planning.view import NodeView, NodeWish
+from kigi.planning.view import DesiredChain, NodeView
 
 PRIORITY_DISK = DISK_PRIORITY
 """Layers of a disk that a VM waits for."""
@@ -58,7 +58,7 @@ def orphans(view: NodeView) -> list[str]:
     return sorted(h for h in view.nameless - copied if view.spec_current or h in view.discard)
 
 
-def wanted_layers(wishes: Iterable[NodeWish]) -> list[WantedLayer]:
+def wanted_layers(wishes: Iterable[DesiredChain]) -> list[WantedLayer]:
     """Every layer of the wishes once, with the highest priority that any gives it, by digest; at most MAX_LAYERS."""
     wanted: dict[Digest, WantedLayer] = {}
     for wish in wishes:

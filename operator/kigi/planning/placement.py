@@ -13,7 +13,7 @@ from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes, uniqu
 from kigi.domain.quantities import format_bytes
 from kigi.errors import Waiting
 from kigi.planning.view import NodeState
-from kigi.planning.wishes import Slot, WishedMachine
+from kigi.planning.wishes import MachineTarget, Slot
 
 
 class NoNode(Waiting):
@@ -39,7 +39,7 @@ class _Need:
     memory: int
 
     @classmethod
-    def of(cls, machines: Sequence[WishedMachine], memory_of: Mapping[Slot, int]) -> _Need:
+    def of(cls, machines: Sequence[MachineTarget], memory_of: Mapping[Slot, int]) -> _Need:
         layers = unique_layers(chain for machine in machines for chain in machine.chains)
         return cls(layers, total_bytes(layers.values()), sum(memory_of[machine.slot] for machine in machines))
 
@@ -115,7 +115,7 @@ class _Rules:
 
 
 def place(
-    unplaced: Mapping[int, Sequence[WishedMachine]],
+    unplaced: Mapping[int, Sequence[MachineTarget]],
     nodes: Mapping[str, NodeState],
     rules: Placement,
     *,
@@ -161,7 +161,7 @@ class _Rankings:
         self._rankings: dict[tuple[frozenset[Digest], int], _Ranking] = {}
         self._needs: dict[tuple[tuple[int, int, int], ...], _Need] = {}
 
-    def need(self, machines: Sequence[WishedMachine]) -> _Need:
+    def need(self, machines: Sequence[MachineTarget]) -> _Need:
         """What they take; machines of one state share their chains, so most instances ask for the same."""
         key = tuple((id(machine.chain), id(machine.disks), self._memory_of[machine.slot]) for machine in machines)
         if key not in self._needs:
@@ -175,7 +175,7 @@ class _Rankings:
         return self._rankings[key].best()
 
 
-def _place_instance(machines: Sequence[WishedMachine], ranks: _Rankings, home: str | None) -> dict[Slot, Choice]:
+def _place_instance(machines: Sequence[MachineTarget], ranks: _Rankings, home: str | None) -> dict[Slot, Choice]:
     rooms, strategy = ranks.rooms, ranks.rules.strategy
     whole = ranks.need(machines)
     best = home if home is not None and home in rooms and rooms[home].fits(whole) else ranks.best(whole)

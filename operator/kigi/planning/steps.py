@@ -32,14 +32,14 @@ class ApplyObject:
 
 @dataclass(frozen=True, slots=True)
 class RestartMachine:
-    """End the VirtualMachineInstance ``instance_uid``; the VM starts a new one from its template.
+    """End the VirtualMachineInstance ``vmi_uid``; the VM starts a new one from its template.
 
     At once, or ``gracefully``: the guest is asked to shut down, and has its time for it.
     """
 
     namespace: str
     name: str
-    instance_uid: str
+    vmi_uid: str
     gracefully: bool = False
 
 

@@ -100,22 +100,22 @@ class MachineState:
     """Annotation of the VM's template that makes KubeVirt start hook sidecars."""
     halted_until: datetime | None = None
     """It is kept off until then, so that KubeVirt forgets its last run."""
-    instance_uid: str | None = None
+    vmi_uid: str | None = None
     """uid of the VirtualMachineInstance; None: the VM is off."""
-    instance_claim: str | None = None
+    vmi_claim: str | None = None
     """PVC that the VirtualMachineInstance was started with."""
-    instance_hardware: str = ""
+    vmi_hardware: str = ""
     """``hardware_hash`` that the VirtualMachineInstance was started with; empty: an operator that made none."""
-    lasting: str = ""
+    persistent_state: str = ""
     """Field of its domain that keeps state beside its disks, where no reset reaches it."""
-    haunted: bool = False
+    blocked_by_ghost_record: bool = False
     """KubeVirt refuses the instance, because it remembers the last one of that name."""
-    instance_phase: str = ""
-    instance_ready: bool = False
+    vmi_phase: str = ""
+    vmi_ready: bool = False
     paused: bool = False
     """The guest's processors stand still, by somebody's order."""
-    instance_deleting: bool = False
-    instance_node: str | None = None
+    vmi_deleting: bool = False
+    vmi_node: str | None = None
     printable_status: str = ""
     """KubeVirt's own word, such as Running, Starting, CrashLoopBackOff, ErrorUnschedulable."""
     message: str = ""
@@ -162,7 +162,7 @@ class DeploymentView:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeWish:
+class DesiredChain:
     """One deployment's layers on one node, as its volumes and prefetches ask."""
 
     chain: tuple[Layer, ...]
@@ -178,7 +178,7 @@ class NodeView:
     node_exists: bool
     has_driver: bool
     cache_exists: bool
-    wishes: tuple[NodeWish, ...]
+    wishes: tuple[DesiredChain, ...]
     """Of volumes that are not being deleted, and of prefetches of deployments placed here."""
     terminating: tuple[tuple[str, str], ...]
     """(PersistentVolume, handle) that are being deleted and still carry our finalizer."""

@@ -16,7 +16,7 @@ Slot = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
-class WishedMachine:
+class MachineTarget:
     """One VM as it shall be."""
 
     instance: int
@@ -66,9 +66,9 @@ class WishedMachine:
         return not self.keep_unchanged and before.system != self.system
 
 
-def wished_machines(
+def machine_targets(
     spec: SystemDeploymentSpec, systems: Mapping[str, ResolvedSystem | KigiError]
-) -> tuple[WishedMachine, ...]:
+) -> tuple[MachineTarget, ...]:
     """Every VM that the spec asks for, by instance and name; the most specific override wins.
 
     Raises the error of a state that cannot be resolved, MachineUnknown for an override of a machine that the
@@ -76,7 +76,7 @@ def wished_machines(
     O(machines).
     """
     overrides = {override.instance: override for override in spec.overrides}
-    wished: list[WishedMachine] = []
+    wished: list[MachineTarget] = []
     for instance in range(spec.replicas):
         wished.extend(_instance_machines(spec, systems, instance, overrides.get(instance)))
         if len(wished) > MAX_MACHINES:
@@ -100,7 +100,7 @@ def _instance_machines(
     systems: Mapping[str, ResolvedSystem | KigiError],
     instance: int,
     override: InstanceOverride | None,
-) -> list[WishedMachine]:
+) -> list[MachineTarget]:
     state = _resolved(systems, override.system.name if override and override.system else spec.system.name)
     own = {machine.name: machine for machine in override.machines} if override else {}
     known = {machine.name for machine in state.machines}
@@ -121,7 +121,7 @@ def _wish(
     own: MachineOverride | None,
     state: ResolvedSystem,
     machine: ResolvedMachine,
-) -> WishedMachine:
+) -> MachineTarget:
     system = state.name
     if own is not None and own.system is not None:
         system = own.system.name
@@ -130,7 +130,7 @@ def _wish(
     for level in (override, own):
         if level is not None and level.running is not None:
             running = level.running
-    return WishedMachine(
+    return MachineTarget(
         instance=instance,
         machine=machine.name,
         system=system,

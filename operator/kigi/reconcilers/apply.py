@@ -195,25 +195,25 @@ async def _restart(ports: Ports, step: RestartMachine) -> None:
     kills, and asks no guest to shut down) unless it is asked to be graceful. Where KubeVirt does not serve it, the
     instance is deleted by its uid.
     """
-    namespace, name, instance_uid = step.namespace, step.name, step.instance_uid
+    namespace, name, vmi_uid = step.namespace, step.name, step.vmi_uid
     now = time.monotonic()
-    if now - ports.restarted.get(instance_uid, -RESTART_AGAIN_S) < RESTART_AGAIN_S:
+    if now - ports.restarted.get(vmi_uid, -RESTART_AGAIN_S) < RESTART_AGAIN_S:
         return
-    body = await ports.kube.get(resources.INSTANCE, namespace, name)
-    if body is None or body["metadata"]["uid"] != instance_uid:
-        record = ports.mirror.instances.get(namespace, name)
-        if record is not None and record.meta.uid == instance_uid:
-            ports.see_gone(resources.INSTANCE.kind, namespace, name, instance_uid)
+    body = await ports.kube.get(resources.VMI, namespace, name)
+    if body is None or body["metadata"]["uid"] != vmi_uid:
+        record = ports.mirror.vmis.get(namespace, name)
+        if record is not None and record.meta.uid == vmi_uid:
+            ports.see_gone(resources.VMI.kind, namespace, name, vmi_uid)
         if body is not None:
-            ports.see(resources.INSTANCE.kind, body)
+            ports.see(resources.VMI.kind, body)
         return
-    ports.see(resources.INSTANCE.kind, body)
+    ports.see(resources.VMI.kind, body)
     if body["metadata"].get("deletionTimestamp"):
         return
     if not await ports.kube.restart_machine(namespace, name, gracefully=step.gracefully):
-        answer = await ports.kube.delete(resources.INSTANCE, namespace, name, uid=instance_uid)
+        answer = await ports.kube.delete(resources.VMI, namespace, name, uid=vmi_uid)
         if answer is not None:
-            ports.see(resources.INSTANCE.kind, answer)
+            ports.see(resources.VMI.kind, answer)
     for uid in [uid for uid, at in ports.restarted.items() if now - at > RESTART_AGAIN_S]:
         del ports.restarted[uid]
-    ports.restarted[instance_uid] = now
+    ports.restarted[vmi_uid] = now

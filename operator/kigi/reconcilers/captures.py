@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kigi.adapters import kubevirt
-from kigi.adapters.kubernetes.resources import CAPTURE, INSTANCE, resource_of
+from kigi.adapters.kubernetes.resources import CAPTURE, VMI, resource_of
 from kigi.api.capture import CapturedMachine, SystemCaptureStatus
 from kigi.api.conditions import merge_conditions, problem_findings
 from kigi.domain import names
@@ -107,17 +107,17 @@ async def _pause(
             return machine
         try:
             timeout = {"unfreezeTimeout": f"{STANDSTILL.seconds}s"}
-            await ports.kube.instance_request(view.namespace, _vm(view, machine), "freeze", timeout)
+            await ports.kube.vmi_request(view.namespace, _vm(view, machine), "freeze", timeout)
         except KigiError:
             with contextlib.suppress(KigiError):  # it may have frozen all the same, and the answer was lost
-                await ports.kube.instance_request(view.namespace, _vm(view, machine), "unfreeze")
+                await ports.kube.vmi_request(view.namespace, _vm(view, machine), "unfreeze")
             return machine.model_copy(update={"method": "Pause"})
         return machine
 
     async def pause(machine: CapturedMachine) -> CapturedMachine:
         requested = machine.requested_at or ports.now()
         try:
-            await ports.kube.instance_request(view.namespace, _vm(view, machine), "pause")
+            await ports.kube.vmi_request(view.namespace, _vm(view, machine), "pause")
         except Conflict:  # it is paused already, by the operator before this one
             pass
         except KigiError as exc:
@@ -136,8 +136,8 @@ async def _moved_on(ports: Ports, view: CaptureView, machines: Sequence[Captured
     async def check(machine: CapturedMachine) -> str:
         end = asyncio.get_running_loop().time() + PAUSED_WITHIN_S
         while True:
-            body = await ports.kube.get(INSTANCE, view.namespace, _vm(view, machine))
-            if body is None or body["metadata"]["uid"] != machine.instance_uid:
+            body = await ports.kube.get(VMI, view.namespace, _vm(view, machine))
+            if body is None or body["metadata"]["uid"] != machine.vmi_uid:
                 return machine.name
             if kubevirt.condition(body, "Paused").get("status") == "True":
                 return ""
@@ -156,7 +156,7 @@ async def _resume(
 
     async def resume(machine: CapturedMachine) -> CapturedMachine:
         try:
-            await ports.kube.instance_request(view.namespace, _vm(view, machine), "unpause")
+            await ports.kube.vmi_request(view.namespace, _vm(view, machine), "unpause")
         except LostLeadership:
             raise
         except Waiting:  # gone, or not paused (Conflict)
@@ -166,7 +166,7 @@ async def _resume(
             return machine
         if machine.method == "FreezeAndPause":
             with contextlib.suppress(KigiError):  # the agent does it itself when its time is over
-                await ports.kube.instance_request(view.namespace, _vm(view, machine), "unfreeze")
+                await ports.kube.vmi_request(view.namespace, _vm(view, machine), "unfreeze")
         resumed = ports.now()
         pause_ms = round((resumed - machine.requested_at).total_seconds() * 1000) if machine.requested_at else None
         return machine.model_copy(update={"resumed_at": resumed, "pause_milliseconds": pause_ms})

@@ -10,7 +10,7 @@ from typing import Any
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import Resource
 from kigi.mirror.store import Change, Mirror
-from kigi.mirror.triggers import wakings
+from kigi.mirror.triggers import enqueue_requests
 from kigi.runtime import metrics
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
@@ -63,5 +63,5 @@ class Ports:
     def _wake(self, change: Change | None) -> None:
         if change is None or not self.mirror.synced:
             return
-        for key, delay_s in wakings(self.mirror, change):
+        for key, delay_s in enqueue_requests(self.mirror, change):
             self.queue.add_after(key, delay_s)

@@ -1,4 +1,4 @@
-"""A keyed work queue: a key is worked on by one worker at a time, and once for many wakings."""
+"""A keyed work queue: a key is worked on by one worker at a time, and once for many enqueue_requests."""
 
 from __future__ import annotations
 

@@ -326,23 +326,21 @@ def machine_state(target: Target, machine: MachineState | None, claim: str) -> s
         return "Waiting"
     if machine is None or machine.claim is None:
         return "Pending"
-    if machine.claim != claim or (machine.instance_claim is not None and machine.instance_claim != claim):
+    if machine.claim != claim or (machine.vmi_claim is not None and machine.vmi_claim != claim):
         return "Restarting"
-    if machine.instance_phase == "Failed":
+    if machine.vmi_phase == "Failed":
         return "Failed"
     if not target.wish.running:
-        return "Stopped" if machine.instance_uid is None else "Stopping"
+        return "Stopped" if machine.vmi_uid is None else "Stopping"
     if is_running(machine):
         return "Running"
     if is_halted(machine):
         return "Restarting"
     if machine.paused:
         return "Paused"
-    if is_outdated(machine) and machine.instance_phase != "Succeeded":
+    if is_outdated(machine) and machine.vmi_phase != "Succeeded":
         return "Restarting"
-    if machine.instance_phase == "Succeeded" or (
-        machine.instance_uid is None and machine.printable_status == "Stopped"
-    ):
+    if machine.vmi_phase == "Succeeded" or (machine.vmi_uid is None and machine.printable_status == "Stopped"):
         return "PoweredOff"
     return _TROUBLES.get(machine.printable_status, "Starting")
 
@@ -360,7 +358,7 @@ Source: KubeVirt staging/src/kubevirt.io/api/core/v1/types.go, VirtualMachinePri
 
 def is_halted(machine: MachineState) -> bool:
     """Off, or on its way there, so that KubeVirt forgets its last run."""
-    return machine.haunted or (machine.halted_until is not None and not machine.running)
+    return machine.blocked_by_ghost_record or (machine.halted_until is not None and not machine.running)
 
 
 def _waiting(target: Target) -> str | None:
@@ -373,8 +371,8 @@ def _short(message: str | None) -> str | None:
 
 def _trouble(machine: MachineState | None, told: str | None) -> str | None:
     """``told`` is the last message: between two starts that fail, KubeVirt has forgotten why the first one did."""
-    if machine is not None and machine.lasting:
-        return f"no reset reaches the state of its persistent domain.{machine.lasting}"
+    if machine is not None and machine.persistent_state:
+        return f"no reset reaches the state of its persistent domain.{machine.persistent_state}"
     if machine is None or is_running(machine):
         return None
     if is_halted(machine):

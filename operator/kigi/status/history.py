@@ -49,7 +49,7 @@ def history(view: DeploymentView, targets: Sequence[Target]) -> list[HistoryEntr
         elif before[1] != system:
             action = "Switched"
         else:
-            action = "Renewed" if _is_same_wish(target, volumes[target.wish.slot]) else "Reset"
+            action = "Renewed" if _is_same_target(target, volumes[target.wish.slot]) else "Reset"
         kind = (action, before[1] if before else None, system, token)
         changed[kind][target.wish.instance].append(target.wish.machine)
     sizes: dict[int, int] = defaultdict(int)
@@ -88,7 +88,7 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
-def _is_same_wish(target: Target, volumes: Iterable[VolumeState]) -> bool:
+def _is_same_target(target: Target, volumes: Iterable[VolumeState]) -> bool:
     """The disk before was made for the very same thing: it is replaced because it cannot be used."""
     before = max((v for v in volumes if v.revision < target.revision), key=lambda v: v.revision, default=None)
     return before is not None and Fingerprint.from_text(before.fingerprint) == target.fingerprint

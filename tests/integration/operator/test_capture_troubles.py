@@ -51,7 +51,7 @@ async def made(kube: KubeClient, ns: str) -> set[str]:
 async def test_a_node_that_falls_silent_while_it_stores_is_waited_for(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, node: str
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(2), deployment(placement=POOL))
         await wait_ready(kube, ns)
         actors.hold_copies = True
@@ -77,7 +77,7 @@ async def test_a_node_that_falls_silent_while_it_stores_is_waited_for(
 async def test_a_node_that_is_gone_ends_the_capture_and_leaves_nothing_half_done(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, node: str
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(2), deployment(placement=POOL))
         await wait_ready(kube, ns)
         actors.hold_copies = True
@@ -101,7 +101,7 @@ async def test_a_node_that_is_gone_ends_the_capture_and_leaves_nothing_half_done
 async def test_what_a_node_refuses_beforehand_is_said_while_the_vms_run(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, node: str
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(1), deployment(placement=POOL))
         await wait_ready(kube, ns)
         actors.paused.clear()
@@ -132,7 +132,7 @@ async def test_what_a_node_refuses_beforehand_is_said_while_the_vms_run(
 async def test_what_a_capture_stands_on_is_not_deleted_before_it_has_ended(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, node: str
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(1), deployment(placement=POOL))
         await wait_ready(kube, ns)
         actors.hold_copies = True
@@ -157,7 +157,7 @@ async def test_what_a_capture_stands_on_is_not_deleted_before_it_has_ended(
 async def test_a_name_that_is_taken_meanwhile_lets_nothing_be_written_before_it_is_free(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, node: str
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(2), deployment(placement=POOL))
         await wait_ready(kube, ns)
         actors.hold_copies = True

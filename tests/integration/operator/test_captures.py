@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kigi.adapters.kubernetes.client import KubeClient
-from kigi.adapters.kubernetes.resources import CAPTURE, IMAGE, INSTANCE, SYSTEM
+from kigi.adapters.kubernetes.resources import CAPTURE, IMAGE, SYSTEM, VMI
 from kigi.domain import names
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
@@ -67,7 +67,7 @@ def standing(actors: Actors, ns: str) -> list[str]:
 async def test_an_instance_becomes_a_state_that_can_be_deployed(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(MACHINES), deployment(replicas=2))
         await wait_ready(kube, ns)
         apply(plane, ns, capture(instance=1, description="before the exam"))
@@ -105,13 +105,13 @@ async def test_an_instance_becomes_a_state_that_can_be_deployed(
 async def test_vms_that_are_off_are_captured_without_being_asked(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(2), deployment())
         await wait_ready(kube, ns)
         apply(plane, ns, deployment(running=False))
 
         async def off() -> bool:
-            return not [v async for v in kube.list_all(INSTANCE) if v["metadata"]["namespace"] == ns]
+            return not [v async for v in kube.list_all(VMI) if v["metadata"]["namespace"] == ns]
 
         await eventually_async(off, 20)
         await wait_ready(kube, ns)
@@ -128,7 +128,7 @@ async def test_vms_that_are_off_are_captured_without_being_asked(
 async def test_bad_orders_are_said_and_wait(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, capture())
         assert f"{ns}/class" in await wait_reason(kube, ns, "DeploymentMissing")
         await drop(plane, ns)
@@ -149,7 +149,7 @@ async def test_bad_orders_are_said_and_wait(
 async def test_a_copy_that_is_lost_is_made_again(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(2), deployment())
         await wait_ready(kube, ns)
         actors.lose_copies = 1
@@ -166,10 +166,10 @@ async def test_deleting_a_capture_in_the_middle_lets_the_vms_go_on(
     """The operator dies when the VMs stand still, before it has heard that they do."""
 
     async def unheard(*arguments: Any) -> None:
-        await actors.instance_request(*arguments)
+        await actors.vmi_request(*arguments)
         await asyncio.Event().wait()
 
-    run = await OperatorRun(operator_kubeconfig, requests=actors.instance_request).start()
+    run = await OperatorRun(operator_kubeconfig, requests=actors.vmi_request).start()
     apply(plane, ns, *trees(2), deployment())
     await wait_ready(kube, ns)
     await run.stop()
@@ -179,7 +179,7 @@ async def test_deleting_a_capture_in_the_middle_lets_the_vms_go_on(
         await eventually_async(lambda: len(standing(actors, ns)) == 2, 20)
         await run.kill()
         plane.kubectl("delete", "systemcapture", "after", "-n", ns, "--wait=false")
-        run = await OperatorRun(operator_kubeconfig, requests=actors.instance_request).start()
+        run = await OperatorRun(operator_kubeconfig, requests=actors.vmi_request).start()
 
         async def gone() -> bool:
             return not await get(kube, ns)
@@ -202,10 +202,10 @@ async def test_the_end_is_the_same_wherever_the_operator_dies(
         ns = f"capture-crash-{kill_after}"
         plane.kubectl("create", "namespace", ns)
         apply(plane, ns, *trees(2), deployment())
-        async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+        async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
             await wait_ready(kube, ns)
         apply(plane, ns, capture())
-        run = await OperatorRun(operator_kubeconfig, requests=actors.instance_request, kill_after=kill_after).start()
+        run = await OperatorRun(operator_kubeconfig, requests=actors.vmi_request, kill_after=kill_after).start()
         deaths[kill_after] = 0
         try:
             waiting = asyncio.create_task(wait_done(kube, ns, timeout_s=100))
@@ -217,7 +217,7 @@ async def test_the_end_is_the_same_wherever_the_operator_dies(
                     await run.kill()
                     deaths[kill_after] += 1
                     run = await OperatorRun(
-                        operator_kubeconfig, requests=actors.instance_request, kill_after=kill_after
+                        operator_kubeconfig, requests=actors.vmi_request, kill_after=kill_after
                     ).start()
             body = await waiting
         finally:
@@ -225,7 +225,7 @@ async def test_the_end_is_the_same_wherever_the_operator_dies(
         assert not standing(actors, ns)
         assert {disk["state"] for disk in body["status"]["disks"]} == {"Stored"}
         assert await kube.get(SYSTEM, ns, "after") is not None
-        async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+        async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
             await wait_gone(plane, kube, ns)
             assert await get_deployment(kube, ns) is None
         assert not actors.violations

@@ -257,7 +257,7 @@ def conditions(reason: str, message: str, **more: Any) -> Mapping[str, Any]:
 async def test_capture_from_the_command_line(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, requests=actors.instance_request):
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(2), deployment())
         await wait_ready(kube, ns)
         done = await told(plane, "capture", "class", "--name", "after", "--machine", "m1", "--wait", "60", "-n", ns)

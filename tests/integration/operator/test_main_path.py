@@ -8,7 +8,7 @@ import json
 import pytest
 
 from kigi.adapters.kubernetes.client import KubeClient
-from kigi.adapters.kubernetes.resources import CLAIM, EVENT, INSTANCE, MACHINE, VOLUME
+from kigi.adapters.kubernetes.resources import CLAIM, EVENT, MACHINE, VMI, VOLUME
 from kigi.domain.names import HOOK_SIDECARS
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
@@ -159,19 +159,19 @@ async def test_an_edited_template_restarts_its_machine_on_its_disk(
     async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(2), deployment())
         await wait_ready(kube, ns)
-        before, claims = await listing(kube, INSTANCE, ns), await listing(kube, CLAIM, ns)
+        before, claims = await listing(kube, VMI, ns), await listing(kube, CLAIM, ns)
 
         state = next(item for item in trees(2) if item["metadata"]["name"] == "infected")
         state["spec"]["machines"][0] |= {"template": {"cpu": 1, "memory": "256Mi"}}
         apply(plane, ns, state)
 
         async def runs_it() -> bool:
-            vmi = (await listing(kube, INSTANCE, ns)).get("class-0-m0")
+            vmi = (await listing(kube, VMI, ns)).get("class-0-m0")
             return vmi is not None and vmi["spec"]["domain"]["memory"]["guest"] == "256Mi"
 
         await eventually_async(runs_it, 30, "the instance has the new memory")
         await wait_ready(kube, ns)
-        after = await listing(kube, INSTANCE, ns)
+        after = await listing(kube, VMI, ns)
         assert after["class-0-m1"]["metadata"]["uid"] == before["class-0-m1"]["metadata"]["uid"]
         assert (await listing(kube, CLAIM, ns)).keys() == claims.keys()
         await wait_gone(plane, kube, ns)
@@ -193,7 +193,7 @@ async def test_a_hook_that_somebody_takes_from_a_template_comes_back(
         async def is_back() -> bool:
             return await hook() == before
 
-        before, running = await hook(), await listing(kube, INSTANCE, ns)
+        before, running = await hook(), await listing(kube, VMI, ns)
         assert before
         gone = {"spec": {"template": {"metadata": {"annotations": {HOOK_SIDECARS: None}}}}}
         path = ("patch", "virtualmachine", "class-0-m0", "-n", ns, "--type=merge", "-p", json.dumps(gone), "-o", "json")
@@ -201,7 +201,7 @@ async def test_a_hook_that_somebody_takes_from_a_template_comes_back(
         assert HOOK_SIDECARS not in answer["spec"]["template"]["metadata"]["annotations"]
         await eventually_async(is_back, 20, "the hook is back")
         await wait_ready(kube, ns)
-        assert (await listing(kube, INSTANCE, ns)).keys() == running.keys()
+        assert (await listing(kube, VMI, ns)).keys() == running.keys()
         await wait_gone(plane, kube, ns)
     assert not actors.violations
 

@@ -250,9 +250,9 @@ async def test_what_a_capture_meets(
     async def requests(namespace: str, name: str, verb: str, options: Any = None) -> None:
         if verb == "pause" and mode == "refuse":
             raise Unreachable("virt-api does not answer")
-        await actors.instance_request(namespace, name, verb, options)
+        await actors.vmi_request(namespace, name, verb, options)
         if verb == "pause" and mode == "resume" and name.endswith("m0"):
-            await actors.instance_request(namespace, name, "unpause", options)
+            await actors.vmi_request(namespace, name, "unpause", options)
 
     async with OperatorRun(operator_kubeconfig, requests=requests):
         apply(plane, ns, *trees(2), deployment())
@@ -301,7 +301,7 @@ async def test_each_step_of_a_capture_is_said(
 
     async def requests(namespace: str, name: str, verb: str, options: Any = None) -> None:
         await held[verb].wait()
-        await actors.instance_request(namespace, name, verb, options)
+        await actors.vmi_request(namespace, name, verb, options)
 
     def reports_of(self: Actors, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         found = report(self, name, body)

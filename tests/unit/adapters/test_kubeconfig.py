@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kigi.adapters.kubernetes import kubeconfig
+from kigi.adapters.kubernetes import endpoint as endpoint_module
 from kigi.adapters.kubernetes.endpoint import Endpoint, endpoint_of
 from kigi.adapters.kubernetes.kubeconfig import files_of, read_config, select
 from kigi.errors import SpecInvalid
@@ -112,18 +112,18 @@ def test_a_program_gives_the_credentials(tmp_path: Path) -> None:
 
 
 def test_a_pod_speaks_by_its_own_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubeconfig, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(endpoint_module, "ACCOUNT", tmp_path)
     environment = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
-    assert kubeconfig.is_pod(environment)
-    assert not kubeconfig.is_pod({**environment, "KUBECONFIG": "x"})
-    assert kubeconfig.pod_namespace() == "default"
+    assert endpoint_module.is_pod(environment)
+    assert not endpoint_module.is_pod({**environment, "KUBECONFIG": "x"})
+    assert endpoint_module.pod_namespace() == "default"
     with pytest.raises(SpecInvalid, match="--kubeconfig"):
-        kubeconfig.pod_endpoint(environment)
+        endpoint_module.pod_endpoint(environment)
     for name in ("token", "ca.crt", "namespace"):
         (tmp_path / name).write_text(name)
-    found = kubeconfig.pod_endpoint(environment)
+    found = endpoint_module.pod_endpoint(environment)
     assert (found.server, found.token, found.ca) == ("https://[fd00::1]:443", "token", b"ca.crt")
-    assert kubeconfig.pod_namespace() == "namespace"
+    assert endpoint_module.pod_namespace() == "namespace"
 
 
 EXEC = {"exec": {"command": "no-such-program", "interactiveMode": "Never"}}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kubevirt import is_haunted, kubevirt_state, lasting_state, root_claim, trouble
+from kigi.adapters.kubevirt import is_blocked_by_ghost_record, kubevirt_state, persistent_state, root_claim, trouble
 
 
 def kubevirt(version: str, *gates: str) -> dict[str, Any]:
@@ -148,11 +148,11 @@ def test_a_part_of_a_running_vms_pod_that_died_is_named(status: str, told: bool)
     ],
 )
 def test_state_beside_the_disk_is_seen_in_an_instance(domain: dict[str, Any], field: str) -> None:
-    assert lasting_state({"spec": {"domain": domain}}) == field
+    assert persistent_state({"spec": {"domain": domain}}) == field
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "haunted"),
+    ("status", "message", "blocked_by_ghost_record"),
     [
         (
             "False",
@@ -165,8 +165,8 @@ def test_state_beside_the_disk_is_seen_in_an_instance(domain: dict[str, Any], fi
     ],
 )
 def test_an_instance_that_is_refused_for_the_last_ones_sake_is_told_from_others(
-    status: str, message: str, haunted: bool
+    status: str, message: str, blocked_by_ghost_record: bool
 ) -> None:
-    assert is_haunted({"status": {"conditions": [{"type": "Synchronized", "status": status, "message": message}]}}) is (
-        haunted
-    )
+    assert is_blocked_by_ghost_record(
+        {"status": {"conditions": [{"type": "Synchronized", "status": status, "message": message}]}}
+    ) is (blocked_by_ghost_record)

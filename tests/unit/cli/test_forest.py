@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kigi.cli.forest import Forest
+from kigi.cli.forest import ApiTrees
 from kigi.cli.tree import trees_of
 from kigi.errors import KigiError, SpecInvalid
 from kigi.mirror.store import Mirror
@@ -39,11 +39,11 @@ ODD = [
 
 def test_both_trees_are_the_operators() -> None:
     objects = [stored(body) for body in (*trees(), *ODD)]
-    forest, mirror = Forest(), Mirror()
+    api_trees, mirror = ApiTrees(), Mirror()
     for body in objects:
-        forest.put(body)
+        api_trees.put(body)
         mirror.put(body["kind"], body)
-    ours, theirs = forest.trees("ns"), mirror.trees("ns")
+    ours, theirs = api_trees.trees("ns"), mirror.trees("ns")
     for body in objects:
         name = body["metadata"]["name"]
         pair = (ours.chain(name), theirs.chain(name)) if body["kind"] == "VMImageNode" else (None, None)
@@ -56,7 +56,7 @@ def test_both_trees_are_the_operators() -> None:
 
 
 def test_who_runs_and_who_holds() -> None:
-    forest = Forest()
+    api_trees = ApiTrees()
     overrides = [
         {"instance": 0, "system": {"name": "restored"}, "machines": [{"name": "m1", "system": {"name": "cleaned"}}]}
     ]
@@ -64,9 +64,9 @@ def test_who_runs_and_who_holds() -> None:
     cache = {"kind": "NodeCache", "metadata": {"name": "n1"}, "status": {"layers": layers}}
     prefetch = {"kind": "SystemPrefetch", "metadata": {"name": "monday"}, "spec": {"systems": [{"name": "cleaned"}]}}
     for body in (*trees(1), deployment(overrides=overrides), prefetch):
-        forest.put(stored(body))
-    forest.put(cache)
-    (space,) = trees_of(forest)
+        api_trees.put(stored(body))
+    api_trees.put(cache)
+    (space,) = trees_of(api_trees)
     states = {state["name"]: (state["deployments"], state["prefetches"]) for state in space["systems"]}
     assert states == {"infected": (["class"], []), "cleaned": (["class"], ["monday"]), "restored": (["class"], [])}
     assert {i["name"]: i["cachedOn"] for i in space["images"] if i["cachedOn"]} == {"base": ["n1"], "role-0": ["n1"]}
@@ -74,7 +74,7 @@ def test_who_runs_and_who_holds() -> None:
 
 @pytest.mark.parametrize("spec", [{}, {"layer": {}}, {"layer": {"digest": "x", "sizeBytes": "many"}}])
 def test_a_damaged_image_is_a_problem_of_itself(spec: dict[str, Any]) -> None:
-    forest = Forest()
-    forest.put(stored({"kind": "VMImageNode", "metadata": {"name": "odd"}, "spec": spec}))
-    assert isinstance(forest.images["ns"]["odd"], SpecInvalid)
-    assert "problem" in trees_of(forest)[0]["images"][0]
+    api_trees = ApiTrees()
+    api_trees.put(stored({"kind": "VMImageNode", "metadata": {"name": "odd"}, "spec": spec}))
+    assert isinstance(api_trees.images["ns"]["odd"], SpecInvalid)
+    assert "problem" in trees_of(api_trees)[0]["images"][0]

@@ -92,9 +92,9 @@ def test_a_vm_that_is_still_ending_is_turned_on_when_it_has_ended() -> None:
     """KubeVirt forgets to start a VM of strategy RerunOnFailure that is turned on while its instance is ending."""
     w = world()
     w.settle()
-    view = with_machine(w.view(), running=False, instance_deleting=True)
+    view = with_machine(w.view(), running=False, vmi_deleting=True)
     assert strategies(view) == []
-    gone = with_machine(view, instance_deleting=False, instance_uid=None, instance_claim=None)
+    gone = with_machine(view, vmi_deleting=False, vmi_uid=None, vmi_claim=None)
     assert strategies(gone) == ["Always"]
 
 
@@ -102,18 +102,18 @@ def test_a_vm_that_is_still_ending_is_turned_on_when_it_has_ended() -> None:
     ("fields", "state"),
     [
         ({"paused": True}, "Paused"),
-        ({"instance_phase": "Succeeded", "instance_ready": False}, "PoweredOff"),
+        ({"vmi_phase": "Succeeded", "vmi_ready": False}, "PoweredOff"),
         (
-            {"instance_uid": None, "instance_claim": None, "instance_phase": "", "printable_status": "Stopped"},
+            {"vmi_uid": None, "vmi_claim": None, "vmi_phase": "", "printable_status": "Stopped"},
             "PoweredOff",
         ),
-        ({"instance_phase": "Failed", "instance_ready": False}, "Failed"),
-        ({"instance_ready": False, "printable_status": "CrashLoopBackOff"}, "CrashLooping"),
+        ({"vmi_phase": "Failed", "vmi_ready": False}, "Failed"),
+        ({"vmi_ready": False, "printable_status": "CrashLoopBackOff"}, "CrashLooping"),
         (
-            {"instance_ready": False, "printable_status": "ErrorUnschedulable", "message": "0/1 nodes"},
+            {"vmi_ready": False, "printable_status": "ErrorUnschedulable", "message": "0/1 nodes"},
             "Unschedulable",
         ),
-        ({"instance_ready": False, "printable_status": "Running"}, "Starting"),
+        ({"vmi_ready": False, "printable_status": "Running"}, "Starting"),
     ],
 )
 def test_a_vm_that_is_not_ready_is_called_by_its_trouble(fields: dict[str, Any], state: str) -> None:

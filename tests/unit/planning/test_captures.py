@@ -124,7 +124,7 @@ def test_a_vm_that_is_about_to_start_is_waited_for_and_one_that_stays_off_is_not
 ) -> None:
     w = settled(running=running)
     deployment = w.view()
-    off = [replace(m, instance_uid=None, printable_status=word) for m in deployment.machines]
+    off = [replace(m, vmi_uid=None, printable_status=word) for m in deployment.machines]
     plan = begun(view_of(w, deployment=replace(deployment, machines=tuple(off))))
     assert (plan.error is None) == settles
     if settles:

@@ -133,13 +133,13 @@ def test_another_hook_image_or_kind_is_applied_and_restarts_nothing() -> None:
 def test_an_instance_that_does_not_say_what_it_is_stays() -> None:
     w = settled()
     assert w.plan().steps == ()
-    view = with_machine(w.view(), instance_hardware="", hardware="")
+    view = with_machine(w.view(), vmi_hardware="", hardware="")
     plan = plan_deployment(view)
     assert {type(step) for step in plan.steps} == {ApplyObject}
-    assert is_ready(with_machine(w.view(), instance_hardware=""))
+    assert is_ready(with_machine(w.view(), vmi_hardware=""))
     w.change(system={"name": "c"})
     apply_vms(w)
-    assert restarts(plan_deployment(with_machine(w.view(), instance_hardware="")).steps) == []
+    assert restarts(plan_deployment(with_machine(w.view(), vmi_hardware="")).steps) == []
 
 
 def test_a_change_that_is_taken_back_in_time_restarts_nothing() -> None:
@@ -159,8 +159,8 @@ def test_a_change_that_is_taken_back_in_time_restarts_nothing() -> None:
         pytest.param(
             {"paused": True}, "Paused", "its template has changed; it restarts when it is resumed", id="paused"
         ),
-        pytest.param({"instance_phase": "Succeeded", "instance_ready": False}, "PoweredOff", None, id="powered-off"),
-        pytest.param({"instance_deleting": True}, "Restarting", None, id="on-its-way"),
+        pytest.param({"vmi_phase": "Succeeded", "vmi_ready": False}, "PoweredOff", None, id="powered-off"),
+        pytest.param({"vmi_deleting": True}, "Restarting", None, id="on-its-way"),
     ],
 )
 def test_a_machine_that_stands_still_or_has_ended_is_not_waked_for_it(
@@ -180,7 +180,7 @@ def test_a_machine_that_no_node_takes_starts_anew_with_a_smaller_template() -> N
     w = settled()
     w.edit("b", "web", memory="1Mi")
     apply_vms(w)
-    view = with_machine(w.view(), instance_phase="Scheduling", instance_ready=False)
+    view = with_machine(w.view(), vmi_phase="Scheduling", vmi_ready=False)
     assert restarts(plan_deployment(view).steps) == [(WEB, True)]
 
 

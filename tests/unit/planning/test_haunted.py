@@ -31,12 +31,17 @@ def with_first(view: DeploymentView, **changes: Any) -> DeploymentView:
 
 
 def stuck(view: DeploymentView, **changes: Any) -> DeploymentView:
-    fields = {"haunted": True, "instance_phase": "Scheduled", "instance_ready": False, "printable_status": "Starting"}
+    fields = {
+        "blocked_by_ghost_record": True,
+        "vmi_phase": "Scheduled",
+        "vmi_ready": False,
+        "printable_status": "Starting",
+    }
     return with_first(view, **{**fields, **changes})
 
 
 def off(view: DeploymentView, until: datetime) -> DeploymentView:
-    gone = {"instance_uid": None, "instance_claim": None, "instance_phase": "", "instance_ready": False}
+    gone = {"vmi_uid": None, "vmi_claim": None, "vmi_phase": "", "vmi_ready": False}
     return with_first(view, running=False, halted_until=until, printable_status="Stopped", **gone)
 
 

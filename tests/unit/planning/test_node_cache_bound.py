@@ -6,13 +6,13 @@ from kigi.api.node_cache import MAX_LAYERS
 from kigi.domain.layers import Digest, Layer
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH, plan_node_cache, wanted_layers
 from kigi.planning.steps import ApplyObject
-from kigi.planning.view import NodeView, NodeWish
+from kigi.planning.view import DesiredChain, NodeView
 
 
-def wishes(count: int, priority: int, first: int = 0, pinned: bool = False) -> list[NodeWish]:
+def wishes(count: int, priority: int, first: int = 0, pinned: bool = False) -> list[DesiredChain]:
     """Wishes for ``count`` single layers."""
     layers = (Layer(Digest(f"sha256:{number:064x}"), 1, 512) for number in range(first, first + count))
-    return [NodeWish((layer,), priority, pinned) for layer in layers]
+    return [DesiredChain((layer,), priority, pinned) for layer in layers]
 
 
 def test_as_many_layers_as_fit_are_all_wanted() -> None:

@@ -11,7 +11,7 @@ from kigi.api.deployment import Placement
 from kigi.domain.layers import Layer
 from kigi.planning.placement import NoNode, candidate_nodes, place
 from kigi.planning.view import NodeState
-from kigi.planning.wishes import WishedMachine
+from kigi.planning.wishes import MachineTarget
 from tests.support.worlds import GIB, digest
 
 BASE = Layer(digest("base"), 100, GIB)
@@ -19,8 +19,8 @@ WEB = Layer(digest("web"), 10, GIB, BASE.digest)
 DB = Layer(digest("db"), 20, GIB, BASE.digest)
 
 
-def wish(instance: int, machine: str = "web", chain: tuple[Layer, ...] = (BASE, WEB)) -> WishedMachine:
-    return WishedMachine(instance, machine, "a", machine, chain, {}, True, (None, None, None), False)
+def wish(instance: int, machine: str = "web", chain: tuple[Layer, ...] = (BASE, WEB)) -> MachineTarget:
+    return MachineTarget(instance, machine, "a", machine, chain, {}, True, (None, None, None), False)
 
 
 def node(name: str, **changes: Any) -> NodeState:

@@ -8,7 +8,7 @@ import pytest
 
 from kigi.api.deployment import Placement, SystemDeploymentSpec
 from kigi.planning.manifests import Owner, build_machine
-from kigi.planning.wishes import wished_machines
+from kigi.planning.wishes import machine_targets
 from tests.support.worlds import World
 
 
@@ -16,7 +16,7 @@ def instance(**template: Any) -> dict[str, Any]:
     """The VirtualMachineInstance's spec of a machine with that template."""
     w = World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}}))
     w.edit("a", "web", **template)
-    wish = next(m for m in wished_machines(w.spec, w.view().systems) if m.machine == "web")
+    wish = next(m for m in machine_targets(w.spec, w.view().systems) if m.machine == "web")
     made = build_machine(Owner("ns", "dep", "uid"), wish, 1, Placement(), "Plugin", "", running=True)
     spec: dict[str, Any] = made["spec"]["template"]["spec"]
     return spec

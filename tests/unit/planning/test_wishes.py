@@ -9,7 +9,7 @@ import pytest
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.domain.fingerprint import Fingerprint
 from kigi.errors import ImageMissing, MachineUnknown
-from kigi.planning.wishes import WishedMachine, named_systems, wished_machines
+from kigi.planning.wishes import MachineTarget, machine_targets, named_systems
 from tests.support.worlds import World, digest
 
 
@@ -17,11 +17,11 @@ def spec(**fields: Any) -> SystemDeploymentSpec:
     return SystemDeploymentSpec.model_validate({"system": {"name": "a"}, **fields})
 
 
-def wishes(**fields: Any) -> dict[tuple[int, str], WishedMachine]:
+def wishes(**fields: Any) -> dict[tuple[int, str], MachineTarget]:
     wanted = spec(**fields)
     world = World(wanted)
     systems = {name: world.resolved(name) for name in ("a", "b", "c")}
-    return {wish.slot: wish for wish in wished_machines(wanted, systems)}
+    return {wish.slot: wish for wish in machine_targets(wanted, systems)}
 
 
 def test_every_instance_has_every_machine() -> None:
@@ -59,7 +59,7 @@ def test_an_override_beyond_the_replicas_waits_for_them() -> None:
 
 def test_a_state_that_cannot_be_resolved_is_raised() -> None:
     with pytest.raises(ImageMissing):
-        wished_machines(spec(), {"a": ImageMissing("absent")})
+        machine_targets(spec(), {"a": ImageMissing("absent")})
 
 
 def test_all_named_states_are_known_beforehand() -> None:

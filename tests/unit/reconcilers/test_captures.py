@@ -33,7 +33,7 @@ class KubeVirt:
     def now(self) -> datetime:
         return self._now
 
-    async def instance_request(self, namespace: str, name: str, verb: str, body: Any = None) -> None:
+    async def vmi_request(self, namespace: str, name: str, verb: str, body: Any = None) -> None:
         self.asked.append(verb)
         self._now += timedelta(seconds=1)
         if verb in self._refused:
@@ -42,7 +42,7 @@ class KubeVirt:
 
 def machine(method: str) -> CapturedMachine:
     return CapturedMachine.model_validate(
-        {"name": "mail1", "instanceUid": "u", "method": method, "requestedAt": START.isoformat()}
+        {"name": "mail1", "vmiUid": "u", "method": method, "requestedAt": START.isoformat()}
     )
 
 

@@ -211,7 +211,7 @@ def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_words(printable: str
     w = world()
     w.settle()
     view = w.view()
-    failing = {"instance_phase": "Scheduling", "instance_ready": False, "printable_status": printable, "message": words}
+    failing = {"vmi_phase": "Scheduling", "vmi_ready": False, "printable_status": printable, "message": words}
     status = status_of(replace(view, machines=tuple(replace(m, **failing) for m in view.machines)))  # type: ignore[arg-type]
     machines = [machine for instance in status.instances for machine in instance.machines]
     assert {(machine.state, machine.message) for machine in machines} == {("Failed", words or printable)}
@@ -225,26 +225,26 @@ def test_what_kubevirt_said_of_a_start_is_kept_until_the_next_one_and_for_that_d
     view = w.view()
 
     def after(old: SystemDeploymentStatus | None, **fields: object) -> SystemDeploymentStatus:
-        machines = tuple(replace(m, instance_uid=None, instance_ready=False, **fields) for m in view.machines)  # type: ignore[arg-type]
+        machines = tuple(replace(m, vmi_uid=None, vmi_ready=False, **fields) for m in view.machines)  # type: ignore[arg-type]
         return status_of(replace(view, machines=machines, old_status=old))
 
     def told(status: SystemDeploymentStatus) -> set[str | None]:
         return {machine.message for instance in status.instances for machine in instance.machines}
 
-    waiting = {"instance_phase": "", "printable_status": "CrashLoopBackOff", "message": ""}
-    failed = after(None, instance_phase="Failed", message="no such link")
+    waiting = {"vmi_phase": "", "printable_status": "CrashLoopBackOff", "message": ""}
+    failed = after(None, vmi_phase="Failed", message="no such link")
     assert told(after(failed, **waiting)) == {"no such link"}
     assert told(after(after(failed, **waiting), **waiting)) == {"no such link"}
     text = failed.model_dump_json(by_alias=True).replace('"revision":1', '"revision":7')
     assert told(after(SystemDeploymentStatus.model_validate_json(text), **waiting)) == {"CrashLoopBackOff"}
-    assert told(after(failed, instance_phase="Scheduling", printable_status="Starting", message="")) == {None}
+    assert told(after(failed, vmi_phase="Scheduling", printable_status="Starting", message="")) == {None}
 
 
 def test_a_vm_whose_preference_brings_state_that_no_reset_reaches_stalls_it() -> None:
     w = world()
     w.settle()
     view = w.view()
-    status = status_of(replace(view, machines=tuple(replace(m, lasting="devices.tpm") for m in view.machines)))
+    status = status_of(replace(view, machines=tuple(replace(m, persistent_state="devices.tpm") for m in view.machines)))
     assert (conditions(status)["Ready"], conditions(status)["Stalled"]) == ("False", "True")
     assert message(status).startswith("StateBesideDisk: SystemNode a: machine ")
     assert "template.patch.spec.domain.devices.tpm.persistent: false" in message(status)
@@ -327,7 +327,7 @@ def test_a_message_of_kubevirt_is_cut() -> None:
     w = world()
     w.settle()
     view = w.view()
-    machine = replace(view.machines[0], instance_phase="Scheduling", message="x" * 1000)
+    machine = replace(view.machines[0], vmi_phase="Scheduling", message="x" * 1000)
     status = status_of(replace(view, machines=(machine, *view.machines[1:])))
     said = next(m.message for i in status.instances for m in i.machines if m.message)
     assert len(said) == MAX_MESSAGE

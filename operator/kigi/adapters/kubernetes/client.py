@@ -189,9 +189,7 @@ class KubeClient:
             return False
         return True
 
-    async def instance_request(
-        self, namespace: str, name: str, verb: str, options: Mapping[str, Any] | None = None
-    ) -> None:
+    async def vmi_request(self, namespace: str, name: str, verb: str, options: Mapping[str, Any] | None = None) -> None:
         """One of KubeVirt's requests to a VM's instance: pause, unpause, freeze, unfreeze.
 
         Answered when it is done. Conflict: the instance is not in a state for it. Waiting: there is no such instance.

@@ -54,7 +54,7 @@ CSI_NODE = Resource("storage.k8s.io/v1", "CSINode", "csinodes", namespaced=False
 VOLUME = Resource("v1", "PersistentVolume", "persistentvolumes", namespaced=False, selector=_OURS)
 CLAIM = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims", selector=_OURS)
 MACHINE = Resource("kubevirt.io/v1", "VirtualMachine", "virtualmachines", selector=_OURS)
-INSTANCE = Resource("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachineinstances", selector=_OURS)
+VMI = Resource("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachineinstances", selector=_OURS)
 POLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", selector=_OURS)
 KUBEVIRT = Resource("kubevirt.io/v1", "KubeVirt", "kubevirts")
 PLUGIN = Resource("plugin.kubevirt.io/v1alpha1", "Plugin", "plugins", namespaced=False)
@@ -80,7 +80,7 @@ WATCHED = (
     VOLUME,
     CLAIM,
     MACHINE,
-    INSTANCE,
+    VMI,
     POLICY,
     KUBEVIRT,
     PLUGIN,
