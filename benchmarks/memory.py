@@ -30,7 +30,7 @@ from kigi.mirror.store import Mirror
 from kigi.planning.deployment import plan_deployment
 from kigi.planning.manifests import Owner, build_claim, build_machine, build_volume
 from kigi.planning.node_cache import plan_node_cache
-from kigi.planning.wishes import MachineTarget
+from kigi.planning.targets import MachineTarget
 
 NAMESPACE = "bench"
 PER_DEPLOYMENT = 1000

@@ -11,7 +11,7 @@ from kigi.domain.images import Image
 from kigi.domain.layers import Digest
 from kigi.domain.systems import MachineChange, System
 from kigi.domain.usage import User, users_of_images, users_of_systems
-from kigi.planning.upkeep import plan_in_use
+from kigi.planning.in_use import plan_in_use
 
 IMAGES = [f"i{n}" for n in range(6)]
 SYSTEMS = [f"s{n}" for n in range(4)]

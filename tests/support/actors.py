@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from kigi.adapters.kubernetes.answers import JSON
+from kigi.adapters.kubernetes.api_errors import JSON
 from kigi.adapters.kubernetes.client import KubeClient, load_configuration
 from kigi.adapters.kubernetes.resources import (
     CLAIM,

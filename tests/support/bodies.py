@@ -10,7 +10,7 @@ from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.images import Image
 from kigi.domain.layers import Chain, Digest, Layer
 from kigi.planning.manifests import Owner, build_claim, build_machine, build_volume
-from kigi.planning.wishes import MachineTarget
+from kigi.planning.targets import MachineTarget
 
 GIB = 2**30
 NS, NAME, UID = "ns", "dep", "0123456789"

@@ -36,6 +36,7 @@ from kigi.planning.steps import (
     RestartMachine,
     Step,
 )
+from kigi.planning.targets import Slot, machine_targets
 from kigi.planning.view import (
     ClaimState,
     DeploymentView,
@@ -46,7 +47,6 @@ from kigi.planning.view import (
     PolicyState,
     VolumeState,
 )
-from kigi.planning.wishes import Slot, machine_targets
 
 GIB = 2**30
 

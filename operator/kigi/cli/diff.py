@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
+from kigi.cli.api_trees import read_api_trees
 from kigi.cli.cluster import Access, open_cluster
-from kigi.cli.forest import read_api_trees
 from kigi.cli.output import Format, show, table
 from kigi.domain.layers import missing_layers, total_bytes, unique_layers
 from kigi.domain.quantities import format_bytes

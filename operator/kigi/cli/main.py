@@ -7,7 +7,9 @@ import sys
 from enum import StrEnum
 from typing import Annotated
 
-from kigi.cli import storing, upkeep, verbs
+from kigi.cli import maintenance as upkeep
+from kigi.cli import publish_verbs as storing
+from kigi.cli import verbs
 from kigi.cli.commands import Argument, Verbs
 from kigi.errors import KigiError
 

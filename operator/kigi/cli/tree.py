@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM
+from kigi.cli.api_trees import ApiTrees, read_api_trees
 from kigi.cli.cluster import Access, open_cluster
-from kigi.cli.forest import ApiTrees, read_api_trees
 from kigi.cli.output import Format, show
 from kigi.domain.images import Image
 from kigi.domain.layers import missing_layers, total_bytes

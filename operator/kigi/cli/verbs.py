@@ -145,7 +145,7 @@ def switch(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Put a deployment, an instance or a machine into another state."""
-    from kigi.cli.acting import Place, run_switch
+    from kigi.cli.switch_reset import Place, run_switch
 
     access = access_of(kubeconfig, context, namespace)
     run_switch(access, deployment, state, Place(instance, machine), force=force, wait_s=wait, form=output)
@@ -163,7 +163,7 @@ def reset(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Throw away what guests wrote: of a deployment, an instance or a machine."""
-    from kigi.cli.acting import Place, run_reset
+    from kigi.cli.switch_reset import Place, run_reset
 
     run_reset(
         access_of(kubeconfig, context, namespace),
@@ -189,7 +189,7 @@ def capture(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Keep a running instance as a new state; its VMs stand still for a moment and run on."""
-    from kigi.cli.acting import run_capture
+    from kigi.cli.switch_reset import run_capture
 
     spec: dict[str, Any] = {"deployment": {"name": deployment}, "instance": instance}
     spec["quiesce"] = "Auto" if quiesce else "Pause"

@@ -15,9 +15,9 @@ from kigi.adapters.kubernetes.resources import (
     SYSTEM,
     Resource,
 )
+from kigi.cli.api_trees import states_of
 from kigi.cli.causes import CAUSES, Cause, cause_of
 from kigi.cli.cluster import Access, listed, open_cluster
-from kigi.cli.forest import states_of
 from kigi.cli.output import Format, show
 from kigi.errors import Forbidden, SpecInvalid
 

@@ -15,6 +15,7 @@ from kigi.mirror.records import (
 )
 from kigi.mirror.store import Mirror
 from kigi.planning import plugin
+from kigi.planning.targets import named_systems
 from kigi.planning.view import (
     ClaimState,
     DeploymentView,
@@ -22,7 +23,6 @@ from kigi.planning.view import (
     PolicyState,
     VolumeState,
 )
-from kigi.planning.wishes import named_systems
 
 
 def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -> DeploymentView:

@@ -10,11 +10,11 @@ from kigi.domain.usage import CAPTURE_KIND, DEPLOYMENT_KIND, PREFETCH_KIND, User
 from kigi.errors import KigiError
 from kigi.mirror.store import Mirror
 from kigi.planning import captures
+from kigi.planning.targets import named_systems
 from kigi.planning.view import (
     ImageView,
     SystemView,
 )
-from kigi.planning.wishes import named_systems
 
 
 def gather_image(mirror: Mirror, namespace: str, name: str, now: datetime) -> ImageView | None:

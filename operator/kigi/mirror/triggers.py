@@ -33,7 +33,7 @@ from kigi.mirror.records import (
 from kigi.mirror.store import Change, Mirror
 from kigi.planning.captures import uses
 from kigi.planning.plugin import NAME
-from kigi.planning.wishes import named_systems
+from kigi.planning.targets import named_systems
 
 EnqueueRequest = tuple[Key, float]
 """A key, and the seconds after which it shall be looked at; later ones gather several changes."""

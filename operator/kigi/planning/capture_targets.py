@@ -13,8 +13,8 @@ from kigi.domain.layers import MAX_DEPTH, Chain
 from kigi.errors import DeploymentMissing, KigiError, MachineUnknown, NameTaken, NotSettled
 from kigi.planning.capture_view import RESUMED_SHOWN, CaptureView, image_name, is_to_pause, system_name, too_deep
 from kigi.planning.deployment import is_outdated
+from kigi.planning.targets import MachineTarget, machine_targets
 from kigi.planning.view import DeploymentView, MachineState, VolumeState
-from kigi.planning.wishes import MachineTarget, machine_targets
 
 
 def choose_targets(view: CaptureView) -> SystemCaptureStatus:

@@ -32,8 +32,8 @@ from kigi.planning.steps import (
     RestartMachine,
     Step,
 )
+from kigi.planning.targets import MachineTarget, Slot, machine_targets
 from kigi.planning.view import ClaimState, DeploymentView, MachineState, VolumeState
-from kigi.planning.wishes import MachineTarget, Slot, machine_targets
 
 FORGOTTEN_AFTER = timedelta(seconds=30)
 """virt-handler looks for sockets of launchers that are gone every 11 s, and forgets those of which no instance is."""

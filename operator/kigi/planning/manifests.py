@@ -21,7 +21,7 @@ from kigi.domain.names import ANNOTATION_HARDWARE_HASH, ANNOTATION_TEMPLATE_HASH
 from kigi.domain.quantities import parse_quantity
 from kigi.domain.systems import ResolvedDisk, merge_patch
 from kigi.errors import SpecInvalid
-from kigi.planning.wishes import MachineTarget
+from kigi.planning.targets import MachineTarget
 
 CLOUD_INIT = "cloud-init"
 """Volume and disk of a template's ``cloudInit``."""

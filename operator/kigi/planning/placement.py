@@ -12,8 +12,8 @@ from kigi.api.deployment import Placement, Toleration
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes, unique_layers
 from kigi.domain.quantities import format_bytes
 from kigi.errors import Waiting
+from kigi.planning.targets import MachineTarget, Slot
 from kigi.planning.view import NodeState
-from kigi.planning.wishes import MachineTarget, Slot
 
 
 class NoNode(Waiting):

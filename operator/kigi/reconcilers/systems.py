@@ -5,7 +5,7 @@ from __future__ import annotations
 from kigi.adapters.kubernetes.resources import SYSTEM
 from kigi.gather.trees import gather_system
 from kigi.mirror.keys import Key
-from kigi.reconcilers.upkeep import keep_in_use
+from kigi.reconcilers.in_use import keep_in_use
 from kigi.reconcilers.writing import write_status
 from kigi.runtime.ports import Ports
 from kigi.status.trees import system_status

@@ -10,8 +10,8 @@ from typing import Literal
 from kigi.api.deployment import HistoryEntry
 from kigi.domain.fingerprint import Fingerprint
 from kigi.planning.deployment import Target
+from kigi.planning.targets import Slot
 from kigi.planning.view import DeploymentView, VolumeState
-from kigi.planning.wishes import Slot
 
 MAX_ENTRIES = 100
 ONE_DECISION = timedelta(seconds=60)

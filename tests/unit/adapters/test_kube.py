@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kubernetes.answers import translate
+from kigi.adapters.kubernetes.api_errors import translate
 from kigi.adapters.kubernetes.resources import CLAIM, MACHINE, NODE, VOLUME
 from kigi.errors import Conflict, Forbidden, KigiError, SpecInvalid, Unreachable, Waiting
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kigi.cli.forest import ApiTrees
+from kigi.cli.api_trees import ApiTrees
 from kigi.cli.tree import trees_of
 from kigi.errors import KigiError, SpecInvalid
 from kigi.mirror.store import Mirror

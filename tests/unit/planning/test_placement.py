@@ -10,8 +10,8 @@ import pytest
 from kigi.api.deployment import Placement
 from kigi.domain.layers import Layer
 from kigi.planning.placement import NoNode, candidate_nodes, place
+from kigi.planning.targets import MachineTarget
 from kigi.planning.view import NodeState
-from kigi.planning.wishes import MachineTarget
 from tests.support.worlds import GIB, digest
 
 BASE = Layer(digest("base"), 100, GIB)

@@ -8,7 +8,7 @@ import pytest
 
 from kigi.api.deployment import Placement, SystemDeploymentSpec
 from kigi.planning.manifests import Owner, build_machine
-from kigi.planning.wishes import machine_targets
+from kigi.planning.targets import machine_targets
 from tests.support.worlds import World
 
 

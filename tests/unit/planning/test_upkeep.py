@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kigi.domain.usage import User
-from kigi.planning.upkeep import plan_in_use
+from kigi.planning.in_use import plan_in_use
 
 SOMEBODY = (User("SystemNode", "s"),)
 

@@ -9,7 +9,7 @@ import pytest
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.domain.fingerprint import Fingerprint
 from kigi.errors import ImageMissing, MachineUnknown
-from kigi.planning.wishes import MachineTarget, machine_targets, named_systems
+from kigi.planning.targets import MachineTarget, machine_targets, named_systems
 from tests.support.worlds import World, digest
 
 

@@ -18,7 +18,7 @@ import aiohttp
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from kigi.adapters.kubernetes.answers import ACCEPT, APPLY, JSON, JSON_PATCH, MERGE_PATCH, PAGE, translate
+from kigi.adapters.kubernetes.api_errors import ACCEPT, APPLY, JSON, JSON_PATCH, MERGE_PATCH, PAGE, translate
 from kigi.adapters.kubernetes.resources import Resource, resource_of
 from kigi.domain.names import FIELD_MANAGER
 from kigi.errors import Conflict, Unreachable, Waiting

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from kigi.adapters.kubernetes.answers import ACCEPT, APPLY, JSON, PAGE, translate
+from kigi.adapters.kubernetes.api_errors import ACCEPT, APPLY, JSON, PAGE, translate
 from kigi.adapters.kubernetes.endpoint import Endpoint
 from kigi.adapters.kubernetes.resources import Resource
 from kigi.errors import Conflict, SpecInvalid, Unreachable, Waiting
