@@ -3,14 +3,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := operator node-cache-daemon localcluster scenario demo tests benchmarks
+SOURCES := operator node-cache-daemon localcluster scenario demo soak tests benchmarks
 CLUSTER ?= local
 KUBEVIRT ?= 1.7
+MINUTES ?= 60
 # A file of tests stays in one process, as its tests share servers.
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo check lint format type contracts packages unit integration crds proto docs lock e2e model bench race up down clean
+.PHONY: help test demo check lint format type contracts packages unit integration crds proto docs lock e2e soak model bench race up down clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +51,10 @@ e2e: $(VENV)/ready packages  ## Real VMs in the local cluster; an hour; KUBEVIRT
 	$(BIN)/python -m localcluster up --kubevirt $(KUBEVIRT)
 	$(BIN)/python -m localcluster build plugin-check multus
 	$(BIN)/pytest -m e2e tests/e2e
+
+soak: $(VENV)/ready packages  ## Ten VMs undisturbed for an hour: nothing but heartbeats may change; MINUTES=30, KUBEVIRT=1.9
+	$(BIN)/python -m localcluster up --kubevirt $(KUBEVIRT)
+	$(BIN)/python -m soak --minutes $(MINUTES)
 
 model: $(VENV)/ready packages  ## The store against its model: 100,000 steps and more
 	KIGI_MODEL_EXAMPLES=5000 KIGI_MODEL_STEPS=100000 $(BIN)/pytest -s -p no:timeout tests/property/test_store.py

@@ -22,6 +22,8 @@ from localcluster.full import Cluster
 REPOSITORY = Path(__file__).resolve().parents[1]
 _KIND = REPOSITORY / "localcluster" / "kind" / "cluster.sh"
 SYSTEM_NAMESPACE = "kigi-system"
+KUBECTL_S = 1000.0
+"""Limit of one kubectl: more than any ``--timeout`` that is given to ``kubectl wait`` or ``delete`` (900 s)."""
 
 
 class DemoFailed(RuntimeError):
@@ -39,12 +41,19 @@ class Target:
     """
     kubectl_path: str
 
-    def kubectl(self, *arguments: str, objects: list[dict[str, Any]] | None = None) -> str:
-        """What kubectl prints; ``objects`` are given on its standard input. Raises DemoFailed."""
+    def kubectl(
+        self, *arguments: str, objects: list[dict[str, Any]] | None = None, timeout_s: float = KUBECTL_S
+    ) -> str:
+        """What kubectl prints; ``objects`` are given on its standard input. Raises DemoFailed, also after timeout_s."""
         text = yaml.safe_dump_all(objects) if objects is not None else None
         command = [self.kubectl_path, *arguments]
         environment = {**os.environ, **self.environment}
-        done = subprocess.run(command, env=environment, input=text, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                command, env=environment, input=text, capture_output=True, text=True, check=False, timeout=timeout_s
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise DemoFailed(f"kubectl {' '.join(arguments)}: no end within {timeout_s:.0f} s") from exc
         if done.returncode:
             raise DemoFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout

@@ -24,6 +24,11 @@ from localcluster import images, node_init, rootfs
 from localcluster.images import Image
 
 CGROUP = "kigi-local"
+COMMAND_S = 300.0
+"""Limit of a command in the node."""
+_LATER_S = 15.0
+_TIMED_OUT = 124
+"""Exit status of timeout(1)."""
 _BRIDGE = re.compile(r"kigi\d+")
 _CGROUPS = Path("/sys/fs/cgroup")
 _PROGRAMS = {
@@ -128,9 +133,13 @@ class Node:
         """Run ``ctr`` in Kubernetes' namespace, inside the node."""
         return _output(self._inside("ctr", *arguments))
 
-    def enter(self, *command: str) -> str:
-        """Standard output of a command run in the node's mount and PID namespaces. Raises RuntimeError if it fails."""
-        return _output(self._inside(*command))
+    def enter(self, *command: str, timeout_s: float = COMMAND_S) -> str:
+        """Standard output of a command run in the node's mount and PID namespaces.
+
+        Raises RuntimeError if it fails or does not end within ``timeout_s``.
+        """
+        # The limit is kept inside: to kill nsenter would leave what it started.
+        return _output(self._inside("timeout", "-k", "5", f"{timeout_s:.0f}", *command), timeout_s + _LATER_S)
 
     def _inside(self, program: str, *arguments: str) -> list[str]:
         pid = find_init(self.directory)
@@ -433,10 +442,14 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def _output(command: Sequence[str]) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+def _output(command: Sequence[str], timeout_s: float = COMMAND_S) -> str:
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+    except subprocess.TimeoutExpired as exc:
+        raise RuntimeError(f"{' '.join(command)}: no end within {timeout_s:.0f} s") from exc
     if result.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {result.stderr.strip()[-2000:]}")
+        cause = "no end within its limit" if result.returncode == _TIMED_OUT else result.stderr.strip()[-2000:]
+        raise RuntimeError(f"{' '.join(command)}: {cause}")
     return result.stdout
 
 

@@ -1,0 +1,139 @@
+"""Values of one sample, as the checks read them and as ``samples.jsonl`` keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One entry of ``status.conditions``; heartbeat and probe times are left out."""
+
+    status: str
+    reason: str = ""
+    message: str = ""
+    transition: str = ""
+    """lastTransitionTime, RFC 3339."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container of a pod, init containers included."""
+
+    id: str
+    ready: bool
+    restarts: int
+    state: str
+    """running, waiting or terminated."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectState:
+    """What one API object shows, without resourceVersion, generation and heartbeats."""
+
+    uid: str
+    version: str
+    """resourceVersion: any write of the object changes it."""
+    phase: str = ""
+    """``status.phase``; of a VirtualMachine its printableStatus, of a Lease its holder."""
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+    containers: Mapping[str, Container] = field(default_factory=dict)
+    """Of a Pod."""
+    writers: Mapping[str, str] = field(default_factory=dict)
+    """Field manager and subresource -> time of its last write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A field of an object that differs from the sample before; heartbeats are no changes."""
+
+    object: str
+    path: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One of Kigi's processes on a node."""
+
+    descriptors: int
+    memory_bytes: int
+    """Resident set (VmRSS)."""
+    cpu_s: float
+    """User and system time since its start."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogGrowth:
+    """What one container logged since the sample before."""
+
+    lines: int = 0
+    size_bytes: int = 0
+    warnings: int = 0
+    errors: int = 0
+    examples: tuple[str, ...] = ()
+    """The first warnings and errors, cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What is read inside one node."""
+
+    mounts: tuple[str, ...]
+    """Sorted ``mount point (type)`` of the node's process 1; a place that is mounted twice is listed twice."""
+    processes: Mapping[str, Process]
+    """``program pid@start`` -> figures: a process that is replaced has another key."""
+    logs: Mapping[str, LogGrowth]
+    """``pod/container`` -> growth."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarningEvent:
+    """A Kubernetes Event of type Warning."""
+
+    object: str
+    reason: str
+    message: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The cluster at one moment. A part that could not be read is None, and ``failures`` says why."""
+
+    at_s: float
+    """Seconds since the first sample."""
+    time: str
+    """RFC 3339, UTC."""
+    took_s: float = 0.0
+    failures: tuple[str, ...] = ()
+    objects: Mapping[str, ObjectState] | None = None
+    """``Kind namespace/name`` -> state."""
+    changes: tuple[Change, ...] = ()
+    events: Mapping[str, int] | None = None
+    """``type reason object`` -> how often it happened, while the API server keeps the Event."""
+    warnings: Mapping[str, WarningEvent] | None = None
+    """uid of the Event -> Event."""
+    counts: Mapping[str, int] | None = None
+    """Resource -> number of stored objects, from the API server's metrics, which lag by up to a minute."""
+    nodes: Mapping[str, NodeState] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that changed, grew or failed while nothing but heartbeats should have."""
+
+    check: str
+    """Which check, e.g. ``restarts``."""
+    subject: str
+    """Which object, process or container."""
+    text: str
+    at_s: float | None = None
+    """When, in seconds since the first sample; None: over the whole run."""
