@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := operator node-cache-daemon localcluster scenario demo soak tests benchmarks
+SOURCES := operator node-cache-daemon localcluster scenario demo soak tools tests benchmarks
 CLUSTER ?= local
 KUBEVIRT ?= 1.7
 MINUTES ?= 60
@@ -11,7 +11,7 @@ MINUTES ?= 60
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo check lint format type contracts packages unit integration crds proto docs lock e2e soak model bench race up down clean
+.PHONY: help test demo check lint format type contracts metrics packages unit integration crds proto docs lock e2e soak model bench race up down clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,7 +21,7 @@ test: check unit integration  ## Format, lint, types, contracts, and every test 
 demo: $(VENV)/ready packages  ## The main job: a real cluster, ten VMs, three states; CLUSTER=kind with Docker
 	$(BIN)/python -m demo --cluster $(CLUSTER)
 
-check: lint type contracts  ## Everything that reads the source only
+check: lint type contracts metrics  ## Everything that reads the source only
 
 lint: $(VENV)/ready  ## Formatter and linter, without changing anything
 	$(BIN)/ruff format --check $(SOURCES)
@@ -36,6 +36,9 @@ type: $(VENV)/ready  ## Types, strictly
 
 contracts: $(VENV)/ready  ## Which way imports point
 	$(BIN)/lint-imports
+
+metrics: $(VENV)/ready  ## Sizes of modules and functions against the project's targets
+	$(BIN)/python -m tools.code_metrics
 
 packages: $(VENV)/ready  ## Debian packages that tests, demo and benchmarks run
 	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 curl e2fsprogs iproute2

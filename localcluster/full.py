@@ -352,6 +352,7 @@ def build_programs(release: Release | None) -> None:
 
 def build_images(release: Release | None, *, kigi: bool = True) -> Iterator[Image]:
     """All images of the cluster, built if the cache lacks them; None leaves KubeVirt out."""
+    ensure_apt_packages(_PACKAGES)
     cache = cache_dir()
     yield node.build_pause_image(cache)
     if release is not None:
