@@ -33,8 +33,8 @@ from kigi.errors import (
     VolumeInUse,
     VolumeUnknown,
 )
-from kigi_cache.captures.cloning import clone_file
 from kigi_cache.disks import mounts
+from kigi_cache.disks.cloning import clone_file
 from kigi_cache.disks.mounts import Mount
 
 QEMU_UID = QEMU_GID = 107
