@@ -28,6 +28,8 @@ STANDSTILL = timedelta(seconds=60)
 """Longest time that VMs stand still for an attempt; then they are resumed, whatever was copied."""
 RESUMED_SHOWN = timedelta(seconds=30)
 """KubeVirt shows for a moment longer that a VM is paused; one that it shows so after this was paused by somebody."""
+CLOCK_SKEW = timedelta(seconds=5)
+"""A time further in the future than this shows that a clock was set, or that another machine's is wrong."""
 ATTEMPTS = 3
 AGAIN_S = 10.0
 LOOK_AGAIN_S = 30.0
@@ -203,7 +205,7 @@ def _begin(view: CaptureView) -> CapturePlan:
     """Who is captured, and whether all nodes can; written before anybody is paused. What failed is tried again."""
     if view.status.failure is not None and view.status.started_at is not None:
         left_s = AGAIN_S - (view.now - view.status.started_at).total_seconds()
-        if left_s > 0:
+        if 0 < left_s <= AGAIN_S + CLOCK_SKEW.total_seconds():
             return CapturePlan(view.status, retry_after_s=left_s)
     try:
         status = _chosen(view)
@@ -344,7 +346,7 @@ def _at_rest(
 def _method(view: CaptureView, vm: MachineState) -> Literal["Pause", "FreezeAndPause", "AlreadyPaused"]:
     if vm.paused:
         before = next((m for m in view.status.machines if m.instance_uid == vm.instance_uid), None)
-        if before is not None and before.resumed_at is not None and view.now - before.resumed_at < RESUMED_SHOWN:
+        if before is not None and before.resumed_at is not None and _lasts(before.resumed_at, view.now, RESUMED_SHOWN):
             raise NotSettled(f"machine {vm.machine} was resumed a moment ago; KubeVirt does not show it yet")
         return "AlreadyPaused"
     return "FreezeAndPause" if view.spec.quiesce == "Auto" and vm.instance_uid in view.agents else "Pause"
@@ -380,7 +382,7 @@ def _to_pause(machine: CapturedMachine) -> bool:
 def _late(view: CaptureView) -> CapturePlan | None:
     """Resumes everybody when they have stood still for too long."""
     status = view.status
-    if status.started_at is None or view.now - status.started_at <= STANDSTILL:
+    if status.started_at is None or _lasts(status.started_at, view.now, STANDSTILL):
         return None
     missing = [disk.name for disk in status.disks if disk.state == "Waiting"]
     message = (
@@ -507,6 +509,11 @@ def _objects(view: CaptureView, status: SystemCaptureStatus | None = None) -> It
         "metadata": {"name": system, "namespace": view.namespace, "annotations": origin},
         "spec": spec,
     }
+
+
+def _lasts(since: datetime, now: datetime, limit: timedelta) -> bool:
+    """Whether at most ``limit`` has passed. A clock that was set back does not stretch it: then it has passed."""
+    return -CLOCK_SKEW <= now - since <= limit
 
 
 def _in(status: SystemCaptureStatus, phase: CapturePhase) -> SystemCaptureStatus:
