@@ -60,7 +60,8 @@ def gather_capture(mirror: Mirror, record: CaptureRecord, now: datetime) -> Capt
         lives={
             node.meta.name: life_of(
                 node_exists=True,
-                cache_alive=(cache := mirror.caches.get(None, node.meta.name)) is not None and _is_alive(cache, now),
+                cache_alive=(cache := mirror.caches.get(None, node.meta.name)) is not None
+                and _is_alive(mirror, cache, now),
             )
             for node in mirror.nodes
         },

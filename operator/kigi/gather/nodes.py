@@ -94,9 +94,19 @@ def _node_state(mirror: Mirror, node: NodeRecord, now: datetime, used_bytes: int
         fetching=cache.fetching,
         refused=cache.refused,
         cache_free_bytes=max(cache.budget_bytes - cache.wanted_bytes, 0),
-        cache_alive=is_alive(cache, now),
+        cache_alive=is_alive(mirror, cache, now),
     )
 
 
-def is_alive(cache: CacheRecord, now: datetime) -> bool:
-    return cache.heartbeat is not None and now - cache.heartbeat < CACHE_SILENT_AFTER
+def is_alive(mirror: Mirror, cache: CacheRecord, now: datetime) -> bool:
+    """Whether the node's daemon has written its status lately.
+
+    The clocks of two machines are compared only before this process has seen the heartbeat change: a node's clock may
+    be wrong by an hour, and either clock may be set.
+    """
+    if cache.heartbeat is None:
+        return False
+    silence_s = mirror.silence_s(cache.meta.name)
+    if silence_s is not None:
+        return silence_s < CACHE_SILENT_AFTER.total_seconds()
+    return abs(now - cache.heartbeat) < CACHE_SILENT_AFTER

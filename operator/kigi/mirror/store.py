@@ -6,6 +6,7 @@ seen by the next decision at once and a late watch event cannot undo it.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -104,7 +105,9 @@ class Store(Generic[R]):
 class Mirror:
     """All kinds. ``synced`` is set by whoever has listed them all; nothing may be decided before."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` gives monotonic seconds."""
+        self._clock = clock
         self.synced = False
         self.images: Store[ImageRecord] = Store(namespace=lambda r: r.meta.namespace)
         self.systems: Store[SystemRecord] = Store(namespace=lambda r: r.meta.namespace)
@@ -148,6 +151,8 @@ class Mirror:
         """Nodes that hold each layer."""
         self.memory_cache: dict[tuple[str, str], Mapping[str, int]] = {}
         """Memory that each deployment asks for, by node; forgotten when one of its volumes or VMs changes."""
+        self._beats: dict[str, float] = {}
+        """By node: when this process last saw the heartbeat of its NodeCache change."""
         self._tombstones: OrderedDict[str, None] = OrderedDict()
         self._trees: dict[str, Trees] = {}
 
@@ -187,6 +192,7 @@ class Mirror:
             store.put(key, new)
         if kind == resources.NODE_CACHE.kind:
             self._index_holders(key[1], cast("CacheRecord | None", old), cast("CacheRecord | None", new))
+            self._note_beat(key[1], cast("CacheRecord | None", old), cast("CacheRecord | None", new))
         if _tree_part(old) != _tree_part(new):
             self._trees.pop(key[0] or "", None)
         for record in (old, new):
@@ -204,12 +210,23 @@ class Mirror:
         for digest in after - before:
             self.holders[digest].add(node)
 
+    def _note_beat(self, node: str, old: CacheRecord | None, new: CacheRecord | None) -> None:
+        if new is None:
+            self._beats.pop(node, None)
+        elif old is not None and old.heartbeat != new.heartbeat:
+            self._beats[node] = self._clock()
+
     def _bury(self, uid: str) -> None:
         self._tombstones[uid] = None
         while len(self._tombstones) > TOMBSTONES:
             self._tombstones.popitem(last=False)
 
     # Reading.
+
+    def silence_s(self, node: str) -> float | None:
+        """Seconds since the heartbeat of the node's NodeCache changed; None: this process has not seen it change."""
+        at = self._beats.get(node)
+        return None if at is None else self._clock() - at
 
     def trees(self, namespace: str) -> Trees:
         """Both trees of a namespace, resolved as far as they are asked for; made anew when a node of them changes."""

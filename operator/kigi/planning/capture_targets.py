@@ -11,7 +11,7 @@ from kigi.domain import names
 from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.layers import MAX_DEPTH, Chain
 from kigi.errors import DeploymentMissing, KigiError, MachineUnknown, NameTaken, NotSettled
-from kigi.planning.capture_view import RESUMED_SHOWN, CaptureView, image_name, is_to_pause, system_name, too_deep
+from kigi.planning.capture_view import RESUMED_SHOWN, CaptureView, image_name, is_to_pause, lasts, system_name, too_deep
 from kigi.planning.deployment import is_outdated
 from kigi.planning.targets import MachineTarget, machine_targets
 from kigi.planning.view import DeploymentView, MachineState, VolumeState
@@ -108,7 +108,7 @@ def _at_rest(
 def _method(view: CaptureView, vm: MachineState) -> Literal["Pause", "FreezeAndPause", "AlreadyPaused"]:
     if vm.paused:
         before = next((m for m in view.status.machines if m.vmi_uid == vm.vmi_uid), None)
-        if before is not None and before.resumed_at is not None and view.now - before.resumed_at < RESUMED_SHOWN:
+        if before is not None and before.resumed_at is not None and lasts(before.resumed_at, view.now, RESUMED_SHOWN):
             raise NotSettled(f"machine {vm.machine} was resumed a moment ago; KubeVirt does not show it yet")
         return "AlreadyPaused"
     return "FreezeAndPause" if view.spec.quiesce == "Auto" and vm.vmi_uid in view.agents else "Pause"

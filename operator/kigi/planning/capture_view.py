@@ -64,3 +64,12 @@ def too_deep(where: str, image: str, cause: str) -> ChainTooDeep:
 
 def is_to_pause(machine: CapturedMachine) -> bool:
     return machine.method in ("Pause", "FreezeAndPause") and machine.paused_at is None
+
+
+CLOCK_SKEW = timedelta(seconds=5)
+"""A time further in the future than this shows that a clock was set, or that another machine's is wrong."""
+
+
+def lasts(since: datetime, now: datetime, limit: timedelta) -> bool:
+    """Whether at most ``limit`` has passed. A clock that was set back does not stretch it: then it has passed."""
+    return -CLOCK_SKEW <= now - since <= limit

@@ -18,7 +18,7 @@ from kigi.api.node_cache import CaptureOrder
 from kigi.errors import ChainTooDeep, KigiError
 from kigi.planning.capture_results import result_objects, with_reports
 from kigi.planning.capture_targets import choose_targets
-from kigi.planning.capture_view import CaptureView, is_to_pause, too_deep
+from kigi.planning.capture_view import CLOCK_SKEW, CaptureView, is_to_pause, lasts, too_deep
 from kigi.planning.copies import KEPT, Trouble, first_error, obstacle_of, of_reason, trouble_of
 
 STANDSTILL = timedelta(seconds=60)
@@ -159,7 +159,7 @@ def _begin(view: CaptureView) -> CapturePlan:
     """Who is captured, and whether all nodes can; written before anybody is paused. What failed is tried again."""
     if view.status.failure is not None and view.status.started_at is not None:
         left_s = AGAIN_S - (view.now - view.status.started_at).total_seconds()
-        if left_s > 0:
+        if 0 < left_s <= AGAIN_S + CLOCK_SKEW.total_seconds():
             return CapturePlan(view.status, retry_after_s=left_s)
     try:
         status = choose_targets(view)
@@ -201,7 +201,7 @@ def _is_possible(view: CaptureView, disk: CapturedDisk) -> bool:
 def _late(view: CaptureView) -> CapturePlan | None:
     """Resumes everybody when they have stood still for too long."""
     status = view.status
-    if status.started_at is None or view.now - status.started_at <= STANDSTILL:
+    if status.started_at is None or lasts(status.started_at, view.now, STANDSTILL):
         return None
     missing = [disk.name for disk in status.disks if disk.state == "Waiting"]
     message = (

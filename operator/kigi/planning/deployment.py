@@ -313,9 +313,12 @@ def halted_until(machine: MachineState | None, now: datetime) -> datetime | None
     """
     if machine is None:
         return None
+    until = machine.halted_until
+    if until is not None and until - now > 2 * FORGOTTEN_AFTER:
+        until = None  # written by a clock that was set back since: it would keep the VM off for as long
     if machine.blocked_by_ghost_record:
-        return machine.halted_until if machine.halted_until and not machine.running else now + FORGOTTEN_AFTER
-    return machine.halted_until if machine.halted_until and now < machine.halted_until else None
+        return until if until and not machine.running else now + FORGOTTEN_AFTER
+    return until if until and now < until else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,173 @@
+"""Clocks that are set by an hour, and clocks of nodes that are wrong: no limit stretches, no daemon falls silent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from kigi.api.capture import SystemCaptureStatus
+from kigi.api.deployment import SystemDeploymentSpec
+from kigi.gather.nodes import gather_nodes
+from kigi.mirror.records import CACHE_SILENT_AFTER
+from kigi.mirror.store import Mirror
+from kigi.planning.capture_view import RESUMED_SHOWN
+from kigi.planning.captures import AGAIN_S, STANDSTILL, orders, plan_capture, standing
+from kigi.planning.deployment import FORGOTTEN_AFTER, halted_until
+from tests.support.bodies import cache_body, csi_node_body, node_body
+from tests.support.worlds import World
+from tests.unit.planning.test_captures import begun, copied, paused, resumed, view_of
+
+HOUR = timedelta(hours=1)
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+SET = pytest.mark.parametrize("step", [HOUR, -HOUR], ids=["set-forward", "set-back"])
+
+
+def settled() -> World:
+    w = World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}}))
+    w.settle()
+    return w
+
+
+# Captures: VMs are paused for STANDSTILL at most.
+
+
+@SET
+def test_paused_vms_are_resumed_when_the_clock_is_set(step: timedelta) -> None:
+    w = settled()
+    plan = plan_capture(view_of(w, paused(w), now=w.view().now + step))
+    assert (plan.action, plan.status.failure) == ("Resume", "TooSlow")
+    assert len(plan.machines) == len(standing(plan.status)) > 0
+
+
+@pytest.mark.parametrize("seconds", [-2, 0, 30, STANDSTILL.seconds])
+def test_paused_vms_stay_paused_while_clocks_differ_by_seconds(seconds: int) -> None:
+    w = settled()
+    assert plan_capture(view_of(w, paused(w), now=w.view().now + timedelta(seconds=seconds))).action == ""
+
+
+@SET
+def test_a_failed_capture_is_retried_without_waiting_for_the_clock(step: timedelta) -> None:
+    w = settled()
+    late = plan_capture(view_of(w, paused(w), now=w.view().now + 2 * STANDSTILL)).status
+    failed = plan_capture(view_of(w, resumed(late, w))).status
+    assert (failed.phase, failed.failure) == ("Pending", "TooSlow")
+    waits = plan_capture(view_of(w, failed))
+    assert waits.retry_after_s is not None
+    assert 0 < waits.retry_after_s <= AGAIN_S + 5
+    again = plan_capture(view_of(w, failed, now=w.view().now + step))
+    assert again.status.phase == "Checking"
+    assert list(orders(again.status))
+
+
+def test_a_vm_that_was_resumed_is_captured_again_when_the_clock_is_set_back() -> None:
+    w = settled()
+    failed = resumed(paused(w).model_copy(update={"failure": "PauseFailed"}), w)
+    status = SystemCaptureStatus(phase="Pending", machines=failed.machines)
+    deployment = w.view()
+    shown = replace(deployment, machines=tuple(replace(m, paused=True) for m in deployment.machines))
+    soon = begun(view_of(w, status, deployment=shown, now=w.view().now + RESUMED_SHOWN / 2))
+    assert soon.status.phase == "Pending"
+    back = begun(view_of(w, status, deployment=shown, now=w.view().now - HOUR))
+    assert back.status.phase == "Pausing", "what KubeVirt shows paused an hour before it was resumed is another pause"
+
+
+def test_reports_are_taken_whatever_the_clock_says() -> None:
+    w = settled()
+    status = paused(w)
+    plan = plan_capture(view_of(w, status, reports=copied(status), now=w.view().now - HOUR))
+    assert plan.action == "Verify"
+
+
+# A VM that is kept off for FORGOTTEN_AFTER.
+
+
+@SET
+def test_a_vm_is_not_kept_off_when_the_clock_is_set(step: timedelta) -> None:
+    w = settled()
+    machine = replace(w.view().machines[0], running=False, halted_until=NOW + FORGOTTEN_AFTER)
+    assert halted_until(machine, NOW) == NOW + FORGOTTEN_AFTER
+    assert halted_until(machine, NOW + step) is None
+    still_haunted = replace(machine, blocked_by_ghost_record=True)
+    assert halted_until(still_haunted, NOW - HOUR) == NOW - HOUR + FORGOTTEN_AFTER
+
+
+# Heartbeats of daemons.
+
+
+class Heard:
+    """A mirror of one node with a monotonic clock and a wall clock, and a daemon whose clock is ``skew`` ahead."""
+
+    def __init__(self, skew: timedelta = timedelta()) -> None:
+        self.seconds, self.wall, self.skew, self.version = 1000.0, NOW, skew, 1
+        self.mirror = Mirror(lambda: self.seconds)
+        self.mirror.put("Node", node_body())
+        self.mirror.put("CSINode", csi_node_body())
+        self.beat()
+
+    def beat(self) -> None:
+        self.version += 1
+        text = (self.wall + self.skew).isoformat().replace("+00:00", "Z")
+        self.mirror.put("NodeCache", cache_body(version=self.version, heartbeat=text))
+
+    def pass_(self, seconds: float, *, beating: bool) -> None:
+        for _ in range(int(seconds // 30)):
+            self.seconds += 30
+            self.wall += timedelta(seconds=30)
+            if beating:
+                self.beat()
+
+    @property
+    def alive(self) -> bool:
+        return gather_nodes(self.mirror, self.wall)["n1"].cache_alive
+
+
+def test_a_daemon_that_falls_silent_is_noticed() -> None:
+    heard = Heard()
+    assert heard.alive
+    heard.pass_(300, beating=True)
+    assert heard.alive
+    heard.pass_(CACHE_SILENT_AFTER.total_seconds(), beating=False)
+    assert not heard.alive
+
+
+@SET
+def test_a_daemon_whose_clock_is_wrong_is_alive_while_it_beats_and_silent_when_it_does_not(step: timedelta) -> None:
+    heard = Heard(skew=step)
+    assert not heard.alive, "nothing shows yet that it is alive"
+    heard.pass_(30, beating=True)
+    assert heard.alive
+    heard.pass_(CACHE_SILENT_AFTER.total_seconds(), beating=False)
+    assert not heard.alive
+
+
+@SET
+def test_an_operator_whose_clock_is_set_keeps_its_daemons(step: timedelta) -> None:
+    heard = Heard()
+    heard.pass_(60, beating=True)
+    heard.wall += step
+    assert heard.alive
+    heard.pass_(60, beating=True)
+    assert heard.alive
+    heard.pass_(120, beating=False)
+    assert not heard.alive
+
+
+def test_an_operator_that_starts_takes_an_old_heartbeat_for_what_it_is() -> None:
+    heard = Heard()
+    heard.wall += 2 * CACHE_SILENT_AFTER
+    assert not heard.alive
+    heard.beat()
+    assert heard.alive
+
+
+def test_a_week_of_heartbeats_with_a_clock_that_is_set_every_day() -> None:
+    heard = Heard()
+    for day in range(7):
+        heard.pass_(86_400, beating=True)
+        heard.wall += HOUR * (-1) ** day
+        assert heard.alive
+    assert len(heard.mirror._beats) == 1
+    heard.mirror.gone("NodeCache", None, "n1", "")
+    assert heard.mirror._beats == {}
