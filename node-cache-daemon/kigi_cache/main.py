@@ -25,10 +25,10 @@ from kigi_cache.logs import log_to_stderr
 from kigi_cache.node.kube import KubeApi
 from kigi_cache.node.node_cache import NodeCacheKeeper
 from kigi_cache.settings import Settings, from_environment
-from kigi_cache.sources.fetch import S3Source, Source
 from kigi_cache.sources.peer_access import Members, PeerTokens, address
 from kigi_cache.sources.peer_server import build_peer_app
 from kigi_cache.sources.peer_source import PeerSource
+from kigi_cache.sources.s3 import S3Source, Source
 
 logger = logging.getLogger(__name__)
 
