@@ -32,7 +32,7 @@ from kigi.domain.layers import Chain, Layer, digest_hex, object_key, parse_diges
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
-from kigi_cache.sources.fetch import CONNECTIONS, S3Source
+from kigi_cache.sources.s3 import CONNECTIONS, S3Source
 from localcluster.s3 import S3Server
 from tests.support.chains import chain_attribute
 from tests.support.layers import environment, make_chain, repositories, upload

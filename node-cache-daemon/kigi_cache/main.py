@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from kigi.adapters.json_logs import log_to_stderr
 from kigi.adapters.qemu_img import create_overlay
 from kigi.api.repositories import load_repositories
 from kigi.errors import KigiError
@@ -21,14 +22,13 @@ from kigi_cache.disks.volumes import Volumes
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import RESERVE_BYTES, Filler
 from kigi_cache.layers.store import Store
-from kigi_cache.logs import log_to_stderr
 from kigi_cache.node.kube import KubeApi
 from kigi_cache.node.node_cache import NodeCacheKeeper
 from kigi_cache.settings import Settings, from_environment
-from kigi_cache.sources.fetch import S3Source, Source
 from kigi_cache.sources.peer_access import Members, PeerTokens, address
 from kigi_cache.sources.peer_server import build_peer_app
 from kigi_cache.sources.peer_source import PeerSource
+from kigi_cache.sources.s3 import S3Source, Source
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kigi.domain.names import CSI_DRIVER
 from kigi.domain.quantities import parse_quantity
-from kigi_cache.sources.fetch import CONNECTIONS
+from kigi_cache.sources.s3 import CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from kigi.errors import BudgetExceeded, KigiError, LayerNotInRepository
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
-from kigi_cache.sources.fetch import S3Source
+from kigi_cache.sources.s3 import S3Source
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually_async
 from tests.support.layers import environment, make_chain, repositories, upload, wanted

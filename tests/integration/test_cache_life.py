@@ -15,7 +15,7 @@ from kigi.api.repositories import Repositories, Repository
 from kigi.domain.layers import Chain, Digest, digest_hex
 from kigi_cache.layers.eviction import Need, evictable
 from kigi_cache.layers.store import Store
-from kigi_cache.sources.fetch import CONNECTIONS
+from kigi_cache.sources.s3 import CONNECTIONS
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually_async
 from tests.support.faulty_proxy import FaultyProxy

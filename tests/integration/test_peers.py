@@ -21,11 +21,11 @@ from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
 from kigi_cache.node.kube import KubeApi
 from kigi_cache.sources import peer_source
-from kigi_cache.sources.fetch import S3Source
 from kigi_cache.sources.peer_access import AUDIENCE, PeerTokens
+from kigi_cache.sources.peer_ranking import ranked
 from kigi_cache.sources.peer_server import build_peer_app
 from kigi_cache.sources.peer_source import PeerSource
-from kigi_cache.sources.peers import ranked
+from kigi_cache.sources.s3 import S3Source
 from localcluster.controlplane import ControlPlane
 from localcluster.processes import free_port
 from localcluster.s3 import S3Server

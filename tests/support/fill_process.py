@@ -14,7 +14,7 @@ from kigi.domain.layers import Layer, parse_digest
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
-from kigi_cache.sources.fetch import S3Source
+from kigi_cache.sources.s3 import S3Source
 from tests.support.layers import repositories
 
 

@@ -13,7 +13,7 @@ from kigi.errors import KigiError
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
-from kigi_cache.sources.fetch import S3Source
+from kigi_cache.sources.s3 import S3Source
 from tests.support.why import explained
 
 GIB = 2**30

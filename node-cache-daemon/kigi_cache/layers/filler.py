@@ -32,7 +32,7 @@ from kigi_cache import metrics
 from kigi_cache.layers.eviction import Budget, Need, free_up, keep_few, keep_low, make_room, need_of
 from kigi_cache.layers.store import CHUNK_BYTES, Store
 from kigi_cache.layers.token_bucket import Pace
-from kigi_cache.sources.fetch import CONNECTIONS, Source
+from kigi_cache.sources.s3 import CONNECTIONS, Source
 
 logger = logging.getLogger(__name__)
 RETRY_FIRST_S = 1.0

@@ -10,8 +10,8 @@ from threading import Lock
 
 from kigi.domain.layers import Digest, Layer, digest_hex
 from kigi_cache import metrics
-from kigi_cache.sources.fetch import PIECE_BYTES, Source
-from kigi_cache.sources.peers import sources
+from kigi_cache.sources.peer_ranking import sources
+from kigi_cache.sources.s3 import PIECE_BYTES, Source
 
 logger = logging.getLogger(__name__)
 

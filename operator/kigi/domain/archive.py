@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kigi.domain.images import Image, image_chain, image_path
-from kigi.domain.layers import Digest, digest_hex
+from kigi.domain.layers import Digest, layer_file_name
 from kigi.domain.systems import System, resolve_system, system_path
 from kigi.domain.usage import images_of
 from kigi.errors import ArchiveRefused, KigiError
@@ -28,7 +28,7 @@ END = bytes(2 * BLOCK)
 
 def member_name(digest: Digest) -> str:
     """Name of a layer in the file."""
-    return f"layers/{digest_hex(digest)}.qcow2"
+    return f"layers/{layer_file_name(digest)}"
 
 
 def member_header(name: str, size_bytes: int) -> bytes:

@@ -14,6 +14,8 @@ DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 MAX_DEPTH = 64
 """Longest chain, in layers; QEMU opens every file of it at start, and each adds to a read's path."""
 DEFAULT_REPOSITORY = "default"
+LAYER_SUFFIX = ".qcow2"
+"""Of a layer's file; every name that a header's backing file may have ends in it."""
 
 _DIGEST = re.compile(DIGEST_PATTERN)
 
@@ -33,6 +35,18 @@ def digest_hex(digest: Digest) -> str:
 def digest_of_hex(text: str) -> Digest:
     """The Digest of 64 hex digits; ValueError for anything else."""
     return parse_digest("sha256:" + text)
+
+
+def layer_file_name(digest: Digest) -> str:
+    """Name of the layer's file, everywhere: ``<hex>.qcow2``. A child's header names its parent's file so."""
+    return digest_hex(digest) + LAYER_SUFFIX
+
+
+def digest_of_file_name(name: str) -> Digest:
+    """The layer whose file has this name; ValueError for any other name."""
+    if not name.endswith(LAYER_SUFFIX):
+        raise ValueError(f"not the file name of a layer: {name[:80]!r}; expected 64 hex digits and {LAYER_SUFFIX}")
+    return digest_of_hex(name.removesuffix(LAYER_SUFFIX))
 
 
 def object_key(digest: Digest) -> str:

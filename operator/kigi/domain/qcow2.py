@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from kigi.domain.layers import Digest, digest_hex
+from kigi.domain.layers import Digest, layer_file_name
 from kigi.errors import LayerRefused, OverlayRejected
 
 CLUSTER_BITS = 16
@@ -130,7 +130,7 @@ def check_layer(
     """
     try:
         header = parse_header(data)
-        expected = f"{digest_hex(parent)}.qcow2" if parent is not None else None
+        expected = layer_file_name(parent) if parent is not None else None
         _require(
             header.backing_file == expected,
             "parent",

@@ -8,7 +8,9 @@ from kigi.domain.layers import (
     Digest,
     Layer,
     digest_hex,
+    digest_of_file_name,
     digest_of_hex,
+    layer_file_name,
     missing_layers,
     object_key,
     parse_digest,
@@ -105,3 +107,18 @@ def test_nothing_wanted_moves_nothing() -> None:
     assert missing_layers({}, {digest("a")}) == {}
     assert unique_layers([]) == {}
     assert total_bytes([]) == 0
+
+
+def test_a_layers_file_is_named_by_its_digest() -> None:
+    name = layer_file_name(parse_digest("sha256:" + HEX))
+    assert name == HEX + ".qcow2"
+    assert digest_of_file_name(name) == "sha256:" + HEX
+
+
+@pytest.mark.parametrize(
+    "name",
+    [HEX, HEX + ".raw", HEX + ".qcow2.qcow2", HEX[1:] + ".qcow2", "../" + HEX + ".qcow2", HEX.upper() + ".qcow2", ""],
+)
+def test_other_file_names_are_no_layers(name: str) -> None:
+    with pytest.raises(ValueError, match="not "):
+        digest_of_file_name(name)

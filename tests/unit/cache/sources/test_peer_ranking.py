@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kigi.domain.layers import Digest
 from kigi.errors import Unreachable
 from kigi_cache.sources.peer_access import AUDIENCE, Members, PeerTokens, address
-from kigi_cache.sources.peers import ASKED_AT_MOST, ranked, sources
+from kigi_cache.sources.peer_ranking import ASKED_AT_MOST, ranked, sources
 from tests.support.cluster import eventually_async
 
 
