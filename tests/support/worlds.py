@@ -21,6 +21,7 @@ from kigi.domain.images import Image, image_chain
 from kigi.domain.kubevirt import KubeVirtState
 from kigi.domain.layers import Digest, Layer
 from kigi.domain.names import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS
+from kigi.domain.observed import ClaimRecord, MachineRecord, Meta, PolicyRecord, Slot, VmiRecord, VolumeRecord
 from kigi.domain.systems import DiskChange, MachineChange, ResolvedSystem, System, resolve_system
 from kigi.errors import KigiError
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
@@ -36,19 +37,38 @@ from kigi.planning.steps import (
     RestartMachine,
     Step,
 )
-from kigi.planning.targets import Slot, machine_targets
-from kigi.planning.view import (
-    ClaimState,
-    DeploymentView,
-    DesiredChain,
-    MachineState,
-    NodeState,
-    NodeView,
-    PolicyState,
-    VolumeState,
-)
+from kigi.planning.targets import machine_targets
+from kigi.planning.view import DeploymentView, DesiredChain, MachineState, NodeState, NodeView
 
 GIB = 2**30
+UID = "0123456789"
+"""uid of the world's deployment."""
+
+
+def _meta(namespace: str | None, name: str, *, uid: str = "", deleting: bool = False) -> Meta:
+    return Meta(namespace, name, uid, version=1, deleting=deleting)
+
+
+def with_machines(
+    view: DeploymentView,
+    *machines: str,
+    vm: Mapping[str, Any] | None = None,
+    vmi: Mapping[str, Any] | None = None,
+    vmi_deleting: bool = False,
+    is_off: bool = False,
+) -> DeploymentView:
+    """The view with other fields of the VMs and VMIs of these machines, or of all machines if none is named."""
+
+    def changed(state: MachineState) -> MachineState:
+        if machines and state.vm.machine not in machines:
+            return state
+        found = state.vmi
+        if found is not None:
+            found = replace(found, **(vmi or {}))
+            found = replace(found, meta=replace(found.meta, deleting=found.meta.deleting or vmi_deleting))
+        return MachineState(replace(state.vm, **(vm or {})), None if is_off else found)
+
+    return replace(view, machines=tuple(changed(state) for state in view.machines))
 
 
 def digest(text: str) -> Digest:
@@ -217,7 +237,7 @@ class World:
         return DeploymentView(
             namespace="ns",
             name="dep",
-            uid="0123456789",
+            uid=UID,
             generation=self.generation,
             deleting=self.deleting,
             has_finalizer=self.finalizer,
@@ -229,14 +249,13 @@ class World:
                 )
                 for name, node in self.nodes.items()
             },
-            volumes=tuple(self._volume_state(name, volume) for name, volume in self.volumes.items()),
+            volumes=tuple(self._volume_record(name, volume) for name, volume in self.volumes.items()),
             claims=tuple(
-                ClaimState(name, manifest["spec"]["volumeName"], deleting=deleting, bound=True)
-                for name, (manifest, deleting) in self.claims.items()
+                self._claim_record(name, manifest, deleting) for name, (manifest, deleting) in self.claims.items()
             ),
             machines=tuple(self._machine_state(name, vm) for name, vm in self.vms.items()),
             kubevirt=KubeVirtState("1.7.0", "Sidecar"),
-            policies=tuple(self._policy_state(name, manifest) for name, manifest in self.policies.items()),
+            policies=tuple(self._policy_record(name, manifest) for name, manifest in self.policies.items()),
             now=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.clock),
         )
 
@@ -262,54 +281,68 @@ class World:
             present=present,
         )
 
-    def _volume_state(self, name: str, volume: Volume) -> VolumeState:
+    def _volume_record(self, name: str, volume: Volume) -> VolumeRecord:
         meta = volume.manifest["metadata"]
-        text = meta["annotations"][names.ANNOTATION_FINGERPRINT]
-        fingerprint = Fingerprint.from_text(text)
-        assert fingerprint is not None
-        return VolumeState(
-            name=name,
-            handle=volume.handle,
+        return VolumeRecord(
+            meta=_meta(None, name, deleting=volume.deleting),
+            owner_uid=UID,
+            deployment=("ns", "dep"),
             instance=int(meta["labels"][names.LABEL_INSTANCE]),
             machine=meta["labels"][names.LABEL_MACHINE],
             disk=meta["labels"].get(names.LABEL_DISK, ""),
             revision=int(meta["labels"][names.LABEL_REVISION]),
             node=volume.node,
-            fingerprint=text,
-            system=fingerprint.system,
+            handle=volume.handle,
+            fingerprint=Fingerprint.from_text(meta["annotations"][names.ANNOTATION_FINGERPRINT]),
             chain=tuple(Layer(d, 1000, GIB) for d in volume.chain),
-            deleting=volume.deleting,
             claim_bound=volume.bound,
+            is_available=False,
         )
 
+    def _claim_record(self, name: str, manifest: Mapping[str, Any], deleting: bool) -> ClaimRecord:
+        volume = manifest["spec"]["volumeName"]
+        return ClaimRecord(_meta("ns", name, deleting=deleting), ("ns", "dep"), volume, bound=True, touched_for="")
+
     def _machine_state(self, name: str, vm: Vm) -> MachineState:
-        vmi = self.vmis.get(name)
         labels = vm.manifest["metadata"]["labels"]
-        state = MachineState(
-            name=name,
+        record = MachineRecord(
+            meta=_meta("ns", name, uid=vm.uid, deleting=vm.deleting),
+            owner_uid=UID,
+            deployment=("ns", "dep"),
             instance=int(labels[names.LABEL_INSTANCE]),
             machine=labels[names.LABEL_MACHINE],
-            deleting=vm.deleting,
             claim=vm.claim,
             running=vm.running,
             template_hash=vm.manifest["metadata"]["annotations"]["kigi.dev/template-hash"],
             hardware=vm.annotations[ANNOTATION_HARDWARE_HASH],
             sidecars=vm.annotations[HOOK_SIDECARS],
+            halted_until=None,
+            memory_bytes=None,
+            printable_status="",
+            message="",
         )
-        if vmi is None:
-            return state
-        return replace(
-            state,
-            vmi_uid=vmi.uid,
-            vmi_claim=vmi.claim,
-            vmi_hardware=vmi.hardware,
-            vmi_phase=vmi.phase,
-            vmi_ready=vmi.phase == "Running",
-            vmi_deleting=vmi.deleting,
+        vmi = self.vmis.get(name)
+        return MachineState(record, self._vmi_record(name, vmi) if vmi is not None else None)
+
+    def _vmi_record(self, name: str, vmi: Vmi) -> VmiRecord:
+        return VmiRecord(
+            meta=_meta("ns", name, uid=vmi.uid, deleting=vmi.deleting),
+            deployment=("ns", "dep"),
+            claim=vmi.claim,
+            hardware=vmi.hardware,
+            phase=vmi.phase,
+            ready=vmi.phase == "Running",
+            paused=False,
+            persistent_state="",
+            agent=False,
+            blocked_by_ghost_record=False,
+            node=self._volume_of(vmi.claim).node,
+            message="",
         )
 
-    def _policy_state(self, name: str, manifest: Mapping[str, Any]) -> PolicyState:
-        return PolicyState(name, int(manifest["metadata"]["labels"][names.LABEL_INSTANCE]), manifest["spec"])
+    def _policy_record(self, name: str, manifest: Mapping[str, Any]) -> PolicyRecord:
+        instance = int(manifest["metadata"]["labels"][names.LABEL_INSTANCE])
+        return PolicyRecord(_meta("ns", name), UID, ("ns", "dep"), instance, manifest["spec"])
 
     # Carrying out steps.
 
@@ -503,7 +536,7 @@ class World:
         for name, vmi in self.vmis.items():
             state = self._machine_state(name, self.vms[name])
             volume = self._volume_of(vmi.claim)
-            times[(state.instance, state.machine)] = self.nodes[volume.node].overlays[volume.handle]
+            times[state.slot] = self.nodes[volume.node].overlays[volume.handle]
         return times
 
     def check_settled(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,7 +15,7 @@ from kigi.planning.capture_view import RESUMED_SHOWN
 from kigi.planning.captures import AGAIN_S, STANDSTILL, orders, plan_capture, standing
 from kigi.planning.deployment import FORGOTTEN_AFTER, halted_until
 from tests.support.bodies import cache_body, csi_node_body, node_body
-from tests.support.worlds import World
+from tests.support.worlds import World, with_machines
 from tests.unit.planning.test_captures import begun, copied, paused, resumed, view_of
 
 HOUR = timedelta(hours=1)
@@ -65,8 +64,7 @@ def test_a_vm_that_was_resumed_is_captured_again_when_the_clock_is_set_back() ->
     w = settled()
     failed = resumed(paused(w).model_copy(update={"failure": "PauseFailed"}), w)
     status = SystemCaptureStatus(phase="Pending", machines=failed.machines)
-    deployment = w.view()
-    shown = replace(deployment, machines=tuple(replace(m, paused=True) for m in deployment.machines))
+    shown = with_machines(w.view(), vmi={"paused": True})
     soon = begun(view_of(w, status, deployment=shown, now=w.view().now + RESUMED_SHOWN / 2))
     assert soon.status.phase == "Pending"
     back = begun(view_of(w, status, deployment=shown, now=w.view().now - HOUR))
@@ -86,10 +84,11 @@ def test_reports_are_taken_whatever_the_clock_says() -> None:
 @SET
 def test_a_vm_is_not_kept_off_when_the_clock_is_set(step: timedelta) -> None:
     w = settled()
-    machine = replace(w.view().machines[0], running=False, halted_until=NOW + FORGOTTEN_AFTER)
+    view = with_machines(w.view(), vm={"running": False, "halted_until": NOW + FORGOTTEN_AFTER})
+    machine = view.machines[0]
     assert halted_until(machine, NOW) == NOW + FORGOTTEN_AFTER
     assert halted_until(machine, NOW + step) is None
-    still_haunted = replace(machine, blocked_by_ghost_record=True)
+    still_haunted = with_machines(view, vmi={"blocked_by_ghost_record": True}).machines[0]
     assert halted_until(still_haunted, NOW - HOUR) == NOW - HOUR + FORGOTTEN_AFTER
 
 

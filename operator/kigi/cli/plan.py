@@ -254,11 +254,11 @@ def _machines(
             "missingBytes": total_bytes(missing.values()),
         }
     for slot, machine in sorted(present.items()):
-        if slot not in wished and machine.owned:
+        if slot not in wished and view.owns(machine.vm):
             yield {
                 "instance": slot[0],
                 "name": slot[1],
-                "node": machine.vmi_node,
+                "node": machine.vmi.node if machine.vmi is not None else None,
                 "action": "delete",
                 "missingLayers": 0,
                 "missingBytes": 0,
@@ -269,11 +269,12 @@ def _action(target: Target, machine: MachineState | None, claim: str) -> str:
     """create, restart (on a fresh disk, or with other hardware), start, stop, or keep."""
     if machine is None:
         return "create" if target.wish.running else "create, off"
-    if target.volume is None or machine.claim != claim:
-        return "restart on a fresh disk" if machine.vmi_uid is not None else "fresh disk"
-    if machine.running != target.wish.running:
+    if target.volume is None or machine.vm.claim != claim:
+        return "restart on a fresh disk" if machine.vmi is not None else "fresh disk"
+    if machine.vm.running != target.wish.running:
         return "start" if target.wish.running else "stop"
-    if machine.running and machine.vmi_hardware not in ("", hardware_hash(target.wish)):
+    started_with = machine.vmi.hardware if machine.vmi is not None else ""
+    if machine.vm.running and started_with not in ("", hardware_hash(target.wish)):
         return "restart, disk kept"
     return "keep"
 

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 
 from kigi.api.node_cache import CaptureOrder
 from kigi.domain import names
+from kigi.domain.observed import VolumeRecord
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError
-from kigi.mirror.records import (
-    CacheRecord,
-    VolumeRecord,
-)
+from kigi.mirror.records import CacheRecord
 from kigi.mirror.store import Mirror
 from kigi.planning import captures
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH

@@ -8,13 +8,9 @@ from datetime import datetime
 
 from kigi.adapters.kubernetes.resources import CLUSTER_INSTANCETYPE, INSTANCETYPE
 from kigi.domain import names
+from kigi.domain.observed import VolumeRecord
 from kigi.domain.systems import ResolvedSystem
-from kigi.mirror.records import (
-    CACHE_SILENT_AFTER,
-    CacheRecord,
-    NodeRecord,
-    VolumeRecord,
-)
+from kigi.mirror.records import CACHE_SILENT_AFTER, CacheRecord, NodeRecord
 from kigi.mirror.store import Mirror
 from kigi.planning.manifests import machine_memory_bytes
 from kigi.planning.view import (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kigi.adapters.kubernetes import resources
+from kigi.domain.observed import Meta
 from kigi.mirror.parse_kigi import (
     parse_cache,
     parse_capture,
@@ -16,7 +17,7 @@ from kigi.mirror.parse_kigi import (
 )
 from kigi.mirror.parse_kubernetes import parse_claim, parse_csi_node, parse_node, parse_policy, parse_volume
 from kigi.mirror.parse_kubevirt import parse_instancetype, parse_kubevirt, parse_machine, parse_plugin, parse_vmi
-from kigi.mirror.records import Meta, Record
+from kigi.mirror.records import Record
 
 
 def parse(kind: str, body: Mapping[str, Any]) -> Record:

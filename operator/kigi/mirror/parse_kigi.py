@@ -16,17 +16,10 @@ from kigi.api.prefetch import SystemPrefetch, SystemPrefetchSpec, SystemPrefetch
 from kigi.api.system import SystemNode, SystemNodeSpec, SystemNodeStatus
 from kigi.domain.images import Image
 from kigi.domain.layers import Digest
+from kigi.domain.observed import Meta
 from kigi.domain.systems import DiskChange, MachineChange, System
 from kigi.errors import SpecInvalid
-from kigi.mirror.records import (
-    CacheRecord,
-    CaptureRecord,
-    DeploymentRecord,
-    ImageRecord,
-    Meta,
-    PrefetchRecord,
-    SystemRecord,
-)
+from kigi.mirror.records import CacheRecord, CaptureRecord, DeploymentRecord, ImageRecord, PrefetchRecord, SystemRecord
 
 
 def parse_image(body: Mapping[str, Any], meta: Meta) -> ImageRecord:

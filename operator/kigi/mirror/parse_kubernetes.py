@@ -9,16 +9,9 @@ from kigi.adapters import kubevirt
 from kigi.domain import names
 from kigi.domain.chain_attribute import chain_from_text
 from kigi.domain.fingerprint import Fingerprint
+from kigi.domain.observed import ClaimRecord, Meta, PolicyRecord, VolumeRecord
 from kigi.mirror.parse_values import bytes_of, int_of
-from kigi.mirror.records import (
-    ANNOTATION_AVAILABLE,
-    ClaimRecord,
-    CsiNodeRecord,
-    Meta,
-    NodeRecord,
-    PolicyRecord,
-    VolumeRecord,
-)
+from kigi.mirror.records import ANNOTATION_AVAILABLE, CsiNodeRecord, NodeRecord
 
 
 def parse_node(body: Mapping[str, Any], meta: Meta) -> NodeRecord:
@@ -42,8 +35,6 @@ def parse_volume(body: Mapping[str, Any], meta: Meta) -> VolumeRecord:
     metadata, spec = body["metadata"], body.get("spec") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     csi = spec.get("csi") or {}
-    text = annotations.get(names.ANNOTATION_FINGERPRINT, "")
-    fingerprint = Fingerprint.from_text(text)
     return VolumeRecord(
         meta=meta,
         owner_uid=annotations.get(names.ANNOTATION_OWNER, ""),
@@ -54,8 +45,7 @@ def parse_volume(body: Mapping[str, Any], meta: Meta) -> VolumeRecord:
         revision=int_of(labels.get(names.LABEL_REVISION)),
         node=_affinity(spec),
         handle=csi.get("volumeHandle", ""),
-        fingerprint=text,
-        system=fingerprint.system if fingerprint else "",
+        fingerprint=Fingerprint.from_text(annotations.get(names.ANNOTATION_FINGERPRINT, "")),
         chain=chain_from_text((csi.get("volumeAttributes") or {}).get("chain", "[]")),
         claim_bound=bool((spec.get("claimRef") or {}).get("uid")),
         is_available=(body.get("status") or {}).get("phase") == "Available",

@@ -9,8 +9,9 @@ from kigi.adapters import kubevirt
 from kigi.domain import names
 from kigi.domain.kubevirt import DEFAULT_MEMORY, LAUNCHER_OVERHEAD_BYTES, RUN_STRATEGIES
 from kigi.domain.names import ANNOTATION_HARDWARE_HASH, ANNOTATION_TEMPLATE_HASH, HOOK_SIDECARS
+from kigi.domain.observed import MachineRecord, Meta, VmiRecord
 from kigi.mirror.parse_values import bytes_of, int_of, time_of
-from kigi.mirror.records import InstancetypeRecord, KubeVirtRecord, MachineRecord, Meta, PluginRecord, VmiRecord
+from kigi.mirror.records import InstancetypeRecord, KubeVirtRecord, PluginRecord
 from kigi.planning import plugin
 
 

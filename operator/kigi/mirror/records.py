@@ -16,7 +16,8 @@ from kigi.api.system import SystemNodeStatus
 from kigi.domain import names
 from kigi.domain.images import Image
 from kigi.domain.kubevirt import KubeVirtState
-from kigi.domain.layers import Chain, Digest
+from kigi.domain.layers import Digest
+from kigi.domain.observed import ClaimRecord, MachineRecord, Meta, PolicyRecord, VmiRecord, VolumeRecord
 from kigi.domain.systems import System
 from kigi.errors import SpecInvalid
 
@@ -25,20 +26,6 @@ ANNOTATION_AVAILABLE = f"{names.GROUP}/volume-available"
 
 CACHE_SILENT_AFTER = timedelta(minutes=2)
 """A daemon writes its NodeCache at least every 30 s; four in a row missed, and it is taken for dead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Meta:
-    """The part of metadata that every kind is handled by."""
-
-    namespace: str | None
-    name: str
-    uid: str
-    version: int
-    """resourceVersion: of two states of one object the greater is the newer (Kubernetes KEP-5504)."""
-    generation: int = 0
-    deleting: bool = False
-    finalizers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,95 +113,6 @@ class CacheRecord:
     heartbeat: datetime | None
     captures: Mapping[str, CaptureReport]
     """Frozen copies of overlays, by id."""
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeRecord:
-    """A PersistentVolume that carries our label."""
-
-    meta: Meta
-    owner_uid: str
-    deployment: tuple[str, str]
-    """(namespace, name) of its SystemDeployment."""
-    instance: int
-    machine: str
-    disk: str
-    """Empty: the one that the VM boots from."""
-    revision: int
-    node: str
-    handle: str
-    fingerprint: str
-    system: str
-    chain: Chain
-    claim_bound: bool
-    is_available: bool
-    """Kubernetes' volume controller has seen it, and it is not bound yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimRecord:
-    """A PersistentVolumeClaim that carries our label."""
-
-    meta: Meta
-    deployment: tuple[str, str]
-    volume: str
-    bound: bool
-    touched_for: str
-    """uid of the volume that was available when the claim was touched."""
-
-
-@dataclass(frozen=True, slots=True)
-class MachineRecord:
-    """A VirtualMachine that carries our label."""
-
-    meta: Meta
-    owner_uid: str
-    deployment: tuple[str, str]
-    instance: int
-    machine: str
-    claim: str | None
-    running: bool
-    template_hash: str
-    hardware: str
-    sidecars: str
-    halted_until: datetime | None
-    memory_bytes: int | None
-    """What it takes of its node; None if an instancetype says how much memory the guest has."""
-    printable_status: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class VmiRecord:
-    """A VirtualMachineInstance that carries our label."""
-
-    meta: Meta
-    deployment: tuple[str, str]
-    claim: str | None
-    hardware: str
-    phase: str
-    ready: bool
-    paused: bool
-    persistent_state: str
-    """Field of its domain that keeps state beside its disks."""
-    agent: bool
-    """The agent inside the guest answers."""
-    blocked_by_ghost_record: bool
-    """virt-handler still remembers the last instance of that name, and refuses this one."""
-    node: str | None
-    message: str
-    """Why its pod has no node, in the scheduler's words."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyRecord:
-    """A NetworkPolicy that carries our label."""
-
-    meta: Meta
-    owner_uid: str
-    deployment: tuple[str, str]
-    instance: int
-    spec: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 from kigi.adapters.kubernetes import resources
 from kigi.domain.images import Image
 from kigi.domain.layers import Chain, Digest
+from kigi.domain.observed import ClaimRecord, MachineRecord, PolicyRecord, VmiRecord, VolumeRecord
 from kigi.domain.systems import ResolvedSystem, System
 from kigi.domain.trees import Trees
 from kigi.errors import KigiError, SpecInvalid
@@ -22,21 +23,16 @@ from kigi.mirror.parse import parse
 from kigi.mirror.records import (
     CacheRecord,
     CaptureRecord,
-    ClaimRecord,
     CsiNodeRecord,
     DeploymentRecord,
     ImageRecord,
     InstancetypeRecord,
     KubeVirtRecord,
-    MachineRecord,
     NodeRecord,
     PluginRecord,
-    PolicyRecord,
     PrefetchRecord,
     Record,
     SystemRecord,
-    VmiRecord,
-    VolumeRecord,
 )
 
 R = TypeVar("R", bound=Record)

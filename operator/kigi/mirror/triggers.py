@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.api.prefetch import SystemPrefetchSpec
 from kigi.domain.names import claim_name
+from kigi.domain.observed import ClaimRecord, MachineRecord, PolicyRecord, VmiRecord, VolumeRecord
 from kigi.domain.systems import System
 from kigi.domain.usage import images_of
 from kigi.mirror.keys import Key
@@ -14,21 +15,16 @@ from kigi.mirror.records import (
     CACHE_SILENT_AFTER,
     CacheRecord,
     CaptureRecord,
-    ClaimRecord,
     CsiNodeRecord,
     DeploymentRecord,
     ImageRecord,
     InstancetypeRecord,
     KubeVirtRecord,
-    MachineRecord,
     NodeRecord,
     PluginRecord,
-    PolicyRecord,
     PrefetchRecord,
     Record,
     SystemRecord,
-    VmiRecord,
-    VolumeRecord,
 )
 from kigi.mirror.store import Change, Mirror
 from kigi.planning.captures import uses

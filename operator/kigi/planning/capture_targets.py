@@ -8,13 +8,13 @@ from typing import Literal
 
 from kigi.api.capture import CapturedDisk, CapturedMachine, SystemCaptureStatus
 from kigi.domain import names
-from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.layers import MAX_DEPTH, Chain
+from kigi.domain.observed import VmiRecord, VolumeRecord
 from kigi.errors import DeploymentMissing, KigiError, MachineUnknown, NameTaken, NotSettled
 from kigi.planning.capture_view import RESUMED_SHOWN, CaptureView, image_name, is_to_pause, lasts, system_name, too_deep
 from kigi.planning.deployment import is_outdated
 from kigi.planning.targets import MachineTarget, machine_targets
-from kigi.planning.view import DeploymentView, MachineState, VolumeState
+from kigi.planning.view import DeploymentView
 
 
 def choose_targets(view: CaptureView) -> SystemCaptureStatus:
@@ -78,7 +78,7 @@ def _at_rest(
     where = f"machine {wish.machine} of instance {wish.instance}"
     volumes = {v.disk: v for v in _newest(deployment.volumes, wish)}
     root = volumes.get("")
-    if root is None or wish.needs_new_disk(Fingerprint.from_text(root.fingerprint)):
+    if root is None or wish.needs_new_disk(deployment.fingerprint_of(root)):
         raise NotSettled(f"{where} is being switched or reset; it is captured when that is done")
     found: list[_Found] = [(wish.machine, wish.image, wish.chain, root)]
     for disk in wish.disks:
@@ -91,38 +91,38 @@ def _at_rest(
             raise NotSettled(f"{where}: disk {name} does not stand on image {image}; it is captured when it does")
         if len(chain) >= MAX_DEPTH:
             raise too_deep(where, image, f"its chain has {len(chain)} layers, and no chain may have more")
-    vm = next((m for m in deployment.machines if (m.instance, m.machine) == wish.slot), None)
+    vm = next((m for m in deployment.machines if m.slot == wish.slot), None)
     claim = names.claim_name(deployment.name, *wish.slot, root.revision)
-    if vm is None or vm.vmi_uid is None:
+    if vm is None or vm.vmi is None:
         # On, and powered off by its guest, it stays off; else it may start while its disk is copied.
-        powered_off = vm is not None and vm.claim == claim and vm.printable_status == "Stopped"
+        powered_off = vm is not None and vm.vm.claim == claim and vm.vm.printable_status == "Stopped"
         if wish.running and not powered_off:
             raise NotSettled(f"{where} is about to start")
         return CapturedMachine(name=wish.machine), found
     if vm.vmi_deleting or is_outdated(vm) or vm.vmi_claim != claim or vm.vmi_phase != "Running":
-        raise NotSettled(f"{where} is starting or stopping ({vm.printable_status or vm.vmi_phase})")
-    method = _method(view, vm)
-    return CapturedMachine(name=wish.machine, vmi_uid=vm.vmi_uid, method=method), found
+        raise NotSettled(f"{where} is starting or stopping ({vm.vm.printable_status or vm.vmi_phase})")
+    method = _method(view, wish.machine, vm.vmi)
+    return CapturedMachine(name=wish.machine, vmi_uid=vm.vmi.meta.uid, method=method), found
 
 
-def _method(view: CaptureView, vm: MachineState) -> Literal["Pause", "FreezeAndPause", "AlreadyPaused"]:
-    if vm.paused:
-        before = next((m for m in view.status.machines if m.vmi_uid == vm.vmi_uid), None)
+def _method(view: CaptureView, machine: str, vmi: VmiRecord) -> Literal["Pause", "FreezeAndPause", "AlreadyPaused"]:
+    if vmi.paused:
+        before = next((m for m in view.status.machines if m.vmi_uid == vmi.meta.uid), None)
         if before is not None and before.resumed_at is not None and lasts(before.resumed_at, view.now, RESUMED_SHOWN):
-            raise NotSettled(f"machine {vm.machine} was resumed a moment ago; KubeVirt does not show it yet")
+            raise NotSettled(f"machine {machine} was resumed a moment ago; KubeVirt does not show it yet")
         return "AlreadyPaused"
-    return "FreezeAndPause" if view.spec.quiesce == "Auto" and vm.vmi_uid in view.agents else "Pause"
+    return "FreezeAndPause" if view.spec.quiesce == "Auto" and vmi.meta.uid in view.agents else "Pause"
 
 
-def _newest(volumes: Iterable[VolumeState], wish: MachineTarget) -> list[VolumeState]:
+def _newest(volumes: Iterable[VolumeRecord], wish: MachineTarget) -> list[VolumeRecord]:
     """Volumes of the machine's newest revision."""
-    own = [v for v in volumes if v.slot == wish.slot and not v.deleting]
+    own = [v for v in volumes if v.slot == wish.slot and not v.meta.deleting]
     newest = max((v.revision for v in own), default=0)
     return [v for v in own if v.revision == newest]
 
 
 def _disk(
-    view: CaptureView, attempt: int, number: int, name: str, image: str, chain: Chain, volume: VolumeState
+    view: CaptureView, attempt: int, number: int, name: str, image: str, chain: Chain, volume: VolumeRecord
 ) -> CapturedDisk:
     return CapturedDisk(
         name=name,
@@ -137,5 +137,5 @@ def _disk(
     )
 
 
-_Found = tuple[str, str, Chain, VolumeState]
+_Found = tuple[str, str, Chain, VolumeRecord]
 """Name of the disk in the status, its image, that image's chain, and its volume."""

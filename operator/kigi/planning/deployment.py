@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.names import claim_name
+from kigi.domain.observed import ClaimRecord, Slot, VolumeRecord
 from kigi.errors import HookPending, HookUnavailable, KigiError, NameTaken, StateBesideDisk
 from kigi.planning.isolation import KIND as POLICY
 from kigi.planning.isolation import is_isolated, isolation_steps
@@ -32,8 +33,8 @@ from kigi.planning.steps import (
     RestartMachine,
     Step,
 )
-from kigi.planning.targets import MachineTarget, Slot, machine_targets
-from kigi.planning.view import ClaimState, DeploymentView, MachineState, VolumeState
+from kigi.planning.targets import MachineTarget, machine_targets
+from kigi.planning.view import DeploymentView, MachineState
 
 FORGOTTEN_AFTER = timedelta(seconds=30)
 """virt-handler looks for sockets of launchers that are gone every 11 s, and forgets those of which no instance is."""
@@ -48,7 +49,7 @@ class Target:
     node: str
     why: str
     fingerprint: Fingerprint
-    volume: VolumeState | None
+    volume: VolumeRecord | None
     """The PersistentVolume; None: it is made by this plan."""
     cached: bool
     """The node holds the whole chain."""
@@ -78,7 +79,7 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
     """
     if view.deleting:
         return _plan_teardown(view)
-    machines = {(m.instance, m.machine): m for m in view.machines}
+    machines = {machine.slot: machine for machine in view.machines}
     try:
         wishes = machine_targets(view.spec, view.systems)
         targets, error = _choose_disks(view, wishes)
@@ -97,9 +98,9 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
         steps.extend(_make_machines(view, owner, targets, machines, hardware, hook_image))
     except KigiError as exc:
         error = error or exc
-    steps.extend(_restart_machines(targets, machines, hardware, owner))
+    steps.extend(_restart_machines(view, owner, targets, machines, hardware))
     steps.extend(_drop_undesired(view, wishes, targets, machines))
-    error = error or _persistent_state(targets, machines)
+    error = error or _persistent_state(view, targets, machines)
     return DeploymentPlan(
         steps=tuple(steps), waiting_for=_waiting_for(targets, machines), targets=targets, error=error, machines=machines
     )
@@ -108,16 +109,16 @@ def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> Deployment
 def _choose_disks(view: DeploymentView, wishes: Sequence[MachineTarget]) -> tuple[tuple[Target, ...], KigiError | None]:
     """The disk of each wished machine: the one it has, or a new revision on a node."""
     volumes = _by_slot(view.volumes)
-    claims = {claim.name: claim for claim in view.claims}
+    claims = {claim.meta.name: claim for claim in view.claims}
     more = {(v.slot, v.revision, v.disk): v for v in view.volumes if v.disk}
-    kept: dict[Slot, VolumeState] = {}
+    kept: dict[Slot, VolumeRecord] = {}
     new: dict[Slot, tuple[MachineTarget, int, Fingerprint]] = {}
     candidates = candidate_nodes(view.nodes, view.spec.placement)
     homes: dict[Slot, str] = {}
     for wish in wishes:
         revisions = volumes.get(wish.slot, [])
-        current = next((v for v in reversed(revisions) if not v.deleting and not v.disk), None)
-        before = Fingerprint.from_text(current.fingerprint) if current else None
+        current = next((v for v in reversed(revisions) if not v.meta.deleting and not v.disk), None)
+        before = view.fingerprint_of(current) if current else None
         if (
             current
             and current.node in view.nodes
@@ -141,7 +142,7 @@ def _choose_disks(view: DeploymentView, wishes: Sequence[MachineTarget]) -> tupl
     for wish in wishes:
         if wish.slot in kept:
             volume = kept[wish.slot]
-            fingerprint = Fingerprint.from_text(volume.fingerprint) or wish.fingerprint()
+            fingerprint = view.fingerprint_of(volume) or wish.fingerprint()
             targets.append(
                 Target(wish, volume.revision, volume.node, "", fingerprint, volume, _is_cached(view, volume.node, wish))
             )
@@ -154,28 +155,28 @@ def _choose_disks(view: DeploymentView, wishes: Sequence[MachineTarget]) -> tupl
     return tuple(targets), error
 
 
-def _usable(volume: VolumeState, claims: Mapping[str, ClaimState]) -> bool:
+def _usable(volume: VolumeRecord, claims: Mapping[str, ClaimRecord]) -> bool:
     """A volume whose claim was deleted by hand can never be bound again: Kubernetes remembers the claim's uid."""
     claim = claims.get(_claim_of(volume))
-    return not claim.deleting if claim is not None else not volume.claim_bound
+    return not claim.meta.deleting if claim is not None else not volume.claim_bound
 
 
 def _can_complete(
     view: DeploymentView,
-    root: VolumeState,
+    root: VolumeRecord,
     disk: str,
-    more: Mapping[tuple[Slot, int, str], VolumeState],
-    claims: Mapping[str, ClaimState],
+    more: Mapping[tuple[Slot, int, str], VolumeRecord],
+    claims: Mapping[str, ClaimRecord],
 ) -> bool:
     """Whether a further disk of that revision is there and usable, or was never made: then it still can be."""
     volume = more.get((root.slot, root.revision, disk))
     if volume is None:
         return claim_name(view.name, *root.slot, root.revision, disk) not in claims
-    return not volume.deleting and _usable(volume, claims)
+    return not volume.meta.deleting and _usable(volume, claims)
 
 
-def _claim_of(volume: VolumeState) -> str:
-    return volume.name.split(".", 2)[2]
+def _claim_of(volume: VolumeRecord) -> str:
+    return claim_name(volume.deployment[1], *volume.slot, volume.revision, volume.disk)
 
 
 def _place_new(
@@ -206,7 +207,7 @@ def _is_cached(view: DeploymentView, node: str, wish: MachineTarget) -> bool:
 
 
 def _make_disks(view: DeploymentView, owner: Owner, targets: Sequence[Target]) -> Iterator[Step]:
-    claims = {claim.name for claim in view.claims}
+    claims = {claim.meta.name for claim in view.claims}
     present = {(v.slot, v.revision, v.disk) for v in view.volumes if v.disk}
     for target in targets:
         wish, revision = target.wish, target.revision
@@ -257,15 +258,17 @@ def _make_machines(
         kind = (id(target.wish.template), id(target.wish.disks))
         if kind not in hashes:
             hashes[kind] = template_hash(target.wish, view.spec.placement, hook, hook_image)
-        if machine is not None and not machine.owned:
+        if machine is not None and not view.owns(machine.vm):
             raise NameTaken(
-                f"VirtualMachine {view.namespace}/{machine.name} exists and is not of this deployment; "
+                f"VirtualMachine {view.namespace}/{machine.vm.meta.name} exists and is not of this deployment; "
                 "rename the deployment or delete the VM"
             )
         wanted = _WishedTemplate(hashes[kind], hardware[target.wish.slot], sidecars)
         until = halted_until(machine, view.now)
         running = shall_run(target, machine) and until is None
-        if machine is not None and (machine.deleting or _is_as_desired(target, machine, owner, wanted, running)):
+        if machine is not None and (
+            machine.vm.meta.deleting or _is_as_desired(target, machine, owner, wanted, running)
+        ):
             continue
         made = build_machine(
             owner, target.wish, target.revision, view.spec.placement, hook, hook_image, running=running, until=until
@@ -285,7 +288,7 @@ def _in_order(targets: Sequence[Target], machines: Mapping[Slot, MachineState], 
 
     def waits_for(target: Target) -> tuple[str, ...]:
         machine = machines.get(target.wish.slot)
-        if machine is not None and machine.vmi_claim == claim_of(target, owner) == machine.claim:
+        if machine is not None and machine.vmi_claim == claim_of(target, owner) == machine.vm.claim:
             return ()
         return tuple(name for name in target.wish.after if not ready.get((target.wish.instance, name), False))
 
@@ -293,7 +296,7 @@ def _in_order(targets: Sequence[Target], machines: Mapping[Slot, MachineState], 
 
 
 def _runs_on(machine: MachineState | None, claim: str) -> bool:
-    return machine is not None and is_running(machine) and machine.claim == claim
+    return machine is not None and is_running(machine) and machine.vm.claim == claim
 
 
 def shall_run(target: Target, machine: MachineState | None) -> bool:
@@ -302,7 +305,7 @@ def shall_run(target: Target, machine: MachineState | None) -> bool:
     Under RerunOnFailure KubeVirt starts a VM only when it sees the strategy change while there is no instance; one
     that is turned on again while its old instance is still ending would stay off for good.
     """
-    ending = machine is not None and not machine.running and machine.vmi_deleting
+    ending = machine is not None and not machine.vm.running and machine.vmi_deleting
     return target.wish.running and not target.waits_for and not ending
 
 
@@ -313,11 +316,11 @@ def halted_until(machine: MachineState | None, now: datetime) -> datetime | None
     """
     if machine is None:
         return None
-    until = machine.halted_until
+    until = machine.vm.halted_until
     if until is not None and until - now > 2 * FORGOTTEN_AFTER:
         until = None  # written by a clock that was set back since: it would keep the VM off for as long
     if machine.blocked_by_ghost_record:
-        return until if until and not machine.running else now + FORGOTTEN_AFTER
+        return until if until and not machine.vm.running else now + FORGOTTEN_AFTER
     return until if until and now < until else None
 
 
@@ -333,11 +336,11 @@ class _WishedTemplate:
 
 def _is_as_desired(target: Target, machine: MachineState, owner: Owner, wanted: _WishedTemplate, running: bool) -> bool:
     return (
-        machine.claim == claim_of(target, owner)
-        and machine.running == running
-        and machine.template_hash == wanted.hash
-        and machine.hardware == wanted.hardware
-        and wanted.sidecars in (None, machine.sidecars)
+        machine.vm.claim == claim_of(target, owner)
+        and machine.vm.running == running
+        and machine.vm.template_hash == wanted.hash
+        and machine.vm.hardware == wanted.hardware
+        and wanted.sidecars in (None, machine.vm.sidecars)
     )
 
 
@@ -354,7 +357,11 @@ def claims_of(target: Target, owner: Owner) -> Iterator[str]:
 
 
 def _restart_machines(
-    targets: Sequence[Target], machines: Mapping[Slot, MachineState], hardware: Mapping[Slot, str], owner: Owner
+    view: DeploymentView,
+    owner: Owner,
+    targets: Sequence[Target],
+    machines: Mapping[Slot, MachineState],
+    hardware: Mapping[Slot, str],
 ) -> Iterator[Step]:
     """Running VMs whose template names their new disk, or their new hardware, already.
 
@@ -362,28 +369,33 @@ def _restart_machines(
     """
     for target in targets:
         machine = machines.get(target.wish.slot)
-        if machine is None or machine.vmi_uid is None or machine.vmi_deleting or not machine.owned:
+        if machine is None or machine.vmi is None or machine.vmi_deleting or not view.owns(machine.vm):
             continue
         wanted = claim_of(target, owner)
-        if machine.claim != wanted:
+        if machine.vm.claim != wanted:
             continue
+        vmi = machine.vmi.meta
         if machine.vmi_claim != wanted:
-            yield RestartMachine(owner.namespace, machine.name, machine.vmi_uid)
+            yield RestartMachine(owner.namespace, vmi.name, vmi.uid)
         elif target.wish.running and _can_take_hardware(machine, hardware[target.wish.slot]):
-            yield RestartMachine(owner.namespace, machine.name, machine.vmi_uid, gracefully=True)
+            yield RestartMachine(owner.namespace, vmi.name, vmi.uid, gracefully=True)
 
 
 def _can_take_hardware(machine: MachineState, wanted: str) -> bool:
     """A restart would give it ``wanted``, which it has not. One that stands still or has ended is not waked for it."""
     standing = machine.paused or machine.vmi_phase in ("Succeeded", "Failed")
-    return machine.hardware == wanted and is_outdated(machine) and not standing
+    return machine.vm.hardware == wanted and is_outdated(machine) and not standing
 
 
-def _persistent_state(targets: Sequence[Target], machines: Mapping[Slot, MachineState]) -> StateBesideDisk | None:
+def _persistent_state(
+    view: DeploymentView, targets: Sequence[Target], machines: Mapping[Slot, MachineState]
+) -> StateBesideDisk | None:
     """A VM that runs with what no template may ask for, by its preference."""
     for target in targets:
         machine = machines.get(target.wish.slot)
-        if machine is not None and machine.owned and machine.persistent_state and not is_outdated(machine):
+        if machine is None or not view.owns(machine.vm) or is_outdated(machine):
+            continue
+        if machine.persistent_state:
             return StateBesideDisk(
                 f"SystemNode {target.wish.system}: machine {target.wish.machine}: its preference gives it a persistent "
                 f"domain.{machine.persistent_state}, whose state no reset reaches; say template.patch.spec.domain."
@@ -405,40 +417,43 @@ def _drop_undesired(
     wished = {wish.slot for wish in wishes}
     revisions = {target.wish.slot: target.revision for target in targets}
     for machine in view.machines:
-        if (machine.instance, machine.machine) not in wished and machine.owned and not machine.deleting:
-            yield DeleteObject("VirtualMachine", machine.name, view.namespace)
-    claims = {claim.name: claim for claim in view.claims}
-    dead: list[VolumeState] = []
+        vm = machine.vm
+        if vm.slot not in wished and view.owns(vm) and not vm.meta.deleting:
+            yield DeleteObject("VirtualMachine", vm.meta.name, view.namespace)
+    claims = {claim.meta.name: claim for claim in view.claims}
+    dead: list[VolumeRecord] = []
     for volume in view.volumes:
         slot = volume.slot
         if slot in wished and volume.revision >= revisions.get(slot, 0):
             continue
-        vm = machines.get(slot)
-        if vm is None or claim_name(view.name, *slot, volume.revision) not in (vm.claim, vm.vmi_claim):
+        present = machines.get(slot)
+        root = claim_name(view.name, *slot, volume.revision)
+        if present is None or root not in (present.vm.claim, present.vmi_claim):
             dead.append(volume)
     for volume in dead:
         claim = claims.get(_claim_of(volume))
-        if claim is not None and not claim.deleting:
-            yield DeleteObject("PersistentVolumeClaim", claim.name, view.namespace)
-    yield from (DeleteObject("PersistentVolume", volume.name) for volume in dead if not volume.deleting)
+        if claim is not None and not claim.meta.deleting:
+            yield DeleteObject("PersistentVolumeClaim", claim.meta.name, view.namespace)
+    yield from (DeleteObject("PersistentVolume", volume.meta.name) for volume in dead if not volume.meta.deleting)
 
 
 def _plan_teardown(view: DeploymentView) -> DeploymentPlan:
     """VMs first; when they are gone, claims and volumes; then what isolated them; then the finalizer."""
     if not view.has_finalizer:
         return DeploymentPlan()
-    owned = [machine for machine in view.machines if machine.owned]
+    owned = [machine.vm for machine in view.machines if view.owns(machine.vm)]
     if owned:
-        steps = tuple(DeleteObject("VirtualMachine", m.name, view.namespace) for m in owned if not m.deleting)
+        steps = tuple(DeleteObject("VirtualMachine", m.meta.name, view.namespace) for m in owned if not m.meta.deleting)
         return DeploymentPlan(steps=steps, waiting_for=f"{len(owned)} VirtualMachines to be gone")
     if view.claims or view.volumes:
-        claims = (DeleteObject("PersistentVolumeClaim", c.name, view.namespace) for c in view.claims if not c.deleting)
-        volumes = (DeleteObject("PersistentVolume", v.name) for v in view.volumes if not v.deleting)
+        live = [claim.meta.name for claim in view.claims if not claim.meta.deleting]
+        claims = (DeleteObject("PersistentVolumeClaim", name, view.namespace) for name in live)
+        volumes = (DeleteObject("PersistentVolume", v.meta.name) for v in view.volumes if not v.meta.deleting)
         left = f"{len(view.claims)} claims and {len(view.volumes)} volumes to be gone from their nodes"
         return DeploymentPlan(steps=(*claims, *volumes), waiting_for=left)
-    policies = [policy for policy in view.policies if policy.owned]
+    policies = [policy for policy in view.policies if view.owns(policy)]
     if policies:
-        gone = (DeleteObject(POLICY, p.name, view.namespace) for p in policies if not p.deleting)
+        gone = (DeleteObject(POLICY, p.meta.name, view.namespace) for p in policies if not p.meta.deleting)
         return DeploymentPlan(steps=tuple(gone), waiting_for=f"{len(policies)} NetworkPolicies to be gone")
     return DeploymentPlan(steps=(RemoveFinalizer(view.namespace, view.name),))
 
@@ -453,15 +468,11 @@ def _waiting_for(targets: Sequence[Target], machines: Mapping[Slot, MachineState
 
 def is_running(machine: MachineState | None) -> bool:
     """Its VirtualMachineInstance runs on the disk and the hardware that the VM names, and is ready."""
-    return (
-        machine is not None
-        and machine.vmi_phase == "Running"
-        and machine.vmi_ready
-        and not machine.paused
-        and not machine.vmi_deleting
-        and machine.vmi_claim == machine.claim
-        and not is_outdated(machine)
-    )
+    if machine is None or machine.vmi is None:
+        return False
+    vmi = machine.vmi
+    serving = vmi.phase == "Running" and vmi.ready and not vmi.paused and not vmi.meta.deleting
+    return serving and vmi.claim == machine.vm.claim and not is_outdated(machine)
 
 
 def is_outdated(machine: MachineState) -> bool:
@@ -469,13 +480,14 @@ def is_outdated(machine: MachineState) -> bool:
 
     Not so where one of them does not say: an operator that did not write it down is no reason to restart a VM.
     """
-    known = machine.vmi_uid is not None and machine.hardware and machine.vmi_hardware
-    return bool(known) and machine.vmi_hardware != machine.hardware
+    if machine.vmi is None or not (machine.vm.hardware and machine.vmi.hardware):
+        return False
+    return machine.vmi.hardware != machine.vm.hardware
 
 
-def _by_slot(volumes: Sequence[VolumeState]) -> dict[Slot, list[VolumeState]]:
+def _by_slot(volumes: Sequence[VolumeRecord]) -> dict[Slot, list[VolumeRecord]]:
     """Volumes of each place, by revision, those being deleted included: their numbers are not used again."""
-    slots: dict[Slot, list[VolumeState]] = defaultdict(list)
+    slots: dict[Slot, list[VolumeRecord]] = defaultdict(list)
     for volume in sorted(volumes, key=lambda v: v.revision):
-        slots[(volume.instance, volume.machine)].append(volume)
+        slots[volume.slot].append(volume)
     return slots

@@ -48,19 +48,21 @@ def build_policy(owner: Owner, instance: int) -> dict[str, Any]:
 def isolation_steps(view: DeploymentView, owner: Owner, instances: Set[int]) -> Iterator[Step]:
     """Policies that are absent or changed, and those that nobody wishes any more."""
     wanted = instances if view.spec.isolation == "Instances" else frozenset()
-    present = {policy.instance: policy for policy in view.policies if policy.owned}
+    present = {policy.instance: policy for policy in view.policies if view.owns(policy)}
     for instance in sorted(wanted):
         policy = present.get(instance)
         manifest = build_policy(owner, instance)
-        if policy is None or (not policy.deleting and policy.spec != manifest["spec"]):
+        if policy is None or (not policy.meta.deleting and policy.spec != manifest["spec"]):
             yield ApplyObject(manifest)
     for instance, policy in sorted(present.items()):
-        if instance not in wanted and not policy.deleting:
-            yield DeleteObject(KIND, policy.name, view.namespace)
+        if instance not in wanted and not policy.meta.deleting:
+            yield DeleteObject(KIND, policy.meta.name, view.namespace)
 
 
 def is_isolated(view: DeploymentView, instance: int) -> bool:
     """The instance's VMs may start: its policy is there, or none is wished."""
     if view.spec.isolation != "Instances":
         return True
-    return any(policy.instance == instance and policy.owned and not policy.deleting for policy in view.policies)
+    return any(
+        policy.instance == instance and view.owns(policy) and not policy.meta.deleting for policy in view.policies
+    )

@@ -10,9 +10,10 @@ from types import MappingProxyType
 
 from kigi.api.deployment import Placement, Toleration
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes, unique_layers
+from kigi.domain.observed import Slot
 from kigi.domain.quantities import format_bytes
 from kigi.errors import Waiting
-from kigi.planning.targets import MachineTarget, Slot
+from kigi.planning.targets import MachineTarget
 from kigi.planning.view import NodeState
 
 

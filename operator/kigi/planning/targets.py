@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from kigi.api.deployment import MAX_MACHINES, InstanceOverride, MachineOverride, SystemDeploymentSpec
 from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.layers import Chain
+from kigi.domain.observed import Slot
 from kigi.domain.systems import ResolvedDisk, ResolvedMachine, ResolvedSystem
 from kigi.errors import KigiError, MachineUnknown, TooManyMachines
-
-Slot = tuple[int, str]
-"""(instance, machine): one place for one VM."""
 
 
 @dataclass(frozen=True, slots=True)

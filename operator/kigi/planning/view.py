@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from kigi.api.deployment import SystemDeploymentSpec, SystemDeploymentStatus
 from kigi.api.image import VMImageNodeStatus
 from kigi.api.node_cache import CaptureOrder, NodeCacheSpec
 from kigi.api.system import SystemNodeStatus
+from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.kubevirt import KubeVirtState
 from kigi.domain.layers import Chain, Digest, Layer
+from kigi.domain.observed import ClaimRecord, MachineRecord, PolicyRecord, Slot, VmiRecord, VolumeRecord
 from kigi.domain.systems import ResolvedSystem
 from kigi.domain.usage import User
 from kigi.errors import KigiError
@@ -44,93 +45,52 @@ class NodeState:
 
 
 @dataclass(frozen=True, slots=True)
-class VolumeState:
-    """One PersistentVolume of the deployment: one revision of one disk of a machine."""
+class MachineState:
+    """A VirtualMachine and its VirtualMachineInstance."""
 
-    name: str
-    handle: str
-    instance: int
-    machine: str
-    revision: int
-    node: str
-    fingerprint: str
-    system: str
-    """State that the overlay was made for (label-free text inside the fingerprint annotation)."""
-    chain: tuple[Layer, ...]
-    deleting: bool = False
-    claim_bound: bool = False
-    disk: str = ""
-    """Empty: the one that the VM boots from."""
+    vm: MachineRecord
+    vmi: VmiRecord | None = None
+    """None: the VM is off."""
 
     @property
-    def slot(self) -> tuple[int, str]:
-        """Place of the VM that it is made for."""
-        return (self.instance, self.machine)
+    def slot(self) -> Slot:
+        """Slot of the VM in its deployment."""
+        return self.vm.slot
 
+    @property
+    def vmi_claim(self) -> str | None:
+        """Claim of the boot disk that the VMI was started with; None: the VM is off."""
+        return self.vmi.claim if self.vmi is not None else None
 
-@dataclass(frozen=True, slots=True)
-class ClaimState:
-    """One PersistentVolumeClaim of the deployment."""
+    @property
+    def vmi_phase(self) -> str:
+        """KubeVirt's phase of the VMI; empty: the VM is off."""
+        return self.vmi.phase if self.vmi is not None else ""
 
-    name: str
-    volume: str
-    deleting: bool = False
-    bound: bool = False
+    @property
+    def vmi_deleting(self) -> bool:
+        """The VMI is terminating."""
+        return self.vmi is not None and self.vmi.meta.deleting
 
+    @property
+    def paused(self) -> bool:
+        """A user or a capture has paused the VMI."""
+        return self.vmi is not None and self.vmi.paused
 
-@dataclass(frozen=True, slots=True)
-class MachineState:
-    """One VirtualMachine with its VirtualMachineInstance, if it has one."""
+    @property
+    def persistent_state(self) -> str:
+        """Domain field whose state is stored outside of the disks; empty: none."""
+        return self.vmi.persistent_state if self.vmi is not None else ""
 
-    name: str
-    instance: int
-    machine: str
-    owned: bool = True
-    """False: a VM of that name exists that this deployment did not make."""
-    deleting: bool = False
-    claim: str | None = None
-    """PVC that the VM's template names for its disk."""
-    running: bool = False
-    """Its runStrategy is one of those that start it."""
-    template_hash: str = ""
-    """Annotation with the hash of what this operator last applied."""
-    hardware: str = ""
-    """``hardware_hash`` of the VM's template."""
-    sidecars: str = ""
-    """Annotation of the VM's template that makes KubeVirt start hook sidecars."""
-    halted_until: datetime | None = None
-    """It is kept off until then, so that KubeVirt forgets its last run."""
-    vmi_uid: str | None = None
-    """uid of the VirtualMachineInstance; None: the VM is off."""
-    vmi_claim: str | None = None
-    """PVC that the VirtualMachineInstance was started with."""
-    vmi_hardware: str = ""
-    """``hardware_hash`` that the VirtualMachineInstance was started with; empty: an operator that made none."""
-    persistent_state: str = ""
-    """Field of its domain that keeps state beside its disks, where no reset reaches it."""
-    blocked_by_ghost_record: bool = False
-    """KubeVirt refuses the instance, because it remembers the last one of that name."""
-    vmi_phase: str = ""
-    vmi_ready: bool = False
-    paused: bool = False
-    """The guest's processors stand still, by somebody's order."""
-    vmi_deleting: bool = False
-    vmi_node: str | None = None
-    printable_status: str = ""
-    """KubeVirt's own word, such as Running, Starting, CrashLoopBackOff, ErrorUnschedulable."""
-    message: str = ""
-    """KubeVirt's own explanation of a failure, if it gives one."""
+    @property
+    def blocked_by_ghost_record(self) -> bool:
+        """KubeVirt refuses the VMI, because it still has a record of the previous one of that name."""
+        return self.vmi is not None and self.vmi.blocked_by_ghost_record
 
-
-@dataclass(frozen=True, slots=True)
-class PolicyState:
-    """One NetworkPolicy with the deployment's labels."""
-
-    name: str
-    instance: int
-    spec: Mapping[str, Any]
-    owned: bool = True
-    deleting: bool = False
+    @property
+    def message(self) -> str:
+        """KubeVirt's explanation of a failure; empty if there is none."""
+        return (self.vmi.message if self.vmi is not None else "") or self.vm.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,18 +107,31 @@ class DeploymentView:
     systems: Mapping[str, ResolvedSystem | KigiError]
     """Every state that the spec names, resolved, or why it cannot be."""
     nodes: Mapping[str, NodeState]
-    volumes: tuple[VolumeState, ...]
-    claims: tuple[ClaimState, ...]
+    volumes: tuple[VolumeRecord, ...]
+    """Volumes of this name, those of a deleted deployment of the same name included; see ``owns``."""
+    claims: tuple[ClaimRecord, ...]
     machines: tuple[MachineState, ...]
     kubevirt: KubeVirtState
     now: datetime
-    policies: tuple[PolicyState, ...] = ()
+    policies: tuple[PolicyRecord, ...] = ()
     changed_by: str = ""
     """Field manager that wrote the spec last."""
     instancetypes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Kind and name of each instancetype that the machines can name -> bytes of the guest's memory."""
     old_status: SystemDeploymentStatus | None = None
     """For lastTransitionTime and timings alone; no decision is read from it."""
+
+    def owns(self, record: VolumeRecord | MachineRecord | PolicyRecord) -> bool:
+        """Whether this deployment created the object, and not another one of the same name or a user."""
+        return record.owner_uid == self.uid
+
+    def fingerprint_of(self, volume: VolumeRecord) -> Fingerprint | None:
+        """State that the volume's overlay was created for; None asks for a new disk.
+
+        A force-deleted deployment of the same name may have left the volume behind. Its fingerprint does not count,
+        so that this deployment never adopts the old overlay; its revision does, so that no name is used twice.
+        """
+        return volume.fingerprint if self.owns(volume) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from kigi.adapters.kubernetes.resources import Resource
 from kigi.domain.names import IN_USE_FINALIZER
+from kigi.domain.observed import Meta
 from kigi.domain.usage import User
-from kigi.mirror.records import Meta
 from kigi.planning.in_use import plan_in_use
 from kigi.reconcilers.apply import set_finalizer
 from kigi.runtime.ports import Ports

@@ -10,8 +10,8 @@ from kigi.adapters.kubernetes.resources import EVENT, Resource
 from kigi.api.base import Condition, Status
 from kigi.api.conditions import READY, STALLED
 from kigi.domain.names import FIELD_MANAGER
+from kigi.domain.observed import Meta
 from kigi.errors import KigiError
-from kigi.mirror.records import Meta
 from kigi.runtime.ports import Ports
 
 logger = logging.getLogger(__name__)

@@ -216,7 +216,7 @@ def _cache_troubles(view: DeploymentView, cost: _Bytes) -> Iterator[Finding]:
 
 
 def _disks_ready(view: DeploymentView, plan: DeploymentPlan) -> Finding:
-    bound = {claim.name for claim in view.claims if claim.bound and not claim.deleting}
+    bound = {claim.meta.name for claim in view.claims if claim.bound and not claim.meta.deleting}
     owner = Owner(view.namespace, view.name, view.uid)
     ready = sum(all(claim in bound for claim in claims_of(target, owner)) for target in plan.targets)
     message = f"the claims of {ready} of {len(plan.targets)} machines are bound"
@@ -229,7 +229,7 @@ def _machines_created(view: DeploymentView, plan: DeploymentPlan) -> Finding:
     made = 0
     for target in plan.targets:
         machine = plan.machines.get(target.wish.slot)
-        made += machine is not None and not machine.deleting and machine.claim == claim_of(target, owner)
+        made += machine is not None and not machine.vm.meta.deleting and machine.vm.claim == claim_of(target, owner)
     message = f"{made} of {len(plan.targets)} VirtualMachines name their disk"
     done = made == len(plan.targets)
     return Finding(MACHINES_CREATED, done, "MachinesCreated" if done else "MachinesPending", message)
@@ -324,14 +324,14 @@ def machine_state(target: Target, machine: MachineState | None, claim: str) -> s
         return "Warming"
     if target.waits_for:
         return "Waiting"
-    if machine is None or machine.claim is None:
+    if machine is None or machine.vm.claim is None:
         return "Pending"
-    if machine.claim != claim or (machine.vmi_claim is not None and machine.vmi_claim != claim):
+    if machine.vm.claim != claim or (machine.vmi_claim is not None and machine.vmi_claim != claim):
         return "Restarting"
     if machine.vmi_phase == "Failed":
         return "Failed"
     if not target.wish.running:
-        return "Stopped" if machine.vmi_uid is None else "Stopping"
+        return "Stopped" if machine.vmi is None else "Stopping"
     if is_running(machine):
         return "Running"
     if is_halted(machine):
@@ -340,9 +340,9 @@ def machine_state(target: Target, machine: MachineState | None, claim: str) -> s
         return "Paused"
     if is_outdated(machine) and machine.vmi_phase != "Succeeded":
         return "Restarting"
-    if machine.vmi_phase == "Succeeded" or (machine.vmi_uid is None and machine.printable_status == "Stopped"):
+    if machine.vmi_phase == "Succeeded" or (machine.vmi is None and machine.vm.printable_status == "Stopped"):
         return "PoweredOff"
-    return _TROUBLES.get(machine.printable_status, "Starting")
+    return _TROUBLES.get(machine.vm.printable_status, "Starting")
 
 
 _TROUBLES = {
@@ -358,7 +358,7 @@ Source: KubeVirt staging/src/kubevirt.io/api/core/v1/types.go, VirtualMachinePri
 
 def is_halted(machine: MachineState) -> bool:
     """Off, or on its way there, so that KubeVirt forgets its last run."""
-    return machine.blocked_by_ghost_record or (machine.halted_until is not None and not machine.running)
+    return machine.blocked_by_ghost_record or (machine.vm.halted_until is not None and not machine.vm.running)
 
 
 def _waiting(target: Target) -> str | None:
@@ -379,9 +379,10 @@ def _trouble(machine: MachineState | None, told: str | None) -> str | None:
         return "KubeVirt still remembers its last run; it is off for half a minute, and starts then"
     if machine.paused and is_outdated(machine):
         return "its template has changed; it restarts when it is resumed"
-    if machine.message or machine.printable_status not in _TROUBLES:
+    printable = machine.vm.printable_status
+    if machine.message or printable not in _TROUBLES:
         return machine.message or None
-    return (told if machine.printable_status == "CrashLoopBackOff" else None) or machine.printable_status
+    return (told if printable == "CrashLoopBackOff" else None) or printable
 
 
 def _timings(old: Timings | None, phases: Sequence[Finding], ready: bool, now: datetime) -> Timings:

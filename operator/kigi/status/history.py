@@ -8,10 +8,9 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from kigi.api.deployment import HistoryEntry
-from kigi.domain.fingerprint import Fingerprint
+from kigi.domain.observed import Slot, VolumeRecord
 from kigi.planning.deployment import Target
-from kigi.planning.targets import Slot
-from kigi.planning.view import DeploymentView, VolumeState
+from kigi.planning.view import DeploymentView
 
 MAX_ENTRIES = 100
 ONE_DECISION = timedelta(seconds=60)
@@ -33,7 +32,7 @@ def history(view: DeploymentView, targets: Sequence[Target]) -> list[HistoryEntr
         for instance in (view.old_status.instances if view.old_status else ())
         for machine in instance.machines
     }
-    volumes: dict[Slot, list[VolumeState]] = defaultdict(list)
+    volumes: dict[Slot, list[VolumeRecord]] = defaultdict(list)
     for volume in view.volumes:
         if not volume.disk:
             volumes[volume.slot].append(volume)
@@ -49,7 +48,7 @@ def history(view: DeploymentView, targets: Sequence[Target]) -> list[HistoryEntr
         elif before[1] != system:
             action = "Switched"
         else:
-            action = "Renewed" if _is_same_target(target, volumes[target.wish.slot]) else "Reset"
+            action = "Renewed" if _is_same_target(view, target, volumes[target.wish.slot]) else "Reset"
         kind = (action, before[1] if before else None, system, token)
         changed[kind][target.wish.instance].append(target.wish.machine)
     sizes: dict[int, int] = defaultdict(int)
@@ -88,10 +87,10 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
-def _is_same_target(target: Target, volumes: Iterable[VolumeState]) -> bool:
+def _is_same_target(view: DeploymentView, target: Target, volumes: Iterable[VolumeRecord]) -> bool:
     """The disk before was made for the very same thing: it is replaced because it cannot be used."""
     before = max((v for v in volumes if v.revision < target.revision), key=lambda v: v.revision, default=None)
-    return before is not None and Fingerprint.from_text(before.fingerprint) == target.fingerprint
+    return before is not None and view.fingerprint_of(before) == target.fingerprint
 
 
 def _alike(instances: dict[int, list[str]], sizes: dict[int, int]) -> list[tuple[tuple[str, ...], list[int]]]:

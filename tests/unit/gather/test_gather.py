@@ -63,23 +63,27 @@ def test_a_machine_is_seen_with_its_instance_and_its_disk(mirror: Mirror) -> Non
     mirror.put("VirtualMachineInstance", vmi_body(wish()))
     seen = view(mirror)
     (machine,), (volume,), (claim,) = seen.machines, seen.volumes, seen.claims
-    assert (machine.claim, machine.vmi_claim, machine.vmi_phase) == (claim.name, claim.name, "Running")
-    assert machine.owned
-    assert machine.vmi_ready
+    assert (machine.vm.claim, machine.vmi_claim, machine.vmi_phase) == (claim.meta.name, claim.meta.name, "Running")
+    assert seen.owns(machine.vm)
+    assert machine.vmi is not None
+    assert machine.vmi.ready
     assert claim.bound
     assert (volume.node, volume.revision, volume.chain[-1].digest) == ("n1", 1, chain_of("top")[0].digest)
 
 
 def test_a_volume_of_a_predecessor_of_the_same_name_has_no_fingerprint(mirror: Mirror) -> None:
     mirror.put("PersistentVolume", volume_body(wish(), owner=Owner(NS, NAME, "another")))
-    (volume,) = view(mirror).volumes
-    assert volume.fingerprint == ""
+    seen = view(mirror)
+    (volume,) = seen.volumes
+    assert volume.fingerprint is not None
+    assert seen.fingerprint_of(volume) is None
 
 
 def test_a_vm_of_a_predecessor_is_not_owned(mirror: Mirror) -> None:
     mirror.put("VirtualMachine", machine_body(wish(), owner=Owner(NS, NAME, "another")))
-    (machine,) = view(mirror).machines
-    assert not machine.owned
+    seen = view(mirror)
+    (machine,) = seen.machines
+    assert not seen.owns(machine.vm)
 
 
 def test_memory_of_other_deployments_is_not_free_and_of_this_one_is(mirror: Mirror) -> None:

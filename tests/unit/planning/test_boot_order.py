@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from kigi.planning.deployment import plan_deployment
 from kigi.planning.steps import ApplyObject
 from kigi.planning.view import DeploymentView
 from kigi.status.deployments import deployment_status
-from tests.support.worlds import World
+from tests.support.worlds import World, with_machines
 
 
 def world(**fields: Any) -> World:
@@ -78,10 +77,6 @@ def test_nobody_waits_for_a_machine_that_shall_be_off() -> None:
     assert machine(w, "db") == ("Stopped", None)
 
 
-def with_machine(view: DeploymentView, **fields: Any) -> DeploymentView:
-    return replace(view, machines=tuple(replace(m, **fields) if m.machine == "web" else m for m in view.machines))
-
-
 def strategies(view: DeploymentView) -> list[str]:
     """Run strategies that the plan gives to VMs."""
     applied = [step.manifest for step in plan_deployment(view).steps if isinstance(step, ApplyObject)]
@@ -92,38 +87,34 @@ def test_a_vm_that_is_still_ending_is_turned_on_when_it_has_ended() -> None:
     """KubeVirt forgets to start a VM of strategy RerunOnFailure that is turned on while its instance is ending."""
     w = world()
     w.settle()
-    view = with_machine(w.view(), running=False, vmi_deleting=True)
+    view = with_machines(w.view(), "web", vm={"running": False}, vmi_deleting=True)
     assert strategies(view) == []
-    gone = with_machine(view, vmi_deleting=False, vmi_uid=None, vmi_claim=None)
-    assert strategies(gone) == ["Always"]
+    assert strategies(with_machines(view, "web", is_off=True)) == ["Always"]
 
 
 @pytest.mark.parametrize(
     ("fields", "state"),
     [
-        ({"paused": True}, "Paused"),
-        ({"vmi_phase": "Succeeded", "vmi_ready": False}, "PoweredOff"),
+        ({"vmi": {"paused": True}}, "Paused"),
+        ({"vmi": {"phase": "Succeeded", "ready": False}}, "PoweredOff"),
+        ({"is_off": True, "vm": {"printable_status": "Stopped"}}, "PoweredOff"),
+        ({"vmi": {"phase": "Failed", "ready": False}}, "Failed"),
+        ({"vmi": {"ready": False}, "vm": {"printable_status": "CrashLoopBackOff"}}, "CrashLooping"),
         (
-            {"vmi_uid": None, "vmi_claim": None, "vmi_phase": "", "printable_status": "Stopped"},
-            "PoweredOff",
-        ),
-        ({"vmi_phase": "Failed", "vmi_ready": False}, "Failed"),
-        ({"vmi_ready": False, "printable_status": "CrashLoopBackOff"}, "CrashLooping"),
-        (
-            {"vmi_ready": False, "printable_status": "ErrorUnschedulable", "message": "0/1 nodes"},
+            {"vmi": {"ready": False}, "vm": {"printable_status": "ErrorUnschedulable", "message": "0/1 nodes"}},
             "Unschedulable",
         ),
-        ({"vmi_ready": False, "printable_status": "Running"}, "Starting"),
+        ({"vmi": {"ready": False}, "vm": {"printable_status": "Running"}}, "Starting"),
     ],
 )
 def test_a_vm_that_is_not_ready_is_called_by_its_trouble(fields: dict[str, Any], state: str) -> None:
     w = world()
     w.settle()
-    view = with_machine(w.view(), **fields)
+    view = with_machines(w.view(), "web", **fields)
     status = deployment_status(view, plan_deployment(view))
     web = next(m for m in status.instances[0].machines if m.name == "web")
     assert web.state == state
     assert not status.instances[0].ready
     assert next(c.status for c in status.conditions if c.type == "Ready") == "False"
-    if "message" in fields:
-        assert web.message == fields["message"]
+    if "message" in fields.get("vm", {}):
+        assert web.message == fields["vm"]["message"]

@@ -29,7 +29,7 @@ from kigi.planning.captures import (
 )
 from kigi.planning.copies import life_of
 from kigi.status.captures import capture_status
-from tests.support.worlds import World
+from tests.support.worlds import World, with_machines
 
 
 def settled(state: str = "a", **spec: object) -> World:
@@ -124,8 +124,8 @@ def test_a_vm_that_is_about_to_start_is_waited_for_and_one_that_stays_off_is_not
 ) -> None:
     w = settled(running=running)
     deployment = w.view()
-    off = [replace(m, vmi_uid=None, printable_status=word) for m in deployment.machines]
-    plan = begun(view_of(w, deployment=replace(deployment, machines=tuple(off))))
+    off = with_machines(deployment, vm={"printable_status": word}, is_off=True)
+    plan = begun(view_of(w, deployment=off))
     assert (plan.error is None) == settles
     if settles:
         assert {m.method for m in plan.status.machines} == {"Off"}
@@ -204,8 +204,7 @@ def test_a_vm_that_was_resumed_and_is_still_shown_as_paused_is_waited_for() -> N
     w = settled()
     failed = after_pause(begun(view_of(w)).status, begun(view_of(w)).machines, "no answer")
     again = plan_capture(view_of(w, resumed(failed, w))).status
-    seen = w.view()
-    seen = replace(seen, machines=tuple(replace(machine, paused=True) for machine in seen.machines))
+    seen = with_machines(w.view(), vmi={"paused": True})
     tried_again = w.view().now + timedelta(seconds=AGAIN_S)
     plan = plan_capture(view_of(w, again, deployment=seen, now=tried_again))
     assert (plan.action, plan.error and plan.error.reason) == ("", "NotSettled")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +14,7 @@ from kigi.planning.deployment import FORGOTTEN_AFTER, DeploymentPlan, plan_deplo
 from kigi.planning.steps import ApplyObject
 from kigi.planning.view import DeploymentView
 from kigi.status.deployments import deployment_status
-from tests.support.worlds import World
+from tests.support.worlds import World, with_machines
 
 
 @pytest.fixture
@@ -26,23 +25,17 @@ def view() -> DeploymentView:
 
 
 def with_first(view: DeploymentView, **changes: Any) -> DeploymentView:
-    first, *others = view.machines
-    return replace(view, machines=(replace(first, **changes), *others))
+    return with_machines(view, view.machines[0].vm.machine, **changes)
 
 
-def stuck(view: DeploymentView, **changes: Any) -> DeploymentView:
-    fields = {
-        "blocked_by_ghost_record": True,
-        "vmi_phase": "Scheduled",
-        "vmi_ready": False,
-        "printable_status": "Starting",
-    }
-    return with_first(view, **{**fields, **changes})
+def stuck(view: DeploymentView, **vm: Any) -> DeploymentView:
+    vmi = {"blocked_by_ghost_record": True, "phase": "Scheduled", "ready": False}
+    return with_first(view, vm={"printable_status": "Starting", **vm}, vmi=vmi)
 
 
 def off(view: DeploymentView, until: datetime) -> DeploymentView:
-    gone = {"vmi_uid": None, "vmi_claim": None, "vmi_phase": "", "vmi_ready": False}
-    return with_first(view, running=False, halted_until=until, printable_status="Stopped", **gone)
+    vm = {"running": False, "halted_until": until, "printable_status": "Stopped"}
+    return with_first(view, vm=vm, is_off=True)
 
 
 def vms(view: DeploymentView) -> list[tuple[str, str | None]]:
@@ -56,7 +49,7 @@ def state(view: DeploymentView) -> tuple[str, str | None]:
     plan: DeploymentPlan = plan_deployment(view)
     status = deployment_status(view, plan, None)
     machines = {m.name: m for instance in status.instances for m in instance.machines}
-    found = machines[view.machines[0].machine]
+    found = machines[view.machines[0].vm.machine]
     return found.state, found.message
 
 
@@ -80,7 +73,7 @@ def test_it_starts_again_when_the_time_is_over(view: DeploymentView) -> None:
 
 
 def test_one_that_runs_again_is_left_alone_whatever_its_annotation_says(view: DeploymentView) -> None:
-    assert vms(with_first(view, halted_until=view.now - timedelta(seconds=1))) == []
+    assert vms(with_first(view, vm={"halted_until": view.now - timedelta(seconds=1)})) == []
 
 
 @pytest.mark.parametrize("value", [None, "", "soon", "2026-11-25", "2026-11-25T10:00:00"])

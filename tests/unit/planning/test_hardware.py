@@ -14,7 +14,7 @@ from kigi.planning.deployment import DeploymentPlan, plan_deployment
 from kigi.planning.steps import ApplyObject, RestartMachine, Step
 from kigi.planning.view import DeploymentView, MachineState
 from kigi.status.deployments import deployment_status
-from tests.support.worlds import World
+from tests.support.worlds import World, with_machines
 
 WEB = "dep-0-web"
 
@@ -42,13 +42,8 @@ def is_ready(view: DeploymentView) -> bool:
     return any(c.type == "Ready" and c.status == "True" for c in status.conditions)
 
 
-def with_machine(view: DeploymentView, **changes: Any) -> DeploymentView:
-    """The view with another web."""
-    return replace(view, machines=tuple(replace(m, **changes) if m.machine == "web" else m for m in view.machines))
-
-
 def web(view: DeploymentView) -> MachineState:
-    return next(m for m in view.machines if m.machine == "web")
+    return next(m for m in view.machines if m.vm.machine == "web")
 
 
 def apply_vms(w: World) -> None:
@@ -125,7 +120,7 @@ def test_another_hook_image_or_kind_is_applied_and_restarts_nothing() -> None:
         for step in plan.steps:
             assert isinstance(step, ApplyObject)
             w.vms[step.manifest["metadata"]["name"]].manifest = step.manifest
-        seen = with_machine(view, hardware=w.vms[WEB].annotations[ANNOTATION_HARDWARE_HASH])
+        seen = with_machines(view, "web", vm={"hardware": w.vms[WEB].annotations[ANNOTATION_HARDWARE_HASH]})
         assert restarts(plan_deployment(seen, hook_image=image).steps) == []
         assert machine(seen, plan_deployment(seen))[0] == "Running"
 
@@ -133,13 +128,13 @@ def test_another_hook_image_or_kind_is_applied_and_restarts_nothing() -> None:
 def test_an_instance_that_does_not_say_what_it_is_stays() -> None:
     w = settled()
     assert w.plan().steps == ()
-    view = with_machine(w.view(), vmi_hardware="", hardware="")
+    view = with_machines(w.view(), "web", vm={"hardware": ""}, vmi={"hardware": ""})
     plan = plan_deployment(view)
     assert {type(step) for step in plan.steps} == {ApplyObject}
-    assert is_ready(with_machine(w.view(), vmi_hardware=""))
+    assert is_ready(with_machines(w.view(), "web", vmi={"hardware": ""}))
     w.change(system={"name": "c"})
     apply_vms(w)
-    assert restarts(plan_deployment(with_machine(w.view(), vmi_hardware="")).steps) == []
+    assert restarts(plan_deployment(with_machines(w.view(), "web", vmi={"hardware": ""})).steps) == []
 
 
 def test_a_change_that_is_taken_back_in_time_restarts_nothing() -> None:
@@ -157,9 +152,9 @@ def test_a_change_that_is_taken_back_in_time_restarts_nothing() -> None:
     ("changes", "state", "message"),
     [
         pytest.param(
-            {"paused": True}, "Paused", "its template has changed; it restarts when it is resumed", id="paused"
+            {"vmi": {"paused": True}}, "Paused", "its template has changed; it restarts when it is resumed", id="paused"
         ),
-        pytest.param({"vmi_phase": "Succeeded", "vmi_ready": False}, "PoweredOff", None, id="powered-off"),
+        pytest.param({"vmi": {"phase": "Succeeded", "ready": False}}, "PoweredOff", None, id="powered-off"),
         pytest.param({"vmi_deleting": True}, "Restarting", None, id="on-its-way"),
     ],
 )
@@ -169,7 +164,7 @@ def test_a_machine_that_stands_still_or_has_ended_is_not_waked_for_it(
     w = settled()
     w.change(system={"name": "c"})
     apply_vms(w)
-    view = with_machine(w.view(), **changes)
+    view = with_machines(w.view(), "web", **changes)
     plan = plan_deployment(view)
     assert WEB not in dict(restarts(plan.steps))
     assert machine(view, plan) == (state, message)
@@ -180,7 +175,7 @@ def test_a_machine_that_no_node_takes_starts_anew_with_a_smaller_template() -> N
     w = settled()
     w.edit("b", "web", memory="1Mi")
     apply_vms(w)
-    view = with_machine(w.view(), vmi_phase="Scheduling", vmi_ready=False)
+    view = with_machines(w.view(), "web", vmi={"phase": "Scheduling", "ready": False})
     assert restarts(plan_deployment(view).steps) == [(WEB, True)]
 
 
@@ -198,7 +193,7 @@ def test_a_fresh_disk_is_given_no_grace() -> None:
 def test_an_annotation_that_somebody_takes_from_a_template_is_put_back(annotation: str) -> None:
     w = settled()
     lost = {HOOK_SIDECARS: "sidecars", ANNOTATION_HARDWARE_HASH: "hardware"}[annotation]
-    plan = plan_deployment(with_machine(w.view(), **{lost: ""}))
+    plan = plan_deployment(with_machines(w.view(), "web", vm={lost: ""}))
     assert [step.manifest["metadata"]["name"] for step in plan.steps if isinstance(step, ApplyObject)] == [WEB]
     assert len(plan.steps) == 1
-    assert web(w.view()).sidecars == w.vms[WEB].annotations[HOOK_SIDECARS]
+    assert web(w.view()).vm.sidecars == w.vms[WEB].annotations[HOOK_SIDECARS]

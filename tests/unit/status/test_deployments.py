@@ -21,7 +21,7 @@ from kigi.errors import NEEDS_A_PERSON, KigiError, SpecInvalid, Unreachable
 from kigi.planning.deployment import plan_deployment
 from kigi.planning.view import DeploymentView
 from kigi.status.deployments import deployment_status, that_fit
-from tests.support.worlds import World, digest
+from tests.support.worlds import World, digest, with_machines
 
 
 def world(**fields: Any) -> World:
@@ -211,8 +211,8 @@ def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_words(printable: str
     w = world()
     w.settle()
     view = w.view()
-    failing = {"vmi_phase": "Scheduling", "vmi_ready": False, "printable_status": printable, "message": words}
-    status = status_of(replace(view, machines=tuple(replace(m, **failing) for m in view.machines)))  # type: ignore[arg-type]
+    failing = {"printable_status": printable, "message": words}
+    status = status_of(with_machines(view, vm=failing, vmi={"phase": "Scheduling", "ready": False}))
     machines = [machine for instance in status.instances for machine in instance.machines]
     assert {(machine.state, machine.message) for machine in machines} == {("Failed", words or printable)}
     assert (words or printable) in message(status)
@@ -224,27 +224,29 @@ def test_what_kubevirt_said_of_a_start_is_kept_until_the_next_one_and_for_that_d
     w.settle()
     view = w.view()
 
-    def after(old: SystemDeploymentStatus | None, **fields: object) -> SystemDeploymentStatus:
-        machines = tuple(replace(m, vmi_uid=None, vmi_ready=False, **fields) for m in view.machines)  # type: ignore[arg-type]
-        return status_of(replace(view, machines=machines, old_status=old))
+    def after(old: SystemDeploymentStatus | None, **fields: Any) -> SystemDeploymentStatus:
+        return status_of(replace(with_machines(view, "db", **fields), old_status=old))
 
     def told(status: SystemDeploymentStatus) -> set[str | None]:
-        return {machine.message for instance in status.instances for machine in instance.machines}
+        return {
+            machine.message for instance in status.instances for machine in instance.machines if machine.name == "db"
+        }
 
-    waiting = {"vmi_phase": "", "printable_status": "CrashLoopBackOff", "message": ""}
-    failed = after(None, vmi_phase="Failed", message="no such link")
+    waiting = {"vm": {"printable_status": "CrashLoopBackOff"}, "is_off": True}
+    starting = {"phase": "Scheduling", "ready": False}
+    failed = after(None, vm={"message": "no such link"}, vmi={"phase": "Failed", "ready": False})
     assert told(after(failed, **waiting)) == {"no such link"}
     assert told(after(after(failed, **waiting), **waiting)) == {"no such link"}
     text = failed.model_dump_json(by_alias=True).replace('"revision":1', '"revision":7')
     assert told(after(SystemDeploymentStatus.model_validate_json(text), **waiting)) == {"CrashLoopBackOff"}
-    assert told(after(failed, vmi_phase="Scheduling", printable_status="Starting", message="")) == {None}
+    assert told(after(failed, vm={"printable_status": "Starting"}, vmi=starting)) == {None}
 
 
 def test_a_vm_whose_preference_brings_state_that_no_reset_reaches_stalls_it() -> None:
     w = world()
     w.settle()
     view = w.view()
-    status = status_of(replace(view, machines=tuple(replace(m, persistent_state="devices.tpm") for m in view.machines)))
+    status = status_of(with_machines(view, vmi={"persistent_state": "devices.tpm"}))
     assert (conditions(status)["Ready"], conditions(status)["Stalled"]) == ("False", "True")
     assert message(status).startswith("StateBesideDisk: SystemNode a: machine ")
     assert "template.patch.spec.domain.devices.tpm.persistent: false" in message(status)
@@ -327,8 +329,8 @@ def test_a_message_of_kubevirt_is_cut() -> None:
     w = world()
     w.settle()
     view = w.view()
-    machine = replace(view.machines[0], vmi_phase="Scheduling", message="x" * 1000)
-    status = status_of(replace(view, machines=(machine, *view.machines[1:])))
+    name = view.machines[0].vm.machine
+    status = status_of(with_machines(view, name, vm={"message": "x" * 1000}, vmi={"phase": "Scheduling"}))
     said = next(m.message for i in status.instances for m in i.machines if m.message)
     assert len(said) == MAX_MESSAGE
 
