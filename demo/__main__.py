@@ -22,6 +22,7 @@ from kigi.api.repositories import load_repositories
 from kigi.errors import KigiError
 from kigi.publishing.publish import LayerFolder
 from kigi.publishing.tree import publish_tree
+from localcluster.bounded import DOWNLOAD_S, TimedOut
 from localcluster.full import Cluster, ClusterError
 from localcluster.paths import cache_dir
 from scenario import real, tiny
@@ -58,7 +59,7 @@ def main() -> int:
             play(target, chapter, say, lambda step: _note(steps, step, options.out))
             target.kubectl("delete", "systemdeployment", "--all", "-n", chapter.namespace, "--timeout=600s")
             _nothing_left(target, chapter.namespace)
-    except (DemoFailed, KigiError, ClusterError, BuildFailed) as exc:
+    except (DemoFailed, KigiError, ClusterError, BuildFailed, TimedOut) as exc:
         console.print(f"[red]the demo stopped:[/red] {exc}")
         console.print("the cluster still runs; look with 'python -m localcluster kubectl get ksd,knc -A'")
         return 1
@@ -96,7 +97,7 @@ def prepare(target: Target, variant: str, namespace: str | None = None) -> Chapt
 
 async def _publish(folder: Path) -> list[dict]:  # type: ignore[type-arg]
     settings = load_repositories(None, os.environ).get("default")
-    async with open_repository(settings, os.environ) as repository:
+    async with asyncio.timeout(DOWNLOAD_S), open_repository(settings, os.environ) as repository:
         return await publish_tree(folder, LayerFolder(cache_dir() / "published"), repository)
 
 

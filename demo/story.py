@@ -99,9 +99,9 @@ def held_layers(target: Target) -> set[str]:
     return {layer["digest"] for layer in layers if layer["state"] == "Held"}
 
 
-def wait_ready(target: Target, namespace: str, name: str) -> dict[str, Any]:
-    """The status of a deployment that is Ready in its present generation. Raises DemoFailed."""
-    deadline = time.monotonic() + READY_S
+def wait_ready(target: Target, namespace: str, name: str, timeout_s: float = READY_S) -> dict[str, Any]:
+    """The status of a deployment that is Ready in its present generation. Raises DemoFailed with what it waits for."""
+    deadline = time.monotonic() + timeout_s
     message = "no status"
     while time.monotonic() < deadline:
         found = target.get("systemdeployment", name, "-n", namespace)
@@ -114,7 +114,7 @@ def wait_ready(target: Target, namespace: str, name: str) -> dict[str, Any]:
             raise DemoFailed(f"{name} is Stalled: {conditions['Stalled']['message']}")
         message = conditions.get("Ready", {}).get("message", message)
         time.sleep(0.5)
-    raise DemoFailed(f"{name} is not Ready after {READY_S} s: {message}")
+    raise DemoFailed(f"{name} is not Ready after {timeout_s:.0f} s: {message}")
 
 
 def _running(chapter: Chapter, replicas: int) -> dict[str, Any]:

@@ -16,14 +16,17 @@ from typing import Any
 
 import yaml
 
+from localcluster.bounded import KUBECTL_S, QUICK_S, TimedOut, run
 from localcluster.build import binary
 from localcluster.full import Cluster
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _KIND = REPOSITORY / "localcluster" / "kind" / "cluster.sh"
 SYSTEM_NAMESPACE = "kigi-system"
-KUBECTL_S = 1000.0
-"""Limit of one kubectl: more than any ``--timeout`` that is given to ``kubectl wait`` or ``delete`` (900 s)."""
+GET_S = 120.0
+"""For reading some objects, on a machine that is busy with guests."""
+_KIND_S = 3600.0
+"""For kind: its image, the cluster, KubeVirt's release and Kigi's image."""
 
 
 class DemoFailed(RuntimeError):
@@ -49,18 +52,16 @@ class Target:
         command = [self.kubectl_path, *arguments]
         environment = {**os.environ, **self.environment}
         try:
-            done = subprocess.run(
-                command, env=environment, input=text, capture_output=True, text=True, check=False, timeout=timeout_s
-            )
-        except subprocess.TimeoutExpired as exc:
-            raise DemoFailed(f"kubectl {' '.join(arguments)}: no end within {timeout_s:.0f} s") from exc
+            done = run(command, timeout_s=timeout_s, env=environment, input_text=text, check=False)
+        except TimedOut as exc:
+            raise DemoFailed(str(exc)) from exc
         if done.returncode:
             raise DemoFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
     def get(self, *arguments: str) -> dict[str, Any]:
-        """``kubectl get ... -o json``."""
-        answer: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        """``kubectl get ... -o json``. Raises DemoFailed, also when the API server does not answer in time."""
+        answer: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json", timeout_s=GET_S))
         return answer
 
     def apply(self, *objects: dict[str, Any]) -> None:
@@ -80,8 +81,8 @@ def start(kind: str) -> Target:
     for program in ("docker", "kind", "kubectl"):
         if shutil.which(program) is None:
             raise DemoFailed(f"CLUSTER=kind needs the program {program}; without Docker use CLUSTER=local")
-    subprocess.run(["bash", str(_KIND), "up"], check=True)
-    lines = subprocess.run(["bash", str(_KIND), "env"], check=True, capture_output=True, text=True).stdout.splitlines()
+    subprocess.run(["bash", str(_KIND), "up"], check=True, timeout=_KIND_S)  # its progress is for the terminal
+    lines = run(["bash", _KIND, "env"], timeout_s=QUICK_S).stdout.splitlines()
     pairs = (shlex.split(line)[1].partition("=") for line in lines)
     return Target({name: value for name, _, value in pairs}, "kubectl")
 

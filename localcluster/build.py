@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from localcluster.bounded import BUILD_S, QUICK_S, locked, run
 from localcluster.paths import cache_dir
 from localcluster.system import ensure_apt_packages
 
@@ -136,13 +133,13 @@ def _go_version() -> str:
     go = shutil.which("go")
     if go is None:
         raise BuildFailed("the program 'go' is not on the PATH; install Go 1.26 or later")
-    return subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True, cwd=_GO).stdout.strip()
+    return run([go, "env", "GOVERSION"], timeout_s=QUICK_S, cwd=_GO).stdout.strip()
 
 
 def _build(module: Module) -> None:
     target = directory(module)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(_beside(target, ".lock")):
+    with locked(_beside(target, ".lock"), f"it builds {module.programs[0][0]}"):
         if target.exists():
             return
         if module.packages:
@@ -176,7 +173,7 @@ def _go_build(module: Module, scratch: Path, log: Path) -> None:
     command += [package for _, package in module.programs]
     environment = {**os.environ, "CGO_ENABLED": "1" if module.cgo else "0"}
     with log.open("wb") as out:
-        done = subprocess.run(command, cwd=_GO / module.folder, env=environment, stdout=out, stderr=out, check=False)
+        done = run(command, timeout_s=BUILD_S, cwd=_GO / module.folder, env=environment, output=out, check=False)
     if done.returncode != 0:
         raise BuildFailed(f"{' '.join(command)} in {module.folder} failed; {log} ends:\n{log.read_text()[-3000:]}")
     for name, package in module.programs:
@@ -189,11 +186,3 @@ def _default_name(package: str) -> str:
     """What ``go build`` calls the program of a package: its last part that is not a version."""
     *rest, last = package.split("/")
     return rest[-1] if last.startswith("v") and last[1:].isdigit() else last
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process builds, the others wait."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import ssl
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from localcluster.bounded import KUBECTL_S, run
 from localcluster.build import binary
 from localcluster.certs import Authority, service_account_keys, write_kubeconfig
 from localcluster.processes import Processes, StopFailed, free_port, is_listening, kept_port
@@ -106,9 +106,9 @@ class ControlPlane:
         return write_kubeconfig(path, self.server, self.authority.pair.certificate, {"token": token})
 
     def kubectl(self, *arguments: str, input_text: str | None = None) -> str:
-        """What ``kubectl`` prints; raises CalledProcessError with its stderr if it fails."""
+        """What ``kubectl`` prints. Raises CalledProcessError with its stderr if it fails, TimedOut if it goes on."""
         command = [str(binary("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
-        return subprocess.run(command, input=input_text, capture_output=True, text=True, check=True).stdout
+        return run(command, timeout_s=KUBECTL_S, input_text=input_text).stdout
 
     def is_ready(self) -> bool:
         """The API server says that it is ready."""

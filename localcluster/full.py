@@ -4,16 +4,13 @@ Everything of it is below the state directory, in processes on record there, and
 `down` finds by their names: a start that was killed anywhere is cleaned up, or continued, from what is there.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from typing import Any
 import yaml
 
 from localcluster import kubevirt, node
+from localcluster.bounded import BUILD_S, KUBECTL_S, QUICK_S, TimedOut, locked, run
 from localcluster.build import binary
 from localcluster.controlplane import SERVICE_ADDRESS, ControlPlane, Options
 from localcluster.images import Image
@@ -80,7 +78,7 @@ class Cluster:
         ensure_apt_packages(_PACKAGES)
         say = Progress()
         self.directory.mkdir(parents=True, exist_ok=True)
-        with self._lock():
+        with locked(self.directory / "lock", "it starts or changes the cluster"):
             chosen = None if "kubevirt" in without else self._choose(release)
             build_programs(chosen)
             say("programs are built")
@@ -162,12 +160,12 @@ class Cluster:
         if wanted is None or not all(running.values()):
             return answer
         try:
-            listing = json.loads(self.kubectl("get", "nodes", "-o", "json"))
+            listing = json.loads(self.kubectl("get", "nodes", "-o", "json", timeout_s=QUICK_S))
             answer["nodes"] = {item["metadata"]["name"]: _is_ready(item) for item in listing["items"]}
             healthy = len(answer["nodes"]) >= wanted["nodes"] and all(answer["nodes"].values())
             if "kubevirt" not in wanted["without"]:
-                path = "jsonpath={.status.phase}"
-                answer["kubevirt"] = self.kubectl("get", "kubevirt", "-n", kubevirt.NAMESPACE, "kubevirt", "-o", path)
+                phase = ("get", "kubevirt", "-n", kubevirt.NAMESPACE, "kubevirt", "-o", "jsonpath={.status.phase}")
+                answer["kubevirt"] = self.kubectl(*phase, timeout_s=QUICK_S)
                 healthy = healthy and answer["kubevirt"] == "Deployed"
             answer["healthy"] = healthy
         except ClusterError as error:
@@ -198,10 +196,13 @@ class Cluster:
         numbers = sorted(int(path.name.rpartition("-")[2]) for path in (self.directory / "nodes").glob("*"))
         return [self._node(plane, number) for number in numbers]
 
-    def kubectl(self, *arguments: str, input_text: str | None = None) -> str:
-        """What kubectl prints. Raises ClusterError with its error text."""
+    def kubectl(self, *arguments: str, input_text: str | None = None, timeout_s: float = KUBECTL_S) -> str:
+        """What kubectl prints. Raises ClusterError with its error text, also when it does not end in time."""
         command = [str(binary("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
-        result = subprocess.run(command, input=input_text, capture_output=True, text=True, check=False)
+        try:
+            result = run(command, timeout_s=timeout_s, input_text=input_text, check=False)
+        except TimedOut as error:
+            raise ClusterError(str(error)) from error
         if result.returncode:
             raise ClusterError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
         return result.stdout
@@ -311,12 +312,6 @@ class Cluster:
             return None
         return wanted
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        with (self.directory / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
 
 class _InBackground:
     """A function that runs in a thread; its error appears where the result is asked for."""
@@ -335,7 +330,9 @@ class _InBackground:
             self._error = error
 
     def result(self) -> list[Image]:
-        self._thread.join()
+        self._thread.join(BUILD_S)
+        if self._thread.is_alive():
+            raise TimedOut(f"the images are not built after {BUILD_S:.0f} s")
         if self._error is not None:
             raise self._error
         return self._value
@@ -367,11 +364,11 @@ def _is_ready(item: dict[str, Any]) -> bool:
 
 def _service_address(verb: str) -> None:
     if _has_service_address() != (verb == "add"):
-        subprocess.run(["ip", "address", verb, f"{SERVICE_ADDRESS}/32", "dev", "lo"], check=True, capture_output=True)
+        run(["ip", "address", verb, f"{SERVICE_ADDRESS}/32", "dev", "lo"], timeout_s=QUICK_S)
 
 
 def _has_service_address() -> bool:
-    listing = subprocess.run(["ip", "-o", "address", "show", "dev", "lo"], capture_output=True, text=True, check=True)
+    listing = run(["ip", "-o", "address", "show", "dev", "lo"], timeout_s=QUICK_S)
     return f" {SERVICE_ADDRESS}/32 " in listing.stdout
 
 

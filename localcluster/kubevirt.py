@@ -6,7 +6,6 @@ module's folder in the Go module cache, and virt-operator installs the rest.
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,14 @@ from typing import Any
 import yaml
 
 from localcluster import images, rootfs
+from localcluster.bounded import DOWNLOAD_S, run
 from localcluster.build import binary
 from localcluster.images import Image
 
 NAMESPACE = "kubevirt"
 _REGISTRY = "registry.local/kubevirt"
+_COMPILE_S = 600.0
+"""For one C file."""
 
 # libvirt, QEMU, firmware and TPM for virt-launcher; nftables, iproute2 and procps for virt-handler. One root for all of
 # them: the layer is stored once on the node.
@@ -84,7 +86,7 @@ class Release:
         """Folder of KubeVirt's module in the Go module cache, fetched if it is not there."""
         folder = Path(__file__).parent / "go" / self.folder
         command = ["go", "mod", "download", "-json", f"kubevirt.io/kubevirt@{self.version}"]
-        answer = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        answer = run(command, timeout_s=DOWNLOAD_S, cwd=folder)
         return Path(json.loads(answer.stdout)["Dir"])
 
 
@@ -154,7 +156,7 @@ def _build_container_disk(cache: Path, version: str, module: Path) -> Path:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         source = module / "cmd/container-disk-v2alpha/main.c"
-        subprocess.run(["gcc", "-static", "-O2", "-o", str(target), str(source)], check=True, capture_output=True)
+        run(["gcc", "-static", "-O2", "-o", target, source], timeout_s=_COMPILE_S)
     return target
 
 

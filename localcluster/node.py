@@ -21,14 +21,14 @@ from pathlib import Path
 import yaml
 
 from localcluster import images, node_init, rootfs
+from localcluster.bounded import QUICK_S, feed, run
 from localcluster.images import Image
 
 CGROUP = "kigi-local"
 COMMAND_S = 300.0
 """Limit of a command in the node."""
-_LATER_S = 15.0
-_TIMED_OUT = 124
-"""Exit status of timeout(1)."""
+_IMPORT_S = 1800.0
+"""Limit of an import of images."""
 _BRIDGE = re.compile(r"kigi\d+")
 _CGROUPS = Path("/sys/fs/cgroup")
 _PROGRAMS = {
@@ -120,14 +120,10 @@ class Node:
         """Import images; only layers that the node lacks are moved. Raises RuntimeError with what ctr said."""
         present = set(self.ctr("content", "ls", "--quiet").split())
         command = self._inside("ctr", "images", "import", "--all-platforms", "-")
-        with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=errors, stderr=errors)
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError), process.stdin:
-                images.write_archive(wanted, process.stdin, present)
-            if process.wait():
-                errors.seek(0)
-                raise RuntimeError(f"import of {[image.name for image in wanted]}: {errors.read().decode()[-2000:]}")
+        try:
+            feed(command, lambda sink: images.write_archive(wanted, sink, present), timeout_s=_IMPORT_S)
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"import of {[image.name for image in wanted]}: {error.stderr}") from error
 
     def ctr(self, *arguments: str) -> str:
         """Run ``ctr`` in Kubernetes' namespace, inside the node."""
@@ -138,8 +134,7 @@ class Node:
 
         Raises RuntimeError if it fails or does not end within ``timeout_s``.
         """
-        # The limit is kept inside: to kill nsenter would leave what it started.
-        return _output(self._inside("timeout", "-k", "5", f"{timeout_s:.0f}", *command), timeout_s + _LATER_S)
+        return _output(self._inside(*command), timeout_s)
 
     def _inside(self, program: str, *arguments: str) -> list[str]:
         pid = find_init(self.directory)
@@ -192,7 +187,7 @@ def build_pause_image(cache: Path) -> Image:
         with tempfile.TemporaryDirectory() as scratch:
             program = Path(scratch) / "pause"
             command = ["gcc", "-xc", "-static", "-Os", "-o", str(program), "-"]
-            subprocess.run(command, input=_PAUSE.encode(), check=True)
+            run(command, timeout_s=COMMAND_S, input_text=_PAUSE)
             layer = images.pack_files({"pause": program}, target)
     return Image(_PAUSE_IMAGE, (layer,), entrypoint=("/pause",), user="65535:65535")
 
@@ -281,7 +276,7 @@ def _bridges() -> list[str]:
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+    run(["ip", *arguments], timeout_s=QUICK_S)
 
 
 def _is_program(arguments: Sequence[str]) -> bool:
@@ -443,13 +438,9 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _output(command: Sequence[str], timeout_s: float = COMMAND_S) -> str:
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
-    except subprocess.TimeoutExpired as exc:
-        raise RuntimeError(f"{' '.join(command)}: no end within {timeout_s:.0f} s") from exc
+    result = run(command, timeout_s=timeout_s, check=False)
     if result.returncode:
-        cause = "no end within its limit" if result.returncode == _TIMED_OUT else result.stderr.strip()[-2000:]
-        raise RuntimeError(f"{' '.join(command)}: {cause}")
+        raise RuntimeError(f"{' '.join(command)}: {result.stderr.strip()[-2000:]}")
     return result.stdout
 
 

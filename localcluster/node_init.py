@@ -8,10 +8,11 @@ kills every process of the node (containers and virtual machines too) and drops 
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+from localcluster.bounded import QUICK_S, run
 
 # Directories that the kubelet, KubeVirt and Kigi expect at fixed places. On this node they are folders of the node's
 # directory, bound to those places inside the namespace only: the machine's own are never touched.
@@ -29,7 +30,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def _mount(*arguments: str) -> None:
-    subprocess.run(["mount", *arguments], check=True)
+    run(["mount", *arguments], timeout_s=QUICK_S)
 
 
 def _set_up(node: Path) -> None:

@@ -20,6 +20,7 @@ _PR_SET_PDEATHSIG = 1
 _KILL_S = 60
 _PORTS = (15000, 30000)
 """Below the range of outgoing connections (net.ipv4.ip_local_port_range) and of node ports."""
+_PORT_TRIES = 1000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -171,10 +172,11 @@ def free_port(address: str = "127.0.0.1") -> int:
     From the kernel's own range, a client that retries while its server is down may come from the server's very port,
     which the server then cannot have back.
     """
-    while True:
+    for _ in range(_PORT_TRIES):
         with socket.socket() as probe, suppress(OSError):
             probe.bind((address, random.randrange(*_PORTS)))
             return int(probe.getsockname()[1])
+    raise OSError(f"no free port of {address} among {_PORT_TRIES} tries from {_PORTS[0]} to {_PORTS[1]}")
 
 
 def kept_port(path: Path, address: str = "127.0.0.1") -> int:

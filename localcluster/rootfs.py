@@ -6,18 +6,17 @@ settings (name servers, CA bundle, proxies, package indexes) are lent to the ste
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster import images
+from localcluster.bounded import DOWNLOAD_S, QUICK_S, locked, run
 from localcluster.images import Layer
 
 SUITE = "trixie"
@@ -27,6 +26,8 @@ _LENT_ENVIRONMENT = (
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
     "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT",
 )  # fmt: skip
+_STEP_S = 2 * DOWNLOAD_S
+"""For one step: debootstrap, or packages fetched and installed."""
 _IN_USE_S = 1800  # no build takes longer from a step's end to the import of its layer
 _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _LENT = "/run/kigi-build"  # below a tmpfs that exists only inside the step
@@ -56,7 +57,7 @@ class Mirrors:
     def of_this_machine(cls) -> Mirrors:
         """Raises RuntimeError if apt has none; ``$KIGI_DEBIAN_MIRROR`` goes before what apt has."""
         command = ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+        lines = run(command, timeout_s=QUICK_S).stdout.split("\n")
         sites = {release: site for site, _, release in (line.partition(" ") for line in lines) if site}
         main = os.environ.get("KIGI_DEBIAN_MIRROR") or next((s for r, s in sites.items() if "-" not in r), None)
         if main is None:
@@ -86,7 +87,7 @@ def base(cache: Path) -> Root:
     mirrors = Mirrors.of_this_machine()
     name = f"base-{SUITE}-{key(mirrors.sources(), '2')}"
     directory, target = cache / "roots" / name, cache / "layers" / f"{name}.tar"
-    with _lock(directory):
+    with locked(directory.with_suffix(".lock"), f"it makes {directory.name}"):
         layer = images.load(target)
         if layer is None or not directory.is_dir():
             part = directory.with_suffix(".part")
@@ -133,7 +134,7 @@ def extend(
     """
     name = f"{name}-{key(script, *(layer.digest for layer in below.layers), *salt)}"
     directory, target = cache / "roots" / name, cache / "layers" / f"{name}.tar"
-    with _lock(directory):
+    with locked(directory.with_suffix(".lock"), f"it makes {directory.name}"):
         layer = images.load(target)
         if layer is None or not directory.is_dir():
             part, work = directory.with_suffix(".part"), directory.with_suffix(".work")
@@ -155,15 +156,6 @@ def forget(cache: Path, prefix: str, kept: Collection[str]) -> None:
         for path in (cache / folder).glob(f"{prefix}*"):
             if path.stem not in kept and path.stat().st_mtime < limit:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """One process makes a step, the others wait for it."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with directory.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _in_root(lowers: Sequence[Path], upper: Path, work: Path, script: str, lend: Mapping[str, Path], log: Path) -> None:
@@ -219,9 +211,7 @@ def _in_root(lowers: Sequence[Path], upper: Path, work: Path, script: str, lend:
 def _run(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env, check=False
-        )
+        result = run(command, timeout_s=_STEP_S, output=output, env=env, check=False)
     if result.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
         raise subprocess.CalledProcessError(result.returncode, command[0], stderr=f"see {log}:\n{tail}")

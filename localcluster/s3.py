@@ -10,7 +10,6 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import get_session
 
+from localcluster.bounded import QUICK_S, run
 from localcluster.build import binary
 from localcluster.processes import Processes, is_listening, kept_port
 
@@ -133,7 +133,7 @@ class S3Server:
         who = [f"--access={user.access_key}", f"--secret={user.secret_key}", "--role=user"]
         server = [f"--access={ROOT.access_key}", f"--secret={ROOT.secret_key}", f"--endpoint-url={self.endpoint}"]
         command = [str(binary("versitygw")), "admin", *server, "create-user", *who]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run(command, timeout_s=QUICK_S, check=False)
         if done.returncode and "XAdminUserExists" not in done.stderr:
             raise RuntimeError(f"versitygw admin create-user {user.access_key}: {done.stderr.strip()}")
 

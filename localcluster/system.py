@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
+
+from localcluster.bounded import DOWNLOAD_S, QUICK_S, run
 
 
 class PackagesMissing(RuntimeError):
@@ -15,7 +16,7 @@ class PackagesMissing(RuntimeError):
 def missing_packages(packages: Sequence[str]) -> list[str]:
     """Those of ``packages`` that dpkg does not know as installed."""
     form = "--showformat=${binary:Package} ${db:Status-Status}\n"
-    listing = subprocess.run(["dpkg-query", "--show", form, *packages], capture_output=True, text=True, check=False)
+    listing = run(["dpkg-query", "--show", form, *packages], timeout_s=QUICK_S, check=False)
     installed = {
         line.split()[0].split(":")[0] for line in listing.stdout.splitlines() if line.split()[1:] == ["installed"]
     }
@@ -35,7 +36,7 @@ def ensure_apt_packages(packages: Sequence[str]) -> None:
     patience = ("-o", "DPkg::Lock::Timeout=300")
     install = ["apt-get", "install", *patience, "--quiet=2", "--yes", "--no-install-recommends", *missing]
     for command in (["apt-get", "update", *patience, "--quiet=2"], install):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = run(command, timeout_s=DOWNLOAD_S, env=environment, check=False)
         if done.returncode != 0:
             raise PackagesMissing(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
 

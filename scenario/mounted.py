@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kigi.publishing.layer_writer import CLUSTER, ZEROS, Difference, ReadCluster, compare, write_layer
+from localcluster.bounded import DOWNLOAD_S
 from scenario.packages import BuildFailed, run
 
 START_TIMEOUT_S = 20
+_SCRIPT_S = 2 * DOWNLOAD_S
+"""For the script of one level: packages are fetched and installed under it."""
 PARTITION_START = 1 << 20
 """Offset of the only partition in bytes; the boot loader's first stage lies before it."""
 
@@ -160,6 +163,7 @@ def run_mounted(export: Path, script: str, shares: dict[str, Path], content: Pat
             "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
             "bash", "-euo", "pipefail", "-c", whole,
             env={"root": root, "disk": str(export), "content": str(content), "LC_ALL": "C"},
+            timeout_s=_SCRIPT_S,
         )  # fmt: skip
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from localcluster import bounded
 
 
 class BuildFailed(Exception):
@@ -15,21 +16,29 @@ class BuildFailed(Exception):
 
 
 def run(
-    *command: str | Path, cwd: Path | None = None, stdin: str | None = None, env: Mapping[str, str] | None = None
+    *command: str | Path,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = bounded.DOWNLOAD_S,
 ) -> str:
-    """Output of a command. Raises BuildFailed if it cannot be started or ends with another status than 0."""
+    """Output of a command.
+
+    Raises BuildFailed if it cannot be started, ends with another status than 0, or does not end in time.
+    """
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(
+        done = bounded.run(
             words,
+            timeout_s=timeout_s,
             cwd=cwd,
-            input=stdin,
+            input_text=stdin,
             env={**os.environ, **(env or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            merged=True,
             check=False,
         )
+    except bounded.TimedOut as exc:
+        raise BuildFailed(str(exc)) from exc
     except FileNotFoundError as exc:
         raise BuildFailed(f"{words[0]} is not on this machine; scenario/README.md lists what a build needs") from exc
     if done.returncode:

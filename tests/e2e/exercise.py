@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.__main__ import prepare
-from demo.console import read_guest
+from demo.console import read_report
+from demo.serial import ask, terminal
 from demo.story import NAME, Chapter, wait_ready
 from demo.targets import SYSTEM_NAMESPACE, Target, install_kigi
 from kigi.domain.names import API_VERSION
+from localcluster.bounded import run
 from localcluster.build import binary
 from localcluster.full import Cluster
 from scenario import kubernetes
 
 RUNNING = ("mail1", "desktop1")
+VIRTCTL_S = 180.0
+READY_S = 1200.0
+"""For a deployment of a few guests; less than the limit of any test, so that its error is the one that is seen."""
 
 
 def eventually(check: Callable[[], Any], what: str, timeout_s: float = 600) -> Any:
@@ -62,7 +64,7 @@ class Exercise:
 
     def wait_ready(self) -> dict[str, Any]:
         """The status of the deployment, Ready as it was last applied."""
-        return wait_ready(self.target, self.namespace, self.deployment)
+        return wait_ready(self.target, self.namespace, self.deployment, READY_S)
 
     def status(self) -> dict[str, Any]:
         """The status as it is."""
@@ -96,48 +98,43 @@ class Exercise:
         found = self.target.get("virtualmachineinstances", "-n", self.namespace)["items"]
         return next((str(one["metadata"]["uid"]) for one in found if one["metadata"]["name"] == self.vm(machine)), None)
 
+    def next_run(self, machine: str, before: str | None, timeout_s: float = 300) -> str:
+        """uid of the VM's next VirtualMachineInstance after ``before``, once there is one.
+
+        After a reset the status has the new revision while the old guest still runs, and reports and answers as the
+        new one would: whatever is asked before this returns may be answered by the old guest.
+        """
+        found = eventually(
+            lambda: uid if (uid := self.vmi_uid(machine)) not in (before, None) else None,
+            f"the run of {machine} after {before}",
+            timeout_s,
+        )
+        return str(found)
+
     def says(self, machine: str, /, **fields: str) -> dict[str, str]:
-        """What the guest of the VM's present run says of itself, once it says these fields."""
+        """The report of the guest of the VM's present run, once it has these fields."""
+        heard: list[Any] = ["nothing was asked yet"]
 
-        def heard() -> dict[str, str] | None:
-            said = read_guest(self.target, self.namespace, self.vm(machine))
-            return said if fields.items() <= said.items() else None
+        def reported() -> dict[str, str] | None:
+            uid = self.vmi_uid(machine)
+            heard[0] = read_report(self.target, self.namespace, self.vm(machine), uid) if uid else "no instance"
+            return heard[0] if isinstance(heard[0], dict) and fields.items() <= heard[0].items() else None
 
-        return dict(eventually(heard, f"{machine} saying {fields}"))
-
-    def tell(self, machine: str, order: str, answer: str) -> None:
-        """Give the guest an order on its serial console, until it answers; a console that ends is opened anew."""
-        heard, deadline = "", time.monotonic() + 120
-        while answer not in heard:
-            with self._console(machine) as (process, descriptor):
-                while process.poll() is None and answer not in heard and time.monotonic() < deadline:
-                    os.write(descriptor, f"{order}\n".encode())
-                    heard += _read(descriptor, 6.0, answer)
-            assert answer in heard or time.monotonic() < deadline, (
-                f"{machine} did not answer {order!r} with {answer!r}: {heard[-500:]!r}"
-            )
-            time.sleep(0 if answer in heard else 1)
-
-    @contextmanager
-    def _console(self, machine: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-        """``virtctl console`` of the VM, and the terminal that it reads and writes."""
-        command = [str(self.cluster.release.command("virtctl")), "console", "-n", self.namespace, self.vm(machine)]
-        here, there = pty.openpty()
-        environment = {**os.environ, **self.target.environment}
-        process = subprocess.Popen(command, stdin=there, stdout=there, stderr=there, env=environment)
-        os.close(there)
         try:
-            yield process, here
-        finally:
-            process.kill()
-            process.wait()
-            os.close(here)
+            return dict(eventually(reported, f"a report of {machine} with {fields}"))
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}; last: {heard[0]!r}") from exc
+
+    def tell(self, machine: str, order: str, answer: str, timeout_s: float = 180) -> None:
+        """Give the guest an order on its serial console, until it answers."""
+        command = [str(self.cluster.release.command("virtctl")), "console", "-n", self.namespace, self.vm(machine)]
+        environment = {**os.environ, **self.target.environment}
+        ask(lambda: terminal(command, environment), order, answer, timeout_s=timeout_s)
 
     def virtctl(self, *arguments: str) -> None:
         """Run virtctl in the exercise's namespace."""
         command = [str(self.cluster.release.command("virtctl")), *arguments, "-n", self.namespace]
-        environment = {**os.environ, **self.target.environment}
-        subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        run(command, timeout_s=VIRTCTL_S, env={**os.environ, **self.target.environment})
 
     def node(self, script: str) -> str:
         """What a shell script says that runs on the node, as root."""
@@ -186,14 +183,3 @@ def tiny_exercise(cluster: Cluster, namespace: str) -> Iterator[Exercise]:
     yield Exercise(cluster, target, chapter)
     target.kubectl("delete", "systemdeployment", "--all", "-n", namespace, "--timeout=600s")
     target.kubectl("delete", "namespace", namespace, "--timeout=300s")
-
-
-def _read(descriptor: int, seconds: float, until: str) -> str:
-    text, deadline = "", time.monotonic() + seconds
-    while until not in text and (left := deadline - time.monotonic()) > 0:
-        if select.select([descriptor], [], [], left)[0]:
-            try:
-                text += os.read(descriptor, 4096).decode(errors="replace")
-            except OSError:  # virtctl has ended
-                break
-    return text

@@ -87,7 +87,7 @@ server = f"https://{{os.environ['KUBERNETES_SERVICE_HOST']}}:{{os.environ['KUBER
 body = json.dumps({{"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}}).encode()
 headers = {{"Authorization": "Bearer " + open(f"{{base}}/token").read(), "Content-Type": "application/json"}}
 request = urllib.request.Request(server + "/apis/authentication.k8s.io/v1/selfsubjectreviews", body, headers)
-user = json.load(urllib.request.urlopen(request, context=context))["status"]["userInfo"]
+user = json.load(urllib.request.urlopen(request, timeout=10, context=context))["status"]["userInfo"]
 print(user["username"], user["extra"]["authentication.kubernetes.io/node-name"][0])
 try:
     urllib.request.urlopen("{cluster.s3().endpoint}/", timeout=10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +14,12 @@ from demo.__main__ import prepare
 from demo.story import NAME, wait_ready
 from demo.targets import Target, install_kigi
 from kigi.domain.names import API_VERSION
+from localcluster.bounded import DOWNLOAD_S, run
 from localcluster.build import binary
 from localcluster.full import Cluster
 from localcluster.paths import cache_dir
 from scenario import packages, tiny
-from tests.e2e.exercise import Exercise, eventually
+from tests.e2e.exercise import Exercise
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 NAMESPACE = "firmware"
@@ -37,11 +37,11 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     image = chapter.manifest.systems[0].machines[MACHINE]
     disk = tmp_path_factory.mktemp("efi") / "disk.raw"
     source = cache_dir() / "demo" / "tiny" / f"{image}.qcow2"
-    subprocess.run(["qemu-img", "convert", "-O", "raw", source, disk], check=True)
+    run(["qemu-img", "convert", "-O", "raw", source, disk], timeout_s=DOWNLOAD_S)
     add_efi_loader(disk)
     publish = ("publish", str(disk), "--name", "efi", "--parent", image, "--apply", "-n", NAMESPACE)
     command = [sys.executable, "-m", "kigi.cli.main", *publish]
-    subprocess.run(command, env={**os.environ, **target.environment}, check=True)
+    run(command, timeout_s=DOWNLOAD_S, env={**os.environ, **target.environment})
     domain = {"firmware": {"bootloader": {"efi": {"secureBoot": False}}}, "devices": {"tpm": {}}}
     template = {"memory": "192Mi", "patch": {"spec": {"domain": domain}}}
     machines = [{"name": MACHINE, "image": {"name": "efi"}, "template": template}]
@@ -83,7 +83,7 @@ def test_a_guest_boots_by_efi_and_has_a_tpm_before_and_after_a_reset(lab: Exerci
 
     before = lab.vmi_uid(MACHINE)
     deploy(lab, reset="before the exercise")
-    eventually(lambda: lab.vmi_uid(MACHINE) not in (before, None), "the VM's next run", 120)
+    lab.next_run(MACHINE, before)
     again = lab.says(MACHINE, machine=MACHINE, boot="1")
     lab.tell(MACHINE, "firmware", "KIGI-FIRMWARE efi tpm=yes")
     lab.tell(MACHINE, "show", "KIGI-WRITTEN none")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from localcluster.bounded import QUICK_S, run
 from localcluster.full import Cluster
 from localcluster.paths import state_dir
 
@@ -33,9 +34,9 @@ def traces() -> list[str]:
                 continue
             if command in {"containerd-shim-runc-v2", "containerd", "kubelet", "virt-launcher"} or state in arguments:
                 found.append(f"{name.name} {arguments}")
-    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    links = run(["ip", "-o", "link"], timeout_s=QUICK_S).stdout
     found += [line for line in links.splitlines() if "kigi" in line or "veth" in line]
-    addresses = subprocess.run(["ip", "-o", "address"], capture_output=True, text=True, check=True).stdout
+    addresses = run(["ip", "-o", "address"], timeout_s=QUICK_S).stdout
     found += [line for line in addresses.splitlines() if " 10.96." in line or " 10.244." in line]
     found += [str(path) for path in Path("/sys/fs/cgroup").glob("**/kigi-local")]
     found += [path for path in (state, "/var/lib/kubelet") if Path(path).exists()]
@@ -56,7 +57,7 @@ def test_down_cleans_up_after_a_start_that_was_killed(seconds: float) -> None:
     start = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(seconds)  # not a wait for something: the moment of the kill is the case
     start.send_signal(signal.SIGKILL)
-    start.wait()
+    start.wait(QUICK_S)
     assert Cluster().down() == []
     assert traces() == []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from demo.__main__ import prepare
-from demo.story import wait_ready
 from demo.targets import DemoFailed, Target, install_kigi
+from localcluster.bounded import QUICK_S, run
 from localcluster.build import binary
 from localcluster.full import Cluster
 from localcluster.multus import add_multus, bridge_attachment
@@ -87,8 +86,8 @@ def _object(kind: str, name: str, namespace: str, **spec: Any) -> dict[str, Any]
 def has_dummy_links() -> bool:
     """Whether this kernel knows the kind of link."""
     name = "kigi-dummy"
-    made = subprocess.run(["ip", "link", "add", name, "type", "dummy"], capture_output=True, check=False)
-    subprocess.run(["ip", "link", "delete", name], capture_output=True, check=False)
+    made = run(["ip", "link", "add", name, "type", "dummy"], timeout_s=QUICK_S, check=False)
+    run(["ip", "link", "delete", name], timeout_s=QUICK_S, check=False)
     return made.returncode == 0
 
 
@@ -107,7 +106,7 @@ def test_the_later_machine_starts_when_the_guest_of_the_earlier_one_answers(lab:
     assert lab.vmi_uid("app") is None
     assert lab.machine("app")["message"] == "starts after store"
     listen(lab, "store")
-    wait_ready(lab.target, lab.namespace, NAME)
+    lab.wait_ready()
     conditions = lab.instance("store")["status"]["conditions"]
     ready = next(each["lastTransitionTime"] for each in conditions if each["type"] == "Ready")
     assert lab.instance("app")["metadata"]["creationTimestamp"] >= ready
@@ -149,17 +148,20 @@ def test_a_guest_that_powers_itself_off_stays_off_under_rerun_on_failure(lab: Ex
     lab.tell("app", "poweroff", "KIGI-BYE poweroff")
     eventually(lambda: lab.machine("app")["state"] == "PoweredOff", "state PoweredOff", 300)
     assert not lab.status()["instances"][0]["ready"]
+    before = lab.vmi_uid("store")
     deploy(lab.target, lab.namespace, isolation="Instances", reset="on again")
     eventually(lambda: lab.machine("store")["revision"] == 2, "the reset", 120)
+    lab.next_run("store", before)  # until then the old guest takes the order, and the new one never hears of it
     lab.says("store", machine="mail1", boot="1")
     listen(lab, "store")
-    wait_ready(lab.target, lab.namespace, NAME)
+    lab.wait_ready()
     lab.says("app", machine="desktop1", boot="1")
 
 
 def test_a_drained_machine_waits_for_its_node_and_keeps_its_writes(lab: Exercise) -> None:
     """``kubectl drain`` cordons the node, and asks for the eviction of the pod that the VM runs in."""
     lab.tell("store", "write drained", "KIGI-WROTE drained")
+    before = lab.vmi_uid("store")
     node = lab.instance("store")["status"]["nodeName"]
     drain = ("drain", node, "--pod-selector=kigi.dev/machine=store", "--delete-emptydir-data", "--timeout=120s")
     try:
@@ -168,20 +170,23 @@ def test_a_drained_machine_waits_for_its_node_and_keeps_its_writes(lab: Exercise
         assert "unschedulable" in lab.machine("store")["message"]
     finally:
         lab.target.kubectl("uncordon", node)
+    lab.next_run("store", before)
     lab.says("store", boot="2")
     listen(lab, "store")
-    wait_ready(lab.target, lab.namespace, NAME)
+    lab.wait_ready()
     lab.tell("store", "show", "KIGI-WRITTEN drained")
 
 
 def test_a_probe_that_nobody_answers_keeps_the_deployment_from_ready(lab: Exercise) -> None:
     """Until it is told, the tiny guest listens on no port: its VM runs, and the machine does not."""
     machine = {"name": "app", "template": {"readiness": {"tcpPort": PORT, "periodSeconds": 2}, "after": []}}
+    before = lab.vmi_uid("app")
     lab.target.apply(
         _object("SystemNode", "probed", lab.namespace, parent={"name": STATE}, machines=[machine]),
         _object("SystemDeployment", NAME, lab.namespace, system={"name": "probed"}, isolation="Instances"),
     )
-    lab.says("app", machine="desktop1", boot="1")
+    lab.next_run("app", before)
+    lab.says("app", machine="desktop1")
     eventually(lambda: lab.instance("app")["status"]["phase"] == "Running", "phase Running", 120)
     eventually(lambda: lab.machine("app")["state"] == "Starting", "the new VM's state", 120)
     time.sleep(5)  # it stays like that

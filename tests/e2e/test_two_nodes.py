@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from demo.story import Chapter, wait_ready
 from demo.targets import Target, install_kigi
 from kigi.domain.names import API_VERSION
 from localcluster import node
+from localcluster.bounded import DOWNLOAD_S, QUICK_S, run
 from localcluster.build import binary
 from localcluster.full import Cluster
 from localcluster.paths import cache_dir
@@ -54,7 +54,7 @@ def publish_fresh(target: Target, chapter: Chapter, directory: Path) -> None:
     image = f"{MACHINE}-infected"
     layers, disk = cache_dir() / "published", directory / "fresh.qcow2"
     below = layers / f"{chapter.digests[image].removeprefix('sha256:')}.qcow2"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", disk], check=True)
+    _output("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", disk)
     size = int(json.loads(_output("qemu-img", "info", "--output=json", disk))["virtual-size"])
     _output("qemu-io", "-c", f"write -P {os.urandom(1)[0] | 1} {size - CLUSTER} {CLUSTER - 512}", str(disk))
     publish = (
@@ -71,7 +71,7 @@ def publish_fresh(target: Target, chapter: Chapter, directory: Path) -> None:
         "--backing-dir",
         str(layers),
     )
-    subprocess.run([sys.executable, "-m", *publish], env={**os.environ, **target.environment}, check=True)
+    run([sys.executable, "-m", *publish], timeout_s=DOWNLOAD_S, env={**os.environ, **target.environment})
     machines = [{"name": MACHINE, "image": {"name": "fresh"}}]
     spec = {"parent": {"name": "infected"}, "machines": machines}
     meta = {"name": FRESH, "namespace": NAMESPACE}
@@ -79,7 +79,7 @@ def publish_fresh(target: Target, chapter: Chapter, directory: Path) -> None:
 
 
 def _output(*command: str | Path) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return run(command, timeout_s=QUICK_S).stdout
 
 
 def deploy(target: Target, name: str, replicas: int = 1, **placement: Any) -> dict[str, Any]:
