@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from kigi.adapters.json_logs import log_to_stderr
 from kigi.adapters.qemu_img import create_overlay
 from kigi.api.repositories import load_repositories
 from kigi.errors import KigiError
@@ -21,7 +22,6 @@ from kigi_cache.disks.volumes import Volumes
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import RESERVE_BYTES, Filler
 from kigi_cache.layers.store import Store
-from kigi_cache.logs import log_to_stderr
 from kigi_cache.node.kube import KubeApi
 from kigi_cache.node.node_cache import NodeCacheKeeper
 from kigi_cache.settings import Settings, from_environment

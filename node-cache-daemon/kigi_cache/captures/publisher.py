@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kigi.adapters.json_logs import log_to_stderr
 from kigi.adapters.s3 import open_repository
 from kigi.api.repositories import load_repositories
 from kigi.domain.layers import parse_digest
@@ -26,7 +27,6 @@ from kigi.publishing.publish import LayerFolder, make_layer
 from kigi_cache.captures.copies import BEAT, BEAT_S, COPY, FINAL, ORDER, RESULT, free_bytes, is_id, write_json
 from kigi_cache.captures.space import need_of, no_room, shortages
 from kigi_cache.disks.volumes import CHAIN
-from kigi_cache.logs import log_to_stderr
 
 logger = logging.getLogger(__name__)
 
