@@ -4,44 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
-import logging
 import signal
 import sys
-from datetime import UTC, datetime
 
 import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from kigi.adapters.json_logs import log_to_stderr
 from kigi.process import open_ports, run_operator
 from kigi.runtime.settings import GC_THRESHOLD, Settings
-
-_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "settings", "taskName"}
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and what ``extra`` gave."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        fields = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **{key: value for key, value in vars(record).items() if key not in _PLAIN},
-        }
-        if record.exc_info:
-            fields["error"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str)
-
-
-def set_up_logging(level: str) -> None:
-    """JSON on standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 async def serve(settings: Settings, ready: asyncio.Event) -> web.AppRunner:
@@ -88,7 +60,7 @@ def main() -> None:
         settings = Settings.from_environment()
     except ValueError as exc:
         sys.exit(f"kigi-operator: {exc}")
-    set_up_logging(settings.log_level)
+    log_to_stderr(settings.log_level)
     uvloop.run(run(settings))
 
 
