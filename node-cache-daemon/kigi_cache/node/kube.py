@@ -16,6 +16,7 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 from pydantic import ValidationError
 
+from kigi.adapters.pod_access import certificate_refused, load_pod_configuration, token_refused
 from kigi.api.node_cache import NodeCache, NodeCacheStatus
 from kigi.domain import names
 from kigi.errors import SpecInvalid, Unreachable
@@ -54,7 +55,7 @@ class KubeApi:
             # Named, because the library reads the variable once, when it is imported.
             await config.load_kube_config(config_file=path, client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            load_pod_configuration(configuration)
         self._api = client.ApiClient(configuration)
 
     async def close(self) -> None:
@@ -81,6 +82,7 @@ class KubeApi:
             )
             try:
                 if response.status != 200:
+                    self._answered(response.status)
                     raise Unreachable(f"watch of NodeCache {self._node_name}: HTTP {response.status}")
                 async for line in _lines(response.content):
                     event = json.loads(line)
@@ -90,6 +92,7 @@ class KubeApi:
             finally:
                 response.close()
         except (aiohttp.ClientError, TimeoutError, OSError, ApiException, ValueError) as exc:
+            self._failed(exc)
             raise Unreachable(f"watch of NodeCache {self._node_name}: {_short(exc)}") from exc
 
     async def write_status(self, status: NodeCacheStatus) -> None:
@@ -133,6 +136,7 @@ class KubeApi:
         response = await self._call(call)
         try:
             if response.status >= 300:
+                self._answered(response.status)
                 raise Unreachable(f"event {reason}: HTTP {response.status}")
         finally:
             response.release()
@@ -180,7 +184,18 @@ class KubeApi:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 return await call
         except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as exc:
+            self._failed(exc)
             raise Unreachable(f"API server, NodeCache {self._node_name}: {_short(exc)}") from exc
+
+    def _failed(self, exc: Exception) -> None:
+        if isinstance(exc, ApiException):
+            self._answered(exc.status)
+        elif isinstance(exc, aiohttp.ClientConnectorCertificateError) and self._api is not None:
+            certificate_refused(self._api, self._api.configuration)
+
+    def _answered(self, status: int) -> None:
+        if status == 401 and self._api is not None:
+            token_refused(self._api.configuration)
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

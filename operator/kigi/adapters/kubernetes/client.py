@@ -20,6 +20,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from kigi.adapters.kubernetes.api_errors import ACCEPT, APPLY, JSON, JSON_PATCH, MERGE_PATCH, PAGE, translate
 from kigi.adapters.kubernetes.resources import Resource, resource_of
+from kigi.adapters.pod_access import certificate_refused, load_pod_configuration, token_refused
 from kigi.domain.names import FIELD_MANAGER
 from kigi.errors import Conflict, Unreachable, Waiting
 
@@ -241,6 +242,8 @@ class KubeClient:
                 )
                 text = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+                certificate_refused(self._api, self._configuration)
             raise Unreachable(f"{method} {path}: the API server does not answer: {exc or type(exc).__name__}") from exc
         try:
             answer: dict[str, Any] = json.loads(text) if text else {}
@@ -252,6 +255,8 @@ class KubeClient:
             if method in ("POST", "PUT") or content_type == APPLY:
                 raise Waiting(f"{method} {path}: {answer.get('message', 'not found')}")
             return None
+        if response.status == 401:
+            token_refused(self._configuration)
         raise translate(response.status, answer, f"{method} {path}")
 
 
@@ -273,7 +278,7 @@ async def load_configuration(kubeconfig: str | None = None, context: str | None 
         and "KUBERNETES_SERVICE_HOST" in os.environ
         and "KUBECONFIG" not in os.environ
     ):
-        kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        load_pod_configuration(configuration)
         return _with_proxy(configuration)
     path = os.path.expanduser(kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config")
     await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
