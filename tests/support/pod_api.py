@@ -71,7 +71,7 @@ class PodApi:
         self.token = "first"
         """What the server takes."""
         self.refusals = 0
-        self._runner: web.AppRunner | None = None
+        self.runner: web.AppRunner | None = None
         self.port = 0
         directory.mkdir(exist_ok=True)
         self.write_token("first")
@@ -96,18 +96,18 @@ class PodApi:
 
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
+        self.runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self.runner.setup()
         site = web.TCPSite(
-            self._runner, "127.0.0.1", self.port, ssl_context=authority.context(self.directory), reuse_address=True
+            self.runner, "127.0.0.1", self.port, ssl_context=authority.context(self.directory), reuse_address=True
         )
         await site.start()
-        self.port = self._runner.addresses[0][1]
+        self.port = self.runner.addresses[0][1]
 
     async def close(self) -> None:
         """Ends the server."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self.runner is not None:
+            await self.runner.cleanup()
 
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Lets this process believe that it runs in a pod of this server's cluster."""

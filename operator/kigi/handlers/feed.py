@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kopf
@@ -13,6 +16,16 @@ from kigi.adapters.kubernetes.resources import WATCHED, Resource
 from kigi.runtime.ports import Ports
 
 PREFIX = "kigi.dev"
+LOGIN_S = 1800.0
+"""Age at which kopf logs in again, and reads the cluster's CA. An answer 401 makes it log in at once."""
+LOGIN_PAUSE_S = 5.0
+"""Least time between two logins: while the API server refuses a valid token, each watch asks for a new login."""
+WATCH_SILENCE_S = 70.0
+"""A watch without an event or bookmark for this long is cut and opened again. The API server sends a bookmark each
+minute, and keeps events for 75 s: none is lost."""
+WATCH_BACKOFFS_S = (0.5, 1.0, 2.0, 4.0, 8.0, *[15.0] * 40)
+"""Between the tries of one of kopf's requests: 10 minutes. Answers 5xx for longer end the operator, and its pod starts
+it again; after errors of connections kopf goes on with a new request."""
 
 
 class NoDiffs(kopf.DiffBaseStorage):
@@ -62,8 +75,9 @@ def operator_settings(request_timeout_s: float) -> kopf.OperatorSettings:
     # A worker task for each object ends this long after its last event: memory at 10,000 machines.
     settings.queueing.idle_timeout = 1.0
     settings.networking.request_timeout = request_timeout_s
-    settings.networking.error_backoffs = (0.5, 1, 2, 4)
+    settings.networking.error_backoffs = WATCH_BACKOFFS_S
     settings.watching.reconnect_backoff = 0.1
+    settings.watching.inactivity_timeout = WATCH_SILENCE_S
     settings.watching.chunk_size = 1000
     settings.execution.max_workers = 1
     for resource in WATCHED:
@@ -98,7 +112,12 @@ def _handler(ports: Ports, resource: Resource) -> Any:
 
 
 def _login(kubeconfig: str | None) -> Any:
+    last = float("-inf")
+
     async def login(**_: Any) -> kopf.ConnectionInfo:
+        nonlocal last
+        await asyncio.sleep(max(0.0, last + LOGIN_PAUSE_S - time.monotonic()))
+        last = time.monotonic()
         configuration = await load_configuration(kubeconfig)
         token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         scheme, value = token.split(" ", 1) if token else ("", "")
@@ -110,6 +129,8 @@ def _login(kubeconfig: str | None) -> Any:
             token=value or None,
             certificate_path=configuration.cert_file,
             private_key_path=configuration.key_file,
+            # Also tells two logins apart: kopf ends the operator when it gets credentials that it saw refused.
+            expiration=datetime.now(UTC) + timedelta(seconds=LOGIN_S),
         )
 
     return login
