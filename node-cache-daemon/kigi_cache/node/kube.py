@@ -16,7 +16,7 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 from pydantic import ValidationError
 
-from kigi.adapters.pod_access import certificate_refused, load_pod_configuration, token_refused
+from kigi.adapters.kubernetes.pod_access import certificate_refused, load_pod_configuration, token_refused
 from kigi.api.node_cache import NodeCache, NodeCacheStatus
 from kigi.domain import names
 from kigi.errors import SpecInvalid, Unreachable

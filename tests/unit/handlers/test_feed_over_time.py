@@ -12,14 +12,14 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from kigi.adapters.kube import KubeClient
-from kigi.adapters.resources import NODE
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import NODE
 from kigi.handlers import feed
-from kigi.mirror import Mirror
-from kigi.operator_process import _watch
-from kigi.ports import Ports
-from kigi.queue import WorkQueue
-from kigi.settings import Settings
+from kigi.mirror.store import Mirror
+from kigi.process import _watch
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import WorkQueue
+from kigi.runtime.settings import Settings
 from tests.support.cluster import eventually_async
 from tests.support.pod_api import Authority, PodApi
 

@@ -19,8 +19,8 @@ from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from kigi.adapters.kubernetes.api_errors import ACCEPT, APPLY, JSON, JSON_PATCH, MERGE_PATCH, PAGE, translate
+from kigi.adapters.kubernetes.pod_access import certificate_refused, load_pod_configuration, token_refused
 from kigi.adapters.kubernetes.resources import Resource, resource_of
-from kigi.adapters.pod_access import certificate_refused, load_pod_configuration, token_refused
 from kigi.domain.names import FIELD_MANAGER
 from kigi.errors import Conflict, Unreachable, Waiting
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from kigi.adapters.kubernetes.client import KubeClient, load_configuration
-from kigi.adapters.pod_access import TOKEN_READ_S, TokenFile
+from kigi.adapters.kubernetes.pod_access import TOKEN_READ_S, TokenFile
 from kigi.adapters.kubernetes.resources import NODE
 from kigi.errors import Unreachable
 from kigi_cache.node.kube import KubeApi
