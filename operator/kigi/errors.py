@@ -1,54 +1,111 @@
-"""Everything that can go wrong, one tree.
+"""All errors that Kigi raises on purpose, as one tree.
 
-The class decides what happens next: whether a person must act (``SpecInvalid``), something else must happen first
-(``Waiting``), the outside world was silent (``Unreachable``), or data was damaged (``LayerCorrupt``). ``reason``
-becomes the reason of the condition and of the event.
+The class of an error decides what happens next:
+
+- ``NeedsAction``: a person must act. The condition ``Stalled`` is True; retries are rare.
+- ``Waiting``: something else must happen first. It enqueues the object again; no warning.
+- ``Unreachable``: the API server, the repository or a node did not answer. Retried with backoff.
+- ``LayerCorrupt``: data is damaged. The layer is quarantined and fetched again.
+
+``reason`` becomes the reason of conditions and events, and ``kigi why`` explains it (``cli/causes.py``). A class
+without a reason of its own has its parent's: code tells the two apart, and a person does the same about both.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+_ACTION_REASONS: set[str] = set()
 
 
 class KigiError(Exception):
-    """Base of every error that Kigi raises on purpose; its text names the object, the field and the remedy."""
+    """Base class. The text of an error names the object, the field and the remedy."""
 
     reason: ClassVar[str] = "Error"
 
 
-class SpecInvalid(KigiError):
-    """The user must act: no retry until something changes, ``Stalled=True``, Warning event."""
+class NeedsAction(KigiError):
+    """A person must act: no retry heals it. ``needs_action`` knows the reasons of all subclasses."""
 
-    reason = "SpecInvalid"
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _ACTION_REASONS.add(cls.reason)
+
+
+def needs_action(reason: str) -> bool:
+    """Whether a person must act on an error with this reason. False for an unknown reason."""
+    return reason in _ACTION_REASONS
 
 
 class Waiting(KigiError):
-    """Something else must happen first: woken by that, no warning."""
+    """Something else must happen first."""
 
     reason = "Waiting"
     retry_after_s: float | None = None
+    """Seconds until a retry helps at the earliest; None: the backoff decides."""
 
 
 class Unreachable(KigiError):
-    """API server, object store or node did not answer: retried with backoff, Warning event."""
+    """The API server, the repository or a node did not answer."""
 
     reason = "Unreachable"
 
 
-class LayerCorrupt(KigiError):
-    """A file is not the layer that its digest names: quarantined, fetched again, never served."""
+class SpecInvalid(NeedsAction):
+    """A field of an object, a setting or an argument is wrong."""
 
-    reason = "LayerCorrupt"
+    reason = "SpecInvalid"
+
+
+# The API server's answers: ``adapters/kubernetes/api_errors.py`` maps each HTTP status to one of these.
+
+
+class Forbidden(NeedsAction):
+    """403: Kigi lacks a right, which the message names; an administrator must grant it."""
+
+    reason = "Forbidden"
+
+
+class Conflict(Waiting):
+    """409: the object, or its version, is not the one that the decision was based on."""
+
+    reason = "Conflict"
+    retry_after_s = 0.2
+
+
+class NotFound(Waiting):
+    """404: the object, its namespace or its kind does not exist (yet)."""
+
+
+class Expired(Unreachable):
+    """410: the resourceVersion or page token is too old. List again."""
+
+
+class Throttled(Unreachable):
+    """429: the API server is too busy."""
+
+
+class Unauthorized(Unreachable):
+    """401: the API server does not accept the token. A replaced token is read before the retry."""
+
+
+class LostLeadership(Waiting):
+    """This operator's lease has ended, or may have ended: it must not write."""
+
+    reason = "LostLeadership"
+
+
+# Trees.
 
 
 class ImageMissing(Waiting):
-    """A VMImageNode that is named as parent or by a machine does not exist (yet)."""
+    """A parent, or the image of a machine, names a VMImageNode that does not exist (yet)."""
 
     reason = "ImageMissing"
 
 
 class SystemMissing(Waiting):
-    """A SystemNode that is named as parent or by a deployment does not exist (yet)."""
+    """A parent, or a deployment, names a SystemNode that does not exist (yet)."""
 
     reason = "SystemMissing"
 
@@ -66,7 +123,7 @@ class SystemCycle(SpecInvalid):
 
 
 class ChainTooDeep(SpecInvalid):
-    """A path to the root is longer than ``MAX_DEPTH``."""
+    """A path to the root has more than ``MAX_DEPTH`` nodes."""
 
     reason = "ChainTooDeep"
 
@@ -78,76 +135,99 @@ class VirtualSizeShrinks(SpecInvalid):
 
 
 class MachineUnknown(SpecInvalid):
-    """A machine is named that the system does not have."""
+    """A field names a machine or disk that the system does not have."""
 
     reason = "MachineUnknown"
 
 
 class BootOrderCycle(SpecInvalid):
-    """Machines wait for each other."""
+    """The ``after`` fields of some machines form a cycle."""
 
     reason = "BootOrderCycle"
 
 
 class MachineWithoutImage(SpecInvalid):
-    """A machine that no ancestor state defines does not name its image."""
+    """A state adds a machine or disk without naming its image."""
 
     reason = "MachineWithoutImage"
 
 
-class NameTaken(SpecInvalid):
-    """An object of that name exists and belongs to somebody else."""
+class NameTaken(NeedsAction):
+    """An object of that name exists and has another owner or other contents."""
 
     reason = "NameTaken"
 
 
-class Conflict(Waiting):
-    """The API server holds a newer object than the one this decision was made on: look again."""
-
-    reason = "Conflict"
-    retry_after_s = 0.2
-
-
-class InUse(SpecInvalid):
-    """Something stands on the object that shall be deleted."""
+class InUse(NeedsAction):
+    """Other objects still use the object to be deleted."""
 
     reason = "InUse"
 
 
-class ArchiveRefused(SpecInvalid):
-    """A file of an exported subtree is damaged, or is not what 'kigi export' writes; nothing of it is applied."""
+class ArchiveRefused(NeedsAction):
+    """An exported file is damaged, or ``kigi export`` did not write it. Nothing of it was applied."""
 
     reason = "ArchiveRefused"
 
 
+# Deployments.
+
+
+class DeploymentMissing(Waiting):
+    """A field names a SystemDeployment, or an instance of one, that does not exist (yet)."""
+
+    reason = "DeploymentMissing"
+
+
 class TooManyMachines(SpecInvalid):
-    """A deployment asks for more machines than the status of one object can tell of."""
+    """The status of one SystemDeployment cannot hold entries for so many machines."""
 
     reason = "TooManyMachines"
 
 
-class HookUnavailable(SpecInvalid):
-    """KubeVirt has no gate on by which a layered disk can be attached; no VM is started without it."""
+class HookUnavailable(NeedsAction):
+    """No feature gate of KubeVirt is on that lets it attach layered disks. No VM starts without one."""
 
     reason = "HookUnavailable"
 
 
 class HookPending(Waiting):
-    """KubeVirt's Plugin for our disks is on its way."""
+    """KubeVirt's Plugin for layered disks is not in place yet."""
 
     reason = "HookPending"
 
 
-class StateBesideDisk(SpecInvalid):
-    """A VM keeps state that no reset reaches: its preference brings what a template may not ask for."""
+class StateBesideDisk(NeedsAction):
+    """A VM's preference gives it persistent state (TPM, EFI) outside of its disks, where no reset reaches it."""
 
     reason = "StateBesideDisk"
 
 
-class LayerRefused(SpecInvalid):
-    """A layer's header is not of Kigi's form, or not what was declared: publish it anew; it is never used.
+class NotSettled(Waiting):
+    """An instance is changing to another state; it can be captured afterwards."""
 
-    ``rule`` is the slug of the rule that it breaks, such as ``data-file``.
+    reason = "NotSettled"
+
+
+class NodesMissing(Waiting):
+    """Fewer nodes qualify than a prefetch asks for."""
+
+    reason = "NodesMissing"
+
+
+# Layers on nodes and in repositories.
+
+
+class LayerCorrupt(KigiError):
+    """The bytes of a file do not have the digest that it is stored under. They are never served."""
+
+    reason = "LayerCorrupt"
+
+
+class LayerRefused(NeedsAction):
+    """A layer's header has a forbidden form, or differs from its declaration. Publish the image again.
+
+    ``rule`` is the slug of the broken rule, such as ``data-file``.
     """
 
     reason = "LayerRefused"
@@ -157,38 +237,113 @@ class LayerRefused(SpecInvalid):
         self.rule = rule
 
 
-class OverlayRejected(SpecInvalid):
-    """A writable disk does not have the header that it was made with: its guest may have written it; never mounted."""
+class LayerMissing(Waiting):
+    """The node's cache does not hold a layer (yet)."""
+
+    reason = "LayerMissing"
+
+
+class LayerNotInRepository(Waiting):
+    """The repository has no object for a layer. Retried, as it may be published later."""
+
+    reason = "LayerNotInRepository"
+
+
+class RepositoryUnknown(NeedsAction):
+    """A layer names a repository that is not configured, or the repository's bucket does not exist."""
+
+    reason = "RepositoryUnknown"
+
+
+class AccessDenied(NeedsAction):
+    """The repository refuses the credentials."""
+
+    reason = "AccessDenied"
+
+
+class RepositoryUnreachable(Unreachable):
+    """The repository does not answer, or the connection broke. A retry continues the transfer."""
+
+    reason = "RepositoryUnreachable"
+
+
+class BudgetExceeded(NeedsAction):
+    """The desired layers exceed the node's budget even after eviction. Nothing was fetched."""
+
+    reason = "BudgetExceeded"
+
+
+class PrefetchWaits(Waiting):
+    """The budget has no space for a prefetched layer beside the layers of disks."""
+
+    reason = "PrefetchWaits"
+
+
+class DiskPressure(Waiting):
+    """The node's disk is nearly full. Fetches pause, because the kubelet would start to evict pods."""
+
+    reason = "DiskPressure"
+
+
+class NoRoom(Waiting):
+    """The node's disk is full."""
+
+    reason = "NoRoom"
+
+
+class CacheSilent(Waiting):
+    """A node's cache daemon has not reported lately."""
+
+    reason = "CacheSilent"
+
+
+class PublisherSilent(Waiting):
+    """The capture publisher of a node does not run."""
+
+    reason = "PublisherSilent"
+
+
+class CaptureFailed(Waiting):
+    """The layer of a captured disk could not be made or stored. Retried."""
+
+    reason = "CaptureFailed"
+
+
+# Disks on nodes.
+
+
+class OverlayRejected(NeedsAction):
+    """An overlay's header is not as Kigi made it: the guest may have written it. The overlay is never mounted."""
 
     reason = "OverlayRejected"
 
 
-class OverlayMismatch(SpecInvalid):
-    """A volume is asked for with another chain than the one that its overlay stands on."""
+class OverlayMismatch(NeedsAction):
+    """A volume is requested with another chain than its overlay has."""
 
     reason = "OverlayMismatch"
 
 
-class VolumeUnknown(SpecInvalid):
-    """No overlay of that handle is on the node, or it is not where the caller says."""
+class VolumeUnknown(NeedsAction):
+    """The node has no overlay of that handle, or not at the given path."""
 
     reason = "VolumeUnknown"
 
 
 class VolumeBusy(Waiting):
-    """Another operation on the same volume is under way."""
+    """Another operation on the same volume is running."""
 
     reason = "VolumeBusy"
 
 
 class VolumeInUse(Waiting):
-    """The overlay is mounted elsewhere, or its target is taken."""
+    """The overlay is mounted elsewhere, or something else is mounted at the target."""
 
     reason = "VolumeInUse"
 
 
 class VolumeDiscarded(Waiting):
-    """The overlay is being deleted, by the operator's order."""
+    """The overlay is being deleted, as its NodeCache requests."""
 
     reason = "VolumeDiscarded"
 
@@ -197,111 +352,3 @@ class MountFailed(KigiError):
     """The kernel refused to mount or unmount."""
 
     reason = "MountFailed"
-
-
-class Forbidden(SpecInvalid):
-    """The API server does not let Kigi do it: an administrator must grant the right that the message names."""
-
-    reason = "Forbidden"
-
-
-class LostLeadership(Waiting):
-    """Another operator leads, or may: this one must not write."""
-
-    reason = "LostLeadership"
-
-
-class LayerMissing(Waiting):
-    """A layer is not in the node's cache (yet)."""
-
-    reason = "LayerMissing"
-
-
-class LayerNotInRepository(Waiting):
-    """The repository has no object for a layer: publish it; it is looked for again."""
-
-    reason = "LayerNotInRepository"
-
-
-class RepositoryUnknown(SpecInvalid):
-    """A layer names a repository, or a repository a bucket, that is not there."""
-
-    reason = "RepositoryUnknown"
-
-
-class AccessDenied(SpecInvalid):
-    """The repository refuses the credentials."""
-
-    reason = "AccessDenied"
-
-
-class RepositoryUnreachable(Unreachable):
-    """The repository does not answer, or breaks off; the transfer goes on from where it was."""
-
-    reason = "RepositoryUnreachable"
-
-
-class BudgetExceeded(SpecInvalid):
-    """The wanted layers do not fit the node's budget, whatever is evicted; nothing was fetched."""
-
-    reason = "BudgetExceeded"
-
-
-class PrefetchWaits(Waiting):
-    """A layer that is only kept warm has no room beside those that are needed; it comes when there is."""
-
-    reason = "PrefetchWaits"
-
-
-class DiskPressure(Waiting):
-    """The node's disk is nearly full: nothing is fetched until it has more room, so that no pod is evicted for it."""
-
-    reason = "DiskPressure"
-
-
-class NoRoom(Waiting):
-    """The node's disk is full; tried again when there is room."""
-
-    reason = "NoRoom"
-
-
-class DeploymentMissing(Waiting):
-    """A SystemDeployment, or an instance of it, that is named does not exist (yet)."""
-
-    reason = "DeploymentMissing"
-
-
-class NotSettled(Waiting):
-    """An instance is on its way to another state; it can be captured when it is there."""
-
-    reason = "NotSettled"
-
-
-class CacheSilent(Waiting):
-    """A node's cache daemon has not reported lately; what is asked of it goes on when it does."""
-
-    reason = "CacheSilent"
-
-
-class PublisherSilent(Waiting):
-    """What makes layers of frozen copies does not run beside a node's daemon; it goes on when it does."""
-
-    reason = "PublisherSilent"
-
-
-class CaptureFailed(Waiting):
-    """A layer of a captured disk cannot be made or stored now; it is tried again."""
-
-    reason = "CaptureFailed"
-
-
-class NodesMissing(Waiting):
-    """Fewer nodes than asked for can be taken."""
-
-    reason = "NodesMissing"
-
-
-NEEDS_A_PERSON = frozenset(
-    kind.reason for kind in (LayerRefused, BudgetExceeded, AccessDenied, RepositoryUnknown, SpecInvalid)
-)
-"""Refusals of a layer that no retry heals: the layer, the budget, the credentials or the settings must change."""

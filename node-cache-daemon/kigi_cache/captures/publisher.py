@@ -21,7 +21,7 @@ from kigi.adapters.json_logs import log_to_stderr
 from kigi.adapters.s3 import open_repository
 from kigi.api.repositories import load_repositories
 from kigi.domain.layers import parse_digest
-from kigi.errors import KigiError, SpecInvalid
+from kigi.errors import KigiError, NeedsAction
 from kigi.publishing.layer_writer import read_difference
 from kigi.publishing.publish import LayerFolder, make_layer
 from kigi_cache.captures.copies import BEAT, BEAT_S, COPY, FINAL, ORDER, RESULT, free_bytes, is_id, write_json
@@ -69,7 +69,7 @@ class Publisher:
             await self._publish(directory)
             self._not_before.pop(directory.name, None)
         except KigiError as exc:
-            wait_s = REFUSED_AGAIN_S if isinstance(exc, SpecInvalid) else RETRY_S
+            wait_s = REFUSED_AGAIN_S if isinstance(exc, NeedsAction) else RETRY_S
             self._not_before[directory.name] = time.monotonic() + wait_s
             logger.warning("layer not stored", extra={"capture": directory.name, "cause": str(exc)})
             self._tell(directory, state="Refused", reason=exc.reason, message=str(exc)[:4096])

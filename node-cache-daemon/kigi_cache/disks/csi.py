@@ -28,7 +28,7 @@ from kigi.errors import (
     KigiError,
     LayerCorrupt,
     NoRoom,
-    SpecInvalid,
+    NeedsAction,
     Unreachable,
     VolumeBusy,
     VolumeUnknown,
@@ -136,7 +136,7 @@ def code_of(error: KigiError) -> StatusCode:
         (VolumeBusy, StatusCode.ABORTED),
         (Unreachable, StatusCode.UNAVAILABLE),
         (LayerCorrupt, StatusCode.UNAVAILABLE),
-        (SpecInvalid, StatusCode.FAILED_PRECONDITION),
+        (NeedsAction, StatusCode.FAILED_PRECONDITION),
         (Waiting, StatusCode.FAILED_PRECONDITION),
     ):
         if isinstance(error, kind):

@@ -26,7 +26,7 @@ from kigi.errors import (
     LayerRefused,
     NoRoom,
     PrefetchWaits,
-    SpecInvalid,
+    NeedsAction,
 )
 from kigi_cache import metrics
 from kigi_cache.layers.eviction import Budget, Need, free_up, keep_few, keep_low, make_room, need_of
@@ -489,7 +489,7 @@ class Filler:
         job.failures += 1
         most = RETRY_WRONG_MOST_S if isinstance(error, LayerCorrupt | LayerRefused) else RETRY_MOST_S
         delay = min(most, RETRY_FIRST_S * 2 ** min(job.failures - 1, 11))
-        if isinstance(error, SpecInvalid):
+        if isinstance(error, NeedsAction):
             delay = max(delay, RETRY_SPEC_S)
         job.not_before = time.monotonic() + delay * random.uniform(0.8, 1.2)
         if digest not in self._wanted:

@@ -8,7 +8,7 @@ from datetime import datetime
 from kigi.api.conditions import Finding, merge_conditions, summary
 from kigi.api.node_cache import CachedLayer, CachedVolume, CaptureReport, NodeCache, NodeCacheStatus, WantedLayer
 from kigi.domain.quantities import format_bytes
-from kigi.errors import NEEDS_A_PERSON
+from kigi.errors import needs_action
 from kigi_cache.disks.volumes import Volume
 from kigi_cache.layers.filler import FillState
 
@@ -56,8 +56,8 @@ def judge(
     refused = [layers[m.digest] for m in missing if m.digest in layers and layers[m.digest].state == "Refused"]
     total = sum(layer.size_bytes for layer in wanted)
     if refused:
-        first = min(refused, key=lambda layer: (layer.reason not in NEEDS_A_PERSON, layer.digest))
-        stalled = first.reason in NEEDS_A_PERSON
+        first = min(refused, key=lambda layer: (not needs_action(layer.reason or ""), layer.digest))
+        stalled = needs_action(first.reason or "")
         message = f"{len(refused)} of {len(wanted)} layers refused, the first {first.digest[:19]}: {first.message}"
         return summary(ready=False, stalled=stalled, reason=first.reason or "LayersRefused", message=message)
     if missing:

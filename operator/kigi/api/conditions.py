@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kigi.api.base import Condition
-from kigi.errors import KigiError, SpecInvalid
+from kigi.errors import KigiError, NeedsAction
 
 READY = "Ready"
 RECONCILING = "Reconciling"
@@ -69,4 +69,4 @@ def merge_conditions(
 
 def problem_findings(error: KigiError) -> tuple[Finding, Finding, Finding]:
     """Ready, Reconciling and Stalled of an error: Stalled only when a person must act."""
-    return summary(ready=False, stalled=isinstance(error, SpecInvalid), reason=error.reason, message=str(error))
+    return summary(ready=False, stalled=isinstance(error, NeedsAction), reason=error.reason, message=str(error))

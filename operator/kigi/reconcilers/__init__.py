@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from kigi.errors import Conflict, KigiError, LostLeadership, SpecInvalid, Unreachable
+from kigi.errors import Conflict, KigiError, LostLeadership, NeedsAction, Unreachable
 from kigi.mirror.keys import Key
 from kigi.reconcilers.captures import reconcile_capture
 from kigi.reconcilers.claims import reconcile_claim
@@ -60,7 +60,7 @@ async def work(ports: Ports, key: Key) -> None:
 
 def _again(ports: Ports, key: Key, exc: KigiError) -> float:
     backoff = ports.queue.backoff(key)
-    if isinstance(exc, SpecInvalid):
+    if isinstance(exc, NeedsAction):
         return max(backoff, STALLED_AGAIN_S)
     if isinstance(exc, Unreachable):
         return backoff

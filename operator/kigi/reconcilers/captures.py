@@ -12,7 +12,7 @@ from kigi.adapters.kubernetes.resources import CAPTURE, VMI, resource_of
 from kigi.api.capture import CapturedMachine, SystemCaptureStatus
 from kigi.api.conditions import merge_conditions, problem_findings
 from kigi.domain import names
-from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, SpecInvalid, Waiting
+from kigi.errors import Conflict, KigiError, LostLeadership, NameTaken, NeedsAction, Waiting
 from kigi.gather.capture import gather_capture
 from kigi.mirror.keys import Key
 from kigi.mirror.records import CaptureRecord
@@ -71,7 +71,7 @@ async def _act(ports: Ports, view: CaptureView, plan: CapturePlan) -> SystemCapt
         case "AddFinalizer":
             await set_finalizer(ports, CAPTURE, view.namespace, view.name, names.FINALIZER, wanted=True)
         case "RemoveFinalizer":
-            with contextlib.suppress(Waiting, SpecInvalid):  # of a namespace that ends, or for a name that is taken
+            with contextlib.suppress(Waiting, NeedsAction):  # of a namespace that ends, or for a name that is taken
                 await _publish(ports, plan.objects)
             await set_finalizer(ports, CAPTURE, view.namespace, view.name, names.FINALIZER, wanted=False)
         case "Pause":

@@ -30,7 +30,7 @@ from kigi.api.deployment import (
 from kigi.domain import names
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
-from kigi.errors import NEEDS_A_PERSON, KigiError
+from kigi.errors import KigiError, needs_action
 from kigi.planning.deployment import DeploymentPlan, Target, claim_of, claims_of, is_outdated, is_running
 from kigi.planning.manifests import Owner
 from kigi.planning.placement import NoNode
@@ -188,7 +188,7 @@ def _cached(view: DeploymentView, cost: _Bytes) -> Finding:
         return Finding(CACHED, True, "LayersCached", f"{format_bytes(cost.wanted)} held by {len(cost.wanted_on)} nodes")
     troubles = list(_cache_troubles(view, cost))
     if troubles:
-        return min(troubles, key=lambda finding: finding.reason not in NEEDS_A_PERSON)
+        return min(troubles, key=lambda finding: not needs_action(finding.reason))
     node = max(sorted(cost.missing_on), key=lambda name: total_bytes(cost.missing_on[name].values()))
     missing, wanted = cost.missing_on[node], cost.wanted_on[node]
     lack, whole = total_bytes(missing.values()), total_bytes(wanted.values())
@@ -253,7 +253,7 @@ def _sum_up(
         return summary(ready=True, stalled=False, reason="Deployed", message=message)
     open_phase = next((phase for phase in phases if not phase.status), None)
     if open_phase is not None:
-        stalled = open_phase.type == CACHED and open_phase.reason in NEEDS_A_PERSON
+        stalled = open_phase.type == CACHED and needs_action(open_phase.reason)
         return summary(ready=False, stalled=stalled, reason=open_phase.reason, message=open_phase.message)
     failed = next((m for i in instances for m in i.machines if m.message), None)
     down = sum(m.state not in ("Running", "Stopped") for i in instances for m in i.machines)

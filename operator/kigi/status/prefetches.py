@@ -10,7 +10,7 @@ from kigi.api.conditions import CACHED, RESOLVED, Finding, merge_conditions, pro
 from kigi.api.prefetch import SystemPrefetchStatus
 from kigi.domain.layers import total_bytes
 from kigi.domain.quantities import format_bytes
-from kigi.errors import KigiError, SpecInvalid
+from kigi.errors import KigiError, NeedsAction
 from kigi.planning.prefetches import PrefetchPlan, PrefetchView, plan_prefetch
 
 SHOWN = 3
@@ -48,7 +48,7 @@ def prefetch_status(view: PrefetchView) -> SystemPrefetchStatus:
 
 
 def invalid_status(
-    old: SystemPrefetchStatus | None, generation: int, error: SpecInvalid, now: datetime
+    old: SystemPrefetchStatus | None, generation: int, error: NeedsAction, now: datetime
 ) -> SystemPrefetchStatus:
     """Of a spec that makes no sense: what was decided before stays."""
     status = old or SystemPrefetchStatus()
@@ -70,7 +70,7 @@ def _sum_up(plan: PrefetchPlan, *, cached: bool, amount: str) -> tuple[Finding, 
 
 
 def _problem(error: KigiError, amount: str) -> tuple[Finding, Finding, Finding]:
-    stalled = isinstance(error, SpecInvalid)
+    stalled = isinstance(error, NeedsAction)
     return summary(ready=False, stalled=stalled, reason=error.reason, message=f"{error}; {amount}")
 
 
