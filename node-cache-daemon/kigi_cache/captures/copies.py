@@ -48,6 +48,8 @@ BEAT = ".publisher"
 BEAT_S = 5.0
 SILENT_AFTER_S = 60.0
 """A publisher that has not touched its file for so long is taken for dead."""
+SETTLE_RETRY_S = 5.0
+"""After the disk refused to make a copy last."""
 FINAL = ("Stored", "Unchanged")
 _ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -269,7 +271,14 @@ class Captures:
     def _settle_later(self, order: CaptureOrder) -> None:
         """Behind the report that lets the VM go on."""
         if order.id not in self._settling or self._settling[order.id].done():
-            self._settling[order.id] = asyncio.create_task(asyncio.to_thread(self._settle, order))
+            self._settling[order.id] = asyncio.create_task(self._settle_soon(order))
+
+    async def _settle_soon(self, order: CaptureOrder) -> None:
+        try:
+            await asyncio.to_thread(self._settle, order)
+        except OSError as exc:  # tried again by the next ``act``, which is called twice a second
+            logger.warning("copy not settled", extra={"capture": order.id, "cause": exc.strerror})
+            await asyncio.sleep(SETTLE_RETRY_S)
 
     def _settle(self, order: CaptureOrder) -> None:
         directory = self._root / order.id

@@ -85,6 +85,7 @@ class Publisher:
         except FileNotFoundError:
             return []
         now = time.monotonic()
+        self._not_before = {name: at for name, at in self._not_before.items() if name in names}
         return [
             self._root / name
             for name in names

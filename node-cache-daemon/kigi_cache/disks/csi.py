@@ -166,6 +166,8 @@ class NodePlugin:
         self._max_volumes = max_volumes
         self._priority = priority
         self._running: set[asyncio.Task[Any]] = set()
+        self._fills: dict[Chain, asyncio.Task[None]] = {}
+        """Chains that are waited for. A call that gave up leaves its task, and the next one joins it."""
 
     def services(self) -> list[grpc.GenericRpcHandler]:
         """Handlers for a server."""
@@ -248,7 +250,10 @@ class NodePlugin:
 
     async def _fill(self, chain: Chain, remaining_s: float) -> None:
         """Wait for the layers as long as the caller does; a longer fill goes on, and the next call finds it."""
-        filling = self._keep(self._filler.ensure(chain, priority=self._priority))
+        filling = self._fills.get(chain)
+        if filling is None:
+            filling = self._fills[chain] = self._keep(self._filler.ensure(chain, priority=self._priority))
+            filling.add_done_callback(lambda _: self._fills.pop(chain, None))
         done, _ = await asyncio.wait({filling}, timeout=max(0.0, remaining_s))
         if not done:
             raise Refused(StatusCode.ABORTED, f"layers are on their way: {self._filler.describe(chain)}")
@@ -316,8 +321,13 @@ class NodePlugin:
         task = asyncio.ensure_future(work)
         assert isinstance(task, asyncio.Task)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, or asyncio logs a traceback when nobody waits for it any more
 
 
 def _volume_and_path(volume_id: str, path: str) -> tuple[str, str]:

@@ -43,6 +43,8 @@ RETRY_SPEC_S = 10.0
 """At least, when a person must act first."""
 SETTLE_AFTER_S = 5.0
 """A layer waits for a pause in the transfers at most that long before it is fsynced."""
+SETTLE_RETRY_S = 30.0
+"""After the disk refused to note what is settled."""
 RESERVE_BYTES = 256 * 2**20
 """Bytes of the file system that fills leave to others (overlays grow there)."""
 
@@ -258,7 +260,7 @@ class Filler:
             metrics.SCRUBBED_BYTES.inc(count)
             time.sleep(pace.wait_s(count, time.monotonic()))
 
-        for digest in self.store.read_before(time.time() - older_than_s):
+        for digest in self.store.read_before(self.store.clock() - older_than_s):
             if not self.store.is_held(digest):
                 continue
             known = self._declared(digest) or digest
@@ -317,11 +319,16 @@ class Filler:
     async def _settle(self) -> None:
         """See that what is held is on the disk, one layer after the other, behind the transfers."""
         while True:
-            for digest in await asyncio.to_thread(self.store.unsettled):
-                await self._quiet()
-                if not await asyncio.to_thread(self.store.settle, digest):
-                    self._report_damage(digest, "the disk could not write it")
-                    self._wake.set()
+            try:
+                for digest in await asyncio.to_thread(self.store.unsettled):
+                    await self._quiet()
+                    if not await asyncio.to_thread(self.store.settle, digest):
+                        self._report_damage(digest, "the disk could not write it")
+                        self._wake.set()
+            except OSError as exc:  # of state.json on a full disk; nothing else would start this task again
+                logger.warning("layers not settled", extra={"cause": exc.strerror, "retry_s": SETTLE_RETRY_S})
+                await asyncio.sleep(SETTLE_RETRY_S)
+                continue
             await self._committed.wait()
             self._committed.clear()
 

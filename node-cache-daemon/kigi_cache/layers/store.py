@@ -60,10 +60,18 @@ class Store:
     """Layers on the node's disk. Thread-safe; every method blocks on the file system and does nothing else.
 
     ``step`` is called with the name of each change before it is made: a test may stop there. ``boot`` tells one run of
-    the machine from the next: what was only written is lost between two.
+    the machine from the next: what was only written is lost between two. ``clock`` gives seconds since the epoch.
     """
 
-    def __init__(self, root: Path, *, step: Callable[[str], None] = lambda name: None, boot: str | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        step: Callable[[str], None] = lambda name: None,
+        boot: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
         self.root = Path(os.path.realpath(root))
         self.root.mkdir(parents=True, exist_ok=True)
         self.layers = self.root / "layers"
@@ -76,7 +84,7 @@ class Store:
         self._seen: dict[Digest, _Seen] = {}
         self._unsettled: set[Digest] = set()
         self._needed: dict[Digest, float] = {}
-        self._saved_at = time.time()
+        self._saved_at = clock()
         self._read_at: dict[Digest, float] = {}
         """When all bytes of a layer were last looked at; seconds since the epoch."""
         self._fetched_bytes = 0
@@ -159,10 +167,10 @@ class Store:
 
     def touch(self, digests: Collection[Digest]) -> None:
         """Note that these are needed now; decides who is evicted last."""
-        now = time.time()
+        now = self.clock()
         with self._lock:
-            self._needed.update(dict.fromkeys(digests, now))
-            if now - self._saved_at > SAVE_NEEDED_S:
+            self._needed.update(dict.fromkeys((digest for digest in digests if digest in self._seen), now))
+            if not 0 <= now - self._saved_at <= SAVE_NEEDED_S:
                 self._save_state()
 
     def commit(self, layer: Layer, digest_found: str) -> None:
@@ -186,7 +194,7 @@ class Store:
             os.rename(part, self.path(layer.digest))
             self._seen[layer.digest] = _Seen.of(os.lstat(self.path(layer.digest)))
             self._unsettled.add(layer.digest)
-            self._needed[layer.digest] = self._read_at[layer.digest] = time.time()
+            self._needed[layer.digest] = self._read_at[layer.digest] = self.clock()
             self._fetched_bytes += size_bytes
             self._save_state()
 
@@ -213,13 +221,22 @@ class Store:
         with self._lock:
             if self._seen.get(digest) == seen:  # or it is another file by now, to be settled itself
                 self._unsettled.discard(digest)
-                self._save_state()
+                try:
+                    self._save_state()
+                except OSError:
+                    self._unsettled.add(digest)
+                    raise
         return True
 
     def read_before(self, time_s: float) -> list[Digest]:
-        """Held layers that were last read before that time (seconds since the epoch), the longest ago first."""
+        """Held layers that were last read before that time (seconds since the epoch), the longest ago first.
+
+        Also those that were read in the future: a clock was wrong then, and they would not be read again for as long.
+        """
+        now = self.clock()
         with self._lock:
-            old = [(at, digest) for digest in self._seen if (at := self._read_at.get(digest, 0.0)) <= time_s]
+            read = [(self._read_at.get(digest, 0.0), digest) for digest in self._seen]
+        old = [(at, digest) for at, digest in read if at <= time_s or at > now]
         return [digest for _, digest in sorted(old)]
 
     def parts(self) -> list[Digest]:
@@ -268,8 +285,9 @@ class Store:
             return False
         with self._lock:
             seen = _Seen.of(read.found)
-            self._read_at[digest] = time.time()
+            self._read_at[digest] = self.clock()
             if self._seen.get(digest) != seen:
+                self._needed.setdefault(digest, self.clock())
                 self._seen[digest] = seen
                 self._unsettled.add(digest)
             self._save_state()
@@ -372,7 +390,7 @@ class Store:
             "readAt": {digest_hex(d): int(at) for d, at in self._read_at.items() if d in self._seen},
             "neededAt": {digest_hex(d): round(at, 1) for d, at in self._needed.items() if d in self._seen},
         }
-        self._saved_at = time.time()
+        self._saved_at = self.clock()
         new.write_text(json.dumps(state))
         os.rename(new, self._state)
 

@@ -32,6 +32,8 @@ CAPTURE_LOOK_S = 0.5
 BACKOFF_S = (0.5, 30.0)
 SAME_EVENT_S = 300.0
 """One event of a reason about a subject in this time: a person needs one, etcd keeps each for an hour."""
+EVENTS_OF_REASON = 10
+"""Events of one reason in SAME_EVENT_S: when the repository is away, each of thousands of layers is refused for it."""
 WAITING_EVENTS = 200
 EVENT_ATTEMPTS = 20
 """Ten minutes of a silent API server; a refusal that is meant ends there too."""
@@ -69,6 +71,8 @@ class NodeCacheKeeper:
         self._acted = ("", -1)
         """Uid and generation whose wishes the filler has and whose discards were tried."""
         self._changed = asyncio.Event()
+        self._reachable = asyncio.Event()
+        """The API server answered since a write failed."""
         self._events: asyncio.Queue[tuple[str, str]] = asyncio.Queue(WAITING_EVENTS)
         self._told: dict[tuple[str, str], float] = {}
         self._heard = time.monotonic()
@@ -95,7 +99,7 @@ class NodeCacheKeeper:
         """A Warning event about ``subject`` (a digest, a volume), unless it was said a short time ago."""
         now = time.monotonic()
         self._told = {key: at for key, at in self._told.items() if now - at < SAME_EVENT_S}
-        if (reason, subject) in self._told:
+        if (reason, subject) in self._told or sum(r == reason for r, _ in self._told) >= EVENTS_OF_REASON:
             return
         self._told[reason, subject] = now
         metrics.WARNINGS.labels(reason).inc()
@@ -116,9 +120,11 @@ class NodeCacheKeeper:
             try:
                 seen = await self._api.get()
                 self._saw(seen.cache)
-                delay = BACKOFF_S[0]
                 async for cache in self._api.watch(seen.resource_version):
                     self._saw(cache)
+                    delay = BACKOFF_S[0]
+                # Also after a good end: one that comes at once must not become a list without a pause.
+                await asyncio.sleep(BACKOFF_S[0])
             except KigiError as exc:
                 logger.warning("NodeCache not read", extra={"cause": str(exc), "retry_s": round(delay, 1)})
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))
@@ -126,6 +132,7 @@ class NodeCacheKeeper:
 
     def _saw(self, cache: NodeCache | None) -> None:
         self._heard = time.monotonic()
+        self._reachable.set()
         before, self._cache = self._cache, cache
         if cache is None or before is None or _identity(before) != _identity(cache):
             self._changed.set()
@@ -135,6 +142,7 @@ class NodeCacheKeeper:
     async def _keep(self) -> None:
         written: NodeCacheStatus | None = None
         written_of, written_at, pause = "", 0.0, SHORTEST_INTERVAL_S
+        retry = BACKOFF_S[0]
         while True:
             self._changed.clear()
             cache = self._cache
@@ -159,8 +167,11 @@ class NodeCacheKeeper:
                     written, written_at, told = status, time.monotonic(), True
                     # a big status costs the API server as much as it takes us to write it: leave it ten times as long
                     pause = max(WRITE_INTERVAL_S, 10 * (written_at - started))
+                    retry = BACKOFF_S[0]
                 else:
-                    await asyncio.sleep(WRITE_INTERVAL_S)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._reachable.wait(), retry * random.uniform(0.8, 1.2))
+                    retry = min(retry * 2, BACKOFF_S[1])
             await asyncio.sleep(SHORTEST_INTERVAL_S)
             limits = [HEARTBEAT_S - (time.monotonic() - written_at)]
             limits += [DISCARD_RETRY_S] if waiting else []
@@ -215,6 +226,7 @@ class NodeCacheKeeper:
             await self._api.write_status(status)
         except Unreachable as exc:
             metrics.STATUS_WRITES.labels("error").inc()
+            self._reachable.clear()
             logger.warning("status not written", extra={"cause": str(exc)})
             return False
         self._heard = time.monotonic()

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 AUDIENCE = "kigi-peer"
 REVIEWED_S = 300.0
 REFUSED_S = 10.0
+"""Also after the API server did not answer: each request of a peer would wait for it, and log, again."""
 REMEMBERED = 4096
 LOOK_S = 15.0
 
@@ -67,7 +68,7 @@ class PeerTokens:
             user = await self._api.review_token(token, AUDIENCE)
         except KigiError as exc:
             logger.warning("a peer's token could not be checked", extra={"cause": str(exc)})
-            return ""
+            user = ""
         while len(self._known) >= REMEMBERED:
             del self._known[next(iter(self._known))]
         self._known[key] = (user, time.monotonic() + (REVIEWED_S if user else REFUSED_S))

@@ -25,6 +25,9 @@ PATIENCE_S = 0.6
 DISTRUST_S = 600.0
 """A node whose bytes came out wrong is not asked for so long."""
 
+REMEMBERED = 4096
+"""Layers whose peers are remembered until they are complete; of one that is given up, for as long as others follow."""
+
 
 class PeerGone(Exception):
     """This peer does not help (any more); the next source goes on from the same byte."""
@@ -109,6 +112,8 @@ class PeerSource:
                 raise PeerGone(f"HTTP {answer.status}", later=answer.status == 404)
             with self._lock:
                 self._used.setdefault(layer.digest, set()).add(peer)
+                while len(self._used) > REMEMBERED:
+                    del self._used[next(iter(self._used))]
             buffer = memoryview(bytearray(PIECE_BYTES))
             while count := answer.readinto(buffer):
                 start += count

@@ -46,6 +46,9 @@ ATTEMPTS = 3
 TIMEOUT_S = 20.0
 """Silence after which a connection is given up; the range is asked for again from where it broke off."""
 URL_LIFE_S = 600
+IDLE_S = 10.0
+"""A connection that was not used for this long is closed: a firewall or load balancer may have dropped it silently,
+and a request on it would wait for TIMEOUT_S."""
 
 
 class Source(Protocol):
@@ -270,11 +273,14 @@ class _Signed:
 
 
 class _Connections:
-    """Kept connections of each server; http.client receives straight into our buffers. Thread-safe."""
+    """Kept connections of each server; http.client receives straight into our buffers. Thread-safe.
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._idle: dict[Any, list[http.client.HTTPConnection]] = {}
+    A new connection reads ``ca_file`` anew: a rotated authority counts. ``clock`` gives monotonic seconds.
+    """
+
+    def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._timeout_s, self._clock = timeout_s, clock
+        self._idle: dict[Any, list[tuple[http.client.HTTPConnection, float]]] = {}
         self._all: list[http.client.HTTPConnection] = []
         self._closed = False
 
@@ -285,18 +291,35 @@ class _Connections:
             raise ConnectionAbortedError("the source was closed")
         parts = urlsplit(url)
         idle = self._idle.setdefault((parts.scheme, parts.netloc, ca_file), [])
-        try:
-            connection = idle.pop()
-        except IndexError:
+        connection = self._kept(idle)
+        if connection is None:
             connection = self._connect(parts, ca_file)
             self._all.append(connection)
         try:
             yield connection
         except BaseException:
-            connection.close()
+            self._drop(connection)
             raise
-        finally:
-            idle.append(connection)  # a closed one connects again when it is asked
+        if connection.sock is None:  # closed by us, or at the server's wish
+            self._drop(connection)
+        else:
+            idle.append((connection, self._clock()))
+
+    def _kept(self, idle: list[tuple[http.client.HTTPConnection, float]]) -> http.client.HTTPConnection | None:
+        """The connection that was used last, if that is not too long ago; older ones are closed."""
+        while True:
+            try:
+                connection, since = idle.pop()
+            except IndexError:
+                return None
+            if self._clock() - since <= IDLE_S:
+                return connection
+            self._drop(connection)
+
+    def _drop(self, connection: http.client.HTTPConnection) -> None:
+        connection.close()
+        with contextlib.suppress(ValueError):
+            self._all.remove(connection)
 
     def close(self) -> None:
         """Close all of them; transfers that are under way end with an error."""

@@ -1,0 +1,392 @@
+"""The daemon over days: retries slow down, events stay few, and what it remembers stays small."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from kigi.api.node_cache import CaptureOrder
+from kigi.domain.layers import Digest, Layer
+from kigi.errors import KigiError, LayerCorrupt, RepositoryUnreachable, SpecInvalid, Unreachable
+from kigi_cache import captures, csi, filler, node_cache, peer_access, peer_source, publisher
+from kigi_cache.captures import Captures, is_silent
+from kigi_cache.eviction import Budget
+from kigi_cache.filler import Filler
+from kigi_cache.node_cache import EVENTS_OF_REASON, SAME_EVENT_S, NodeCacheKeeper
+from kigi_cache.peer_access import REFUSED_S, PeerTokens
+from kigi_cache.peer_source import PeerSource
+from kigi_cache.publisher import Publisher
+from kigi_cache.store import Store
+from kigi_cache.volumes import Volumes
+from tests.support.cluster import eventually_async
+from tests.unit.cache.test_csi import CHAIN
+from tests.unit.cache.test_node_cache import WANTED, World
+
+DAY = 86_400.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def digest(number: int) -> Digest:
+    return Digest(f"sha256:{number:064x}")
+
+
+# Events.
+
+
+def test_an_event_storm_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repository is away for a day: each of a thousand layers is refused each minute."""
+    clock = Clock()
+    monkeypatch.setattr(node_cache, "time", clock)
+    keeper = NodeCacheKeeper(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None))
+    events = 0
+    for _ in range(24 * 60):
+        clock.now += 60
+        for number in range(1000):
+            keeper.warn("RepositoryUnreachable", digest(number), "away")
+        while not keeper._events.empty():
+            keeper._events.get_nowait()
+            events += 1
+        assert len(keeper._told) <= EVENTS_OF_REASON
+    assert events <= EVENTS_OF_REASON * (DAY / SAME_EVENT_S + 1)
+    keeper.warn("LayerCorrupt", digest(1), "another reason has its own number")
+    assert keeper._events.get_nowait()[0] == "LayerCorrupt"
+
+
+def test_events_that_cannot_be_written_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(node_cache, "time", clock)
+    keeper = NodeCacheKeeper(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None))
+    for number in range(100_000):
+        clock.now += 100
+        keeper.warn("LayerCorrupt", digest(number), "x")
+    assert keeper._events.qsize() <= node_cache.WAITING_EVENTS
+    assert len(keeper._told) <= EVENTS_OF_REASON
+
+
+# The API server is away.
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    task = asyncio.create_task(made.keeper.run())
+    yield made
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_status_that_is_refused_is_written_ever_more_seldom_and_at_once_when_the_server_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_cache, "BACKOFF_S", (0.02, 30.0))
+    world.api.put(1, layers=[WANTED])
+    await world.until(lambda s: s.observed_generation == 1)
+    tries = 0
+    real = world.api.write_status
+
+    async def refuse(status: Any) -> None:
+        nonlocal tries
+        tries += 1
+        raise Unreachable("no")
+
+    world.api.write_status = refuse  # type: ignore[method-assign]
+    world.volumes.present = {"b.r1": True}
+    world.keeper.changed()
+    await asyncio.sleep(1.5)
+    assert 2 <= tries <= 7
+    world.api.write_status = real  # type: ignore[method-assign]
+    world.api.put(1, layers=[WANTED])  # any sign of the API server
+    await world.until(lambda s: [v.name for v in s.volumes] == ["b.r1"])
+
+
+async def test_watches_that_break_at_once_are_opened_ever_more_seldom(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists are answered, watches are not: as behind a proxy that cuts long requests."""
+    monkeypatch.setattr(node_cache, "BACKOFF_S", (0.01, 30.0))
+    lists = 0
+    real = world.api.get
+
+    async def get() -> Any:
+        nonlocal lists
+        lists += 1
+        return await real()
+
+    async def watch(resource_version: str) -> AsyncIterator[Any]:
+        raise Unreachable("cut")
+        yield
+
+    world.api.get, world.api.watch = get, watch  # type: ignore[method-assign, assignment]
+    world.api.down = True
+    await asyncio.sleep(0.1)
+    world.api.down = False
+    await asyncio.sleep(0.7)
+    assert lists <= 12
+
+
+async def test_watches_that_end_at_once_are_not_opened_without_a_pause(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_cache, "BACKOFF_S", (0.1, 0.1))
+    lists = 0
+    real = world.api.get
+
+    async def get() -> Any:
+        nonlocal lists
+        lists += 1
+        return await real()
+
+    async def watch(resource_version: str) -> AsyncIterator[Any]:
+        return
+        yield
+
+    world.api.get, world.api.watch = get, watch  # type: ignore[method-assign, assignment]
+    world.api.down = True
+    await asyncio.sleep(0.2)
+    world.api.down = False
+    await asyncio.sleep(0.5)
+    assert lists <= 9
+
+
+async def test_a_token_that_could_not_be_checked_is_not_asked_about_with_each_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(peer_access, "time", clock)
+    (tmp_path / "token").write_text("mine")
+    calls, down = 0, True
+
+    class Api:
+        async def review_token(self, token: str, audience: str) -> str:
+            nonlocal calls
+            calls += 1
+            if down:
+                raise Unreachable("silent")
+            return "daemon"
+
+    tokens = PeerTokens(cast(Any, Api()), tmp_path / "token")
+    for _ in range(1000):
+        assert not await tokens.allowed("theirs")
+    assert calls == 1
+    down = False
+    clock.now += REFUSED_S + 1
+    assert await tokens.allowed("theirs")
+
+
+async def test_reviewed_tokens_are_few_and_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(peer_access, "time", clock)
+    path = tmp_path / "token"
+    users = {"mine": "daemon", "theirs": "daemon"}
+
+    class Api:
+        async def review_token(self, token: str, audience: str) -> str:
+            return users.get(token, "")
+
+    path.write_text("mine")
+    tokens = PeerTokens(cast(Any, Api()), path)
+    assert await tokens.allowed("theirs")
+    users.clear()  # both expire
+    assert await tokens.allowed("theirs")
+    clock.now += peer_access.REVIEWED_S + 1
+    assert not await tokens.allowed("theirs")
+    users |= {"next": "daemon", "theirs-2": "daemon"}
+    path.write_text("next")  # as the kubelet does
+    assert await tokens.allowed("theirs-2")
+    for number in range(100_000):
+        await tokens._user(f"forged {number}")
+    assert len(tokens._known) <= peer_access.REMEMBERED
+
+
+# What is remembered.
+
+
+def test_layers_that_are_given_up_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Connection:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.sock = SimpleNamespace(settimeout=lambda seconds: None)
+
+        def connect(self) -> None: ...
+
+        def request(self, *_: object, **__: object) -> None: ...
+
+        def getresponse(self) -> Any:
+            return SimpleNamespace(status=200, readinto=lambda buffer: 0)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(peer_source.http.client, "HTTPConnection", Connection)
+    monkeypatch.setattr(peer_source, "PIECE_BYTES", 1)
+    source = PeerSource(cast(Any, None), "me:1", lambda: ["other:1"], lambda: "t")
+    for number in range(20_000):
+        with pytest.raises(peer_source.PeerGone):
+            list(source._from("other:1", Layer(digest(number), 5, 512), 0, False))
+    assert len(source._used) == peer_source.REMEMBERED
+
+
+def test_peers_are_trusted_again_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(peer_source, "time", clock)
+    source = PeerSource(cast(Any, None), "me:1", lambda: ["a:1", "b:1"], lambda: "t")
+    for number in range(10_000):
+        source._used[digest(number)] = {f"peer-{number}:1", "a:1"}
+        source.distrust(digest(number))
+        clock.now += 1
+        assert source._trusted() == {"b:1"}
+    assert len(source._distrusted) <= peer_source.DISTRUST_S + 1
+    clock.now += peer_source.DISTRUST_S + 1
+    assert source._trusted() == {"a:1", "b:1"}
+    assert source._used == source._distrusted == {}
+
+
+def test_the_publisher_forgets_copies_that_are_gone(tmp_path: Path) -> None:
+    made = Publisher(tmp_path, None)
+    for number in range(1000):
+        made._not_before[f"c{number}"] = float("inf")
+    (tmp_path / "c7").mkdir()
+    assert made._due() == []
+    assert set(made._not_before) == {"c7"}
+
+
+async def test_calls_that_give_up_on_a_long_fill_leave_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kubelet asks for a volume each two minutes, for as long as its layers take: hours, from a store far away."""
+    asked = 0
+    end = asyncio.Event()
+
+    class Slow:
+        async def ensure(self, chain: Any, *, priority: int) -> None:
+            nonlocal asked
+            asked += 1
+            await end.wait()
+            raise RepositoryUnreachable("gone")
+
+        def describe(self, chain: Any) -> str:
+            return "1 of 3"
+
+    plugin = csi.NodePlugin("n", cast(Any, None), cast(Any, Slow()), cast(Any, None))
+    chain = csi.parse_chain(json.dumps(CHAIN))
+    for _ in range(300):
+        with pytest.raises(csi.Refused, match="on their way"):
+            await plugin._fill(chain, 0.0)
+    assert (asked, len(plugin._running)) == (1, 1)
+    end.set()
+    with pytest.raises(RepositoryUnreachable):
+        await plugin._fill(chain, 5.0)
+    await asyncio.sleep(0)
+    assert (plugin._running, plugin._fills) == (set(), {})
+
+
+# Retries.
+
+
+def _delays(made: Filler, clock: Clock, error: KigiError, tries: int) -> Iterator[float]:
+    layer = Layer(digest(1), 5, 512)
+    made._wanted = {layer.digest: WANTED}
+    for _ in range(tries):
+        job = made._ask(layer, 200)
+        made._finish(layer.digest, error)
+        yield job.not_before - clock.now
+        clock.now = job.not_before
+
+
+@pytest.mark.parametrize(
+    ("error", "most"),
+    [
+        (RepositoryUnreachable("x"), filler.RETRY_MOST_S),
+        (SpecInvalid("x"), filler.RETRY_MOST_S),
+        (LayerCorrupt("x"), filler.RETRY_WRONG_MOST_S),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_layer_that_fails_a_hundred_thousand_times_is_still_tried_at_the_longest_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: KigiError, most: float
+) -> None:
+    logging.getLogger("kigi_cache.filler").setLevel(logging.ERROR)
+    clock = Clock()
+    monkeypatch.setattr(filler, "time", clock)
+    reported: list[Digest] = []
+    made = Filler(Store(tmp_path), cast(Any, None), Budget(2**40), on_error=lambda which, cause: reported.append(which))
+    delays = list(_delays(made, clock, error, 100_000))
+    assert all(0 < delay <= most * 1.2 for delay in delays)
+    assert min(delays[20:]) >= most * 0.8
+    assert len(reported) == 1, "the same reason is reported once"
+    assert len(made._jobs) == 1
+    made.want([])
+    assert made._jobs == {}
+    logging.getLogger("kigi_cache.filler").setLevel(logging.NOTSET)
+
+
+async def test_a_copy_that_the_disk_refuses_to_settle_is_not_tried_twice_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def refuse(path: Path) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(captures, "_sync", refuse)
+    monkeypatch.setattr(captures, "SETTLE_RETRY_S", 0.2)
+    made = Captures(tmp_path, cast(Volumes, None))
+    made.recover()
+    (tmp_path / "captures" / "c" / "chain").mkdir(parents=True)
+    order = CaptureOrder(
+        id="c", volume="v", parent="sha256:" + "1" * 64, virtual_size_bytes=512, action="Keep", mounted=False
+    )
+    for _ in range(100):
+        await made.act([order])
+        await asyncio.sleep(0)
+    await eventually_async(lambda: tries == 1)
+    await asyncio.sleep(0.3)
+    await made.act([order])
+    await eventually_async(lambda: tries == 2)
+    await made.close()
+
+
+# Clocks.
+
+
+@pytest.mark.parametrize(
+    ("beat", "now", "silent"),
+    [
+        (1000.0, 1010.0, False),
+        (1000.0, 1061.0, True),
+        (4600.0, 1000.0, False),
+        (1000.0, 4600.0, True),
+        (None, 1.0, False),
+    ],
+    ids=["fresh", "old", "set-back", "set-forward", "never"],
+)
+def test_silence_of_the_publisher_and_a_clock_that_is_set(beat: float | None, now: float, silent: bool) -> None:
+    """Both times are of one machine. Set forward, it seems silent until its next beat: BEAT_S."""
+    assert is_silent(beat, 0.0, now) is silent
+    assert captures.BEAT_S * 4 < captures.SILENT_AFTER_S
+
+
+async def test_the_publisher_beats_on_after_a_disk_that_was_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "BEAT_S", 0.01)
+    made = Publisher(tmp_path / "absent", None)
+    task = asyncio.create_task(made._beat())
+    await asyncio.sleep(0.05)
+    (tmp_path / "absent").mkdir()
+    await eventually_async(lambda: (tmp_path / "absent" / captures.BEAT).exists())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,183 @@
+"""Reading from a repository for months: connections that were dropped silently, rotated credentials and authorities."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from kigi.api.repositories import Repositories, Repository
+from kigi.domain.layers import Digest, Layer
+from kigi.errors import AccessDenied
+from kigi_cache import fetch
+from kigi_cache.fetch import IDLE_S, URL_LIFE_S, S3Source, _Connections, _Signed
+from tests.support.pod_api import Authority
+
+CONTENT = bytes(range(256)) * 64
+LAYER = Layer(Digest(f"sha256:{1:064x}"), len(CONTENT), 2**20)
+
+
+class Store(http.server.ThreadingHTTPServer):
+    """An S3 server with one object, for one access key; counts connections."""
+
+    daemon_threads = True
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.key, self.connections, self.context = "key-1", 0, context
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
+        if self.context is not None:
+            try:
+                request = self.context.wrap_socket(request, server_side=True)
+            except OSError:
+                return
+        super().finish_request(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is expected."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Store
+
+    def do_GET(self) -> None:
+        credential = parse_qs(urlsplit(self.path).query).get("X-Amz-Credential", [""])[0]
+        if not credential.startswith(self.server.key + "/"):
+            self._answer(403, b"<Error><Code>InvalidAccessKeyId</Code></Error>")
+            return
+        start, _, stop = self.headers["Range"].removeprefix("bytes=").partition("-")
+        part = CONTENT[int(start) : int(stop) + 1]
+        self._answer(206, part, f"bytes {start}-{stop}/{len(CONTENT)}")
+
+    def _answer(self, status: int, body: bytes, content_range: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if content_range:
+            self.send_header("Content-Range", content_range)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent."""
+
+
+@contextmanager
+def serving(context: ssl.SSLContext | None = None) -> Iterator[Store]:
+    server = Store(context)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def url_of(server: Store, scheme: str = "http") -> str:
+    return f"{scheme}://127.0.0.1:{server.server_address[1]}/x?X-Amz-Credential=key-1/"
+
+
+def ask(kept: _Connections, url: str, ca_file: str | None = None) -> None:
+    parts = urlsplit(url)
+    with kept.get(url, ca_file) as connection:
+        connection.request("GET", f"{parts.path}?{parts.query}", headers={"Range": "bytes=0-9"})
+        assert connection.getresponse().read() == CONTENT[:10]
+
+
+def test_an_idle_connection_is_not_used_again() -> None:
+    now = [0.0]
+    with serving() as server:
+        kept = _Connections(5.0, lambda: now[0])
+        ask(kept, url_of(server))
+        now[0] += IDLE_S
+        ask(kept, url_of(server))
+        assert server.connections == 1
+        now[0] += IDLE_S + 1
+        ask(kept, url_of(server))
+        assert server.connections == 2
+        assert len(kept._all) == 1
+        kept.close()
+
+
+def test_connections_that_end_badly_leave_nothing_behind() -> None:
+    with serving() as server:
+        kept = _Connections(5.0)
+        for _ in range(50):
+            with pytest.raises(ConnectionError), kept.get(url_of(server), None):
+                raise ConnectionResetError
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
+        for _ in range(50):
+            with pytest.raises(OSError):  # noqa: PT011
+                ask(kept, f"http://127.0.0.1:{port}/x?")
+        assert kept._all == []
+        assert all(idle == [] for idle in kept._idle.values())
+
+
+def test_a_rotated_authority_counts_for_the_next_connection(tmp_path: Path) -> None:
+    first, second = Authority("first"), Authority("second")
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(first.ca_pem)
+    now = [0.0]
+    with serving(first.context(tmp_path)) as server:
+        kept = _Connections(5.0, lambda: now[0])
+        ask(kept, url_of(server, "https"), str(ca))
+        server.context = second.context(tmp_path)
+        now[0] += 2 * IDLE_S
+        with pytest.raises(ssl.SSLCertVerificationError):
+            ask(kept, url_of(server, "https"), str(ca))
+        ca.write_bytes(second.ca_pem)
+        ask(kept, url_of(server, "https"), str(ca))
+        kept.close()
+
+
+def test_credentials_that_were_rotated_in_the_mounted_secret_are_used(tmp_path: Path) -> None:
+    def write(key: str) -> None:
+        (tmp_path / "accessKeyId").write_text(key)
+        (tmp_path / "secretAccessKey").write_text(f"secret of {key}")
+
+    write("key-1")
+    with serving() as server:
+        repository = Repository(
+            endpoint=url_of(server).partition("/x")[0], bucket="kigi", credentials_dir=str(tmp_path)
+        )
+        source = S3Source(Repositories(repositories={"default": repository}), {}, connections=1, timeout_s=5.0)
+        assert b"".join(map(bytes, source.read(LAYER, 0))) == CONTENT
+        server.key = "key-2"
+        with pytest.raises(AccessDenied):
+            list(source.read(LAYER, 0))
+        write("key-2")
+        assert b"".join(map(bytes, source.read(LAYER, 0))) == CONTENT
+        for number in range(3, 30):
+            server.key = f"key-{number}"
+            write(server.key)
+            assert b"".join(map(bytes, source.read(LAYER, 0))) == CONTENT
+        assert len(source._clients) == 1
+        source.close()
+
+
+def test_a_fill_longer_than_a_signed_address_lives_signs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(fetch.time, "monotonic", lambda: now[0])
+    signed_at: list[float] = []
+
+    def sign() -> str:
+        signed_at.append(now[0])
+        return str(len(signed_at))
+
+    signed = _Signed(sign)
+    for _ in range(24 * 60):  # a day, a range a minute
+        now[0] += 60
+        signed.url()
+        assert now[0] - signed_at[-1] <= URL_LIFE_S / 2
