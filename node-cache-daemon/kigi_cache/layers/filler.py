@@ -24,9 +24,9 @@ from kigi.errors import (
     KigiError,
     LayerCorrupt,
     LayerRefused,
+    NeedsAction,
     NoRoom,
     PrefetchWaits,
-    NeedsAction,
 )
 from kigi_cache import metrics
 from kigi_cache.layers.eviction import Budget, Need, free_up, keep_few, keep_low, make_room, need_of

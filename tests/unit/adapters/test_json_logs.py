@@ -12,7 +12,7 @@ from kigi.adapters.json_logs import LogLineFormatter
 def line(message: str, *arguments: object, exc_info: Any = None, **extra: object) -> dict[str, Any]:
     record = logging.makeLogRecord(
         {
-            "name": "kigi.queue",
+            "name": "kigi.runtime.queue",
             "levelname": "WARNING",
             "levelno": logging.WARNING,
             "msg": message,
@@ -34,7 +34,7 @@ def test_a_line_has_the_fixed_fields_first_and_then_those_of_the_call() -> None:
     assert found == {
         "time": "2023-11-14T22:13:20.062+00:00",
         "level": "warning",
-        "logger": "kigi.queue",
+        "logger": "kigi.runtime.queue",
         "message": "layer verified",
         "size_bytes": 7,
         "digest": "sha256:1",

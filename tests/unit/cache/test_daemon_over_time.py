@@ -15,19 +15,24 @@ import pytest
 from kigi.api.node_cache import CaptureOrder
 from kigi.domain.layers import Digest, Layer
 from kigi.errors import KigiError, LayerCorrupt, RepositoryUnreachable, SpecInvalid, Unreachable
-from kigi_cache import captures, csi, filler, node_cache, peer_access, peer_source, publisher
-from kigi_cache.captures import Captures, is_silent
-from kigi_cache.eviction import Budget
-from kigi_cache.filler import Filler
-from kigi_cache.node_cache import EVENTS_OF_REASON, SAME_EVENT_S, NodeCacheKeeper
-from kigi_cache.peer_access import REFUSED_S, PeerTokens
-from kigi_cache.peer_source import PeerSource
-from kigi_cache.publisher import Publisher
-from kigi_cache.store import Store
-from kigi_cache.volumes import Volumes
+from kigi_cache.captures import copies as captures
+from kigi_cache.captures import publisher
+from kigi_cache.captures.copies import Captures, is_silent
+from kigi_cache.captures.publisher import Publisher
+from kigi_cache.disks import csi
+from kigi_cache.disks.volumes import Volumes
+from kigi_cache.layers import filler
+from kigi_cache.layers.eviction import Budget
+from kigi_cache.layers.filler import Filler
+from kigi_cache.layers.store import Store
+from kigi_cache.node import node_cache
+from kigi_cache.node.node_cache import EVENTS_OF_REASON, SAME_EVENT_S, NodeCacheKeeper
+from kigi_cache.sources import peer_access, peer_source
+from kigi_cache.sources.peer_access import REFUSED_S, PeerTokens
+from kigi_cache.sources.peer_source import PeerSource
 from tests.support.cluster import eventually_async
-from tests.unit.cache.test_csi import CHAIN
-from tests.unit.cache.test_node_cache import WANTED, World
+from tests.unit.cache.disks.test_csi import CHAIN
+from tests.unit.cache.node.test_node_cache import WANTED, World
 
 DAY = 86_400.0
 
@@ -316,7 +321,7 @@ def _delays(made: Filler, clock: Clock, error: KigiError, tries: int) -> Iterato
 def test_a_layer_that_fails_a_hundred_thousand_times_is_still_tried_at_the_longest_pace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: KigiError, most: float
 ) -> None:
-    logging.getLogger("kigi_cache.filler").setLevel(logging.ERROR)
+    logging.getLogger("kigi_cache.layers.filler").setLevel(logging.ERROR)
     clock = Clock()
     monkeypatch.setattr(filler, "time", clock)
     reported: list[Digest] = []
@@ -328,7 +333,7 @@ def test_a_layer_that_fails_a_hundred_thousand_times_is_still_tried_at_the_longe
     assert len(made._jobs) == 1
     made.want([])
     assert made._jobs == {}
-    logging.getLogger("kigi_cache.filler").setLevel(logging.NOTSET)
+    logging.getLogger("kigi_cache.layers.filler").setLevel(logging.NOTSET)
 
 
 async def test_a_copy_that_the_disk_refuses_to_settle_is_not_tried_twice_a_second(

@@ -17,8 +17,8 @@ import pytest
 from kigi.api.repositories import Repositories, Repository
 from kigi.domain.layers import Digest, Layer
 from kigi.errors import AccessDenied
-from kigi_cache import fetch
-from kigi_cache.fetch import IDLE_S, URL_LIFE_S, S3Source, _Connections, _Signed
+from kigi_cache.sources import s3 as fetch
+from kigi_cache.sources.s3 import IDLE_S, URL_LIFE_S, S3Source, _Connections, _Signed
 from tests.support.pod_api import Authority
 
 CONTENT = bytes(range(256)) * 64

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from kigi.domain.layers import Chain, Digest, digest_hex
-from kigi_cache.eviction import Budget
-from kigi_cache.filler import Filler
-from kigi_cache.store import SAVE_NEEDED_S, Store
+from kigi_cache.layers.eviction import Budget
+from kigi_cache.layers.filler import Filler
+from kigi_cache.layers.store import SAVE_NEEDED_S, Store
 from tests.support.cluster import eventually_async
 from tests.support.layers import make_chain
 
@@ -143,7 +143,7 @@ async def test_settling_goes_on_after_the_disk_was_full(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("kigi_cache.filler.SETTLE_RETRY_S", 0.02)
+    monkeypatch.setattr("kigi_cache.layers.filler.SETTLE_RETRY_S", 0.02)
     node = Node(tmp_path, source_dir, chain)
     full = True
 
