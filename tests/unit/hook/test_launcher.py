@@ -36,6 +36,16 @@ def test_a_renamed_socket_is_found_by_the_name_that_it_was_bound_to(tmp_path: Pa
     assert not launcher()
 
 
+@pytest.mark.parametrize("release", ["1.7"])
+def test_virt_launcher_is_found_in_the_table_of_a_real_pod(release: str) -> None:
+    """Each file is ``/proc/net/unix`` of the pod of a running VM under that release of KubeVirt."""
+    table = (Path(__file__).parent / f"proc-net-unix-kubevirt-{release}.txt").read_text()
+    assert read_sockets(table) == LAUNCHER
+    without = "".join(each for each in table.splitlines(keepends=True) if "/sockets/launcher" not in each)
+    assert without != table
+    assert read_sockets(without) == LIBVIRT_ONLY
+
+
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
