@@ -21,6 +21,10 @@ MAY_GROW_SHARE, MAY_GROW_BYTES = 0.10, 8 * 2**20
 LOG_LINES_PER_MINUTE, LOG_BYTES_PER_MINUTE = 6.0, 3072.0
 """Most that one container may log on average while nothing changes."""
 
+REPEATED_EVENTS = frozenset({("kubevirt", "AdvancedFeatureUse")})
+"""Namespace and reason of Warning Events that are no change. virt-operator repeats this one about every minute while
+``infra.replicas`` of the KubeVirt object is set, as it is in the local cluster."""
+
 Check = Callable[[Sequence[Sample]], Iterator[Finding]]
 
 
@@ -141,6 +145,8 @@ def warning_events(samples: Sequence[Sample]) -> Iterator[Finding]:
         before = old.warnings or {}
         for uid, event in (new.warnings or {}).items():
             known = before.get(uid)
+            if (event.object.partition(" ")[2].partition("/")[0], event.reason) in REPEATED_EVENTS:
+                continue
             if known is None or event.count > known.count:
                 text = f"{event.reason} ({event.count}): {event.message}"
                 yield Finding("warning events", event.object, text, new.at_s)

@@ -175,6 +175,13 @@ def test_a_sample_that_failed_is_left_out_and_the_change_beside_it_is_found() ->
     assert {finding.check for finding in checks.find(samples)} == {"sample", "phase"}
 
 
+@pytest.mark.parametrize(("object_", "findings"), [("Deployment kubevirt/virt-api", 0), ("Pod soak/vm", 1)])
+def test_an_event_that_kubevirt_repeats_is_no_finding(object_: str, findings: int) -> None:
+    event = WarningEvent(object_, "AdvancedFeatureUse", "applying custom number of infra replica", 100)
+    samples = run(lambda old: replace(old, warnings={"e3": event}))
+    assert len(list(checks.warning_events(samples))) == findings
+
+
 def test_an_expired_warning_event_is_no_finding() -> None:
     assert checks.find(run(lambda old: replace(old, warnings={}, events={}))) == []
 
