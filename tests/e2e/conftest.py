@@ -21,7 +21,15 @@ def cluster() -> Iterator[Cluster]:
         assert one.down() == []
 
 
+LAST = ("test_endurance.py", "test_two_nodes.py", "test_teardown.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that change the cluster for all others come last: a second node, and then `down`."""
-    last = ["test_two_nodes.py", "test_teardown.py"]
-    items.sort(key=lambda item: last.index(item.path.name) + 1 if item.path.name in last else 0)
+    """What is marked ``first`` starts what lives on; it is asked last, before a second node and ``down`` change all."""
+
+    def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("first"):
+            return -1
+        return LAST.index(item.path.name) + 1 if item.path.name in LAST else 0
+
+    items.sort(key=place)

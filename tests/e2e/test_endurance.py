@@ -1,0 +1,203 @@
+"""A VM outlives every timeout that could end it, and a virt-launcher that is killed ends its pod and starts again.
+
+The VM starts before all other tests of this tier and lives while they run; what it is asked then comes after them. The
+last test removes it: when the session ends, the cluster may be gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from demo.__main__ import prepare
+from demo.targets import Target, install_kigi
+from kigi.hook.launcher import APPEARS_WITHIN_S, MISSES, PERIOD_S, read_sockets
+from kigi.mirror.records import CACHE_SILENT_AFTER
+from kigi_cache.node.kube import REQUEST_TIMEOUT_S, WATCH_S
+from kigi_cache.node.node_cache import API_SILENCE_S
+from localcluster.build import binary
+from localcluster.full import Cluster
+from scenario import kubernetes
+from tests.e2e.exercise import Exercise, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
+NAMESPACE = "endurance"
+MACHINE, OTHER = "mail1", "desktop1"
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+MARGIN_S = 30.0
+SIDECAR_ENDS_S = (MISSES + 1) * PERIOD_S + MARGIN_S
+"""From virt-launcher's death to the sidecar's end."""
+
+
+def timeouts_s() -> dict[str, float]:
+    """Timeouts of hook, daemon, operator and manifests after which something might take a running VM for lost."""
+    found = {
+        "the hook waits for virt-launcher": APPEARS_WITHIN_S + MISSES * PERIOD_S,
+        "the daemon's watch ends": WATCH_S + REQUEST_TIMEOUT_S,
+        "the daemon misses the API server": API_SILENCE_S,
+        "the operator misses a daemon": CACHE_SILENT_AFTER.total_seconds(),
+    }
+    for path in sorted(MANIFESTS.glob("*/d*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            template = document.get("spec", {}).get("template", {}).get("spec", {})
+            for container in template.get("containers", []):
+                for kind in ("livenessProbe", "readinessProbe", "startupProbe"):
+                    if probe := container.get(kind):
+                        failures = probe.get("failureThreshold", 3)
+                        found[f"{kind} of {container['name']}"] = float(probe.get("periodSeconds", 10) * failures)
+    return found
+
+
+@dataclass(frozen=True)
+class Life:
+    """The VM as it started."""
+
+    uid: str
+    pod: str
+    report: Mapping[str, str]
+
+
+@pytest.fixture(scope="session")
+def exercise(cluster: Cluster) -> Exercise:
+    """The tiny exercise; one of its machines will run."""
+    cluster.load_kigi()
+    target = Target(cluster.environment(), str(binary("kubectl")))
+    install_kigi(target)
+    chapter = prepare(target, "tiny", NAMESPACE)
+    target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
+    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
+    return Exercise(cluster, target, chapter)
+
+
+@pytest.fixture(scope="session")
+def life(exercise: Exercise) -> Life:
+    exercise.apply("infected", {OTHER: {"running": False}})
+    exercise.wait_ready()
+    report = exercise.says(MACHINE, machine=MACHINE, boot="1")
+    return Life(exercise.vmi_uid(MACHINE) or "", exercise.launcher(MACHINE), report)
+
+
+def pod_of(exercise: Exercise, name: str) -> dict[str, Any]:
+    return exercise.target.get("pod", name, "-n", NAMESPACE)
+
+
+def statuses(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of its containers, and of the init containers that go on running."""
+    init = [one for one in pod["status"].get("initContainerStatuses", []) if "running" in one.get("state", {})]
+    return [*init, *pod["status"].get("containerStatuses", [])]
+
+
+def age_s(pod: dict[str, Any]) -> float:
+    """Of the container that started last; 0 if one does not run."""
+    started = [one["state"].get("running", {}).get("startedAt") for one in statuses(pod)]
+    if not all(started):
+        return 0.0
+    return (datetime.now(UTC) - max(datetime.fromisoformat(each) for each in started)).total_seconds()
+
+
+def complaints(pod: dict[str, Any], vmi: dict[str, Any], deployment: dict[str, Any], uid: str) -> list[str]:
+    """What is not as in an undisturbed life."""
+    found = [
+        f"container {one['name']}: ready {one['ready']}, restarts {one['restartCount']}"
+        for one in statuses(pod)
+        if not one["ready"] or one["restartCount"]
+    ]
+    for what, status in (("pod", pod["status"]), ("VMI", vmi["status"]), ("deployment", deployment)):
+        conditions: list[dict[str, str]] = status.get("conditions", [])
+        ready = next((one for one in conditions if one["type"] == "Ready"), None)
+        if ready is None or ready["status"] != "True":
+            found.append(f"{what}: Ready is {ready}")
+    return found if vmi["metadata"]["uid"] == uid else [*found, f"VMI: uid {vmi['metadata']['uid']}, not {uid}"]
+
+
+def has_sidecar(exercise: Exercise) -> bool:
+    return exercise.cluster.release.gate == "Sidecar"
+
+
+def processes(exercise: Exercise, pod: dict[str, Any], container: str, pattern: str) -> list[str]:
+    """Process IDs on the node that match ``pgrep`` arguments, in the pod's container whose name begins so."""
+    (identity,) = (one["containerID"].partition("//")[2] for one in statuses(pod) if one["name"].startswith(container))
+    script = f"for p in $(pgrep {pattern}); do grep -q {identity} /proc/$p/cgroup && echo $p; done; true"
+    return exercise.node(script).split()
+
+
+def hooks(exercise: Exercise, pod: dict[str, Any]) -> list[str]:
+    return processes(exercise, pod, "hook-sidecar", "-f '[k]igi-disk-hook'")
+
+
+def is_gone(exercise: Exercise, pid: str) -> bool:
+    return not exercise.node(f"[ -e /proc/{pid} ] && echo there || true")
+
+
+@pytest.mark.first
+def test_a_vm_starts_that_is_to_outlive_every_timeout(life: Life) -> None:
+    assert life.uid
+    assert life.report["boot"] == "1"
+
+
+def test_it_is_undisturbed_when_every_timeout_has_passed(exercise: Exercise, life: Life) -> None:
+    limit = max(timeouts_s().values()) + MARGIN_S
+    print(f"every timeout has passed after {limit:.0f} s: {timeouts_s()}")
+    exercise.wait_ready()
+    deadline = time.monotonic() + limit + 60
+    while True:
+        pod = pod_of(exercise, life.pod)
+        assert complaints(pod, exercise.instance(MACHINE), exercise.status(), life.uid) == []
+        age = age_s(pod)
+        if age > limit:
+            break
+        assert time.monotonic() < deadline, f"the youngest container is {age:.0f} s old, not {limit:.0f} s"
+        time.sleep(10)
+    print(f"the youngest container of the pod is {age:.0f} s old")
+    if has_sidecar(exercise):
+        assert len(hooks(exercise, pod)) == 1
+    exercise.tell(MACHINE, "write kept", "KIGI-WROTE kept")
+    exercise.says(MACHINE, **life.report)
+
+
+def test_the_hook_finds_virt_launchers_socket_in_the_table_of_the_pod(exercise: Exercise, life: Life) -> None:
+    if not has_sidecar(exercise):
+        pytest.skip("this KubeVirt has no hook in the VM's pod")
+    (pid,) = hooks(exercise, pod_of(exercise, life.pod))
+    sockets = read_sockets(exercise.node(f"cat /proc/{pid}/net/unix"))
+    assert sockets.launcher, "virt-launcher's command socket"
+    assert sockets.others, "libvirt's sockets"
+
+
+def test_a_virt_launcher_that_is_killed_ends_its_pod_and_the_vm_starts_again(exercise: Exercise, life: Life) -> None:
+    """It calls no Shutdown, so that the sidecar ends by its watch alone."""
+    pod = pod_of(exercise, life.pod)
+    (launcher,) = processes(exercise, pod, "compute", "-x virt-launcher")
+    sidecar = hooks(exercise, pod) if has_sidecar(exercise) else []
+    started = time.monotonic()
+    exercise.node(f"kill -9 {launcher}")
+    for pid in sidecar:
+        eventually(partial(is_gone, exercise, pid), "the sidecar's end", SIDECAR_ENDS_S)
+        print(f"the sidecar ended after {time.monotonic() - started:.0f} s")
+    selector = f"kubevirt.io/created-by={life.uid}"
+
+    def ended() -> bool:
+        pods = exercise.target.get("pods", "-n", NAMESPACE, "-l", selector)["items"]
+        return all(one["status"]["phase"] in ("Succeeded", "Failed") for one in pods)
+
+    eventually(ended, "the pod's end", SIDECAR_ENDS_S + MARGIN_S)
+    print(f"the pod ended after {time.monotonic() - started:.0f} s")
+    exercise.next_run(MACHINE, life.uid)
+    exercise.wait_ready()
+    exercise.says(MACHINE, machine=MACHINE, boot="2")
+    exercise.tell(MACHINE, "show", "KIGI-WRITTEN kept")
+
+
+def test_nothing_of_it_is_left(exercise: Exercise) -> None:
+    exercise.target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
+    eventually(lambda: exercise.target.get("pods", "-n", NAMESPACE)["items"] == [], "the pods' end", 300)
+    assert exercise.node(f"ls /var/lib/kigi/volumes | grep '[.]{NAMESPACE}[.]' || true") == ""
+    exercise.target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
