@@ -11,7 +11,7 @@ MINUTES ?= 60
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo check lint format type contracts metrics packages unit integration crds proto docs lock e2e soak model bench race up down clean
+.PHONY: help test demo try check lint format type contracts metrics packages unit integration crds proto docs lock e2e soak model bench race up down clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ test: check unit integration  ## Format, lint, types, contracts, and every test 
 
 demo: $(VENV)/ready packages  ## The main job: a real cluster, ten VMs, three states; CLUSTER=kind with Docker
 	$(BIN)/python -m demo --cluster $(CLUSTER)
+
+try: $(VENV)/ready packages  ## The local cluster with Kigi and the tiny exercise, for docs/tutorial.md; `make down` removes it
+	$(BIN)/python -m demo --prepare
 
 check: lint type contracts metrics  ## Everything that reads the source only
 

@@ -25,7 +25,7 @@ from kigi.publishing.tree import publish_tree
 from localcluster.bounded import DOWNLOAD_S, TimedOut
 from localcluster.full import Cluster, ClusterError
 from localcluster.paths import cache_dir
-from scenario import real, tiny
+from scenario import kubernetes, real, tiny
 from scenario.packages import BuildFailed
 
 BUILDERS = {"tiny": tiny.build, "real": real.build}
@@ -46,6 +46,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--cluster", choices=["local", "kind"], default="local")
     parser.add_argument("--only", choices=sorted(BUILDERS), help="one exercise instead of both")
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="start, install and publish the tiny exercise; deploy nothing, and keep it",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the local cluster running")
     parser.add_argument("--out", type=Path, default=Path(".out/demo"), help="folder of report.json and report.svg")
     options = parser.parse_args()
@@ -54,6 +59,11 @@ def main() -> int:
         target = start(options.cluster)
         say("the cluster runs; installing Kigi")
         install_kigi(target)
+        if options.prepare:
+            chapter = prepare(target, "tiny")
+            target.apply(*kubernetes.system_nodes(chapter.manifest, chapter.namespace))
+            say(f"namespace {chapter.namespace} has {len(chapter.layer_bytes)} images and the states of the exercise")
+            return 0
         for variant in [options.only] if options.only else ["tiny", "real"]:
             chapter = prepare(target, variant)
             play(target, chapter, say, lambda step: _note(steps, step, options.out))

@@ -1,8 +1,8 @@
 """Measures the code against the project's targets: ``python -m tools.code_metrics``; exit code 1 where one is missed.
 
 Counts lines of files as they are, blank lines and comments included. A function's lines run from ``def`` to its end,
-nested functions included; its branches are ``if``, ``elif``, ``for``, ``while``, ``except`` and ``case``, those of nested
-functions excluded.
+nested functions included. Its branches are ``if``, ``elif``, ``for``, ``while``, ``except`` and ``case``,
+without those of nested functions.
 """
 
 from __future__ import annotations
