@@ -1,8 +1,8 @@
 """Runs the commands of a page's ``console`` blocks in one shell and writes their output into the page.
 
-``python -m tools.transcript docs/tutorial.md`` needs what the page needs: for the tutorial, a local cluster. A command begins
-with ``$ ``; lines that begin with ``> `` continue it; the lines up to the next command are its output. The first command
-that fails ends the run, and the page stays unchanged.
+``python -m tools.transcript docs/tutorial.md`` needs what the page needs: for the tutorial, a local cluster. A command
+begins with ``$ ``; lines that begin with ``> `` continue it; the lines up to the next command are its output. The first
+command that fails ends the run, and the page stays unchanged.
 """
 
 from __future__ import annotations
