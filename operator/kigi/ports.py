@@ -10,6 +10,7 @@ from typing import Any
 from kigi import metrics
 from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import Resource
+from kigi.event_limit import EventLimit
 from kigi.mirror import Change, Mirror
 from kigi.queue import WorkQueue
 from kigi.routing import wakings
@@ -30,6 +31,7 @@ class Ports:
     queue: WorkQueue
     settings: Settings
     now: Callable[[], datetime] = utc_now
+    events: EventLimit = field(default_factory=EventLimit)
     restarted: dict[str, float] = field(default_factory=dict)
     """uid of instances that were asked to end, and when (monotonic seconds)."""
 
