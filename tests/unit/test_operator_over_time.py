@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,14 +15,14 @@ from prometheus_client import generate_latest
 from kigi import leader, metrics, operator_process
 from kigi.adapters.kube import KubeClient
 from kigi.adapters.resources import DEPLOYMENT
-from kigi.errors import Conflict, KigiError, LostLeadership, Unreachable
+from kigi.errors import Conflict, KigiError, LostLeadership, SpecInvalid, Unreachable
 from kigi.event_limit import BURST, OBJECTS, REFILL_S, EventLimit
 from kigi.gather import gather_nodes
 from kigi.leader import Election
 from kigi.mirror import TOMBSTONES, Mirror
 from kigi.observed import Meta
 from kigi.ports import Ports
-from kigi.queue import BACKOFF_MOST_S, Key, WorkQueue
+from kigi.queue import BACKOFF_MOST_S, REST_MOST_S, Key, WorkQueue
 from kigi.reconcilers import STALLED_AGAIN_S, _again
 from kigi.reconcilers.writing import emit
 from kigi.routing import wakings
@@ -136,7 +137,9 @@ def test_a_hundred_thousand_failures_of_one_key_back_off_and_do_not_overflow() -
     assert queue._failures == {}
 
 
-@pytest.mark.parametrize("error", [Conflict("x"), Unreachable("x"), KigiError("x")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [Conflict("x"), Unreachable("x"), SpecInvalid("x"), KigiError("x")], ids=lambda e: type(e).__name__
+)
 def test_no_error_is_retried_without_a_pause_in_the_long_run(error: KigiError) -> None:
     ports = cast(Ports, SimpleNamespace(queue=WorkQueue()))
     key = Key("node", "", "n")
@@ -156,6 +159,10 @@ async def test_a_hundred_thousand_keys_leave_nothing_in_the_queue() -> None:
         queue._waiting.discard(key)
         queue.succeeded(key)
     assert not (queue._ready or queue._waiting or queue._active or queue._dirty or queue._timers or queue._failures)
+
+
+def test_a_key_that_takes_long_leaves_its_worker_to_others() -> None:
+    assert [WorkQueue._rest(took_s) for took_s in (0.01, 1.0, 3600.0)] == [0.0, 1.0, REST_MOST_S]
 
 
 # Memory.
@@ -287,6 +294,18 @@ async def test_events_beyond_the_limit_are_not_written() -> None:
     for _ in range(10 * BURST):
         await emit(ports, DEPLOYMENT, meta, "Normal", "Ready", "x")
     assert len(written) == BURST
+
+
+def test_a_lease_ends_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CLOCK_MONOTONIC stands still then, and another operator leads when the machine wakes up."""
+    boot = [100.0]
+    monkeypatch.setattr(leader.time, "clock_gettime", lambda which: boot[0] if which == time.CLOCK_BOOTTIME else 0.0)
+    election = Election(cast(Any, None), namespace="ns", identity="a", lease_s=30.0)
+    election._valid_until = 120.0
+    election.guard()
+    boot[0] += 600
+    with pytest.raises(LostLeadership):
+        election.guard()
 
 
 def test_the_guard_ends_with_the_lease() -> None:
