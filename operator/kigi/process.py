@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 from typing import Any, cast
@@ -104,6 +103,7 @@ async def _lead(ports: Ports, election: Election) -> None:
             holding.cancel()
             await asyncio.gather(working, holding, return_exceptions=True)
             ports.queue.clear()
+            metrics.forget_deployments()
 
 
 async def _work(ports: Ports) -> None:
@@ -142,9 +142,11 @@ async def _resync(ports: Ports) -> None:
     await asyncio.sleep(min(SECOND_LOOK_S, ports.settings.resync_s))
     while True:
         for resource in WATCHED:
-            with contextlib.suppress(Exception):
+            try:
                 found = await ports.relist(resource)
                 metrics.RESYNC_FOUND.labels(resource.kind).inc(found)
+            except Exception as exc:
+                logger.warning("kind not listed", extra={"kind": resource.kind, "error": str(exc)})
         for key in routing.everything(ports.mirror):
             ports.queue.add(key)
         await asyncio.sleep(ports.settings.resync_s)

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5
 RETRY_S = 5.0
+"""After the first failure; doubled with each one, up to REFUSED_AGAIN_S."""
 REFUSED_AGAIN_S = 60.0
 """What a person must mend: credentials, the bucket, room on the disk."""
 PROGRESS_S = 1.0
@@ -44,6 +45,7 @@ class Publisher:
         self._root = root
         self._repositories = repositories
         self._not_before: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -68,16 +70,22 @@ class Publisher:
         try:
             await self._publish(directory)
             self._not_before.pop(directory.name, None)
+            self._failures.pop(directory.name, None)
         except KigiError as exc:
-            wait_s = REFUSED_AGAIN_S if isinstance(exc, NeedsAction) else RETRY_S
-            self._not_before[directory.name] = time.monotonic() + wait_s
+            self._retry_later(directory, REFUSED_AGAIN_S if isinstance(exc, NeedsAction) else RETRY_S)
             logger.warning("layer not stored", extra={"capture": directory.name, "cause": str(exc)})
             self._tell(directory, state="Refused", reason=exc.reason, message=str(exc)[:4096])
         except OSError as exc:
             if directory.is_dir():
-                self._not_before[directory.name] = time.monotonic() + RETRY_S
+                self._retry_later(directory, RETRY_S)
                 logger.warning("layer not stored", extra={"capture": directory.name, "cause": str(exc)})
                 self._tell(directory, state="Refused", reason="NoRoom", message=str(exc))
+
+    def _retry_later(self, directory: Path, first_s: float) -> None:
+        failures = self._failures.get(directory.name, 0)
+        self._failures[directory.name] = failures + 1
+        wait_s = min(first_s * 2 ** min(failures, 10), REFUSED_AGAIN_S)
+        self._not_before[directory.name] = time.monotonic() + wait_s
 
     def _due(self) -> list[Path]:
         try:
@@ -86,6 +94,7 @@ class Publisher:
             return []
         now = time.monotonic()
         self._not_before = {name: at for name, at in self._not_before.items() if name in names}
+        self._failures = {name: count for name, count in self._failures.items() if name in names}
         return [
             self._root / name
             for name in names

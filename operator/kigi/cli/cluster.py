@@ -68,7 +68,8 @@ _config = functools.cache(configured.read_config)
 
 def open_cluster(access: Access | None = None, *, manager: str = MANAGER) -> KubeSession:
     """A client, to be used as a context manager; raises SpecInvalid where no cluster is configured."""
-    return KubeSession((access or Access()).endpoint(), manager=manager)
+    access = access or Access()
+    return KubeSession(access.endpoint(), manager=manager, renew=access.endpoint)
 
 
 def listed(kube: KubeSession, resource: Resource, namespace: str | None) -> Iterator[dict[str, Any]]:

@@ -227,10 +227,11 @@ class Mirror:
     def trees(self, namespace: str) -> Trees:
         """Both trees of a namespace, resolved as far as they are asked for; made anew when a node of them changes."""
         if namespace not in self._trees:
-            self._trees[namespace] = Trees(
-                {record.meta.name: record.image for record in self.images.by("namespace", namespace)},
-                {record.meta.name: record.system for record in self.systems.by("namespace", namespace)},
-            )
+            images = {record.meta.name: record.image for record in self.images.by("namespace", namespace)}
+            systems = {record.meta.name: record.system for record in self.systems.by("namespace", namespace)}
+            if not images and not systems:
+                return Trees({}, {})  # not kept: of a namespace that is gone it would stay for ever
+            self._trees[namespace] = Trees(images, systems)
         return self._trees[namespace]
 
     def resolved(self, namespace: str, system: str) -> ResolvedSystem | KigiError:

@@ -153,6 +153,8 @@ def _deployment_changed(mirror: Mirror, change: Change, namespace: str) -> Itera
             return
         yield Key("deployment", namespace, new.meta.name), 0.0
         yield from ((key, GATHER_S) for key in _caches_of(mirror, new))
+    else:
+        yield Key("deployment", namespace, change.key[1]), 0.0  # what is measured of it is forgotten
 
 
 def _capture_changed(change: Change, namespace: str) -> Iterator[EnqueueRequest]:

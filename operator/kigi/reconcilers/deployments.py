@@ -47,7 +47,7 @@ async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
         await write_status(ports, DEPLOYMENT, record.meta, record.status, status)
         for entry in new_entries(record.status.history if record.status else [], status.history):
             await emit(ports, DEPLOYMENT, record.meta, "Normal", entry.action, entry_text(entry))
-    _measure(key, status)
+        _measure(key, status)
     if error is not None:
         raise error
     ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions)

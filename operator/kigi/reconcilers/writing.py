@@ -52,7 +52,9 @@ def transitions(old: Sequence[Condition], new: Sequence[Condition]) -> list[tupl
 
 
 async def emit(ports: Ports, resource: Resource, meta: Meta, kind: str, reason: str, message: str) -> None:
-    """One event on the object; a failure is logged and does not hold anything up."""
+    """One event on the object; a failure is logged and does not hold anything up; of too many, none."""
+    if not ports.events.allows(meta.uid):
+        return
     now = ports.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     namespace = meta.namespace or "default"
     event = {

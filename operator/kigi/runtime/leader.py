@@ -25,6 +25,11 @@ TRIES = 10
 """Tries to renew or take the lease within its duration."""
 
 
+def running_s() -> float:
+    """Seconds of a clock that is never set and goes on while the machine is suspended: a lease ends meanwhile."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class LeaseApi(Protocol):
     """The part of the API client that an election needs."""
 
@@ -48,7 +53,7 @@ class Election:
         namespace: str,
         identity: str,
         lease_s: float = 15.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = running_s,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._api, self._namespace, self.identity = api, namespace, identity

@@ -21,3 +21,9 @@ MISSING_BYTES = Gauge(
 )
 READY_INSTANCES = Gauge("kigi_deployment_ready_instances", "Instances as wished.", ["namespace", "deployment"])
 RESYNC_FOUND = Counter("kigi_resync_found_total", "Objects that a listing found other than the watch said.", ["kind"])
+
+
+def forget_deployments() -> None:
+    """Removes what was measured of every deployment: another operator follows them now."""
+    MISSING_BYTES.clear()
+    READY_INSTANCES.clear()

@@ -12,6 +12,7 @@ from kigi.adapters.kubernetes.resources import Resource
 from kigi.mirror.store import Change, Mirror
 from kigi.mirror.triggers import enqueue_requests
 from kigi.runtime import metrics
+from kigi.runtime.event_limit import EventLimit
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
 
@@ -30,6 +31,7 @@ class Ports:
     queue: WorkQueue
     settings: Settings
     now: Callable[[], datetime] = utc_now
+    events: EventLimit = field(default_factory=EventLimit)
     restarted: dict[str, float] = field(default_factory=dict)
     """uid of instances that were asked to end, and when (monotonic seconds)."""
 

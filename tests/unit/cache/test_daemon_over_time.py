@@ -268,6 +268,25 @@ def test_the_publisher_forgets_copies_that_are_gone(tmp_path: Path) -> None:
     assert set(made._not_before) == {"c7"}
 
 
+def test_a_copy_that_cannot_be_stored_for_a_week_is_tried_each_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(publisher, "time", clock)
+    made = Publisher(tmp_path, None)
+    (tmp_path / "c1").mkdir()
+    waits: list[float] = []
+    for _ in range(7 * 24 * 60):
+        made._retry_later(tmp_path / "c1", publisher.RETRY_S)
+        waits.append(made._not_before["c1"] - clock.now)
+        clock.now = made._not_before["c1"]
+    assert waits[:5] == [5, 10, 20, 40, 60]
+    assert set(waits[5:]) == {publisher.REFUSED_AGAIN_S}
+    (tmp_path / "c1").rmdir()
+    assert made._due() == []
+    assert made._failures == made._not_before == {}
+
+
 async def test_calls_that_give_up_on_a_long_fill_leave_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kubelet asks for a volume each two minutes, for as long as its layers take: hours, from a store far away."""
     asked = 0

@@ -136,6 +136,19 @@ def test_quarantine_keeps_a_few_files_for_ever(tmp_path: Path, source_dir: Path,
     assert len(list((tmp_path / "quarantine").iterdir())) <= 4
 
 
+async def test_layers_are_settled_while_transfers_run_for_hours(
+    tmp_path: Path, source_dir: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kigi_cache.layers.filler.SETTLE_AFTER_S", 0.2)
+    node = Node(tmp_path, source_dir, chain)
+    node.filler._running[chain[1].digest] = asyncio.ensure_future(asyncio.sleep(0))
+    node.store._unsettled.add(chain[0].digest)
+    task = asyncio.create_task(node.filler._settle())
+    await eventually_async(lambda: node.store.unsettled() == [], 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_settling_goes_on_after_the_disk_was_full(
     tmp_path: Path,
     source_dir: Path,

@@ -89,3 +89,12 @@ def test_it_has_ended_when_it_was_there_and_is_no_more_or_never_came(readings: l
     answers = [watch.is_gone(reading, number * PERIOD_S) for number, reading in enumerate(readings, 1)]
     assert answers[-1] is gone
     assert True not in answers[:-1]
+
+
+@pytest.mark.parametrize("visible", [True, False], ids=["socket-found", "socket-under-another-name"])
+def test_a_hook_lives_as_long_as_its_vm(visible: bool) -> None:
+    """30 days of readings, with single readings that miss the socket; 420 s once ended every hook."""
+    watch = LauncherWatch(0.0)
+    for number in range(int(30 * 86_400 / PERIOD_S)):
+        missed = number % 1000 == 999
+        assert not watch.is_gone(Sockets(visible and not missed, True), number * PERIOD_S)

@@ -12,7 +12,7 @@ import os
 import ssl
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -25,14 +25,28 @@ from kigi.errors import Conflict, SpecInvalid, Unreachable, Waiting
 IDLE_S = 5.0
 """A connection that was not used for so long is made anew: what stands between may have dropped it."""
 
+RENEW_S = 30.0
+"""Least time between two renewals of credentials that the API server refuses."""
+
 Manifest = Mapping[str, Any]
 
 
 class KubeSession:
-    """Use as a context manager. ``manager`` is the field manager of what is written; ``timeout_s`` bounds an answer."""
+    """Use as a context manager. ``manager`` is the field manager of what is written; ``timeout_s`` bounds an answer.
 
-    def __init__(self, endpoint: Endpoint, *, manager: str, timeout_s: float = 30.0) -> None:
+    ``renew`` gives the endpoint anew after an answer 401: a plugin's token lives for minutes, a command for hours.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        manager: str,
+        timeout_s: float = 30.0,
+        renew: Callable[[], Endpoint] | None = None,
+    ) -> None:
         self._endpoint = endpoint
+        self._renew, self._renewed_at = renew, float("-inf")
         self._manager = manager
         self._timeout_s = timeout_s
         self._base = urlsplit(endpoint.server).path
@@ -146,6 +160,8 @@ class KubeSession:
                 raise Waiting(f"{method} {path}: {answer.get('message', 'not found')}")
             return None
         if status == 401:
+            if self._renewed():
+                return self._send(method, path, body=body, content_type=content_type, query=query)
             raise SpecInvalid(
                 f"{self._endpoint.server}: the API server does not accept the kubeconfig's credentials; log in again, "
                 "or give another --context"
@@ -172,6 +188,19 @@ class KubeSession:
             raise
         self._used = time.monotonic()
         return answer
+
+    def _renewed(self) -> bool:
+        """Reads the credentials again; False if that was tried a moment ago, or gave the same ones."""
+        if self._renew is None or time.monotonic() - self._renewed_at < RENEW_S:
+            return False
+        self._renewed_at = time.monotonic()
+        endpoint = self._renew()
+        if endpoint == self._endpoint:
+            return False
+        self._drop()
+        self._endpoint = endpoint
+        self._headers = [("Accept", ACCEPT), ("User-Agent", self._manager), *identity_headers(endpoint)]
+        return True
 
     def _drop(self) -> None:
         if self._connection is not None:

@@ -140,3 +140,35 @@ def test_damaged_certificates_are_said() -> None:
         trust(Endpoint("https://x", ca=b"nothing"))
     with pytest.raises(SpecInvalid, match="no pair of PEM; log in again"):
         trust(Endpoint("https://x", certificate=(b"a", b"b")))
+
+
+def test_credentials_that_expired_during_a_long_command_are_read_again(server: AnsweringServer) -> None:
+    """A plugin's token of 15 minutes, and 'kigi capture --wait 3600'."""
+    tokens = iter(["second", "third", "fourth"])
+    made = KubeSession(
+        Endpoint(server.url, token="first"),
+        manager="me",
+        timeout_s=5,
+        renew=lambda: Endpoint(server.url, token=next(tokens)),
+    )
+    with made as kube:
+        server.answers = [(200, {}), (401, {}), (200, {"found": True}), (401, {})]
+        kube.get(SYSTEM, "ns", "x")
+        assert kube.get(SYSTEM, "ns", "x") == {"found": True}
+        assert [headers["Authorization"] for _, _, headers, _ in server.asked] == [
+            "Bearer first",
+            "Bearer first",
+            "Bearer second",
+        ]
+        with pytest.raises(SpecInvalid, match="log in again"):  # not twice in a moment
+            kube.get(SYSTEM, "ns", "x")
+        assert next(tokens) == "third"
+
+
+def test_credentials_that_stay_the_same_are_not_tried_again(server: AnsweringServer) -> None:
+    endpoint = Endpoint(server.url, token="t")
+    with KubeSession(endpoint, manager="me", timeout_s=5, renew=lambda: endpoint) as kube:
+        server.answers = [(401, {})]
+        with pytest.raises(SpecInvalid, match="log in again"):
+            kube.get(SYSTEM, "ns", "x")
+    assert len(server.asked) == 1

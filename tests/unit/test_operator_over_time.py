@@ -1,0 +1,317 @@
+"""The operator over days: leadership, retries, events, and what stays in memory when objects come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from prometheus_client import generate_latest
+
+from kigi import process as operator_process
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import DEPLOYMENT
+from kigi.errors import Conflict, KigiError, LostLeadership, SpecInvalid, Unreachable
+from kigi.gather.nodes import gather_nodes
+from kigi.mirror.keys import Key
+from kigi.mirror.records import Meta
+from kigi.mirror.store import TOMBSTONES, Mirror
+from kigi.mirror.triggers import enqueue_requests
+from kigi.reconcilers import STALLED_AGAIN_S, _again
+from kigi.reconcilers.writing import emit
+from kigi.runtime import leader, metrics
+from kigi.runtime.event_limit import BURST, OBJECTS, REFILL_S, EventLimit
+from kigi.runtime.leader import Election
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import BACKOFF_MOST_S, REST_MOST_S, WorkQueue
+from kigi.runtime.settings import Settings
+from tests.support.bodies import (
+    NAME,
+    NS,
+    cache_body,
+    chain_of,
+    csi_node_body,
+    deployment_body,
+    machine_body,
+    node_body,
+    system_body,
+    volume_body,
+    wish,
+)
+
+DAY = 86_400.0
+
+
+# Leadership.
+
+
+class Leases:
+    """The API server's one Lease. Cheap, for a week of requests."""
+
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] | None = None
+        self.version = 0
+        self.down = False
+        self.lost = False
+        """Writes are done, and their answers do not arrive."""
+
+    async def get(self, *_: object) -> dict[str, Any] | None:
+        if self.down:
+            raise Unreachable("down")
+        if self.lease is None:
+            return None
+        return {"metadata": {"resourceVersion": self.version}, "spec": dict(self.lease)}
+
+    async def create(self, _: object, manifest: dict[str, Any]) -> dict[str, Any]:
+        return await self.replace(_, manifest)
+
+    async def replace(self, _: object, manifest: dict[str, Any]) -> dict[str, Any]:
+        if self.down:
+            raise Unreachable("down")
+        if self.lease is not None and manifest["metadata"].get("resourceVersion") != self.version:
+            raise Conflict("changed")
+        self.version += 1
+        self.lease = dict(manifest["spec"])
+        if self.lost:
+            raise Unreachable("no answer")
+        return manifest
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_week_of_leadership_with_outages_pauses_and_clocks_that_are_set(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never two leaders, and one within two durations whenever the API server answers."""
+    rng = random.Random(seed)
+    lease_s = 120.0
+    now, wall = [0.0], [datetime(2026, 1, 1, tzinfo=UTC)]
+    monkeypatch.setattr(leader, "datetime", SimpleNamespace(now=lambda zone: wall[0]))
+    server = Leases()
+    candidates = [
+        Election(cast(Any, server), namespace="ns", identity=name, lease_s=lease_s, clock=lambda: now[0])
+        for name in ("a", "b")
+    ]
+    asleep = [0.0, 0.0]
+    answering_since = 0.0
+    terms, last = 0, None
+    while now[0] < 7 * DAY:
+        now[0] += lease_s / leader.TRIES
+        wall[0] += timedelta(seconds=lease_s / leader.TRIES)
+        if rng.random() < 0.002:
+            wall[0] += timedelta(hours=rng.choice([-1, 1, -24, 24]))
+        if rng.random() < 0.003:
+            server.down, server.lost = rng.choice([(True, False), (False, True), (False, False)])
+        elif rng.random() < 0.05:
+            server.down = server.lost = False
+        if server.down or server.lost:
+            answering_since = now[0]
+        for number, candidate in enumerate(candidates):
+            if rng.random() < 0.001:  # a process that is stopped, as on an overloaded node
+                asleep[number] = now[0] + rng.uniform(0, 10 * lease_s)
+            if now[0] >= asleep[number]:
+                await candidate._try()
+        leading = [candidate.identity for candidate in candidates if candidate.is_leader]
+        assert len(leading) <= 1
+        if max(asleep) + 2 * lease_s < now[0] and answering_since + 2 * lease_s < now[0]:
+            assert leading
+        if leading and leading[0] != last:
+            terms, last = terms + 1, leading[0]
+    assert terms > 3
+    assert server.lease is not None
+    assert server.lease["leaseTransitions"] < 10_000
+
+
+# Retries.
+
+
+def test_a_hundred_thousand_failures_of_one_key_back_off_and_do_not_overflow() -> None:
+    queue = WorkQueue()
+    key = Key("deployment", "ns", "d")
+    delays = [queue.backoff(key) for _ in range(100_000)]
+    assert all(0 < delay <= BACKOFF_MOST_S * 1.2 for delay in delays)
+    assert min(delays[20:]) >= BACKOFF_MOST_S * 0.8
+    assert queue._failures == {key: 100_000}
+    queue.succeeded(key)
+    assert queue._failures == {}
+
+
+@pytest.mark.parametrize(
+    "error", [Conflict("x"), Unreachable("x"), SpecInvalid("x"), KigiError("x")], ids=lambda e: type(e).__name__
+)
+def test_no_error_is_retried_without_a_pause_in_the_long_run(error: KigiError) -> None:
+    ports = cast(Ports, SimpleNamespace(queue=WorkQueue()))
+    key = Key("node", "", "n")
+    delays = [_again(ports, key, error) for _ in range(1000)]
+    assert min(delays) > 0.1
+    assert 4.0 <= delays[-1] <= max(BACKOFF_MOST_S, STALLED_AGAIN_S) * 1.2
+
+
+async def test_a_hundred_thousand_keys_leave_nothing_in_the_queue() -> None:
+    queue = WorkQueue()
+    for number in range(100_000):
+        key = Key("deployment", "ns", f"d{number}")
+        queue.backoff(key)
+        queue.add_after(key, 3600.0)
+        queue.add(key)
+        queue._ready.popleft()
+        queue._waiting.discard(key)
+        queue.succeeded(key)
+    assert not (queue._ready or queue._waiting or queue._active or queue._dirty or queue._timers or queue._failures)
+
+
+def test_a_key_that_takes_long_leaves_its_worker_to_others() -> None:
+    assert [WorkQueue._rest(took_s) for took_s in (0.01, 1.0, 3600.0)] == [0.0, 1.0, REST_MOST_S]
+
+
+# Memory.
+
+
+def test_objects_that_come_and_go_leave_nothing_but_bounded_tombstones() -> None:
+    mirror = Mirror()
+    mirror.put("Node", node_body())
+    mirror.put("CSINode", csi_node_body())
+    digest = chain_of("top")[0].digest
+    for number in range(25_000):
+        namespace = f"ns-{number}"
+        body = system_body("a", [{"name": "m", "image": {"name": "top"}, "template": {"memory": "1Gi"}}])
+        body["metadata"] |= {"namespace": namespace, "uid": f"s{number}"}
+        mirror.put("SystemNode", body)
+        mirror.resolved(namespace, "a")
+        cache = cache_body(name=f"n-{number}", held=(digest,))
+        cache["metadata"]["uid"] = f"c{number}"
+        mirror.put("NodeCache", cache)
+        cache = cache_body(name=f"n-{number}", held=(digest,), version=2, heartbeat="2026-01-01T00:00:30Z")
+        cache["metadata"]["uid"] = f"c{number}"
+        mirror.put("NodeCache", cache)
+        mirror.gone("SystemNode", namespace, "a", f"s{number}")
+        mirror.gone("NodeCache", None, f"n-{number}", f"c{number}")
+        mirror.resolved(namespace, "a")  # a late look
+        mirror.chain(namespace, "top")
+    assert len(mirror._tombstones) == TOMBSTONES
+    assert (mirror._trees, mirror.holders, mirror._beats) == ({}, {}, {})
+    for name in ("SystemNode", "NodeCache"):
+        store = mirror.stores[name]
+        assert len(store) == 0
+        assert all(groups == {} for groups in store._indexes.values())
+
+
+def test_what_a_deployment_asks_for_is_forgotten_with_its_volumes() -> None:
+    mirror = Mirror()
+    mirror.put("Node", node_body())
+    body = volume_body(wish())
+    machine = machine_body(wish())
+    mirror.put("PersistentVolume", body)
+    mirror.put("VirtualMachine", machine)
+    gather_nodes(mirror, datetime(2026, 1, 1, tzinfo=UTC))
+    assert len(mirror.memory_cache) == 1
+    for kind, gone in (("PersistentVolume", body), ("VirtualMachine", machine)):
+        meta = gone["metadata"]
+        mirror.gone(kind, meta.get("namespace"), meta["name"], meta.get("uid", ""))
+        gather_nodes(mirror, datetime(2026, 1, 1, tzinfo=UTC))
+    assert mirror.memory_cache == {}
+
+
+def test_a_deployment_that_is_gone_is_looked_at_once_more_and_its_measures_go() -> None:
+    mirror = Mirror()
+    mirror.put("SystemDeployment", deployment_body())
+    record = mirror.deployments.get(NS, NAME)
+    assert record is not None
+    change = mirror.gone("SystemDeployment", NS, NAME, record.meta.uid)
+    assert change is not None
+    assert (Key("deployment", NS, NAME), 0.0) in set(enqueue_requests(mirror, change))
+
+
+async def test_an_operator_that_lost_leadership_measures_no_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last value of a deployment that is complete by now would alert for ever."""
+    lost, campaigning = asyncio.Event(), asyncio.Event()
+    working = asyncio.Event()
+
+    class Once:
+        async def acquire(self) -> None:
+            if lost.is_set():
+                campaigning.set()
+                await asyncio.Event().wait()
+
+        async def hold(self) -> None:
+            await lost.wait()
+
+    async def work(ports: Ports) -> None:
+        metrics.MISSING_BYTES.labels("ns", "lost").set(5)
+        metrics.READY_INSTANCES.labels("ns", "lost").set(1)
+        working.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(operator_process, "_work", work)
+    ports = Ports(cast(KubeClient, None), Mirror(), WorkQueue(), Settings(identity="me"))
+    task = asyncio.create_task(operator_process._lead(ports, cast(Election, Once())))
+    await working.wait()
+    assert b'deployment="lost"' in generate_latest()
+    lost.set()
+    await campaigning.wait()
+    assert b'deployment="lost"' not in generate_latest()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+# Events.
+
+
+def test_events_about_an_object_that_changes_each_second_for_a_day_are_few() -> None:
+    now = [0.0]
+    limit = EventLimit(lambda: now[0])
+    allowed = 0
+    for _ in range(int(DAY)):
+        now[0] += 1
+        allowed += limit.allows("u")
+    assert allowed <= BURST + DAY / REFILL_S + 1
+    now[0] += BURST * REFILL_S
+    assert sum(limit.allows("u") for _ in range(1000)) == BURST
+
+
+def test_the_limit_of_events_remembers_few_objects_and_those_that_are_busy() -> None:
+    now = [0.0]
+    limit = EventLimit(lambda: now[0])
+    while limit.allows("busy"):
+        pass
+    for number in range(100_000):
+        assert limit.allows(f"u{number}")
+        if number % 1000 == 0:
+            assert not limit.allows("busy")
+    assert len(limit._left) == OBJECTS
+
+
+async def test_events_beyond_the_limit_are_not_written() -> None:
+    written: list[Any] = []
+
+    class Kube:
+        async def create(self, resource: object, manifest: object) -> None:
+            written.append(manifest)
+
+    ports = Ports(cast(KubeClient, Kube()), Mirror(), WorkQueue(), Settings(identity="me"))
+    meta = cast(Meta, SimpleNamespace(name="d", namespace="ns", uid="u"))
+    for _ in range(10 * BURST):
+        await emit(ports, DEPLOYMENT, meta, "Normal", "Ready", "x")
+    assert len(written) == BURST
+
+
+def test_a_lease_ends_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CLOCK_MONOTONIC stands still then, and another operator leads when the machine wakes up."""
+    boot = [100.0]
+    monkeypatch.setattr(leader.time, "clock_gettime", lambda which: boot[0] if which == time.CLOCK_BOOTTIME else 0.0)
+    election = Election(cast(Any, None), namespace="ns", identity="a", lease_s=30.0)
+    election._valid_until = 120.0
+    election.guard()
+    boot[0] += 600
+    with pytest.raises(LostLeadership):
+        election.guard()
+
+
+def test_the_guard_ends_with_the_lease() -> None:
+    now = [0.0]
+    election = Election(cast(Any, None), namespace="ns", identity="a", lease_s=30.0, clock=lambda: now[0])
+    with pytest.raises(LostLeadership):
+        election.guard()
