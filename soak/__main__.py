@@ -20,7 +20,7 @@ from kigi.errors import KigiError
 from localcluster.build import binary
 from localcluster.full import Cluster, ClusterError
 from scenario.packages import BuildFailed
-from soak import checks, guests, report
+from soak import checks, guests, report, stored
 from soak.model import Finding, Sample
 from soak.sampling import Sampler
 
@@ -38,6 +38,8 @@ def main() -> int:
     """Exit status 0 if nothing but heartbeats changed, 1 if something did, 2 if the VMs could not be deployed."""
     options = _parser().parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if options.judge:
+        return judge(options.judge)
     options.out.mkdir(parents=True, exist_ok=True)
     cluster = Cluster()
     cluster.up()
@@ -59,11 +61,17 @@ def main() -> int:
     say("deleting the deployment")
     findings += _guarded("removal", lambda: [*guests.remove(target), *guests.node_leftovers(cluster)])
     figures = _save(options.out, samples, findings, cluster)
-    for table in report.tables(figures):
-        console.print(table)
-    for line in report.lines(findings):
-        console.print(f"[red]finding[/red] {escape(line)}")
+    _show(figures, findings)
     say(f"{len(findings)} findings in {figures['minutes']} minutes, {len(samples)} samples; report in {options.out}")
+    return 1 if findings else 0
+
+
+def judge(path: Path) -> int:
+    """Decide on samples that were taken before; guests and removal are not among them. Exit status 1 with findings."""
+    samples = stored.load(path)
+    findings = checks.find(samples)
+    _show(report.build(samples, findings, {}), findings)
+    say(f"{len(findings)} findings in {checks.span_s(samples) / 60:.1f} minutes, {len(samples)} samples")
     return 1 if findings else 0
 
 
@@ -78,7 +86,7 @@ def observe(cluster: Cluster, target: Target, options: argparse.Namespace) -> tu
             while True:
                 due = time.monotonic() + options.every
                 samples.append(sampler.take())
-                file.write(json.dumps(samples[-1].to_json(), sort_keys=True) + "\n")
+                file.write(stored.line(samples[-1]))
                 file.flush()
                 _progress(samples)
                 if due > end:
@@ -96,6 +104,13 @@ def _progress(samples: list[Sample]) -> None:
     if len(samples) % 20 == 1:
         found = len(checks.find(samples)) if len(samples) > 1 else 0
         say(f"sample {len(samples)}, taken in {samples[-1].took_s} s; {found} findings so far")
+
+
+def _show(figures: dict[str, Any], findings: list[Finding]) -> None:
+    for table in report.tables(figures):
+        console.print(table)
+    for line in report.lines(findings):
+        console.print(f"[red]finding[/red] {escape(line)}")
 
 
 def _guarded(check: str, read: Callable[[], list[Finding]]) -> list[Finding]:
@@ -117,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--settle", type=float, default=120, help="seconds before it (default 120)")
     parser.add_argument("--every", type=float, default=15, help="seconds between two samples (default 15)")
     parser.add_argument("--out", type=Path, default=Path(".out/soak"), help="folder of samples.jsonl and report.json")
+    parser.add_argument("--judge", type=Path, metavar="FILE", help="decide again on this samples.jsonl; run nothing")
     return parser
 
 
