@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import kopf
 
-from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.resources import WATCHED
 from kigi.handlers import feed
 from kigi.mirror import triggers as routing

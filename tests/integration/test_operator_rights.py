@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.resources import EVENT, LEASE, NODE_CACHE
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
