@@ -440,8 +440,7 @@ class Actors:
     async def _merge(
         self, resource: Resource, namespace: str | None, name: str, patch: dict[str, Any], subresource: str = ""
     ) -> dict[str, Any] | None:
-        path = resource.path(namespace, name, subresource)
-        return await self.kube._write("PATCH", path, patch, "application/merge-patch+json", {})
+        return await self.kube.merge_patch(resource, namespace, name, patch, subresource)
 
 
 def _vm_of(body: dict[str, Any]) -> Key | None:

@@ -26,7 +26,7 @@ def test_a_file_has_repositories_by_name(tmp_path: Path) -> None:
         "layers",
         8,
     )
-    with pytest.raises(RepositoryUnknown, match="'default' is not configured; repositories.yaml has lab"):
+    with pytest.raises(RepositoryUnknown, match=r"'default' is not configured; repositories\.yaml has lab"):
         found.get("default")
 
 

@@ -195,6 +195,23 @@ async def test_a_watch_that_its_caller_leaves_closes_its_connection(server: Stre
         await server.closed.wait()
 
 
+async def test_a_cancelled_watch_ends_and_closes_its_connection(server: Streaming, kube: KubeClient) -> None:
+    server.streams = [stalls]
+    begun = asyncio.Event()
+
+    async def follow() -> None:
+        async for _ in kube.watch(NODE_CACHE, resource_version="1", duration_s=30, silence_s=30):
+            begun.set()
+
+    task = asyncio.create_task(follow())
+    async with asyncio.timeout(5):
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.closed.wait()
+
+
 class Chunks:
     """A stream of given chunks."""
 
