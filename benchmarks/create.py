@@ -30,7 +30,8 @@ from operator_world import (
     trees,
 )
 
-from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.resources import CLAIM, MACHINE, NODE_CACHE, VOLUME, Resource
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors

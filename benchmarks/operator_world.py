@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 
-from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.resources import Resource
 from kigi.domain import names
 from kigi.errors import KigiError

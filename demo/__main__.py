@@ -17,8 +17,8 @@ from demo.costs import Step
 from demo.report import build_svg, build_table
 from demo.story import Chapter, play
 from demo.targets import DemoFailed, Target, install_kigi, start
+from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import open_repository
-from kigi.api.repositories import load_repositories
 from kigi.errors import KigiError
 from kigi.publishing.publish import LayerFolder
 from kigi.publishing.tree import publish_tree

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kigi.adapters.json_logs import log_to_stderr
 from kigi.adapters.qemu_img import create_overlay
-from kigi.api.repositories import load_repositories
+from kigi.adapters.repositories import load_repositories
 from kigi.errors import KigiError
 from kigi_cache import metrics, web
 from kigi_cache.captures.copies import Captures

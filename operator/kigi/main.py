@@ -11,6 +11,7 @@ import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from kigi.adapters.environment import load_settings
 from kigi.adapters.json_logs import log_to_stderr
 from kigi.process import open_ports, run_operator
 from kigi.runtime.settings import GC_THRESHOLD, Settings
@@ -57,7 +58,7 @@ def main() -> None:
     """Settings from the environment, see ``kigi.runtime.settings``."""
     gc.set_threshold(*GC_THRESHOLD)
     try:
-        settings = Settings.from_environment()
+        settings = load_settings(Settings)
     except ValueError as exc:
         sys.exit(f"kigi-operator: {exc}")
     log_to_stderr(settings.log_level)

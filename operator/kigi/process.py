@@ -1,4 +1,4 @@
-"""The operator put together: watch, lead, list, work."""
+"""The operator's process: watches from its start, and works while it leads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import kopf
 
-from kigi.adapters.kubernetes.client import KubeClient, load_configuration
-from kigi.adapters.kubernetes.resources import WATCHED
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.configuration import load_configuration
+from kigi.adapters.kubernetes.resources import WATCHED, Resource
+from kigi.errors import KigiError
 from kigi.handlers import feed
-from kigi.mirror import triggers as routing
 from kigi.mirror.store import Mirror
+from kigi.mirror.triggers import all_keys
 from kigi.reconcilers import work
 from kigi.runtime import metrics
 from kigi.runtime.leader import Election
@@ -23,21 +25,25 @@ from kigi.runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-SECOND_LOOK_S = 5.0
-"""After the first listing, once more: by then the watches run, and what was deleted between the two is found."""
+FIRST_RESYNC_S = 5.0
+"""Delay of the resync after the first listing. By then the watches run: it finds objects deleted between the two."""
+LIST_BACKOFF_S = (0.5, 10.0)
+"""First and longest delay between attempts to list every kind."""
+WATCHES_END_S = 10.0
+"""Time in which kopf ends its watches; then they are cancelled."""
 
 
 async def open_ports(settings: Settings) -> Ports:
-    """Client, empty mirror and queue; close ``ports.kube`` at the end."""
+    """Client, empty mirror and queue. The caller closes ``ports.kube``."""
     configuration = await load_configuration(settings.kubeconfig)
     kube = KubeClient(configuration, concurrency=settings.concurrency, timeout_s=settings.request_timeout_s)
     return Ports(kube=kube, mirror=Mirror(), queue=WorkQueue(), settings=settings)
 
 
 async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Event | None = None) -> None:
-    """Runs until ``stop`` is set; ``ready`` is set when the watches run."""
+    """Runs until ``stop`` is set; sets ``ready`` when the watches run."""
     settings = ports.settings
-    # The lease is written past the guard that it feeds.
+    # The lease needs a client without a guard, because the guard depends on the lease.
     async with KubeClient(await load_configuration(settings.kubeconfig), timeout_s=settings.lease_s / 3) as api:
         election = Election(api, namespace=settings.namespace, identity=settings.identity, lease_s=settings.lease_s)
         if settings.leader_election:
@@ -47,47 +53,38 @@ async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Even
         leading = asyncio.create_task(_lead(ports, election), name="lead")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
-            done, _ = await asyncio.wait({watching, leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await _wait_for_first(watching, leading, stopping)
         finally:
-            leading.cancel()
-            stopping.cancel()
-            await asyncio.gather(leading, stopping, return_exceptions=True)
+            await _cancel(leading, stopping)
             if settings.leader_election:
                 await election.release()
             ended.set()
-            await asyncio.wait({watching}, timeout=10)
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            await asyncio.wait({watching}, timeout=WATCHES_END_S)
+            await _cancel(watching)
 
 
 async def _watch(ports: Ports, ended: asyncio.Event, ready: asyncio.Event | None) -> None:
-    """Watches until ``ended`` is set or SIGTERM comes, which kopf takes for itself."""
+    """Watches until ``ended`` is set, or kopf receives SIGTERM."""
     feed.quiet()
     tasks = await kopf.spawn_tasks(
         registry=feed.registry(ports),
         settings=feed.operator_settings(ports.settings.request_timeout_s),
         clusterwide=True,
         standalone=True,
-        # Without one, kopf asks the system for its user's name, which a container's user has not.
+        # Without an identity, kopf asks the system for its user's name, which a container's user does not have.
         identity=cast("Any", ports.settings.identity),
         stop_flag=ended,
         ready_flag=ready,
     )
-    # kopf.run_tasks would take every task of the event loop for its own at the end, and cancel it.
+    # kopf.run_tasks would cancel every task of the event loop at its end.
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        await _wait_for_first(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(*tasks)
 
 
 async def _lead(ports: Ports, election: Election) -> None:
-    """Leads, works while it leads, and stands again when it is lost."""
+    """Campaigns for the lease, works while it holds it, and campaigns again after losing it."""
     while True:
         if not ports.settings.leader_election:
             await _work(ports)
@@ -95,58 +92,81 @@ async def _lead(ports: Ports, election: Election) -> None:
         working = asyncio.create_task(_work(ports), name="work")
         holding = asyncio.create_task(election.hold(), name="hold")
         try:
-            done, _ = await asyncio.wait({working, holding}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await _wait_for_first(working, holding)
         finally:
-            working.cancel()
-            holding.cancel()
-            await asyncio.gather(working, holding, return_exceptions=True)
+            await _cancel(working, holding)
             ports.queue.clear()
             metrics.forget_deployments()
 
 
 async def _work(ports: Ports) -> None:
-    """Lists everything, then works on what changes; never returns.
+    """Lists every kind, then reconciles what changes; never returns.
 
-    The listing is made after leadership was won: it shows every write of the leader before.
+    The listing begins after the election: it has every write of the former leader.
     """
     ports.mirror.synced = False
     metrics.SYNCED.set(0)
-    await _list_until_done(ports)
+    delay_s, longest_s = LIST_BACKOFF_S
+    while not await _relist_every_kind(ports):
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, longest_s)
     ports.mirror.synced = True
     metrics.SYNCED.set(1)
-    for key in routing.everything(ports.mirror):
-        ports.queue.add(key)
+    _enqueue_all(ports)
     async with asyncio.TaskGroup() as group:
         group.create_task(_resync(ports))
         group.create_task(ports.queue.run(ports.settings.workers, functools.partial(work, ports)))
 
 
-async def _list_until_done(ports: Ports) -> None:
-    delay_s = 0.5
-    while True:
-        try:
-            for resource in WATCHED:
-                await ports.relist(resource)
-        except Exception as exc:
-            logger.warning("listing failed", extra={"error": str(exc)})
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, 10.0)
-        else:
-            return
+async def _relist_every_kind(ports: Ports) -> bool:
+    """False after the first failure: a silent API server costs one timeout."""
+    for resource in WATCHED:
+        if not await _relist(ports, resource):
+            return False
+    return True
 
 
 async def _resync(ports: Ports) -> None:
-    """Finds what a watch missed, and looks at everything again."""
-    await asyncio.sleep(min(SECOND_LOOK_S, ports.settings.resync_s))
+    """Lists every kind periodically, which finds what a watch missed, and reconciles everything."""
+    await asyncio.sleep(min(FIRST_RESYNC_S, ports.settings.resync_s))
     while True:
         for resource in WATCHED:
-            try:
-                found = await ports.relist(resource)
-                metrics.RESYNC_FOUND.labels(resource.kind).inc(found)
-            except Exception as exc:
-                logger.warning("kind not listed", extra={"kind": resource.kind, "error": str(exc)})
-        for key in routing.everything(ports.mirror):
-            ports.queue.add(key)
+            await _relist(ports, resource, count=True)
+        _enqueue_all(ports)
         await asyncio.sleep(ports.settings.resync_s)
+
+
+async def _relist(ports: Ports, resource: Resource, *, count: bool = False) -> bool:
+    """Brings the mirror of one kind up to date. False if that failed; the failure is logged.
+
+    Supervises the listing, like the queue's worker: neither an API server without an answer nor an object that the
+    mirror cannot parse ends the operator. ``count``: differences count as found by a resync.
+    """
+    try:
+        found = await ports.relist(resource)
+    except Exception as exc:
+        is_bug = not isinstance(exc, KigiError)
+        logger.warning("listing failed", extra={"kind": resource.kind, "error": str(exc)}, exc_info=is_bug)
+        return False
+    if count:
+        metrics.RESYNC_FOUND.labels(resource.kind).inc(found)
+    return True
+
+
+def _enqueue_all(ports: Ports) -> None:
+    for key in all_keys(ports.mirror):
+        ports.queue.add(key)
+
+
+async def _wait_for_first(*tasks: asyncio.Task[Any]) -> None:
+    """Waits until one of the tasks ends, and raises its error if it has one."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels the tasks and waits for their end; their errors are ignored."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

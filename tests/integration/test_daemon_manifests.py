@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kigi.api.repositories import load_repositories
+from kigi.adapters.repositories import load_repositories
 from kigi.domain.names import CSI_DRIVER
 from kigi_cache.settings import from_environment
 from localcluster.controlplane import ControlPlane

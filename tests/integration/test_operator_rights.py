@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.resources import EVENT, LEASE, NODE_CACHE
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
@@ -76,7 +76,7 @@ async def test_its_rights_are_enough_for_the_whole_life_of_a_deployment(
     plane: ControlPlane, kube: KubeClient, operator_kubeconfig: Path
 ) -> None:
     before = refusals(plane)
-    settings = dataclasses.replace(FAST, namespace=SYSTEM, leader_election=True, lease_s=3.0)
+    settings = FAST.model_copy(update={"namespace": SYSTEM, "leader_election": True, "lease_s": 3.0})
     async with (
         Actors(str(plane.kubeconfig), nodes=2) as actors,
         OperatorRun(str(operator_kubeconfig), settings=settings),

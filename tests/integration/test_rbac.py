@@ -11,7 +11,7 @@ import yaml
 
 from kigi.api.node_cache import NodeCacheStatus
 from kigi.domain.names import API_VERSION
-from kigi.errors import Unreachable
+from kigi.errors import SpecInvalid
 from kigi_cache.node.kube import KubeApi
 from localcluster.controlplane import ControlPlane
 from tests.support.cluster import eventually
@@ -245,7 +245,7 @@ async def test_the_daemons_own_client_does_all_that_it_does_on_these_rights(
     stranger = KubeApi("rbac-a")
     await stranger.open()
     try:
-        with pytest.raises(Unreachable, match="node rbac-b may not write NodeCache rbac-a"):
+        with pytest.raises(SpecInvalid, match="node rbac-b may not write NodeCache rbac-a"):
             await stranger.write_status(NodeCacheStatus(observed_generation=1))
     finally:
         await stranger.close()

@@ -14,16 +14,14 @@ import itertools
 import json
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-import aiohttp
-
-from kigi.adapters.kubernetes.api_errors import JSON
-from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.resources import (
     CLAIM,
     CSI_NODE,
@@ -36,7 +34,7 @@ from kigi.adapters.kubernetes.resources import (
     Resource,
 )
 from kigi.domain import names
-from kigi.errors import Conflict, KigiError, SpecInvalid, Unreachable, Waiting
+from kigi.errors import Conflict, KigiError, SpecInvalid, Waiting
 
 VM_FINALIZER = "kubevirt.io/virtualMachineControllerFinalize"
 VMI_FINALIZER = "foregroundDeleteVirtualMachine"
@@ -185,26 +183,16 @@ class Actors:
 
     async def _watch(self, resource: Resource) -> None:
         while True:
-            with contextlib.suppress(KigiError, aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            with contextlib.suppress(KigiError):
                 async for body in self.kube.list_all(resource):
                     self._see(resource, body)
-                async for event in self._events(resource):
-                    self._see(resource, event["object"], gone=event["type"] == "DELETED")
+                # Without a version, the watch begins with every object that exists.
+                watch = self.kube.watch(resource, resource_version="", duration_s=300, silence_s=400)
+                async for event in watch:
+                    self._see(resource, event.object, gone=event.type == "DELETED")
             await asyncio.sleep(0.2)
 
-    async def _events(self, resource: Resource) -> AsyncIterator[dict[str, Any]]:
-        query = f"?watch=1&labelSelector={resource.selector.replace('/', '%2F')}&timeoutSeconds=300"
-        url = self.kube._configuration.host + resource.path() + query
-        answer = await self.kube._api.rest_client.request("GET", url, headers={"Accept": JSON}, _request_timeout=400)
-        try:
-            if answer.status != 200:
-                raise Unreachable(f"watch of {resource.plural}: HTTP {answer.status}")
-            async for line in answer.response.content:
-                yield json.loads(line)
-        finally:
-            answer.response.close()
-
-    def _see(self, resource: Resource, body: dict[str, Any], gone: bool = False) -> None:
+    def _see(self, resource: Resource, body: Mapping[str, Any], gone: bool = False) -> None:
         meta = body.get("metadata", {})
         if "name" not in meta:
             return
@@ -452,8 +440,7 @@ class Actors:
     async def _merge(
         self, resource: Resource, namespace: str | None, name: str, patch: dict[str, Any], subresource: str = ""
     ) -> dict[str, Any] | None:
-        path = resource.path(namespace, name, subresource)
-        return await self.kube._write("PATCH", path, patch, "application/merge-patch+json", {})
+        return await self.kube.merge_patch(resource, namespace, name, patch, subresource)
 
 
 def _vm_of(body: dict[str, Any]) -> Key | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 from kigi.process import open_ports, run_operator
@@ -31,7 +30,7 @@ class OperatorRun:
         requests: Callable[..., Awaitable[None]] | None = None,
     ) -> None:
         self._requests = requests
-        self._settings = replace(settings, kubeconfig=kubeconfig)
+        self._settings = settings.model_copy(update={"kubeconfig": kubeconfig})
         self._kill_after = kill_after
         self.dead = asyncio.Event()
         self.ports: Ports | None = None

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from kigi.adapters.json_logs import log_to_stderr
+from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import open_repository
-from kigi.api.repositories import load_repositories
 from kigi.domain.layers import parse_digest
 from kigi.errors import KigiError, NeedsAction
 from kigi.publishing.layer_writer import read_difference

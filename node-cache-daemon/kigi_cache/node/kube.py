@@ -1,123 +1,97 @@
-"""The API server as the daemon uses it: its own NodeCache, that object's status, and events about it."""
+"""The API server as the daemon uses it: its NodeCache, events about it, tokens of peers and their addresses."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import aiohttp
-from kubernetes.aio import client, config
-from kubernetes.aio.client.exceptions import ApiException
 from pydantic import ValidationError
 
-from kigi.adapters.kubernetes.pod_access import certificate_refused, load_pod_configuration, token_refused
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.configuration import load_configuration
+from kigi.adapters.kubernetes.resources import CORE_EVENT, ENDPOINT_SLICE, NODE_CACHE, TOKEN_REVIEW
 from kigi.api.node_cache import NodeCache, NodeCacheStatus
-from kigi.domain import names
-from kigi.errors import SpecInvalid, Unreachable
+from kigi.errors import NotFound, SpecInvalid
 
 FIELD_MANAGER = "kigi-cache"
 REQUEST_TIMEOUT_S = 15.0
-WATCH_S = 240
-"""How long one watch lasts; the list after it is the resync."""
+WATCH_S = 240.0
+"""Duration of one watch; the listing after it is the resync."""
 SILENCE_S = 100.0
-"""Our own heartbeat comes back on the watch every 30 s: a longer silence is a connection that nobody ended."""
+"""The watch returns our own heartbeat every 30 s: a longer silence is a broken connection."""
+CONCURRENCY = 8
 EVENT_NAMESPACE = "default"
-"""Where events about objects without a namespace belong."""
-MAX_LINE_BYTES = 64 * 2**20
+"""Namespace of events about objects without a namespace."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The NodeCache at one moment; ``cache`` None: there is none."""
+    """The NodeCache at one moment; ``cache`` None: it does not exist."""
 
     cache: NodeCache | None
     resource_version: str
 
 
 class KubeApi:
-    """Calls about one NodeCache. A failure is raised as Unreachable; an object that we cannot read, as SpecInvalid."""
+    """Calls about one node. They raise what ``adapters/kubernetes/api_errors.py`` maps answers to.
+
+    An object that does not validate is SpecInvalid. Call ``open`` before any other method.
+    """
 
     def __init__(self, node_name: str) -> None:
         self._node_name = node_name
-        self._api: client.ApiClient | None = None
+        self._client: KubeClient | None = None
 
     async def open(self) -> None:
-        """Configuration of the pod, or of KUBECONFIG."""
-        configuration = client.Configuration()
-        path = os.environ.get("KUBECONFIG")
-        if path:
-            # Named, because the library reads the variable once, when it is imported.
-            await config.load_kube_config(config_file=path, client_configuration=configuration)  # type: ignore[no-untyped-call]
-        else:
-            load_pod_configuration(configuration)
-        self._api = client.ApiClient(configuration)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._api is not None:
-            await self._api.close()  # type: ignore[no-untyped-call]
-
-    async def get(self) -> Seen:
-        """The NodeCache now, by a list, whose resourceVersion a watch can start from."""
-        found = await self._call(self._custom.list_cluster_custom_object(**self._kind, **self._selector))
-        items = found.get("items", [])
-        return Seen(_read(items[0]) if items else None, found["metadata"]["resourceVersion"])
-
-    async def watch(self, resource_version: str) -> AsyncIterator[NodeCache | None]:
-        """Every later state of the NodeCache (None: deleted) for WATCH_S seconds; Unreachable when it breaks off."""
-        try:
-            response = await self._custom.list_cluster_custom_object_without_preload_content(
-                **self._kind,
-                **self._selector,
-                watch=True,
-                resource_version=resource_version,
-                timeout_seconds=WATCH_S,
-                _request_timeout=WATCH_S + REQUEST_TIMEOUT_S,
-            )
-            try:
-                if response.status != 200:
-                    self._answered(response.status)
-                    raise Unreachable(f"watch of NodeCache {self._node_name}: HTTP {response.status}")
-                async for line in _lines(response.content):
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise Unreachable(f"watch of NodeCache {self._node_name}: {event['object'].get('message')}")
-                    yield None if event["type"] == "DELETED" else _read(event["object"])
-            finally:
-                response.close()
-        except (aiohttp.ClientError, TimeoutError, OSError, ApiException, ValueError) as exc:
-            self._failed(exc)
-            raise Unreachable(f"watch of NodeCache {self._node_name}: {_short(exc)}") from exc
-
-    async def write_status(self, status: NodeCacheStatus) -> None:
-        """Put the whole status: lists are replaced, and a field that is None is cleared."""
-        fields = {field.alias or name: None for name, field in NodeCacheStatus.model_fields.items()}
-        body = {"status": fields | status.to_api()}
-        await self._call(
-            self._custom.patch_cluster_custom_object_status(
-                **self._kind,
-                name=self._node_name,
-                body=body,
-                field_manager=FIELD_MANAGER,
-                _content_type="application/merge-patch+json",
-                _request_timeout=REQUEST_TIMEOUT_S,
-            )
+        """Reads the access to the API server: of KUBECONFIG if it is set, else of the pod."""
+        configuration = await load_configuration(os.environ.get("KUBECONFIG"))
+        self._client = KubeClient(
+            configuration, manager=FIELD_MANAGER, concurrency=CONCURRENCY, timeout_s=REQUEST_TIMEOUT_S
         )
 
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def get(self) -> Seen:
+        """The NodeCache now, with the resourceVersion that a watch can start from."""
+        items, version = await self._kube.list_version(NODE_CACHE, field_selector=self._selector)
+        return Seen(_read(items[0]) if items else None, version)
+
+    async def watch(self, resource_version: str) -> AsyncGenerator[NodeCache | None, None]:
+        """Later states of the NodeCache (None: deleted), for WATCH_S seconds. Then, or after an error, call ``get``."""
+        events = self._kube.watch(
+            NODE_CACHE,
+            resource_version=resource_version,
+            duration_s=WATCH_S,
+            silence_s=SILENCE_S,
+            field_selector=self._selector,
+        )
+        async with aclosing(events):
+            async for event in events:
+                if event.type != "BOOKMARK":
+                    yield None if event.type == "DELETED" else _read(event.object)
+
+    async def write_status(self, status: NodeCacheStatus) -> None:
+        """Replaces the whole status: lists are replaced, and a field that is None is cleared."""
+        fields = {field.alias or name: None for name, field in NodeCacheStatus.model_fields.items()}
+        body = {"status": fields | status.to_api()}
+        if await self._kube.merge_patch(NODE_CACHE, None, self._node_name, body, "status") is None:
+            raise NotFound(f"NodeCache {self._node_name} does not exist; its status is written when it does")
+
     async def warn(self, uid: str, reason: str, message: str) -> None:
-        """A Warning event about the NodeCache."""
-        now = datetime.now(UTC)
+        """Writes a Warning event about the NodeCache."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         event = {
             "metadata": {"generateName": f"{self._node_name[:200]}.", "namespace": EVENT_NAMESPACE},
             "involvedObject": {
-                "apiVersion": names.API_VERSION,
-                "kind": "NodeCache",
+                "apiVersion": NODE_CACHE.api_version,
+                "kind": NODE_CACHE.kind,
                 "name": self._node_name,
                 "uid": uid,
             },
@@ -125,109 +99,45 @@ class KubeApi:
             "reason": reason,
             "message": message[:1024],
             "source": {"component": FIELD_MANAGER, "host": self._node_name},
-            "firstTimestamp": now.isoformat(timespec="seconds"),
-            "lastTimestamp": now.isoformat(timespec="seconds"),
+            "firstTimestamp": now,
+            "lastTimestamp": now,
             "count": 1,
         }
-        core: Any = client.CoreV1Api(self._api)
-        call = core.create_namespaced_event_without_preload_content(
-            namespace=EVENT_NAMESPACE, body=event, field_manager=FIELD_MANAGER, _request_timeout=REQUEST_TIMEOUT_S
-        )
-        response = await self._call(call)
-        try:
-            if response.status >= 300:
-                self._answered(response.status)
-                raise Unreachable(f"event {reason}: HTTP {response.status}")
-        finally:
-            response.release()
+        await self._kube.create(CORE_EVENT, event)
 
     async def review_token(self, token: str, audience: str) -> str:
-        """User name of a valid token for this audience; empty for any other."""
-        api: Any = client.AuthenticationV1Api(self._api)
-        body = {"spec": {"token": token, "audiences": [audience]}}
-        review = await self._call(api.create_token_review(body=body, _request_timeout=REQUEST_TIMEOUT_S))
-        status = review.status
-        if not status.authenticated or audience not in (status.audiences or ()):
+        """User name of a valid token for this audience; empty for any other token."""
+        review = {"metadata": {}, "spec": {"token": token, "audiences": [audience]}}
+        status = (await self._kube.create(TOKEN_REVIEW, review)).get("status") or {}
+        if not status.get("authenticated") or audience not in (status.get("audiences") or ()):
             return ""
-        return str(status.user.username or "")
+        return str((status.get("user") or {}).get("username") or "")
 
     async def peer_addresses(self, namespace: str, service: str) -> list[str]:
-        """IP addresses of the ready pods behind a Service."""
-        api: Any = client.DiscoveryV1Api(self._api)
-        found = await self._call(
-            api.list_namespaced_endpoint_slice(
-                namespace, label_selector=f"kubernetes.io/service-name={service}", _request_timeout=REQUEST_TIMEOUT_S
-            )
-        )
+        """IP addresses of the ready pods of a Service, sorted."""
+        selector = f"kubernetes.io/service-name={service}"
+        slices = [item async for item in self._kube.list_all(ENDPOINT_SLICE, namespace, label_selector=selector)]
         return sorted(
-            ip
-            for item in found.items
-            for endpoint in item.endpoints or ()
-            if endpoint.conditions is None or endpoint.conditions.ready is not False
-            for ip in endpoint.addresses
+            address
+            for item in slices
+            for endpoint in item.get("endpoints") or ()
+            if (endpoint.get("conditions") or {}).get("ready") is not False
+            for address in endpoint["addresses"]
         )
 
     @property
-    def _custom(self) -> Any:
-        return client.CustomObjectsApi(self._api)
+    def _kube(self) -> KubeClient:
+        if self._client is None:
+            raise RuntimeError("KubeApi.open was not called")
+        return self._client
 
     @property
-    def _kind(self) -> dict[str, str]:
-        return {"group": names.GROUP, "version": names.VERSION, "plural": NodeCache.PLURAL}
-
-    @property
-    def _selector(self) -> dict[str, str]:
-        return {"field_selector": f"metadata.name={self._node_name}"}
-
-    async def _call(self, call: Any) -> Any:
-        try:
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                return await call
-        except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as exc:
-            self._failed(exc)
-            raise Unreachable(f"API server, NodeCache {self._node_name}: {_short(exc)}") from exc
-
-    def _failed(self, exc: Exception) -> None:
-        if isinstance(exc, ApiException):
-            self._answered(exc.status)
-        elif isinstance(exc, aiohttp.ClientConnectorCertificateError) and self._api is not None:
-            certificate_refused(self._api, self._api.configuration)
-
-    def _answered(self, status: int) -> None:
-        if status == 401 and self._api is not None:
-            token_refused(self._api.configuration)
+    def _selector(self) -> str:
+        return f"metadata.name={self._node_name}"
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of a stream; ``readline`` would refuse the object of a full cache, which has megabytes."""
-    rest = bytearray()
-    while True:
-        async with asyncio.timeout(SILENCE_S):
-            chunk = await content.readany()
-        if not chunk:
-            return
-        rest += chunk
-        while (end := rest.find(b"\n")) >= 0:
-            line = bytes(rest[:end])
-            del rest[: end + 1]
-            if line.strip():
-                yield line
-        if len(rest) > MAX_LINE_BYTES:
-            raise ValueError(f"a line of more than {MAX_LINE_BYTES} bytes")
-
-
-def _read(obj: dict[str, Any]) -> NodeCache:
+def _read(obj: Any) -> NodeCache:
     try:
         return NodeCache.model_validate(obj)
     except ValidationError as exc:
         raise SpecInvalid(f"NodeCache cannot be read: {exc.errors(include_url=False)[0]['msg']}") from exc
-
-
-def _short(exc: Exception) -> str:
-    if isinstance(exc, ApiException):
-        text = str(exc.body)
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            # The server's own words, without the object around them.
-            text = json.loads(text)["message"]
-        return f"HTTP {exc.status} {exc.reason}: {text[:500]}"
-    return f"{type(exc).__name__}: {exc}"

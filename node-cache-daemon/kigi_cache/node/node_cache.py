@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from kigi.api.node_cache import NodeCache, NodeCacheStatus, WantedLayer
-from kigi.errors import KigiError, LayerCorrupt, OverlayRejected, Unreachable, VolumeBusy, VolumeInUse
+from kigi.errors import KigiError, LayerCorrupt, OverlayRejected, VolumeBusy, VolumeInUse
 from kigi_cache import metrics
 from kigi_cache.captures.copies import Captures
 from kigi_cache.disks.volumes import Volumes
@@ -224,7 +224,7 @@ class NodeCacheKeeper:
     async def _write(self, status: NodeCacheStatus) -> bool:
         try:
             await self._api.write_status(status)
-        except Unreachable as exc:
+        except KigiError as exc:
             metrics.STATUS_WRITES.labels("error").inc()
             self._reachable.clear()
             logger.warning("status not written", extra={"cause": str(exc)})
@@ -240,7 +240,7 @@ class NodeCacheKeeper:
                 try:
                     await self._api.warn(self._cache.metadata.uid if self._cache else "", reason, message)
                     break
-                except Unreachable as exc:
+                except KigiError as exc:
                     logger.warning("event not written", extra={"event": reason, "cause": str(exc)})
                     await asyncio.sleep(BACKOFF_S[1])
 

@@ -23,6 +23,7 @@ from urllib.parse import SplitResult, urlsplit
 import botocore.session
 from botocore.config import Config
 
+from kigi.adapters.repositories import read_credentials
 from kigi.api.repositories import Repositories, Repository
 from kigi.domain.layers import Digest, Layer, object_key
 from kigi.errors import (
@@ -108,7 +109,7 @@ class S3Source:
         """Make the signers of all repositories whose credentials are known, so that the first layer need not wait."""
         for repository in self._repositories.repositories.values():
             with contextlib.suppress(KigiError):
-                self._client(repository, *repository.credentials(self._environment))
+                self._client(repository, *read_credentials(repository, self._environment))
 
     def distrust(self, digest: Digest) -> None:
         """There is one repository to ask: it is asked again."""
@@ -169,7 +170,7 @@ class S3Source:
 
     def _sign(self, repository: Repository, layer: Layer) -> str:
         parameters = {"Bucket": repository.bucket, "Key": object_key(layer.digest)}
-        client = self._client(repository, *repository.credentials(self._environment))
+        client = self._client(repository, *read_credentials(repository, self._environment))
         url: str = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=URL_LIFE_S)
         return url
 

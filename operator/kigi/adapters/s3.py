@@ -20,6 +20,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
+from kigi.adapters.repositories import read_credentials
 from kigi.api.repositories import Repository
 from kigi.domain.collection import LAYERS_PREFIX, StoredObject, Upload
 from kigi.domain.layers import Digest, object_key, parse_digest
@@ -299,7 +300,7 @@ async def open_repository(
     repository: Repository, environment: Mapping[str, str] = os.environ
 ) -> AsyncIterator[LayerRepository]:
     """One client for the time of the context. Raises SpecInvalid without credentials."""
-    access, secret = repository.credentials(environment)
+    access, secret = read_credentials(repository, environment)
     config = AioConfig(
         s3={"addressing_style": "path" if repository.path_style else "virtual"},
         connect_timeout=5,

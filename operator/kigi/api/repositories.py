@@ -1,18 +1,18 @@
-"""Where layers are stored: the settings file that daemons and the command line read, ``repositories.yaml``."""
+"""Repositories of layers: the model of ``repositories.yaml``, which daemons and the command line read."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from kigi.api.base import DNS_LABEL, Model
 from kigi.domain.layers import DEFAULT_REPOSITORY, MAX_DEPTH
 from kigi.errors import RepositoryUnknown, SpecInvalid
+
+DEFAULT_BUCKET = "kigi"
 
 
 class Repository(Model):
@@ -40,56 +40,39 @@ class Repository(Model):
     )
     ca_file: str | None = Field(default=None, description="PEM file of the authority of an https endpoint.")
 
-    def credentials(self, environment: Mapping[str, str]) -> tuple[str, str]:
-        """Access key and secret, read anew each time so that a rotated Secret counts. Raises SpecInvalid."""
-        if self.credentials_dir is None:
-            try:
-                return environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
-            except KeyError as exc:
-                raise SpecInvalid(f"repository {self.bucket}: set {exc.args[0]}, or credentialsDir") from exc
-        folder = Path(self.credentials_dir)
-        try:
-            return (folder / "accessKeyId").read_text().strip(), (folder / "secretAccessKey").read_text().strip()
-        except OSError as exc:
-            raise SpecInvalid(f"repository {self.bucket}: credentialsDir: cannot read {exc.filename}") from exc
-
 
 class Repositories(Model):
-    """All repositories by name; ``default`` is where layers are that name none."""
+    """All repositories by name. Layers without a repository are in ``default``."""
 
     repositories: dict[str, Repository] = Field(description="Repositories by name.", min_length=1)
 
     def get(self, name: str) -> Repository:
-        """That repository; raises RepositoryUnknown with the names that there are."""
+        """The repository of that name. Raises RepositoryUnknown with the configured names."""
         if name not in self.repositories:
             known = ", ".join(sorted(self.repositories))
             raise RepositoryUnknown(f"repository {name!r} is not configured; repositories.yaml has {known}")
         return self.repositories[name]
 
 
-def load_repositories(path: Path | None, environment: Mapping[str, str] = os.environ) -> Repositories:
-    """The settings of ``path``, with ``default`` from KIGI_S3_ENDPOINT and KIGI_S3_BUCKET where they are set.
+def repositories_of(settings: object, *, endpoint: str | None = None, bucket: str | None = None) -> Repositories:
+    """The repositories of a parsed ``repositories.yaml``; ``endpoint`` and ``bucket`` replace those of ``default``.
 
-    Raises SpecInvalid with the field at fault.
+    Raises SpecInvalid with the field that is wrong.
     """
-    data: dict[str, object] = {"repositories": {}}
+    found = dict(_mapping(_mapping(settings, "repositories.yaml").get("repositories") or {}, "repositories"))
+    if endpoint is not None:
+        default = _mapping(found.get(DEFAULT_REPOSITORY) or {}, f"repositories.{DEFAULT_REPOSITORY}")
+        found[DEFAULT_REPOSITORY] = {**default, "endpoint": endpoint, "bucket": bucket or DEFAULT_BUCKET}
+    for name in found:
+        if not isinstance(name, str) or not re.fullmatch(DNS_LABEL, name):
+            raise SpecInvalid(f"repository name {name!r}: only lower-case letters, digits and '-' are allowed")
     try:
-        if path is not None:
-            data = yaml.safe_load(path.read_text()) or data
-        merged = dict(data.get("repositories") or {})  # type: ignore[call-overload]
-        if "KIGI_S3_ENDPOINT" in environment:
-            merged[DEFAULT_REPOSITORY] = {
-                **dict(merged.get(DEFAULT_REPOSITORY, {})),
-                "endpoint": environment["KIGI_S3_ENDPOINT"],
-                "bucket": environment.get("KIGI_S3_BUCKET", "kigi"),
-            }
-        for name in merged:
-            if not _is_label(name):
-                raise SpecInvalid(f"repositories.yaml: repository name {name!r}: letters, digits and '-' only")
-        return Repositories.model_validate({"repositories": merged})
-    except (OSError, yaml.YAMLError, ValidationError, TypeError, ValueError) as exc:
-        raise SpecInvalid(f"repositories: {path or 'KIGI_S3_ENDPOINT'}: {exc}") from exc
+        return Repositories.model_validate({"repositories": found})
+    except ValidationError as exc:
+        raise SpecInvalid(str(exc)) from exc
 
 
-def _is_label(name: str) -> bool:
-    return re.fullmatch(DNS_LABEL, name) is not None
+def _mapping(value: object, field: str) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise SpecInvalid(f"{field}: expected a mapping, not {type(value).__name__}")
+    return value

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from kigi.adapters.kubernetes.session import identity_headers, proxy_of, trust
+from kigi.adapters.kubernetes.http_connection import identity_headers, proxy_of, ssl_context
 from kigi.cli.cluster import Access
 from kigi.domain.names import machine_name
 from kigi.errors import DeploymentMissing, Forbidden, KigiError, SpecInvalid, Unreachable
@@ -39,7 +39,7 @@ async def _run(access: Access, name: str) -> None:
             session.ws_connect(
                 url,
                 headers=identity_headers(endpoint),
-                ssl=trust(endpoint),
+                ssl=ssl_context(endpoint),
                 server_hostname=endpoint.server_name,
                 proxy=proxy.geturl() if proxy is not None else None,
                 protocols=(_PROTOCOL,),

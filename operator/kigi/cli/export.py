@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
+from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import LayerRepository, open_repository
-from kigi.api.repositories import load_repositories
 from kigi.cli.cluster import Access, listed, open_cluster
 from kigi.cli.gc import read_digests
 from kigi.cli.output import say

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kigi.adapters.kubernetes.resources import IMAGE
+from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import open_repository
-from kigi.api.repositories import load_repositories
 from kigi.cli.cluster import Access, open_cluster, read_mirror
 from kigi.cli.output import Format, say
 from kigi.cli.progress import Bars, bars

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from kigi.adapters.kubernetes.resources import CAPTURE, IMAGE, NODE_CACHE, VOLUME
+from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.capture import CapturedDisk
-from kigi.api.repositories import load_repositories
 from kigi.cli.cluster import Access, open_cluster, read_mirror
 from kigi.cli.output import Format, tell
 from kigi.cli.progress import bars

@@ -14,8 +14,8 @@ from typing import Any
 
 from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM, Resource
 from kigi.adapters.kubernetes.session import KubeSession
+from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import LayerRepository, Progress, open_repository
-from kigi.api.repositories import load_repositories
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.output import Format, say, tell
 from kigi.cli.progress import Bars, bars

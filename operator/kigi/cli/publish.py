@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from kigi.adapters.kubernetes.resources import IMAGE
+from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import open_repository
-from kigi.api.repositories import Repository, load_repositories
+from kigi.api.repositories import Repository
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.output import Format, say, show
 from kigi.cli.progress import Bars, bars

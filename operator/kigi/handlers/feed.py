@@ -11,7 +11,7 @@ from typing import Any
 
 import kopf
 
-from kigi.adapters.kubernetes.client import load_configuration
+from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.resources import WATCHED, Resource
 from kigi.runtime.ports import Ports
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+KeyKind = Literal["image", "system", "deployment", "node", "claim", "plugin", "capture", "prefetch"]
+
 
 class Key(NamedTuple):
-    """What is reconciled."""
+    """One object to reconcile; ``reconcilers.RECONCILERS`` has a function for each kind."""
 
-    kind: Literal["image", "system", "deployment", "node", "claim", "plugin", "capture", "prefetch"]
+    kind: KeyKind
     namespace: str
     """Empty for a node and for the Plugin."""
     name: str
+
+
+def node_key(name: str) -> Key:
+    """The cache of a node."""
+    return Key("node", "", name)

@@ -1,76 +1,105 @@
-"""Configuration of the operator: typed, from the environment, read once at start."""
+"""Settings of the operator, read from its environment once at start."""
 
 from __future__ import annotations
 
-import os
 import socket
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from kigi.adapters.environment import EnvironmentSettings, LogLevel
 
 GC_THRESHOLD = (50_000, 20, 50)
-"""For ``gc.set_threshold``: plans are large and live on; Python's default walks them again every 700 new objects, which
-was a fifth of the time of a plan for 10,000 machines."""
+"""For ``gc.set_threshold``. Plans are large and long-lived; with Python's default of 700 new objects, a fifth of the
+time of a plan for 10,000 machines was spent on scanning them again."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """See each variable in ``from_environment``."""
-
-    hook_image: str = "kigi:dev"
-    namespace: str = "kigi-system"
-    identity: str = ""
-    leader_election: bool = True
-    http_host: str = "0.0.0.0"
-    http_port: int = 8080
-    workers: int = 8
-    concurrency: int = 32
-    request_timeout_s: float = 30.0
-    resync_s: float = 300.0
-    lease_s: float = 30.0
-    """Longer than an overloaded API server is silent: stalls of 12 s were seen while ten guests booted on two cores."""
-    kubeconfig: str | None = None
-    log_level: str = "INFO"
-
-    @classmethod
-    def from_environment(cls, env: Mapping[str, str] = os.environ) -> Settings:
-        """Raises ValueError that names the variable."""
-        name = env.get("POD_NAME") or socket.gethostname()
-        return cls(
-            hook_image=env.get("KIGI_HOOK_IMAGE", cls.hook_image),
-            namespace=env.get("POD_NAMESPACE", cls.namespace),
-            # A restarted pod keeps its name: the suffix keeps it from taking its predecessor's lease for its own.
-            identity=f"{name}_{uuid.uuid4().hex[:8]}",
-            leader_election=_flag(env, "KIGI_LEADER_ELECTION", True),
-            http_host=env.get("KIGI_HTTP_HOST", cls.http_host),
-            http_port=int(_number(env, "KIGI_HTTP_PORT", cls.http_port, least=0)),
-            workers=int(_number(env, "KIGI_WORKERS", cls.workers, least=1)),
-            concurrency=int(_number(env, "KIGI_API_CONCURRENCY", cls.concurrency, least=1)),
-            request_timeout_s=_number(env, "KIGI_API_TIMEOUT_SECONDS", cls.request_timeout_s, least=1),
-            resync_s=_number(env, "KIGI_RESYNC_SECONDS", cls.resync_s, least=1),
-            lease_s=_number(env, "KIGI_LEASE_SECONDS", cls.lease_s, least=3),
-            kubeconfig=env.get("KUBECONFIG") or None,
-            log_level=env.get("KIGI_LOG_LEVEL", cls.log_level).upper(),
-        )
+def _new_identity(data: dict[str, Any]) -> str:
+    """A restarted pod keeps its name. The suffix prevents it from taking its predecessor's lease for its own."""
+    return f"{data['pod_name'] or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
 
 
-def _number(env: Mapping[str, str], name: str, default: float, *, least: float) -> float:
-    text = env.get(name)
-    if not text:
-        return default
-    try:
-        value = float(text)
-    except ValueError as exc:
-        raise ValueError(f"{name}={text!r}: not a number") from exc
-    if value < least:
-        raise ValueError(f"{name}={text!r}: must be at least {least:g}")
-    return value
+class Settings(EnvironmentSettings):
+    """Settings of ``kigi-operator``."""
 
-
-def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
-    text = env.get(name, "").lower()
-    if text in ("", "1", "true", "yes"):
-        return default if not text else True
-    if text in ("0", "false", "no"):
-        return False
-    raise ValueError(f"{name}={text!r}: must be true or false")
+    hook_image: str = Field(
+        default="kigi:dev",
+        validation_alias="KIGI_HOOK_IMAGE",
+        description="Image of the hook sidecar in each VM's pod, where KubeVirt has no Plugins: Kigi's own image.",
+    )
+    namespace: str = Field(
+        default="kigi-system",
+        validation_alias="POD_NAMESPACE",
+        description="Namespace of the lease; a pod takes it from metadata.namespace.",
+    )
+    pod_name: str = Field(
+        default="",
+        validation_alias="POD_NAME",
+        description="Name of this pod, for the lease; a pod takes it from metadata.name.",
+        json_schema_extra={"default": "the host's name"},
+    )
+    identity: str = Field(
+        default_factory=_new_identity,
+        validation_alias="KIGI_IDENTITY",
+        description="Name of this process in the lease and in events. It must differ between processes.",
+        json_schema_extra={"default": "POD_NAME and a random suffix"},
+    )
+    leader_election: bool = Field(
+        default=True,
+        validation_alias="KIGI_LEADER_ELECTION",
+        description="Whether several operators may run, of which one works. false: this is the only one.",
+    )
+    http_host: str = Field(
+        default="0.0.0.0",
+        validation_alias="KIGI_HTTP_HOST",
+        description="Address where /metrics, /healthz and /readyz are served.",
+    )
+    http_port: int = Field(
+        default=8080,
+        ge=0,
+        le=65535,
+        validation_alias="KIGI_HTTP_PORT",
+        description="Port of the same server; 0: any free port.",
+    )
+    workers: int = Field(
+        default=8,
+        ge=1,
+        validation_alias="KIGI_WORKERS",
+        description="Objects that are reconciled at the same time.",
+    )
+    concurrency: int = Field(
+        default=32,
+        ge=1,
+        validation_alias="KIGI_API_CONCURRENCY",
+        description="Requests to the API server in flight at the same time.",
+    )
+    request_timeout_s: float = Field(
+        default=30.0,
+        ge=1,
+        validation_alias="KIGI_API_TIMEOUT_SECONDS",
+        description="Time limit of one request to the API server, in seconds.",
+    )
+    resync_s: float = Field(
+        default=300.0,
+        ge=1,
+        validation_alias="KIGI_RESYNC_SECONDS",
+        description="Interval, in seconds, in which every object is listed and reconciled again.",
+    )
+    lease_s: float = Field(
+        default=30.0,
+        ge=3,
+        validation_alias="KIGI_LEASE_SECONDS",
+        # Stalls of 12 s were measured while ten guests booted on two cores.
+        description="Duration of the lease, in seconds. It must be longer than an overloaded API server is silent.",
+    )
+    kubeconfig: str | None = Field(
+        default=None,
+        validation_alias="KUBECONFIG",
+        description="Path of a kubeconfig. Unset: the pod's service account.",
+    )
+    log_level: LogLevel = Field(
+        default="INFO",
+        validation_alias="KIGI_LOG_LEVEL",
+        description="Least severe log lines that are written: DEBUG, INFO, WARNING or ERROR.",
+    )

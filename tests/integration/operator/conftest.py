@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.configuration import load_configuration
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import REPOSITORY, install_crds

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,7 +58,9 @@ async def test_an_api_server_that_stops_for_a_minute_only_delays(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     """Stopped in the middle of a deployment, with its connections open: nobody is told that it is gone."""
-    settings = replace(FAST, request_timeout_s=5.0, leader_election=True, namespace="kigi-system", lease_s=15.0)
+    settings = FAST.model_copy(
+        update={"request_timeout_s": 5.0, "leader_election": True, "namespace": "kigi-system", "lease_s": 15.0}
+    )
     pid = plane.processes.pid("kube-apiserver")
     assert pid is not None
     async with OperatorRun(operator_kubeconfig, settings=settings) as run:
@@ -84,7 +85,7 @@ async def test_what_a_watch_never_told_is_found_by_the_resync(
     ns: str,
     watches: dict[str, float | bool],
 ) -> None:
-    async with OperatorRun(operator_kubeconfig, settings=replace(FAST, resync_s=6.0)):
+    async with OperatorRun(operator_kubeconfig, settings=FAST.model_copy(update={"resync_s": 6.0})):
         apply(plane, ns, *trees(1), deployment())
         await wait_ready(kube, ns)
         watches["deaf"] = True
@@ -125,10 +126,10 @@ async def test_a_mirror_that_lags_makes_nothing_twice(
 async def test_a_second_operator_takes_over_from_one_that_was_killed(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    settings = replace(FAST, leader_election=True, namespace="kigi-system", lease_s=4.0)
-    first = await OperatorRun(operator_kubeconfig, settings=replace(settings, identity="first")).start()
+    settings = FAST.model_copy(update={"leader_election": True, "namespace": "kigi-system", "lease_s": 4.0})
+    first = await OperatorRun(operator_kubeconfig, settings=settings.model_copy(update={"identity": "first"})).start()
     await eventually_async(lambda: holder(kube, "first"), 40)
-    second = await OperatorRun(operator_kubeconfig, settings=replace(settings, identity="second")).start()
+    second = await OperatorRun(operator_kubeconfig, settings=settings.model_copy(update={"identity": "second"})).start()
     try:
         apply(plane, ns, *trees(), deployment())
         await eventually_async(lambda: first.writes > 4, 20)

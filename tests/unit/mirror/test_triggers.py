@@ -7,7 +7,7 @@ import pytest
 from kigi.domain.images import Image
 from kigi.mirror.keys import Key
 from kigi.mirror.store import Mirror
-from kigi.mirror.triggers import enqueue_requests, everything
+from kigi.mirror.triggers import all_keys, enqueue_requests
 from tests.support.bodies import (
     GIB,
     NAME,
@@ -130,7 +130,7 @@ def test_an_ended_instance_lets_overlays_be_deleted(mirror: Mirror) -> None:
 
 def test_everything_is_every_object_and_every_node_that_still_has_a_volume(mirror: Mirror) -> None:
     mirror.put("PersistentVolume", volume_body(wish("far"), node="lost"))
-    keys = list(everything(mirror))
+    keys = list(all_keys(mirror))
     assert len(keys) == len(set(keys))
     assert {Key("node", "", "lost"), Key("node", "", "n1"), DEPLOYMENT, Key("image", NS, "top")} <= set(keys)
 

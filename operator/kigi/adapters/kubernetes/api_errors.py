@@ -1,40 +1,92 @@
-"""What is said to the API server and heard from it, whichever client speaks."""
+"""Answers of the API server as Kigi's errors: the one mapping that every client uses.
+
+| answer                          | error                 | what happens next                                |
+|---------------------------------|-----------------------|--------------------------------------------------|
+| 400, 422                        | SpecInvalid           | a person corrects the object                     |
+| 401                             | Unauthorized          | retried with a fresh token                       |
+| 403                             | Forbidden             | an administrator grants the right                |
+| 403, denied by admission        | SpecInvalid           | a person corrects the object                     |
+| 403, quota or ending namespace  | Waiting               | retried                                          |
+| 404                             | NotFound              | a result of a read; else retried                 |
+| 409; 422 of a JSON patch's test | Conflict              | decided again on the newer object                |
+| 410                             | Expired               | listed again                                     |
+| 429                             | Throttled             | retried with backoff                             |
+| 5xx, no answer                  | Unreachable           | retried with backoff                             |
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from kigi.errors import Conflict, Forbidden, KigiError, SpecInvalid, Unreachable, Waiting
+from kigi.errors import (
+    Conflict,
+    Expired,
+    Forbidden,
+    KigiError,
+    NotFound,
+    SpecInvalid,
+    Throttled,
+    Unauthorized,
+    Unreachable,
+    Waiting,
+)
 
-JSON = "application/json"
-ACCEPT = f"{JSON}, */*;q=0.5"
-"""KubeVirt answers 406 to JSON alone where it answers without a body: pause, unpause, freeze."""
-MERGE_PATCH = "application/merge-patch+json"
-JSON_PATCH = "application/json-patch+json"
-APPLY = "application/apply-patch+yaml"
-PAGE = 1000
-"""Objects of one page of a listing: about 5 MB of JSON for VMs, well below what one answer may take in time."""
+_NOT_YET = re.compile("exceeded quota|is being terminated")
+_DENIED = re.compile("denied the request|denied request")
+"""Of admission webhooks, and of admission policies."""
+_BY_STATUS: Mapping[int, type[KigiError]] = {
+    400: SpecInvalid,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Expired,
+    422: SpecInvalid,
+    429: Throttled,
+}
+_SHOWN = 500
+"""Bytes of an answer without JSON that an error shows."""
 
 
-def translate(status: int, answer: Mapping[str, Any], what: str) -> KigiError:
-    """Our error for an answer of the API server, with the server's own words."""
+def decode(status: int, text: bytes, what: str) -> dict[str, Any]:
+    """The JSON of a successful answer; raises the error of any other. ``what`` is the request, such as ``GET /api``.
+
+    The answer is empty for a success without a body, as of KubeVirt's subresources.
+    """
+    try:
+        answer: dict[str, Any] = json.loads(text) if text else {}
+    except ValueError:
+        answer = {"message": text[:_SHOWN].decode(errors="replace")}
+    if status < 300:
+        return answer
+    raise error_of(status, answer, what)
+
+
+def error_of(status: int, answer: Mapping[str, Any], what: str) -> KigiError:
+    """The error of an HTTP status and its ``Status`` object. Its text has the server's message.
+
+    >>> error_of(404, {"message": 'nodes "n" not found'}, "GET /api/v1/nodes/n")
+    NotFound('GET /api/v1/nodes/n: nodes "n" not found')
+    """
     message = str(answer.get("message") or answer.get("reason") or f"HTTP {status}")
-    text = f"{what}: {message}"
-    causes = (answer.get("details") or {}).get("causes")
-    match status:
-        case 409:
-            return Conflict(text)
-        case 422 if what.startswith("PATCH") and not causes:
-            # A failed "test" of a JSON patch; a refused object names its fields as causes.
-            return Conflict(text)
-        case 400 | 422:
-            return SpecInvalid(text)
-        case 403 if re.search("exceeded quota|is being terminated", message):
-            return Waiting(text)
-        case 403 if re.search("denied the request|denied request", message):
-            return SpecInvalid(text)
-        case 403:
-            return Forbidden(text)
-    return Unreachable(text)
+    return _kind_of(status, answer, message, what)(f"{what}: {message}")
+
+
+def _kind_of(status: int, answer: Mapping[str, Any], message: str, what: str) -> type[KigiError]:
+    if status == 403 and _NOT_YET.search(message):
+        return Waiting
+    if status == 403 and _DENIED.search(message):
+        return SpecInvalid
+    # A failed "test" of a JSON patch names no causes; an invalid object names its fields.
+    if status == 422 and what.startswith("PATCH") and not (answer.get("details") or {}).get("causes"):
+        return Conflict
+    return _BY_STATUS.get(status, Unreachable)
+
+
+def no_answer(what: str, cause: BaseException | str, hint: str = "") -> Unreachable:
+    """The error of a request without an answer: no connection, a broken one, or a timeout."""
+    text = str(cause) or type(cause).__name__
+    return Unreachable(f"{what}: the API server does not answer: {text}{hint}")

@@ -67,6 +67,10 @@ CLUSTER_INSTANCETYPE = Resource(
 )
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
 EVENT = Resource("events.k8s.io/v1", "Event", "events")
+CORE_EVENT = Resource("v1", "Event", "events")
+"""The older form of an event, which the daemon's role allows."""
+TOKEN_REVIEW = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews", namespaced=False)
+ENDPOINT_SLICE = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 
 WATCHED = (
     IMAGE,

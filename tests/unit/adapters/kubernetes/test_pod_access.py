@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 
-from kigi.adapters.kubernetes.client import KubeClient, load_configuration
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.pod_access import TOKEN_READ_S, TokenFile
 from kigi.adapters.kubernetes.resources import NODE
 from kigi.errors import Unreachable

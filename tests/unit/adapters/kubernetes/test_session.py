@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from kigi.adapters.kubernetes.endpoint import Endpoint
+from kigi.adapters.kubernetes.http_connection import connect, proxy_of, ssl_context
 from kigi.adapters.kubernetes.resources import DEPLOYMENT, SYSTEM
-from kigi.adapters.kubernetes.session import KubeSession, connect, proxy_of, trust
+from kigi.adapters.kubernetes.session import KubeSession
 from kigi.errors import Conflict, Forbidden, SpecInvalid, Unreachable, Waiting
 from tests.support.answering import AnsweringServer
 
@@ -125,21 +126,23 @@ def test_a_proxy_is_that_of_the_kubeconfig_or_of_the_environment(monkeypatch: py
     endpoint = Endpoint("https://lab.example")
     assert proxy_of(endpoint, "lab.example") is None
     monkeypatch.setenv("HTTPS_PROXY", "http://env:1")
-    assert proxy_of(endpoint, "lab.example").hostname == "env"
+    found = proxy_of(endpoint, "lab.example")
+    assert found is not None
+    assert found.hostname == "env"
     monkeypatch.setenv("NO_PROXY", "lab.example")
     assert proxy_of(endpoint, "lab.example") is None
     named = Endpoint("https://lab.example:6443", proxy="http://u:p@named:3128")
     connection = connect(named, 1)
     assert (connection.host, connection.port) == ("named", 3128)
-    with pytest.raises(SpecInvalid, match="HTTP proxies alone"):
+    with pytest.raises(SpecInvalid, match="only HTTP proxies"):
         proxy_of(Endpoint("https://lab.example", proxy="socks5://x"), "lab.example")
 
 
 def test_damaged_certificates_are_said() -> None:
     with pytest.raises(SpecInvalid, match="certificate-authority is no PEM"):
-        trust(Endpoint("https://x", ca=b"nothing"))
+        ssl_context(Endpoint("https://x", ca=b"nothing"))
     with pytest.raises(SpecInvalid, match="no pair of PEM; log in again"):
-        trust(Endpoint("https://x", certificate=(b"a", b"b")))
+        ssl_context(Endpoint("https://x", certificate=(b"a", b"b")))
 
 
 def test_credentials_that_expired_during_a_long_command_are_read_again(server: AnsweringServer) -> None:

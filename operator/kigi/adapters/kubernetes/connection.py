@@ -1,0 +1,96 @@
+"""One API server over a pool of connections: sends requests, streams answers, keeps credentials fresh."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+
+from kigi.adapters.kubernetes.api_errors import decode, no_answer
+from kigi.adapters.kubernetes.api_requests import ACCEPT, Request
+from kigi.adapters.kubernetes.pod_access import certificate_refused, token_refused
+
+CONNECT_S = 5.0
+STREAMS = 4
+"""Connections beside those of requests, for watches."""
+FAULTS = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+class ApiConnection:
+    """``concurrency`` bounds the requests in flight, ``timeout_s`` each of them. Streams have no limit of their own."""
+
+    def __init__(self, configuration: Configuration, *, user_agent: str, concurrency: int, timeout_s: float) -> None:
+        configuration.connection_pool_maxsize = concurrency + STREAMS
+        # The library's retries never end for answers 5xx, whatever the number: the caller decides on retries.
+        configuration.retries = None
+        # aiohttp would read ~/.netrc and the proxy variables before each request; see load_configuration.
+        configuration.client_session_kwargs = {"trust_env": False}
+        self._configuration = configuration
+        self._api = ApiClient(configuration)
+        self._user_agent = user_agent
+        self._slots = asyncio.Semaphore(concurrency)
+        self._limits = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_S))
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def send(self, request: Request) -> dict[str, Any]:
+        """The JSON of the answer; raises what ``api_errors`` maps the answer to."""
+        try:
+            async with self._slots:
+                response = await self._open(request, self._limits)
+                text = await response.read()
+        except FAULTS as exc:
+            self._failed(exc)
+            raise no_answer(str(request), exc) from exc
+        if response.status == 401:
+            token_refused(self._configuration)
+        return decode(response.status, text, str(request))
+
+    @asynccontextmanager
+    async def stream(
+        self, request: Request, *, duration_s: float, silence_s: float
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """The body of a successful answer as it comes.
+
+        Raises Unreachable after ``silence_s`` without a byte, or if the answer takes longer than ``duration_s``.
+        """
+        limits = aiohttp.ClientTimeout(total=duration_s, connect=CONNECT_S, sock_read=silence_s)
+        response: aiohttp.ClientResponse | None = None
+        try:
+            response = await self._open(request, limits)
+            if response.status == 401:
+                token_refused(self._configuration)
+            if response.status >= 300:
+                decode(response.status, await response.read(), str(request))
+            yield response.content
+        except FAULTS as exc:
+            self._failed(exc)
+            raise no_answer(str(request), exc) from exc
+        finally:
+            if response is not None:
+                response.close()
+
+    async def _open(self, request: Request, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        headers = {"Content-Type": request.content_type, "Accept": ACCEPT, "User-Agent": self._user_agent}
+        token = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        if token:
+            headers["Authorization"] = token
+        answer = await self._api.rest_client.request(  # type: ignore[no-untyped-call]
+            request.method,
+            self._configuration.host + request.target,
+            headers=headers,
+            body=request.body,
+            _request_timeout=limits,
+        )
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+    def _failed(self, exc: BaseException) -> None:
+        if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+            certificate_refused(self._api, self._configuration)
