@@ -1,6 +1,6 @@
-"""Memory of what the operator keeps of 10,000 machines on 1,000 nodes: the mirror, fed with the manifests it would see.
+"""Memory of the operator's mirror for 10,000 machines on 1,000 nodes, fed with the manifests of a real cluster.
 
-In one process and without a server: resident memory before and after, and the time of one pass over one deployment.
+In one process and without a server: resident memory before and after, and the time of one reconcile.
 The watches' own buffers come on top; ``create.py`` reports a whole process at a hundred and more machines.
 
     python benchmarks/memory.py [--machines 10000] [--nodes 1000] [--json FILE]
@@ -21,16 +21,18 @@ import psutil
 from plan import trees
 
 from kigi.api.deployment import Placement
-from kigi.domain.fingerprint import Fingerprint
-from kigi.domain.images import image_chain
-from kigi.domain.names import CSI_DRIVER
+from kigi.domain.images import Image, image_chain
+from kigi.domain.names import CSI_DRIVER, machine_name
+from kigi.domain.systems import MachineChange, ResolvedMachine
 from kigi.gather.deployment import gather_deployment
 from kigi.gather.node_cache import gather_node
 from kigi.mirror.store import Mirror
 from kigi.planning.deployment import plan_deployment
-from kigi.planning.manifests import Owner, build_claim, build_machine, build_volume
+from kigi.planning.manifests import build_claim, build_volume
 from kigi.planning.node_cache import plan_node_cache
-from kigi.planning.targets import MachineTarget
+from kigi.planning.placed import Owner, PlacedTarget, disk_targets
+from kigi.planning.targets import Blueprint, MachineTarget
+from kigi.planning.vm_manifest import VmSettings, build_machine
 
 NAMESPACE = "bench"
 PER_DEPLOYMENT = 1000
@@ -105,6 +107,7 @@ def fill(machines: int, nodes: int) -> Mirror:
         heartbeat = {"budgetBytes": 2**40, "lastHeartbeatTime": "2026-01-01T00:00:00Z"}
         put({"kind": "NodeCache", "metadata": {"name": f"n{number}"}, "spec": {}}, layers=held, **heartbeat)
     state = systems["s0"]
+    blueprints = {machine.name: blueprint_of(machine, images) for machine in state.machines}
     spread = itertools.cycle(range(nodes))
     for start in range(0, machines, PER_DEPLOYMENT):
         name = f"d{start // PER_DEPLOYMENT}"
@@ -116,21 +119,10 @@ def fill(machines: int, nodes: int) -> Mirror:
         for instance in range(replicas):
             node = f"n{next(spread)}"
             for machine in state.machines:
-                wish = MachineTarget(
-                    instance=instance,
-                    machine=machine.name,
-                    system="s0",
-                    image=str(machine.image),
-                    chain=image_chain(images, str(machine.image)),
-                    template={},
-                    running=True,
-                    resets=(None, None, None),
-                    keep_unchanged=False,
-                )
-                fingerprint = Fingerprint(wish.chain[-1].digest, "s0", (None, None, None))
-                put(build_volume(owner, wish, 1, node, fingerprint), phase="Bound")
-                put(build_claim(owner, wish, 1), phase="Bound")
-                vm = build_machine(owner, wish, 1, Placement(), "Sidecar", "hook", running=True)
+                placed = placed_on(node, owner, instance, blueprints[machine.name])
+                put(build_volume(owner, placed, placed.disks[0]), phase="Bound")
+                put(build_claim(owner, placed, placed.disks[0]), phase="Bound")
+                vm = build_machine(owner, placed, VmSettings(Placement(), "Sidecar", "hook", running=True))
                 put(vm, printableStatus="Running")
                 template = vm["spec"]["template"]
                 instance_meta = {**template["metadata"], "name": vm["metadata"]["name"], "namespace": NAMESPACE}
@@ -141,6 +133,20 @@ def fill(machines: int, nodes: int) -> Mirror:
     put({"kind": "KubeVirt", "metadata": meta, "spec": installed}, observedKubeVirtVersion="v1.7.0")
     mirror.synced = True
     return mirror
+
+
+def blueprint_of(machine: MachineChange, images: dict[str, Image]) -> Blueprint:
+    """Blueprint of a machine of state s0."""
+    resolved = ResolvedMachine(machine.name, str(machine.image), image_chain(images, str(machine.image)))
+    return Blueprint.of("s0", resolved, Placement(), "Sidecar", "hook")
+
+
+def placed_on(node: str, owner: Owner, instance: int, blueprint: Blueprint) -> PlacedTarget:
+    """A machine on the first revision of its disk."""
+    name = machine_name(owner.name, instance, blueprint.machine.name)
+    target = MachineTarget(instance, blueprint, name, running=True, resets=(None, None, None))
+    disks = disk_targets(owner, target, 1)
+    return PlacedTarget(target, 1, node, target.fingerprint(), disks, is_cached=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Resolve and plan many machines over many nodes, and see that it grows linearly.
+"""Resolve and plan many machines over many nodes; the time must grow linearly.
 
 Pure code in one process: no server is involved. The peer is the same machine's own floor for the data: building the
 plain manifests (dicts) of the same volumes and claims, with no decision at all.
@@ -27,7 +27,8 @@ from kigi.domain.kubevirt import KubeVirtState
 from kigi.domain.layers import Chain, Digest
 from kigi.domain.systems import MachineChange, System, resolve_system
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
-from kigi.planning.manifests import Owner, build_claim, build_volume
+from kigi.planning.manifests import build_claim, build_volume
+from kigi.planning.placed import Owner
 from kigi.planning.view import DeploymentView, NodeState
 from kigi.runtime.settings import GC_THRESHOLD
 
@@ -94,12 +95,12 @@ def view(images: dict[str, Image], systems: dict[str, System], machines: int, no
 def floor(plan: DeploymentPlan) -> list[Any]:
     """The manifests of the plan's disks with nothing decided."""
     owner = Owner("team", "exercise", "0" * 36)
-    volumes = [build_volume(owner, t.wish, t.revision, t.node, t.fingerprint) for t in plan.targets]
-    return volumes + [build_claim(owner, t.wish, t.revision) for t in plan.targets]
+    volumes = [build_volume(owner, placed, disk) for placed in plan.placed for disk in placed.disks]
+    return volumes + [build_claim(owner, placed, disk) for placed in plan.placed for disk in placed.disks]
 
 
 def seconds(work: Callable[[], Any], rounds: int) -> list[float]:
-    """CPU seconds of each round: the work is pure, and other processes of the machine shall not count."""
+    """CPU seconds of each round: the work is pure, and other processes of the machine must not count."""
     taken: list[float] = []
     for _ in range(rounds):
         gc.collect()
@@ -120,7 +121,7 @@ def main() -> None:
     for machines in (1250, 2500, 5000, 10000):
         nodes = machines // 10
         plan = plan_deployment(view(images, systems, machines, nodes), hook_image="kigi:dev")
-        assert len(plan.targets) == machines, plan.error
+        assert len(plan.placed) == machines, plan.error
         ours = seconds(
             lambda m=machines, n=nodes: plan_deployment(view(images, systems, m, n), hook_image="kigi:dev"),  # type: ignore[misc]
             options.rounds,

@@ -1,16 +1,19 @@
-"""API objects as the API server gives them, small."""
+"""Small API objects as the API server returns them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kigi.api.deployment import Placement
 from kigi.domain import names
-from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.images import Image
 from kigi.domain.layers import Chain, Digest, Layer
-from kigi.planning.manifests import Owner, build_claim, build_machine, build_volume
-from kigi.planning.targets import MachineTarget
+from kigi.domain.systems import ResolvedMachine
+from kigi.planning.manifests import build_claim, build_volume
+from kigi.planning.placed import Owner, PlacedTarget, disk_targets
+from kigi.planning.targets import Blueprint, MachineTarget
+from kigi.planning.vm_manifest import VmSettings, build_machine
 
 GIB = 2**30
 NS, NAME, UID = "ns", "dep", "0123456789"
@@ -18,7 +21,7 @@ OWNER = Owner(NS, NAME, UID)
 
 
 def with_meta(body: dict[str, Any], version: int, uid: str | None = None, **meta: Any) -> dict[str, Any]:
-    """The body with what the API server adds."""
+    """The body with the fields that the API server adds."""
     name = body["metadata"]["name"]
     added = {"uid": uid or f"uid-{body['kind']}-{name}", "resourceVersion": str(version), "generation": 1}
     return {**body, "metadata": {**body["metadata"], **added, **meta}}
@@ -83,18 +86,26 @@ def cache_body(
     return with_meta({"kind": "NodeCache", "metadata": {"name": name}, "spec": spec, "status": status}, version)
 
 
-def wish(machine: str = "m", image: str = "top", instance: int = 0, memory: str = "1Gi") -> MachineTarget:
-    return MachineTarget(
-        instance=instance,
-        machine=machine,
-        system="a",
-        image=image,
-        chain=chain_of(image),
-        template={"memory": memory},
-        running=True,
-        resets=(None, None, None),
-        keep_unchanged=False,
-    )
+def target(
+    machine: str = "m",
+    image: str = "top",
+    instance: int = 0,
+    memory: str = "1Gi",
+    template: Mapping[str, Any] | None = None,
+    running: bool = True,
+) -> MachineTarget:
+    """A machine of state a, which has one disk."""
+    fields = {"memory": memory} if template is None else template
+    resolved = ResolvedMachine(machine, image, chain_of(image), fields)
+    name = names.machine_name(NAME, instance, machine)
+    blueprint = Blueprint.of("a", resolved, Placement(), "Sidecar", "hook")
+    return MachineTarget(instance, blueprint, name, running, resets=(None, None, None))
+
+
+def placed(desired: MachineTarget, revision: int = 1, node: str = "n1", owner: Owner = OWNER) -> PlacedTarget:
+    """The target on the disks of that revision."""
+    disks = disk_targets(owner, desired, revision)
+    return PlacedTarget(desired, revision, node, desired.fingerprint(), disks, is_cached=True)
 
 
 def chain_of(name: str) -> Chain:
@@ -102,23 +113,27 @@ def chain_of(name: str) -> Chain:
 
 
 def volume_body(
-    wished: MachineTarget, revision: int = 1, node: str = "n1", version: int = 1, owner: Owner = OWNER, **meta: Any
+    desired: MachineTarget, revision: int = 1, node: str = "n1", version: int = 1, owner: Owner = OWNER, **meta: Any
 ) -> dict[str, Any]:
-    fingerprint = Fingerprint(wished.chain[-1].digest, wished.system, (None, None, None))
-    return with_meta(build_volume(owner, wished, revision, node, fingerprint), version, **meta)
+    """Volume of the boot disk."""
+    one = placed(desired, revision, node, owner)
+    return with_meta(build_volume(owner, one, one.disks[0]), version, **meta)
 
 
-def claim_body(wished: MachineTarget, revision: int = 1, version: int = 1, phase: str = "Bound") -> dict[str, Any]:
-    return {**with_meta(build_claim(OWNER, wished, revision), version), "status": {"phase": phase}}
+def claim_body(desired: MachineTarget, revision: int = 1, version: int = 1, phase: str = "Bound") -> dict[str, Any]:
+    """Claim of the boot disk."""
+    one = placed(desired, revision)
+    return {**with_meta(build_claim(OWNER, one, one.disks[0]), version), "status": {"phase": phase}}
 
 
-def machine_body(wished: MachineTarget, revision: int = 1, version: int = 1, owner: Owner = OWNER) -> dict[str, Any]:
-    body = build_machine(owner, wished, revision, Placement(), "Sidecar", "hook", running=wished.running)
+def machine_body(desired: MachineTarget, revision: int = 1, version: int = 1, owner: Owner = OWNER) -> dict[str, Any]:
+    settings = VmSettings(Placement(), "Sidecar", "hook", running=desired.running)
+    body = build_machine(owner, placed(desired, revision, owner=owner), settings)
     return {**with_meta(body, version), "status": {"printableStatus": "Running"}}
 
 
-def vmi_body(wished: MachineTarget, revision: int = 1, version: int = 1, uid: str = "vmi-1") -> dict[str, Any]:
-    machine = machine_body(wished, revision)
+def vmi_body(desired: MachineTarget, revision: int = 1, version: int = 1, uid: str = "vmi-1") -> dict[str, Any]:
+    machine = machine_body(desired, revision)
     template = machine["spec"]["template"]
     body = {
         "kind": "VirtualMachineInstance",

@@ -25,7 +25,6 @@ from kigi.domain.observed import ClaimRecord, MachineRecord, Meta, PolicyRecord,
 from kigi.domain.systems import DiskChange, MachineChange, ResolvedSystem, System, resolve_system
 from kigi.errors import KigiError
 from kigi.planning.deployment import DeploymentPlan, plan_deployment
-from kigi.planning.manifests import hardware_hash
 from kigi.planning.node_cache import plan_node_cache
 from kigi.planning.steps import (
     AddFinalizer,
@@ -171,6 +170,10 @@ class Volume:
     @property
     def handle(self) -> str:
         return str(self.manifest["spec"]["csi"]["volumeHandle"])
+
+    @property
+    def revision(self) -> int:
+        return int(self.manifest["metadata"]["labels"][names.LABEL_REVISION])
 
     @property
     def chain(self) -> list[Digest]:
@@ -545,20 +548,21 @@ class World:
             assert not (self.volumes or self.claims or self.vms or self.vmis or self.finalizer)
             assert not any(node.overlays for node in self.nodes.values())
             return
-        wishes = machine_targets(self.spec, self.view().systems)
-        assert len(self.vms) == len(wishes)
-        isolated = {wish.instance for wish in wishes} if self.spec.isolation == "Instances" else set()
+        targets = machine_targets(self.view())
+        assert len(self.vms) == len(targets)
+        isolated = {target.instance for target in targets} if self.spec.isolation == "Instances" else set()
         assert {state.instance for state in self.view().policies} == isolated
-        assert len(self.volumes) == len(self.claims) == sum(1 + len(wish.disks) for wish in wishes)
-        assert len(self.vmis) == sum(wish.running for wish in wishes)
-        for wish in wishes:
-            vm = self.vms[names.machine_name("dep", wish.instance, wish.machine)]
-            assert vm.running == wish.running
-            if wish.running:
-                runs = self.vmis[names.machine_name("dep", wish.instance, wish.machine)]
-                assert runs.hardware == hardware_hash(wish), "it runs with the hardware of another template"
-            wanted = [[layer.digest for layer in chain] for chain in wish.chains]
+        assert len(self.volumes) == len(self.claims) == sum(len(target.chains) for target in targets)
+        assert len(self.vmis) == sum(target.running for target in targets)
+        for target in targets:
+            vm = self.vms[target.vm_name]
+            assert vm.running == target.running
+            if target.running:
+                hardware = target.blueprint.hardware_hash
+                assert self.vmis[target.vm_name].hardware == hardware, "it runs with the hardware of another template"
+            wanted = [[layer.digest for layer in chain] for chain in target.chains]
             assert [self._volume_of(claim).chain for claim in vm.claims] == wanted
-            assert len({claim.split(".")[3] for claim in vm.claims}) == 1, "disks of two revisions in one VM"
+            revisions = {self._volume_of(claim).revision for claim in vm.claims}
+            assert len(revisions) == 1, "disks of two revisions in one VM"
         overlays = {handle for node in self.nodes.values() for handle in node.overlays}
         assert overlays <= {volume.handle for volume in self.volumes.values()}, "an overlay was left behind"

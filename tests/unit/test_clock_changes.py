@@ -13,7 +13,7 @@ from kigi.mirror.records import CACHE_SILENT_AFTER
 from kigi.mirror.store import Mirror
 from kigi.planning.capture_view import RESUMED_SHOWN
 from kigi.planning.captures import AGAIN_S, STANDSTILL, orders, plan_capture, standing
-from kigi.planning.deployment import FORGOTTEN_AFTER, halted_until
+from kigi.planning.machines import FORGOTTEN_AFTER, halted_until
 from tests.support.bodies import cache_body, csi_node_body, node_body
 from tests.support.worlds import World, with_machines
 from tests.unit.planning.test_captures import begun, copied, paused, resumed, view_of

@@ -38,10 +38,10 @@ from kigi.errors import DeploymentMissing, KigiError, SpecInvalid
 from kigi.gather.deployment import gather_deployment
 from kigi.gather.prefetch import gather_prefetch
 from kigi.mirror.store import Mirror
-from kigi.planning.deployment import Target, claim_of, plan_deployment
-from kigi.planning.manifests import Owner, hardware_hash
+from kigi.planning.deployment import plan_deployment
+from kigi.planning.placed import PlacedTarget
 from kigi.planning.prefetches import plan_prefetch
-from kigi.planning.view import DeploymentView, MachineState
+from kigi.planning.view import DeploymentView
 from kigi.status.deployments import deployment_status
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _plan(mirror: Mirror, key: tuple[str, str], now: datetime) -> dict[str, Any]
         raise record.spec
     view = replace(gather_deployment(mirror, record, now), old_status=None)
     plan = plan_deployment(view)
-    if plan.error is not None and not plan.targets:
+    if plan.error is not None and not plan.placed:
         raise plan.error
     status = deployment_status(view, plan)
     cost = status.plan.to_api() if status.plan else {}
@@ -189,18 +189,18 @@ def _plan(mirror: Mirror, key: tuple[str, str], now: datetime) -> dict[str, Any]
         "system": record.spec.system.name,
         "problem": f"{plan.error.reason}: {plan.error}" if plan.error is not None else None,
         **cost,
-        "nodes": [*_nodes(view, plan.targets, _prefetched(view, plan.targets))],
-        "machines": [*_machines(view, plan.targets, plan.machines)],
+        "nodes": [*_nodes(view, plan.placed, _prefetched(view, plan.placed))],
+        "machines": [*_machines(view, plan.placed)],
     }
 
 
 def _nodes(
-    view: DeploymentView, targets: tuple[Target, ...], prefetched: Mapping[str, Mapping[Digest, Layer]]
+    view: DeploymentView, targets: tuple[PlacedTarget, ...], prefetched: Mapping[str, Mapping[Digest, Layer]]
 ) -> Iterator[dict[str, Any]]:
     """Each node that is used: layers and bytes that it lacks, for disks and for prefetched states, and room after."""
     wanted: dict[str, dict[Digest, Layer]] = defaultdict(dict)
     for target in targets:
-        for chain in target.wish.chains:
+        for chain in target.target.chains:
             wanted[target.node].update({layer.digest: layer for layer in chain})
     for node, layers in sorted(wanted.items()):
         state = view.nodes.get(node)
@@ -218,11 +218,11 @@ def _nodes(
         }
 
 
-def _prefetched(view: DeploymentView, targets: tuple[Target, ...]) -> dict[str, dict[Digest, Layer]]:
+def _prefetched(view: DeploymentView, targets: tuple[PlacedTarget, ...]) -> dict[str, dict[Digest, Layer]]:
     """Layers of the states that are kept warm, on the nodes that their machines are on."""
     nodes: dict[str, set[str]] = defaultdict(set)
     for target in targets:
-        nodes[target.wish.machine].add(target.node)
+        nodes[target.target.machine].add(target.node)
     everywhere = {target.node for target in targets}
     found: dict[str, dict[Digest, Layer]] = defaultdict(dict)
     for ref in view.spec.prefetch:
@@ -234,30 +234,26 @@ def _prefetched(view: DeploymentView, targets: tuple[Target, ...]) -> dict[str, 
     return found
 
 
-def _machines(
-    view: DeploymentView, targets: tuple[Target, ...], present: Mapping[tuple[int, str], MachineState]
-) -> Iterator[dict[str, Any]]:
-    owner = Owner(view.namespace, view.name, view.uid)
-    wished = {target.wish.slot for target in targets}
-    for target in targets:
-        state = view.nodes.get(target.node)
-        layers = {layer.digest: layer for chain in target.wish.chains for layer in chain}
+def _machines(view: DeploymentView, targets: tuple[PlacedTarget, ...]) -> Iterator[dict[str, Any]]:
+    slots = {placed.slot for placed in targets}
+    for placed in targets:
+        state = view.nodes.get(placed.node)
+        layers = {layer.digest: layer for chain in placed.target.chains for layer in chain}
         missing = missing_layers(layers, state.held if state is not None else frozenset())
-        machine = present.get(target.wish.slot)
         yield {
-            "instance": target.wish.instance,
-            "name": target.wish.machine,
-            "node": target.node,
-            "system": target.wish.system,
-            "action": _action(target, machine, claim_of(target, owner)),
+            "instance": placed.target.instance,
+            "name": placed.target.machine,
+            "node": placed.node,
+            "system": placed.target.system,
+            "action": _action(placed),
             "missingLayers": len(missing),
             "missingBytes": total_bytes(missing.values()),
         }
-    for slot, machine in sorted(present.items()):
-        if slot not in wished and view.owns(machine.vm):
+    for machine in sorted(view.machines, key=lambda machine: machine.slot):
+        if machine.slot not in slots and view.owns(machine.vm):
             yield {
-                "instance": slot[0],
-                "name": slot[1],
+                "instance": machine.vm.instance,
+                "name": machine.vm.machine,
                 "node": machine.vmi.node if machine.vmi is not None else None,
                 "action": "delete",
                 "missingLayers": 0,
@@ -265,16 +261,17 @@ def _machines(
             }
 
 
-def _action(target: Target, machine: MachineState | None, claim: str) -> str:
+def _action(placed: PlacedTarget) -> str:
     """create, restart (on a fresh disk, or with other hardware), start, stop, or keep."""
+    machine, running = placed.observed, placed.target.running
     if machine is None:
-        return "create" if target.wish.running else "create, off"
-    if target.volume is None or machine.vm.claim != claim:
+        return "create" if running else "create, off"
+    if placed.is_new or machine.vm.claim != placed.claim:
         return "restart on a fresh disk" if machine.vmi is not None else "fresh disk"
-    if machine.vm.running != target.wish.running:
-        return "start" if target.wish.running else "stop"
+    if machine.vm.running != running:
+        return "start" if running else "stop"
     started_with = machine.vmi.hardware if machine.vmi is not None else ""
-    if machine.vm.running and started_with not in ("", hardware_hash(target.wish)):
+    if machine.vm.running and started_with not in ("", placed.target.blueprint.hardware_hash):
         return "restart, disk kept"
     return "keep"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.layers import Chain
+from kigi.domain.names import claim_name
 
 Slot = tuple[int, str]
 """(instance, machine): the place of one VM in a deployment."""
@@ -60,6 +61,11 @@ class VolumeRecord:
     def slot(self) -> Slot:
         """Slot of the VM that the disk belongs to."""
         return (self.instance, self.machine)
+
+    @property
+    def claim(self) -> str:
+        """Name of the claim that the volume is bound to."""
+        return claim_name(self.deployment[1], self.instance, self.machine, self.revision, self.disk)
 
     @property
     def system(self) -> str:

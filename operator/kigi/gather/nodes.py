@@ -12,10 +12,10 @@ from kigi.domain.observed import VolumeRecord
 from kigi.domain.systems import ResolvedSystem
 from kigi.mirror.records import CACHE_SILENT_AFTER, CacheRecord, NodeRecord
 from kigi.mirror.store import Mirror
-from kigi.planning.manifests import machine_memory_bytes
 from kigi.planning.view import (
     NodeState,
 )
+from kigi.planning.vm_manifest import machine_memory_bytes
 
 
 def gather_nodes(mirror: Mirror, now: datetime, *, without: tuple[str, str] | None = None) -> dict[str, NodeState]:

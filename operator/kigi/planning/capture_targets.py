@@ -12,7 +12,7 @@ from kigi.domain.layers import MAX_DEPTH, Chain
 from kigi.domain.observed import VmiRecord, VolumeRecord
 from kigi.errors import DeploymentMissing, KigiError, MachineUnknown, NameTaken, NotSettled
 from kigi.planning.capture_view import RESUMED_SHOWN, CaptureView, image_name, is_to_pause, lasts, system_name, too_deep
-from kigi.planning.deployment import is_outdated
+from kigi.planning.machines import is_outdated
 from kigi.planning.targets import MachineTarget, machine_targets
 from kigi.planning.view import DeploymentView
 
@@ -21,7 +21,7 @@ def choose_targets(view: CaptureView) -> SystemCaptureStatus:
     deployment = view.deployment
     if isinstance(deployment, KigiError):
         raise deployment
-    wishes = [w for w in machine_targets(deployment.spec, deployment.systems) if w.instance == view.spec.instance]
+    wishes = [w for w in machine_targets(deployment) if w.instance == view.spec.instance]
     if not wishes:
         raise DeploymentMissing(
             f"spec.instance: SystemDeployment {deployment.name} has {deployment.spec.replicas} instances, from 0; "
@@ -80,8 +80,8 @@ def _at_rest(
     root = volumes.get("")
     if root is None or wish.needs_new_disk(deployment.fingerprint_of(root)):
         raise NotSettled(f"{where} is being switched or reset; it is captured when that is done")
-    found: list[_Found] = [(wish.machine, wish.image, wish.chain, root)]
-    for disk in wish.disks:
+    found: list[_Found] = [(wish.machine, wish.blueprint.machine.image, wish.chain, root)]
+    for disk in wish.blueprint.machine.disks:
         volume = volumes.get(disk.name)
         if volume is None:
             raise NotSettled(f"{where}: its disk {disk.name} is not there yet")

@@ -1,7 +1,7 @@
-"""One NetworkPolicy for each instance: its VMs talk with each other and with nobody else.
+"""One NetworkPolicy per instance: its VMs reach each other and nothing else.
 
-Policies add up: whoever wants an exception (a DNS server, a scoring host) applies one more policy for the same VMs. The
-cluster's network plugin has to enforce NetworkPolicies; the API server takes them in any case.
+Policies add up: for an exception (a DNS server, a scoring host) users apply another policy for the same VMs. The
+cluster's network plugin has to enforce NetworkPolicies; the API server accepts them in any case.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Iterator, Set
 from typing import Any, Final
 
 from kigi.domain import names
-from kigi.planning.manifests import Owner, instance_labels, owner_reference
+from kigi.planning.manifests import instance_labels, owner_reference
+from kigi.planning.placed import Owner
 from kigi.planning.steps import ApplyObject, DeleteObject, Step
 from kigi.planning.view import DeploymentView
 
@@ -46,23 +47,21 @@ def build_policy(owner: Owner, instance: int) -> dict[str, Any]:
 
 
 def isolation_steps(view: DeploymentView, owner: Owner, instances: Set[int]) -> Iterator[Step]:
-    """Policies that are absent or changed, and those that nobody wishes any more."""
-    wanted = instances if view.spec.isolation == "Instances" else frozenset()
+    """Applies policies that are missing or changed, and deletes those that no instance needs any more."""
+    desired = instances if view.spec.isolation == "Instances" else frozenset()
     present = {policy.instance: policy for policy in view.policies if view.owns(policy)}
-    for instance in sorted(wanted):
+    for instance in sorted(desired):
         policy = present.get(instance)
         manifest = build_policy(owner, instance)
         if policy is None or (not policy.meta.deleting and policy.spec != manifest["spec"]):
             yield ApplyObject(manifest)
     for instance, policy in sorted(present.items()):
-        if instance not in wanted and not policy.meta.deleting:
+        if instance not in desired and not policy.meta.deleting:
             yield DeleteObject(KIND, policy.meta.name, view.namespace)
 
 
-def is_isolated(view: DeploymentView, instance: int) -> bool:
-    """The instance's VMs may start: its policy is there, or none is wished."""
+def isolated_instances(view: DeploymentView) -> frozenset[int] | None:
+    """Instances whose policy exists, so that their VMs may start; None: isolation is off, and all may."""
     if view.spec.isolation != "Instances":
-        return True
-    return any(
-        policy.instance == instance and view.owns(policy) and not policy.meta.deleting for policy in view.policies
-    )
+        return None
+    return frozenset(p.instance for p in view.policies if view.owns(p) and not p.meta.deleting)

@@ -11,7 +11,7 @@ from kigi.api.prefetch import PrefetchedNode, PrefetchState, SystemPrefetchSpec,
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError, NodesMissing
-from kigi.planning.placement import candidate_nodes, is_selected, why_no_candidates
+from kigi.planning.candidates import candidate_nodes, is_selected, why_no_candidates
 from kigi.planning.view import NodeState
 
 

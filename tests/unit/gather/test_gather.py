@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +14,8 @@ from kigi.gather.node_cache import gather_node
 from kigi.gather.nodes import gather_nodes
 from kigi.gather.trees import gather_image, image_users, system_users
 from kigi.mirror.store import Mirror
-from kigi.planning.manifests import Owner, machine_memory_bytes
+from kigi.planning.placed import Owner
+from kigi.planning.vm_manifest import machine_memory_bytes
 from tests.support.bodies import (
     GIB,
     NAME,
@@ -29,9 +29,9 @@ from tests.support.bodies import (
     machine_body,
     node_body,
     system_body,
+    target,
     vmi_body,
     volume_body,
-    wish,
     with_meta,
 )
 
@@ -57,10 +57,10 @@ def view(mirror: Mirror, now: datetime = NOW):  # type: ignore[no-untyped-def]
 
 
 def test_a_machine_is_seen_with_its_instance_and_its_disk(mirror: Mirror) -> None:
-    mirror.put("PersistentVolume", volume_body(wish()))
-    mirror.put("PersistentVolumeClaim", claim_body(wish()))
-    mirror.put("VirtualMachine", machine_body(wish()))
-    mirror.put("VirtualMachineInstance", vmi_body(wish()))
+    mirror.put("PersistentVolume", volume_body(target()))
+    mirror.put("PersistentVolumeClaim", claim_body(target()))
+    mirror.put("VirtualMachine", machine_body(target()))
+    mirror.put("VirtualMachineInstance", vmi_body(target()))
     seen = view(mirror)
     (machine,), (volume,), (claim,) = seen.machines, seen.volumes, seen.claims
     assert (machine.vm.claim, machine.vmi_claim, machine.vmi_phase) == (claim.meta.name, claim.meta.name, "Running")
@@ -72,7 +72,7 @@ def test_a_machine_is_seen_with_its_instance_and_its_disk(mirror: Mirror) -> Non
 
 
 def test_a_volume_of_a_predecessor_of_the_same_name_has_no_fingerprint(mirror: Mirror) -> None:
-    mirror.put("PersistentVolume", volume_body(wish(), owner=Owner(NS, NAME, "another")))
+    mirror.put("PersistentVolume", volume_body(target(), owner=Owner(NS, NAME, "another")))
     seen = view(mirror)
     (volume,) = seen.volumes
     assert volume.fingerprint is not None
@@ -80,29 +80,29 @@ def test_a_volume_of_a_predecessor_of_the_same_name_has_no_fingerprint(mirror: M
 
 
 def test_a_vm_of_a_predecessor_is_not_owned(mirror: Mirror) -> None:
-    mirror.put("VirtualMachine", machine_body(wish(), owner=Owner(NS, NAME, "another")))
+    mirror.put("VirtualMachine", machine_body(target(), owner=Owner(NS, NAME, "another")))
     seen = view(mirror)
     (machine,) = seen.machines
     assert not seen.owns(machine.vm)
 
 
 def test_memory_of_other_deployments_is_not_free_and_of_this_one_is(mirror: Mirror) -> None:
-    mirror.put("PersistentVolume", volume_body(wish(memory="2Gi")))
-    mirror.put("VirtualMachine", machine_body(wish(memory="2Gi")))
+    mirror.put("PersistentVolume", volume_body(target(memory="2Gi")))
+    mirror.put("VirtualMachine", machine_body(target(memory="2Gi")))
     assert view(mirror).nodes["n1"].memory_bytes == 8 * GIB
     others = gather_nodes(mirror, NOW, without=("ns", "other"))
     assert others["n1"].memory_bytes == 8 * GIB - 2 * GIB - LAUNCHER_OVERHEAD_BYTES
 
 
 def test_a_vm_that_waits_for_its_layers_has_its_room_already(mirror: Mirror) -> None:
-    mirror.put("PersistentVolume", volume_body(wish()))
+    mirror.put("PersistentVolume", volume_body(target()))
     others = gather_nodes(mirror, NOW, without=("ns", "other"))
     assert others["n1"].memory_bytes == 8 * GIB - GIB - LAUNCHER_OVERHEAD_BYTES
 
 
 def test_old_revisions_take_no_room(mirror: Mirror) -> None:
     for revision in (1, 2, 3):
-        mirror.put("PersistentVolume", volume_body(wish(), revision))
+        mirror.put("PersistentVolume", volume_body(target(), revision))
     others = gather_nodes(mirror, NOW, without=("ns", "other"))
     assert others["n1"].memory_bytes == 8 * GIB - GIB - LAUNCHER_OVERHEAD_BYTES
 
@@ -124,19 +124,22 @@ def test_an_instancetype_says_how_much_room_its_machine_takes(
 ) -> None:
     machine = {"name": "m", "image": {"name": "top"}, "template": {"instancetype": reference}}
     mirror.put("SystemNode", system_body("a", [machine], version=2))
-    mirror.put("PersistentVolume", volume_body(wish()))
+    mirror.put("PersistentVolume", volume_body(target()))
     mirror.put(kind, instancetype_body("3Gi", namespace=namespace))
 
     def free() -> int:
         return gather_nodes(mirror, NOW, without=("ns", "other"))["n1"].memory_bytes
 
     assert free() == 8 * GIB - 3 * GIB - LAUNCHER_OVERHEAD_BYTES
-    typed = replace(wish(), template={"instancetype": reference})
+    typed = target(template={"instancetype": reference})
     mirror.put("VirtualMachine", machine_body(typed))
     assert free() == 8 * GIB - 3 * GIB - LAUNCHER_OVERHEAD_BYTES
     mirror.put(kind, instancetype_body("5Gi", version=2, namespace=namespace))
     assert free() == 8 * GIB - 5 * GIB - LAUNCHER_OVERHEAD_BYTES
-    assert machine_memory_bytes(typed.template, view(mirror).instancetypes) == 5 * GIB + LAUNCHER_OVERHEAD_BYTES
+    assert (
+        machine_memory_bytes(typed.blueprint.machine.template, view(mirror).instancetypes)
+        == 5 * GIB + LAUNCHER_OVERHEAD_BYTES
+    )
 
 
 def test_an_instancetype_of_another_namespace_is_none_of_ours(mirror: Mirror) -> None:
@@ -156,16 +159,16 @@ def test_a_node_without_our_driver_says_so(mirror: Mirror) -> None:
 
 
 def test_a_node_wants_the_chains_of_its_live_volumes(mirror: Mirror) -> None:
-    mirror.put("PersistentVolume", volume_body(wish()))
-    mirror.put("PersistentVolume", volume_body(wish("gone"), deletionTimestamp="2026-01-01T00:00:00Z"))
+    mirror.put("PersistentVolume", volume_body(target()))
+    mirror.put("PersistentVolume", volume_body(target("gone"), deletionTimestamp="2026-01-01T00:00:00Z"))
     node = gather_node(mirror, "n1")
     assert [w.chain for w in node.wishes] == [chain_of("top")]
     assert [name for name, _ in node.terminating] == ["kigi.ns.dep.0.gone.r1"]
 
 
 def test_the_overlay_of_a_running_instance_is_in_use(mirror: Mirror) -> None:
-    mirror.put("PersistentVolume", volume_body(wish(), deletionTimestamp="2026-01-01T00:00:00Z"))
-    mirror.put("VirtualMachineInstance", vmi_body(wish()))
+    mirror.put("PersistentVolume", volume_body(target(), deletionTimestamp="2026-01-01T00:00:00Z"))
+    mirror.put("VirtualMachineInstance", vmi_body(target()))
     assert gather_node(mirror, "n1").terminating_in_use == {"kigi.ns.dep.0.m.r1"}
 
 
@@ -173,7 +176,7 @@ def test_prefetched_states_are_wanted_where_the_machine_is(mirror: Mirror) -> No
     mirror.put("VMImageNode", image_body(Image("next", chain_of("next")[0].digest, 100, GIB), 2))
     mirror.put("SystemNode", system_body("b", [{"name": "m", "image": {"name": "next"}}], "a", 3))
     mirror.put("SystemDeployment", deployment_body(4, prefetch=[{"name": "b"}]))
-    mirror.put("PersistentVolume", volume_body(wish()))
+    mirror.put("PersistentVolume", volume_body(target()))
     wishes = gather_node(mirror, "n1").wishes
     assert [w.chain[-1].digest for w in wishes] == [chain_of("top")[0].digest, chain_of("next")[0].digest]
     assert wishes[0].priority > wishes[1].priority
@@ -193,7 +196,7 @@ def test_an_image_counts_the_nodes_that_hold_its_whole_chain(mirror: Mirror) -> 
 
 
 def test_only_an_unused_overlay_of_our_form_that_no_volume_names_is_without_one(mirror: Mirror) -> None:
-    mirror.put("PersistentVolume", volume_body(wish("elsewhere"), node="n2"))
+    mirror.put("PersistentVolume", volume_body(target("elsewhere"), node="n2"))
     left, mounted = "kigi.ns.dep.0.gone.r1.01234567", "kigi.ns.dep.0.gone.r2.01234567"
     named = "kigi.ns.dep.0.elsewhere.r1.01234567"
     body = cache_body(version=2, volumes=(left, mounted, named, "somebody-elses", "kigi.ns.dep.x.gone.r1.01234567"))

@@ -17,8 +17,8 @@ from tests.support.bodies import (
     image_body,
     node_body,
     system_body,
+    target,
     volume_body,
-    wish,
 )
 
 GIB = 2**30
@@ -57,9 +57,9 @@ def test_a_late_deletion_of_a_namesake_does_not_remove_its_successor() -> None:
 
 def test_indexes_follow_every_change() -> None:
     mirror = Mirror()
-    mirror.put("PersistentVolume", volume_body(wish(), node="n1", version=1))
+    mirror.put("PersistentVolume", volume_body(target(), node="n1", version=1))
     assert len(list(mirror.volumes.by("node", "n1"))) == 1
-    mirror.put("PersistentVolume", volume_body(wish(), node="n2", version=2))
+    mirror.put("PersistentVolume", volume_body(target(), node="n2", version=2))
     assert not list(mirror.volumes.by("node", "n1"))
     (record,) = mirror.volumes.by("deployment", (NS, NAME))
     assert record.node == "n2"
@@ -71,7 +71,7 @@ def test_indexes_follow_every_change() -> None:
 def test_indexes_agree_with_a_scan_of_all_objects(events: list[tuple[int, int, bool]]) -> None:
     mirror, versions = Mirror(), itertools.count(1)
     for number, node, deleted in events:
-        body = volume_body(wish(f"m{number}"), node=f"n{node}", version=next(versions))
+        body = volume_body(target(f"m{number}"), node=f"n{node}", version=next(versions))
         body["metadata"]["uid"] = f"{number}-{len(mirror._tombstones)}"
         name = body["metadata"]["name"]
         known = mirror.volumes.get(None, name)
@@ -129,7 +129,7 @@ def test_a_stored_object_that_no_longer_validates_is_an_error_of_its_own_and_of_
 
 def test_a_damaged_chain_on_a_volume_is_empty_and_not_an_error() -> None:
     mirror = Mirror()
-    body = volume_body(wish())
+    body = volume_body(target())
     body["spec"]["csi"]["volumeAttributes"]["chain"] = "[{]"
     mirror.put("PersistentVolume", body)
     (record,) = mirror.volumes

@@ -20,9 +20,9 @@ from tests.support.bodies import (
     machine_body,
     node_body,
     system_body,
+    target,
     vmi_body,
     volume_body,
-    wish,
 )
 
 DEPLOYMENT = Key("deployment", NS, NAME)
@@ -36,7 +36,7 @@ def mirror() -> Mirror:
     mirror.put("SystemDeployment", deployment_body())
     mirror.put("Node", node_body())
     mirror.put("NodeCache", cache_body())
-    mirror.put("PersistentVolume", volume_body(wish()))
+    mirror.put("PersistentVolume", volume_body(target()))
     return mirror
 
 
@@ -47,15 +47,15 @@ def woken(mirror: Mirror, kind: str, body: dict[str, Any]) -> set[Key]:
 
 def test_children_wake_their_deployment(mirror: Mirror) -> None:
     for kind, body in (
-        ("PersistentVolumeClaim", claim_body(wish())),
-        ("VirtualMachine", machine_body(wish())),
-        ("VirtualMachineInstance", vmi_body(wish())),
+        ("PersistentVolumeClaim", claim_body(target())),
+        ("VirtualMachine", machine_body(target())),
+        ("VirtualMachineInstance", vmi_body(target())),
     ):
         assert DEPLOYMENT in woken(mirror, kind, body)
 
 
 def test_a_volume_wakes_its_deployment_and_its_node(mirror: Mirror) -> None:
-    assert woken(mirror, "PersistentVolume", volume_body(wish("other"))) == {DEPLOYMENT, Key("node", "", "n1")}
+    assert woken(mirror, "PersistentVolume", volume_body(target("other"))) == {DEPLOYMENT, Key("node", "", "n1")}
 
 
 def test_a_new_layer_wakes_the_deployments_of_the_node_and_its_images(mirror: Mirror) -> None:
@@ -121,15 +121,15 @@ def test_a_nodes_own_heartbeat_wakes_nobody_and_its_readiness_does(mirror: Mirro
 
 
 def test_an_ended_instance_lets_overlays_be_deleted(mirror: Mirror) -> None:
-    mirror.put("PersistentVolume", volume_body(wish(), version=2, deletionTimestamp="2026-01-01T00:00:00Z"))
-    mirror.put("VirtualMachineInstance", vmi_body(wish()))
+    mirror.put("PersistentVolume", volume_body(target(), version=2, deletionTimestamp="2026-01-01T00:00:00Z"))
+    mirror.put("VirtualMachineInstance", vmi_body(target()))
     change = mirror.gone("VirtualMachineInstance", NS, "dep-0-m", "vmi-1")
     assert change is not None
     assert Key("node", "", "n1") in {key for key, _ in enqueue_requests(mirror, change)}
 
 
 def test_everything_is_every_object_and_every_node_that_still_has_a_volume(mirror: Mirror) -> None:
-    mirror.put("PersistentVolume", volume_body(wish("far"), node="lost"))
+    mirror.put("PersistentVolume", volume_body(target("far"), node="lost"))
     keys = list(all_keys(mirror))
     assert len(keys) == len(set(keys))
     assert {Key("node", "", "lost"), Key("node", "", "n1"), DEPLOYMENT, Key("image", NS, "top")} <= set(keys)
@@ -137,9 +137,9 @@ def test_everything_is_every_object_and_every_node_that_still_has_a_volume(mirro
 
 def test_an_available_volume_has_its_claim_looked_at_soon_and_a_bound_one_has_not(mirror: Mirror) -> None:
     claim = Key("claim", NS, "dep.0.m.r1")
-    body = volume_body(wish(), version=2)
+    body = volume_body(target(), version=2)
     assert claim in woken(mirror, "PersistentVolume", {**body, "status": {"phase": "Available"}})
-    body = volume_body(wish(), version=3)
+    body = volume_body(target(), version=3)
     assert claim not in woken(mirror, "PersistentVolume", {**body, "status": {"phase": "Bound"}})
 
 

@@ -10,7 +10,8 @@ import pytest
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.domain.names import ANNOTATION_HALTED_UNTIL
 from kigi.mirror.parse_values import time_of as _time
-from kigi.planning.deployment import FORGOTTEN_AFTER, DeploymentPlan, plan_deployment
+from kigi.planning.deployment import DeploymentPlan, plan_deployment
+from kigi.planning.machines import FORGOTTEN_AFTER
 from kigi.planning.steps import ApplyObject
 from kigi.planning.view import DeploymentView
 from kigi.status.deployments import deployment_status
@@ -57,7 +58,7 @@ def test_it_is_halted_for_a_while_and_says_so(view: DeploymentView) -> None:
     until = view.now + FORGOTTEN_AFTER
     assert vms(stuck(view)) == [("Halted", until.isoformat())]
     word, message = state(stuck(view))
-    assert (word, "remembers" in str(message)) == ("Restarting", True)
+    assert (word, "ghost record" in str(message)) == ("Restarting", True)
 
 
 def test_nothing_more_is_done_while_it_ends_and_while_it_waits(view: DeploymentView) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from kigi.api.deployment import Placement
 from kigi.domain.layers import Layer
-from kigi.planning.placement import NoNode, candidate_nodes, place
-from kigi.planning.targets import MachineTarget
+from kigi.domain.systems import ResolvedMachine
+from kigi.planning.candidates import NoNode, candidate_nodes
+from kigi.planning.placement import place
+from kigi.planning.targets import Blueprint, MachineTarget
 from kigi.planning.view import NodeState
 from tests.support.worlds import GIB, digest
 
@@ -19,8 +21,11 @@ WEB = Layer(digest("web"), 10, GIB, BASE.digest)
 DB = Layer(digest("db"), 20, GIB, BASE.digest)
 
 
-def wish(instance: int, machine: str = "web", chain: tuple[Layer, ...] = (BASE, WEB)) -> MachineTarget:
-    return MachineTarget(instance, machine, "a", machine, chain, {}, True, (None, None, None), False)
+def target(
+    instance: int, machine: str = "web", chain: tuple[Layer, ...] = (BASE, WEB), system: str = "a"
+) -> MachineTarget:
+    blueprint = Blueprint.of(system, ResolvedMachine(machine, machine, chain), Placement(), "Sidecar", "hook")
+    return MachineTarget(instance, blueprint, f"dep-{instance}-{machine}", True, (None, None, None))
 
 
 def node(name: str, **changes: Any) -> NodeState:
@@ -30,7 +35,7 @@ def node(name: str, **changes: Any) -> NodeState:
 def nodes_of(
     count: int, *nodes: NodeState, strategy: str = "CacheAware", memory: int = GIB, load: dict[str, int] | None = None
 ) -> list[str]:
-    unplaced = {instance: [wish(instance)] for instance in range(count)}
+    unplaced = {instance: [target(instance)] for instance in range(count)}
     choices = place(
         unplaced,
         {state.name: state for state in nodes},
@@ -72,7 +77,7 @@ def test_a_node_whose_cache_has_no_room_is_left() -> None:
 
 
 def test_a_system_that_fits_nowhere_whole_is_split() -> None:
-    machines = [wish(0, f"m{number}") for number in range(4)]
+    machines = [target(0, f"m{number}") for number in range(4)]
     choices = place(
         {0: machines},
         {"a": node("a", memory_bytes=2 * GIB), "b": node("b", memory_bytes=2 * GIB)},
@@ -82,13 +87,13 @@ def test_a_system_that_fits_nowhere_whole_is_split() -> None:
         memory_of={machine.slot: GIB for machine in machines},
     )
     assert sorted(choice.node for choice in choices.values()) == ["a", "a", "b", "b"]
-    assert all("no node has room for the whole system" in choice.why for choice in choices.values())
+    assert all("no node has enough free capacity for the whole system" in choice.why for choice in choices.values())
 
 
 def test_a_new_machine_goes_to_the_node_of_its_instance() -> None:
     warm = node("a", held=frozenset({BASE.digest, WEB.digest}))
     choices = place(
-        {0: [wish(0)]},
+        {0: [target(0)]},
         {"a": warm, "b": node("b")},
         Placement(),
         load={"b": 1},
@@ -100,7 +105,7 @@ def test_a_new_machine_goes_to_the_node_of_its_instance() -> None:
 
 def test_the_reason_names_bytes_and_strategy() -> None:
     partly = node("a", held=frozenset({BASE.digest}))
-    choices = place({0: [wish(0)]}, {"a": partly}, Placement(), load={}, home={}, memory_of={(0, "web"): 0})
+    choices = place({0: [target(0)]}, {"a": partly}, Placement(), load={}, home={}, memory_of={(0, "web"): 0})
     assert choices[(0, "web")].why == "CacheAware: a lacks 10 B of 110 B, has 0 other instances"
 
 
@@ -118,7 +123,7 @@ def test_the_reason_names_bytes_and_strategy() -> None:
 def test_why_no_node_can_be_taken_is_said(state: NodeState, cause: str) -> None:
     rules = Placement(node_selector={"pool": "vm"}) if "pool" in state.labels else Placement()
     with pytest.raises(NoNode, match=f"1 nodes .*{cause}"):
-        place({0: [wish(0)]}, {"a": state}, rules, load={}, home={}, memory_of={(0, "web"): 0})
+        place({0: [target(0)]}, {"a": state}, rules, load={}, home={}, memory_of={(0, "web"): 0})
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ def test_a_tolerated_taint_is_no_obstacle(toleration: dict[str, str]) -> None:
 
 def test_machines_without_common_layers_are_scored_each_by_their_own() -> None:
     choices = place(
-        {0: [wish(0)], 1: [wish(1, "db", (BASE, DB))]},
+        {0: [target(0)], 1: [target(1, "db", (BASE, DB))]},
         {"a": node("a", held=frozenset({WEB.digest})), "b": node("b", held=frozenset({DB.digest}))},
         Placement(),
         load={},
@@ -149,7 +154,7 @@ def test_machines_without_common_layers_are_scored_each_by_their_own() -> None:
 
 
 def test_memory_of_machines_that_stay_is_not_handed_out_again() -> None:
-    unplaced = {2: [wish(2)]}
+    unplaced = {2: [target(2)]}
     nodes = {name: node(name, memory_bytes=2 * GIB) for name in ("a", "b")}
     choices = place(
         unplaced,
@@ -165,7 +170,7 @@ def test_memory_of_machines_that_stay_is_not_handed_out_again() -> None:
 
 def test_machines_of_one_instance_share_the_room_of_a_cache() -> None:
     alone = [Layer(digest(f"alone{number}"), 60, GIB) for number in range(2)]
-    machines = [wish(0, f"m{number}", (layer,)) for number, layer in enumerate(alone)]
+    machines = [target(0, f"m{number}", (layer,)) for number, layer in enumerate(alone)]
     choices = place(
         {0: machines},
         {name: node(name, cache_free_bytes=100) for name in ("a", "b")},
@@ -180,7 +185,7 @@ def test_machines_of_one_instance_share_the_room_of_a_cache() -> None:
 def test_instances_of_different_states_share_the_room_of_a_cache() -> None:
     mail, file = Layer(digest("mail"), 60, GIB), Layer(digest("file"), 60, GIB)
     choices = place(
-        {0: [wish(0, chain=(mail,))], 1: [wish(1, chain=(file,))]},
+        {0: [target(0, chain=(mail,))], 1: [target(1, chain=(file,), system="b")]},
         {name: node(name, cache_free_bytes=100) for name in ("a", "b")},
         Placement(strategy="Pack"),
         load={},
@@ -192,7 +197,7 @@ def test_instances_of_different_states_share_the_room_of_a_cache() -> None:
 
 def test_layers_that_are_shared_take_the_room_of_a_cache_once() -> None:
     choices = place(
-        {0: [wish(0)], 1: [wish(1, "db", (BASE, DB))]},
+        {0: [target(0)], 1: [target(1, "db", (BASE, DB))]},
         {"a": node("a", cache_free_bytes=130), "b": node("b", cache_free_bytes=130)},
         Placement(strategy="Pack"),
         load={},

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.support.bodies import machine_body, wish
+from tests.support.bodies import machine_body, target
 
 
 @pytest.mark.parametrize(
@@ -23,12 +22,12 @@ from tests.support.bodies import machine_body, wish
     ],
 )
 def test_readiness_is_kubevirts_probe(readiness: dict[str, Any], probe: dict[str, Any]) -> None:
-    body = machine_body(replace(wish(), template={"readiness": readiness}))
+    body = machine_body(target(template={"readiness": readiness}))
     assert body["spec"]["template"]["spec"]["readinessProbe"] == probe
 
 
 def test_without_readiness_there_is_no_probe() -> None:
-    assert "readinessProbe" not in machine_body(wish())["spec"]["template"]["spec"]
+    assert "readinessProbe" not in machine_body(target())["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize(
@@ -36,4 +35,4 @@ def test_without_readiness_there_is_no_probe() -> None:
     [({}, True, "Always"), ({"runStrategy": "RerunOnFailure"}, True, "RerunOnFailure"), ({}, False, "Halted")],
 )
 def test_the_run_strategy_is_as_asked_for(template: dict[str, Any], running: bool, strategy: str) -> None:
-    assert machine_body(replace(wish(), template=template, running=running))["spec"]["runStrategy"] == strategy
+    assert machine_body(target(template=template, running=running))["spec"]["runStrategy"] == strategy

@@ -9,7 +9,7 @@ import pytest
 
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.planning.deployment import plan_deployment
-from kigi.planning.manifests import machine_memory_bytes
+from kigi.planning.vm_manifest import machine_memory_bytes
 from tests.support.worlds import World
 
 INSTANCE_BYTES = 2 * machine_memory_bytes({})
@@ -21,9 +21,9 @@ def added_nodes(world: World, rooms: dict[str, int]) -> dict[int, set[str]]:
     view = world.view()
     nodes = {name: replace(state, memory_bytes=rooms[name] * INSTANCE_BYTES) for name, state in view.nodes.items()}
     nodes_of: dict[int, set[str]] = {}
-    for target in plan_deployment(replace(view, nodes=nodes)).targets:
-        if target.volume is None:
-            nodes_of.setdefault(target.wish.instance, set()).add(target.node)
+    for placed in plan_deployment(replace(view, nodes=nodes)).placed:
+        if placed.is_new:
+            nodes_of.setdefault(placed.target.instance, set()).add(placed.node)
     return nodes_of
 
 

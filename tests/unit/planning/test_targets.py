@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,19 +18,16 @@ def spec(**fields: Any) -> SystemDeploymentSpec:
     return SystemDeploymentSpec.model_validate({"system": {"name": "a"}, **fields})
 
 
-def wishes(**fields: Any) -> dict[tuple[int, str], MachineTarget]:
-    wanted = spec(**fields)
-    world = World(wanted)
-    systems = {name: world.resolved(name) for name in ("a", "b", "c")}
-    return {wish.slot: wish for wish in machine_targets(wanted, systems)}
+def targets(**fields: Any) -> dict[tuple[int, str], MachineTarget]:
+    return {target.slot: target for target in machine_targets(World(spec(**fields)).view())}
 
 
 def test_every_instance_has_every_machine() -> None:
-    assert sorted(wishes(replicas=2)) == [(0, "db"), (0, "web"), (1, "db"), (1, "web")]
+    assert sorted(targets(replicas=2)) == [(0, "db"), (0, "web"), (1, "db"), (1, "web")]
 
 
 def test_the_most_specific_override_wins() -> None:
-    found = wishes(
+    found = targets(
         running=False,
         reset="all",
         overrides=[
@@ -50,16 +48,16 @@ def test_the_most_specific_override_wins() -> None:
 
 def test_an_override_of_an_unknown_machine_names_those_that_there_are() -> None:
     with pytest.raises(MachineUnknown, match=r"overrides\[0\].machines\[mail\].*it has db, web"):
-        wishes(overrides=[{"instance": 0, "machines": [{"name": "mail"}]}])
+        targets(overrides=[{"instance": 0, "machines": [{"name": "mail"}]}])
 
 
 def test_an_override_beyond_the_replicas_waits_for_them() -> None:
-    assert sorted(wishes(overrides=[{"instance": 7, "machines": [{"name": "mail"}]}])) == [(0, "db"), (0, "web")]
+    assert sorted(targets(overrides=[{"instance": 7, "machines": [{"name": "mail"}]}])) == [(0, "db"), (0, "web")]
 
 
 def test_a_state_that_cannot_be_resolved_is_raised() -> None:
     with pytest.raises(ImageMissing):
-        machine_targets(spec(), {"a": ImageMissing("absent")})
+        machine_targets(replace(World(spec()).view(), systems={"a": ImageMissing("absent")}))
 
 
 def test_all_named_states_are_known_beforehand() -> None:
@@ -94,11 +92,11 @@ OLD = Fingerprint(digest("web"), "a", ("t", None, None))
     ],
 )
 def test_when_a_machine_needs_a_new_disk(before: Fingerprint | None, fields: dict[str, Any], new: bool) -> None:
-    assert wishes(**fields)[(0, "web")].needs_new_disk(before) is new
+    assert targets(**fields)[(0, "web")].needs_new_disk(before) is new
 
 
 def test_tokens_that_are_gone_are_remembered() -> None:
-    assert wishes()[(0, "web")].fingerprint(OLD).resets == ("t", None, None)
+    assert targets()[(0, "web")].fingerprint(OLD).resets == ("t", None, None)
 
 
 def test_a_fingerprint_survives_its_text() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from kigi.api.deployment import Placement, SystemDeploymentSpec
-from kigi.planning.manifests import Owner, build_machine
 from kigi.planning.targets import machine_targets
+from kigi.planning.vm_manifest import VmSettings, build_machine
+from tests.support.bodies import OWNER, placed
 from tests.support.worlds import World
 
 
@@ -16,8 +17,8 @@ def instance(**template: Any) -> dict[str, Any]:
     """The VirtualMachineInstance's spec of a machine with that template."""
     w = World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}}))
     w.edit("a", "web", **template)
-    wish = next(m for m in machine_targets(w.spec, w.view().systems) if m.machine == "web")
-    made = build_machine(Owner("ns", "dep", "uid"), wish, 1, Placement(), "Plugin", "", running=True)
+    web = next(target for target in machine_targets(w.view()) if target.machine == "web")
+    made = build_machine(OWNER, placed(web), VmSettings(Placement(), "Plugin", "", running=True))
     spec: dict[str, Any] = made["spec"]["template"]["spec"]
     return spec
 

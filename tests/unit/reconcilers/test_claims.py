@@ -13,7 +13,7 @@ from kigi.reconcilers.claims import reconcile_claim
 from kigi.runtime.ports import Ports
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
-from tests.support.bodies import NS, claim_body, volume_body, wish
+from tests.support.bodies import NS, claim_body, target, volume_body
 
 KEY = Key("claim", NS, "dep.0.m.r1")
 
@@ -28,15 +28,15 @@ class Api:
         self, resource: Resource, namespace: str | None, name: str, annotations: dict[str, str]
     ) -> dict[str, Any]:
         self.written.append(annotations)
-        body = claim_body(wish(), version=50, phase="Pending")
+        body = claim_body(target(), version=50, phase="Pending")
         body["metadata"]["annotations"] = annotations
         return body
 
 
 def world(volume_phase: str, claim_phase: str) -> tuple[Ports, Api]:
     mirror = Mirror()
-    mirror.put("PersistentVolume", {**volume_body(wish()), "status": {"phase": volume_phase}})
-    mirror.put("PersistentVolumeClaim", claim_body(wish(), phase=claim_phase))
+    mirror.put("PersistentVolume", {**volume_body(target()), "status": {"phase": volume_phase}})
+    mirror.put("PersistentVolumeClaim", claim_body(target(), phase=claim_phase))
     api = Api(mirror)
     return Ports(cast(KubeClient, api), mirror, WorkQueue(), Settings()), api
 

@@ -20,7 +20,8 @@ from kigi.domain.kubevirt import KubeVirtState
 from kigi.errors import KigiError, SpecInvalid, Unreachable
 from kigi.planning.deployment import plan_deployment
 from kigi.planning.view import DeploymentView
-from kigi.status.deployments import deployment_status, that_fit
+from kigi.status.deployments import deployment_status
+from kigi.status.instances import shorten_to_fit
 from tests.support.worlds import World, digest, with_machines
 
 
@@ -303,13 +304,13 @@ def size(instances: list[InstanceStatus]) -> int:
 
 def test_as_many_machines_as_fit_into_one_object_are_told_in_full() -> None:
     whole = many(2000, ready=False)
-    assert that_fit(whole) == whole
+    assert shorten_to_fit(whole) == whole
     assert size(whole) < 1_200_000
 
 
 def test_of_the_most_machines_each_keeps_name_state_revision_and_system() -> None:
     whole = [*many(MAX_MACHINES - 500, ready=True), *many(500, ready=False)]
-    brief = that_fit(whole)
+    brief = shorten_to_fit(whole)
     assert size(brief) < 1_200_000 < size(whole)
     for old, new in zip(whole, brief, strict=True):
         for before, after in zip(old.machines, new.machines, strict=True):
@@ -324,7 +325,7 @@ def test_a_brief_status_is_no_change_to_the_history() -> None:
     w.settle()
     view = w.view()
     first = status_of(view)
-    brief = first.model_copy(update={"instances": that_fit(first.instances, limit_bytes=0, always=0)})
+    brief = first.model_copy(update={"instances": shorten_to_fit(first.instances, limit_bytes=0, always=0)})
     assert brief.instances != first.instances
     assert status_of(replace(view, old_status=brief)).history == first.history
 
@@ -344,4 +345,4 @@ def test_more_machines_than_one_object_can_tell_of_are_refused() -> None:
     w.spec = w.spec.model_copy(update={"replicas": MAX_MACHINES})
     status = status_of(w.view())
     assert message(status, "Stalled").startswith("TooManyMachines: spec.replicas: ")
-    assert "make another SystemDeployment" in message(status, "Stalled")
+    assert "create another SystemDeployment" in message(status, "Stalled")
