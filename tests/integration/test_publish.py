@@ -31,8 +31,8 @@ from kigi.errors import (
     SpecInvalid,
     VirtualSizeShrinks,
 )
+from kigi.publishing.image_tree import publish_tree
 from kigi.publishing.publish import LayerFolder, publish_image
-from kigi.publishing.tree import publish_tree
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually

@@ -10,7 +10,7 @@ from typing import Any
 
 from kigi.cli.cluster import Access
 from kigi.cli.output import Format
-from kigi.cli.why import run_why
+from kigi.cli.verbs.why import run_why
 from kigi.errors import KigiError
 
 TOLD: set[str] = set()

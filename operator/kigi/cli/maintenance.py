@@ -40,7 +40,7 @@ def delete(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Delete a node of a tree; refused at once, with the list, while something uses it."""
-    from kigi.cli.delete import run_delete
+    from kigi.cli.verbs.delete import run_delete
 
     run_delete(access_of(kubeconfig, context, namespace), kind.value, name, dry_run=dry_run, form=output)
 
@@ -61,7 +61,7 @@ def flatten(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Make an equal image with a shorter chain; published only when both show a guest the same bytes."""
-    from kigi.cli.flatten import run_flatten
+    from kigi.cli.verbs.flatten import run_flatten
 
     run_flatten(
         image,
@@ -96,7 +96,7 @@ def gc(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """List, or delete, the layers of a repository that no tree names, and uploads that were given up."""
-    from kigi.cli.gc import run_gc
+    from kigi.cli.verbs.gc import run_gc
 
     run_gc(
         access_of(kubeconfig, context),
@@ -141,7 +141,7 @@ def export_tree(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Write a state or an image, with all that it stands on, into one file for another site."""
-    from kigi.cli.export import run_export, run_list_have
+    from kigi.cli.verbs.export import run_export, run_list_have
 
     if list_have:
         run_list_have(repository, repositories)
@@ -163,7 +163,7 @@ def import_tree(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Store the layers of an exported subtree and create its images and states; safe to call again."""
-    from kigi.cli.importing import run_import
+    from kigi.cli.verbs.import_ import run_import
 
     access = access_of(kubeconfig, context, namespace)
     run_import(file, access, layers_dir=layers_dir, repository=repository, settings=repositories, form=output)

@@ -62,7 +62,7 @@ def publish(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Store a disk image as one layer and name it by a VMImageNode."""
-    from kigi.cli.publish import PublishOptions, StoreOptions, run_publish
+    from kigi.cli.verbs.publish import PublishOptions, StoreOptions, run_publish
 
     run_publish(
         PublishOptions(
@@ -97,7 +97,7 @@ def publish_tree(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Store every image of a folder, parents first, and name each by a VMImageNode."""
-    from kigi.cli.publish import StoreOptions, run_publish_tree
+    from kigi.cli.verbs.publish import StoreOptions, run_publish_tree
 
     store = StoreOptions(repositories, "default", endpoint, bucket)
     access = access_of(kubeconfig, context, namespace)

@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from kigi.cli.output import table
-from kigi.cli.tree import _image_line
-from kigi.cli.why import _render
+from kigi.cli.verbs.tree import _image_line
+from kigi.cli.verbs.why import _render
 
 WORDS = "spec.overrides[instance 0].machines[nobody] [/Error] [red]"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kigi.cli.switch_reset import FieldOwned, Place, owners, refuse_owned, with_field
+from kigi.cli.spec_fields import FieldOwned, Place, owners, refuse_owned, with_field
 
 SPEC = {"system": {"name": "a"}, "overrides": [{"instance": 2, "machines": [{"name": "db", "running": False}]}]}
 

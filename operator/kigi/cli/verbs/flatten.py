@@ -12,15 +12,15 @@ from kigi.adapters.s3 import open_repository
 from kigi.cli.cluster import Access, open_cluster, read_mirror
 from kigi.cli.output import Format, say
 from kigi.cli.progress import Bars, bars
-from kigi.cli.publish import default_layers, emit
+from kigi.cli.verbs.publish import default_layers, emit
 from kigi.domain.images import Image, image_path
 from kigi.domain.layers import DEFAULT_REPOSITORY
 from kigi.domain.names import ANNOTATION_EQUALS
 from kigi.domain.quantities import format_bytes
 from kigi.errors import NameTaken, SpecInvalid
 from kigi.publishing.flatten import flatten_image, layers_above
+from kigi.publishing.image_tree import image_object
 from kigi.publishing.publish import LayerFolder
-from kigi.publishing.tree import image_object
 
 
 def run_flatten(

@@ -11,9 +11,9 @@ from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
 from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.cli.cluster import Access, listed, open_cluster
-from kigi.cli.gc import read_digests
 from kigi.cli.output import say
 from kigi.cli.progress import Bars, bars
+from kigi.cli.verbs.gc import read_digests
 from kigi.domain.archive import FORMAT, declared_layers, select
 from kigi.domain.collection import layer_of
 from kigi.domain.images import Image

@@ -19,7 +19,7 @@ from kigi.adapters.s3 import LayerRepository, Progress, open_repository
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.output import Format, say, tell
 from kigi.cli.progress import Bars, bars
-from kigi.cli.publish import MANAGER, default_layers
+from kigi.cli.verbs.publish import MANAGER, default_layers
 from kigi.domain import names
 from kigi.domain.archive import DeclaredLayer, declared_layers, differs
 from kigi.domain.images import Image, image_path

@@ -12,9 +12,9 @@ import pytest
 
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.repositories import Repository
-from kigi.cli import gc
 from kigi.cli.cluster import Access
 from kigi.cli.output import Format
+from kigi.cli.verbs import gc
 from kigi.domain.layers import Digest, object_key
 from kigi.domain.names import API_VERSION
 from localcluster.controlplane import ControlPlane

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kigi.adapters.kubernetes.resources import CAPTURE, DEPLOYMENT
-from kigi.cli.why import explain
+from kigi.cli.verbs.why import explain
 
 
 def told(**machine: Any) -> list[dict[str, Any]]:

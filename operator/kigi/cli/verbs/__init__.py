@@ -54,7 +54,7 @@ def tree(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Both trees: images with sizes and where they are cached, states with what they add and who runs them."""
-    from kigi.cli.tree import run_tree
+    from kigi.cli.verbs.tree import run_tree
 
     run_tree(access_of(kubeconfig, context, namespace, all_namespaces=all_namespaces), output)
 
@@ -68,7 +68,7 @@ def status(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """All deployments, or one with its conditions, machines and last switches and resets."""
-    from kigi.cli.status import run_status
+    from kigi.cli.verbs.status import run_status
 
     run_status(access_of(kubeconfig, context, namespace, all_namespaces=all_namespaces), deployment, output)
 
@@ -87,7 +87,7 @@ def why(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Cause and remedy of whatever is not Ready, followed to where it comes from; exit code 1 if anything is not."""
-    from kigi.cli.why import run_why
+    from kigi.cli.verbs.why import run_why
 
     raise SystemExit(run_why(access_of(kubeconfig, context, namespace), subject, output))
 
@@ -114,7 +114,7 @@ def plan(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """What a deployment, a switch or a prefetch would move and restart, and what room it leaves; changes nothing."""
-    from kigi.cli.plan import run_plan
+    from kigi.cli.verbs.plan import run_plan
 
     run_plan(access_of(kubeconfig, context, namespace), deployment, file, system, output)
 
@@ -127,7 +127,7 @@ def diff(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Machines that differ between two states, and the bytes from one to the other."""
-    from kigi.cli.diff import run_diff
+    from kigi.cli.verbs.diff import run_diff
 
     run_diff(access_of(kubeconfig, context, namespace), states, output)
 
@@ -145,7 +145,7 @@ def switch(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Put a deployment, an instance or a machine into another state."""
-    from kigi.cli.switch_reset import Place, run_switch
+    from kigi.cli.spec_fields import Place, run_switch
 
     access = access_of(kubeconfig, context, namespace)
     run_switch(access, deployment, state, Place(instance, machine), force=force, wait_s=wait, form=output)
@@ -163,7 +163,7 @@ def reset(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Throw away what guests wrote: of a deployment, an instance or a machine."""
-    from kigi.cli.switch_reset import Place, run_reset
+    from kigi.cli.spec_fields import Place, run_reset
 
     run_reset(
         access_of(kubeconfig, context, namespace),
@@ -189,7 +189,7 @@ def capture(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Keep a running instance as a new state; its VMs stand still for a moment and run on."""
-    from kigi.cli.switch_reset import run_capture
+    from kigi.cli.spec_fields import run_capture
 
     spec: dict[str, Any] = {"deployment": {"name": deployment}, "instance": instance}
     spec["quiesce"] = "Auto" if quiesce else "Pause"
@@ -209,7 +209,7 @@ def console(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Serial console of a machine; leave with Ctrl-]."""
-    from kigi.cli.console import run_console
+    from kigi.cli.verbs.console import run_console
 
     run_console(access_of(kubeconfig, context, namespace), deployment, machine, instance)
 
