@@ -21,7 +21,7 @@ from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import open_repository
 from kigi.errors import KigiError
 from kigi.publishing.image_tree import publish_tree
-from kigi.publishing.publish import LayerFolder
+from kigi.publishing.layer_folder import LayerFolder
 from localcluster.bounded import DOWNLOAD_S, TimedOut
 from localcluster.full import Cluster, ClusterError
 from localcluster.paths import cache_dir

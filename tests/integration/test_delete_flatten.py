@@ -15,10 +15,10 @@ from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.repositories import Repository
 from kigi.domain.images import Image
 from kigi.domain.layers import Digest
-from kigi.publishing import publish
+from kigi.publishing import raw_disk
 from kigi.publishing.flatten import flatten_image
+from kigi.publishing.layer_folder import LayerFolder
 from kigi.publishing.layer_writer import Difference
-from kigi.publishing.publish import LayerFolder
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.chains import run
@@ -129,12 +129,12 @@ async def test_a_flat_layer_that_is_not_equal_is_never_stored(
         layer = spec["layer"]
         parent = spec.get("parent", {}).get("name")
         path.append(Image(name, Digest(layer["digest"]), layer["sizeBytes"], layer["virtualSizeBytes"], parent))
-    honest = publish.compare
+    honest = raw_disk.compare
 
     def forgetful(*arguments: Any) -> Difference:
         return Difference(honest(*arguments).data[:-1], ())
 
-    monkeypatch.setattr(publish, "compare", forgetful)
+    monkeypatch.setattr(raw_disk, "compare", forgetful)
     async with repository(site) as store:
         with pytest.raises(DisksDiffer) as refused:
             await flatten_image(path, None, LayerFolder(tmp_path / "layers"), store)

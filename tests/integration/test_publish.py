@@ -32,7 +32,8 @@ from kigi.errors import (
     VirtualSizeShrinks,
 )
 from kigi.publishing.image_tree import publish_tree
-from kigi.publishing.publish import LayerFolder, publish_image
+from kigi.publishing.layer_folder import LayerFolder
+from kigi.publishing.publish import publish_image
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually

@@ -21,11 +21,13 @@ MAX_VIRTUAL_BYTES = 64 * 2**40
 EMPTY_LAYER_BYTES = 4 * CLUSTER_BYTES
 """Header, refcount table, refcount block and L1 table: no qcow2 file of ours is shorter."""
 
-_MAGIC = 0x514649FB
-_FIXED = struct.Struct(">IIQIIQIIQQIIQQQQII")
+MAGIC = 0x514649FB
+HEADER = struct.Struct(">IIQIIQIIQQIIQQQQII")
+"""Fixed part of a version 3 header, in the order of ``parse_header``."""
 _EXTENSION = struct.Struct(">II")
 _END = 0
-_BACKING_FORMAT = 0xE2792ACA
+EXTENSION_BACKING_FORMAT = 0xE2792ACA
+"""Type of the header extension that declares the backing file's format."""
 _FEATURE_NAMES = 0x6803F857
 _FORBIDDEN_EXTENSIONS = {
     0x44415441: ("data-file", "names an external data file"),
@@ -68,7 +70,7 @@ def parse_header(data: bytes) -> Qcow2Header:
 
     Raises LayerRefused with the rule that is broken; never anything else, whatever the bytes are.
     """
-    if len(data) < _FIXED.size:
+    if len(data) < HEADER.size:
         raise LayerRefused("truncated", f"the file ends after {len(data)} bytes, inside the qcow2 header")
     (
         magic,
@@ -89,8 +91,8 @@ def parse_header(data: bytes) -> Qcow2Header:
         autoclear,
         refcount_order,
         header_length,
-    ) = _FIXED.unpack_from(data)
-    _require(magic == _MAGIC, "magic", f"the file begins with {magic:#010x}, not as a qcow2 file does")
+    ) = HEADER.unpack_from(data)
+    _require(magic == MAGIC, "magic", f"the file begins with {magic:#010x}, not as a qcow2 file does")
     _require(version == 3, "version", f"qcow2 version {version} instead of 3")
     _require(cluster_bits == CLUSTER_BITS, "cluster-size", f"clusters of 2^{cluster_bits} bytes instead of 2^16")
     _require(encryption == 0, "encryption", f"encryption method {encryption}")
@@ -100,7 +102,7 @@ def parse_header(data: bytes) -> Qcow2Header:
     _no_bits(autoclear, _AUTOCLEAR_BITS, "autoclear")
     _require(refcount_order == 4, "refcount-order", f"refcounts of 2^{refcount_order} bits instead of 2^4")
     _require(header_length in _HEADER_LENGTHS, "header-length", f"a header of {header_length} bytes")
-    _require(not any(data[_FIXED.size : header_length]), "compression-type", "another compression than zlib")
+    _require(not any(data[HEADER.size : header_length]), "compression-type", "another compression than zlib")
     _require(
         0 < virtual_size <= MAX_VIRTUAL_BYTES and virtual_size % 512 == 0,
         "virtual-size",
@@ -198,11 +200,15 @@ def _extensions(data: bytes, start: int, end: int) -> tuple[bytes | None, int]:
         if kind in _FORBIDDEN_EXTENSIONS:
             rule, what = _FORBIDDEN_EXTENSIONS[kind]
             raise LayerRefused(rule, f"a header extension that {what}")
-        _require(kind in (_BACKING_FORMAT, _FEATURE_NAMES), "extensions", f"an unknown header extension {kind:#010x}")
+        _require(
+            kind in (EXTENSION_BACKING_FORMAT, _FEATURE_NAMES),
+            "extensions",
+            f"an unknown header extension {kind:#010x}",
+        )
         _require(kind not in seen, "extensions", f"the header extension {kind:#010x} twice")
         _require(position + length <= end, "extensions", f"a header extension of {length} bytes")
         seen.add(kind)
-        if kind == _BACKING_FORMAT:
+        if kind == EXTENSION_BACKING_FORMAT:
             backing_format = data[position : position + length]
         position += -(-length // 8) * 8
 

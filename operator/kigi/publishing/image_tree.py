@@ -1,4 +1,4 @@
-"""Publishes a whole folder of images and states, as its ``manifest.json`` describes them.
+"""Publishes the images of a folder as its ``manifest.json`` describes them.
 
 {"images":  [{"name", "parent": name or null, "file": relative path}, ...]      parents first
  "systems": [{"name", "parent": name or null, "description"?, "machines": {machine: image}}, ...]}
@@ -15,15 +15,16 @@ from pydantic import Field, ValidationError
 
 from kigi.adapters.s3 import LayerRepository, Progress
 from kigi.api.base import Model
-from kigi.domain import names
 from kigi.errors import SpecInvalid
-from kigi.publishing.publish import LayerFolder, Published, publish_image
+from kigi.publishing.image_node import image_object
+from kigi.publishing.layer_folder import LayerFolder
+from kigi.publishing.publish import Published, publish_image
 
 MANIFEST = "manifest.json"
 
 
 class TreeImage(Model):
-    """One image of the folder."""
+    """One image of the folder; ``file`` is relative to it."""
 
     name: str
     parent: str | None = None
@@ -33,13 +34,13 @@ class TreeImage(Model):
 
 
 class TreeManifest(Model):
-    """The folder's description; what it says beside the images is for others."""
+    """The folder's manifest; fields besides ``images``, such as ``systems``, are for other programs."""
 
     images: list[TreeImage] = Field(min_length=1)
 
 
 def load_manifest(folder: Path) -> TreeManifest:
-    """The description in ``folder``; raises SpecInvalid with what is wrong in it."""
+    """The manifest in ``folder``; raises SpecInvalid with the field at fault."""
     try:
         return TreeManifest.model_validate(json.loads((folder / MANIFEST).read_text()))
     except (OSError, ValueError, ValidationError) as exc:
@@ -53,7 +54,10 @@ async def publish_tree(
     report: Callable[[TreeImage, Published], None] = lambda image, published: None,
     progress: Progress = lambda count: None,
 ) -> list[dict[str, Any]]:
-    """Publish every image, parents first; the VMImageNodes of all, in that order. Safe to call again after a break."""
+    """Publishes every image, parents first; their VMImageNodes in that order.
+
+    ``report`` is called after each image. After an interruption, call it again: stored layers are not sent twice.
+    """
     published: dict[str, Published] = {}
     objects: list[dict[str, Any]] = []
     for image in load_manifest(folder).images:
@@ -67,32 +71,3 @@ async def publish_tree(
         objects.append(image_object(image.name, done, image.parent, os=image.os, description=image.description))
         report(image, done)
     return objects
-
-
-def image_object(
-    name: str,
-    published: Published,
-    parent: str | None,
-    *,
-    os: str | None = None,
-    description: str | None = None,
-    repository: str | None = None,
-) -> dict[str, Any]:
-    """The VMImageNode of a published layer."""
-    layer = published.layer
-    spec: dict[str, Any] = {
-        "layer": {
-            "digest": layer.digest,
-            "sizeBytes": layer.size_bytes,
-            "virtualSizeBytes": layer.virtual_size_bytes,
-        }
-    }
-    if repository is not None:
-        spec["layer"]["repository"] = repository
-    if parent is not None:
-        spec["parent"] = {"name": parent}
-    if os is not None:
-        spec["os"] = os
-    if description is not None:
-        spec["description"] = description
-    return {"apiVersion": names.API_VERSION, "kind": "VMImageNode", "metadata": {"name": name}, "spec": spec}

@@ -19,8 +19,8 @@ from kigi.domain.names import ANNOTATION_EQUALS
 from kigi.domain.quantities import format_bytes
 from kigi.errors import NameTaken, SpecInvalid
 from kigi.publishing.flatten import flatten_image, layers_above
-from kigi.publishing.image_tree import image_object
-from kigi.publishing.publish import LayerFolder
+from kigi.publishing.image_node import image_object
+from kigi.publishing.layer_folder import LayerFolder
 
 
 def run_flatten(

@@ -28,7 +28,7 @@ from kigi.domain.layers import MAX_DEPTH, Digest, parse_digest
 from kigi.domain.quantities import format_bytes
 from kigi.errors import LayerMissing, LayerNotInRepository, SpecInvalid
 from kigi.mirror.store import Mirror
-from kigi.publishing.publish import parent_in_header
+from kigi.publishing.layer_folder import parent_in_header
 
 BATCH = 50
 """Deletions between two readings of the trees: a few seconds."""

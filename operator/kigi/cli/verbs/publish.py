@@ -21,10 +21,12 @@ from kigi.cli.progress import Bars, bars
 from kigi.domain.layers import DEFAULT_REPOSITORY, Digest, parse_digest
 from kigi.domain.quantities import format_bytes
 from kigi.errors import ImageMissing, SpecInvalid
-from kigi.publishing.image_tree import TreeImage, image_object, load_manifest
+from kigi.publishing.image_node import image_object
+from kigi.publishing.image_tree import TreeImage, load_manifest
 from kigi.publishing.image_tree import publish_tree as publish_folder
+from kigi.publishing.layer_folder import LayerFolder
 from kigi.publishing.levels import level_names, publish_levels
-from kigi.publishing.publish import LayerFolder, Published, publish_image
+from kigi.publishing.publish import Published, publish_image
 
 MANAGER = "kigi"
 """Field manager of what is published or imported."""
