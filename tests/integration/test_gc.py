@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,12 @@ import pytest
 from kigi.adapters.s3 import LayerRepository, open_repository
 from kigi.api.repositories import Repository
 from kigi.cli.cluster import Access
-from kigi.cli.output import Format
-from kigi.cli.verbs import gc
+from kigi.cli.collection import ReadNamed, check_unnamed, delete_garbage, find_garbage
+from kigi.cli.named_layers import Sources, read_named_layers
+from kigi.cli.verbs.gc import command
 from kigi.domain.layers import Digest, object_key
 from kigi.domain.names import API_VERSION
+from kigi.errors import LayerMissing
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.command import Site
@@ -116,15 +122,24 @@ async def test_unfinished_uploads_are_given_up_when_they_are_old(site: Site) -> 
         assert await store.uploads() == []
 
 
-async def collect() -> None:
+@asynccontextmanager
+async def store_of(site: Site) -> AsyncIterator[LayerRepository]:
+    where = Repository(endpoint=site.s3.endpoint, bucket=site.bucket)
+    async with open_repository(where, environment(site.s3)) as store:
+        yield store
+
+
+async def collect(store: LayerRepository, read_named: ReadNamed) -> dict[str, Any]:
     """``kigi gc --delete`` in this process."""
-    await gc._gc(gc.Named(Access()), True, gc.parse_age("24h"), False, "default", None, Format.TABLE, {})
+    done: dict[str, Any] = {"deleted": []}
+    found = await find_garbage(store, read_named, timedelta(hours=24))
+    await delete_garbage(store, found, read_named, done)
+    await check_unnamed(store, done["deleted"], read_named)
+    return done
 
 
-async def test_a_publication_between_the_listing_and_the_deletion_is_seen(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The trees are read again right before a batch; a layer that was stored anew is left, whoever named it."""
+async def test_a_publication_between_the_listing_and_the_deletion_is_seen(site: Site) -> None:
+    """The trees are read again right before a batch; a layer that was stored anew stays, whoever names it."""
     site.grow("base", "two", "three", "four")
     make_old(site)
     images: dict[str, dict[str, Any]] = {}
@@ -132,29 +147,25 @@ async def test_a_publication_between_the_listing_and_the_deletion_is_seen(
         images[name] = {**site.get("vmimagenode", name), "metadata": {"name": name}}
         images[name].pop("status", None)
     forget(site, "three", "four")
-    named, readings = gc._named, 0
+    readings = 0
 
-    async def meanwhile(*arguments: Any) -> set[Digest]:
-        nonlocal readings
-        readings += 1
-        if readings == 2:
-            site.apply(images["three"])
-            os.utime(site.stored(images["four"]["spec"]["layer"]["digest"]))
-        return await named(*arguments)
+    async with store_of(site) as store:
 
-    monkeypatch.setattr(gc, "_named", meanwhile)
-    for name, value in {
-        **environment(site.s3),
-        "KIGI_S3_ENDPOINT": site.s3.endpoint,
-        "KIGI_S3_BUCKET": site.bucket,
-        "KUBECONFIG": str(site.plane.kubeconfig),
-    }.items():
-        monkeypatch.setenv(name, value)
-    await collect()
+        async def read_named() -> set[Digest]:
+            nonlocal readings
+            readings += 1
+            if readings == 2:
+                site.apply(images["three"])
+                os.utime(site.stored(images["four"]["spec"]["layer"]["digest"]))
+            return await read_named_layers(store, Sources(Access(str(site.plane.kubeconfig))))
+
+        done = await collect(store, read_named)
+    assert readings >= 2
+    assert done["deleted"] == []
     assert len(layers(site)) == 4
 
 
-async def test_a_layer_that_is_named_while_it_goes_is_told_of(
+async def test_a_layer_that_a_tree_names_while_it_is_deleted_is_reported(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site.grow("base", "two")
@@ -176,8 +187,9 @@ async def test_a_layer_that_is_named_while_it_goes_is_told_of(
         "KUBECONFIG": str(site.plane.kubeconfig),
     }.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(gc.LayerMissing, match=image["spec"]["layer"]["digest"]):
-        await collect()
+    with pytest.raises(LayerMissing, match=image["spec"]["layer"]["digest"]):
+        await asyncio.to_thread(command.main, ["--delete"], standalone_mode=False)
+    assert "deleted 1 layers" in capsys.readouterr().out
 
 
 def test_what_a_running_capture_stands_on_is_kept_with_its_chain(site: Site) -> None:

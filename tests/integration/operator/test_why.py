@@ -34,10 +34,10 @@ from tests.support.deployments import (
     wait_ready,
 )
 from tests.support.operator_run import OperatorRun
-from tests.support.why import explained, hear
+from tests.support.why import explained, record
 
 from .test_captures import capture, drop, get, wait_done, wait_reason
-from .test_cli import told
+from .test_cli import kigi_json
 from .test_prefetches import prefetch
 
 
@@ -47,7 +47,7 @@ def machine(name: str, of: str | None, after: Sequence[str] = (), **more: Any) -
 
 
 async def asked(plane: ControlPlane, ns: str, subject: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = await told(plane, "why", subject, "-n", ns, code=1)
+    found: list[dict[str, Any]] = await kigi_json(plane, "why", subject, "-n", ns, code=1)
     return found
 
 
@@ -111,7 +111,7 @@ async def test_what_a_person_wrote(
     assert (await asked(plane, ns, subject))[0]["reason"] == "NotSeenYet", "no operator works yet"
     async with OperatorRun(operator_kubeconfig):
         found = await why(plane, ns, subject, reason)
-        assert reason in hear([found])
+        assert reason in record([found])
         assert found["remedy"]
         await asyncio.to_thread(plane.kubectl, "delete", "ksd,kpre", "--all", "-n", ns, "--timeout=30s")
 

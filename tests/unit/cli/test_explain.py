@@ -1,4 +1,4 @@
-"""What is told of the machines of a deployment that is not Ready."""
+"""The entries of ``kigi why`` follow an object that is not Ready to what it depends on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from kigi.adapters.kubernetes.resources import CAPTURE, DEPLOYMENT
-from kigi.cli.verbs.why import explain
+from kigi.cli.explain import explain
 
 
-def told(**machine: Any) -> list[dict[str, Any]]:
-    """What ``kigi why`` says below a deployment with that machine."""
+def because(**machine: Any) -> list[dict[str, Any]]:
+    """Entries below a deployment with that machine, which is not Ready."""
     key = (DEPLOYMENT.kind, "office")
     ready = {"type": "Ready", "status": "False", "reason": "MachinesStarting", "message": ""}
     body = {
@@ -23,8 +23,8 @@ def told(**machine: Any) -> list[dict[str, Any]]:
             "instances": [{"instance": 0, "machines": [{"name": "mail1", "node": "n1", **machine}]}],
         },
     }
-    because: list[dict[str, Any]] = explain({key: body}, [key])[0]["because"]
-    return because
+    found: list[dict[str, Any]] = explain({key: body}, [key])[0]["because"]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -39,19 +39,19 @@ def told(**machine: Any) -> list[dict[str, Any]]:
         ("PoweredOff", None),
     ],
 )
-def test_a_machine_in_trouble_is_told_with_a_remedy(state: str, message: str | None) -> None:
-    (machine,) = told(state=state, message=message)
+def test_a_machine_that_does_not_run_by_itself_has_an_entry_with_a_remedy(state: str, message: str | None) -> None:
+    (machine,) = because(state=state, message=message)
     assert (machine["object"], machine["reason"]) == ("machine mail1 of instance 0", state)
     assert machine["message"] == (message or "")
     assert machine["remedy"]
 
 
 @pytest.mark.parametrize("state", ["Running", "Stopped", "Starting", "Warming", "Restarting"])
-def test_a_machine_on_its_way_is_not_told(state: str) -> None:
-    assert told(state=state) == []
+def test_a_machine_that_runs_or_starts_has_no_entry(state: str) -> None:
+    assert because(state=state) == []
 
 
-def test_a_capture_tells_which_disk_waits_for_what_on_which_node() -> None:
+def test_a_capture_names_the_disk_that_waits_its_node_and_the_reason() -> None:
     key = (CAPTURE.kind, "after")
     body = {
         "metadata": {"name": "after", "generation": 1},
@@ -71,7 +71,7 @@ def test_a_capture_tells_which_disk_waits_for_what_on_which_node() -> None:
     assert disk["remedy"]
 
 
-def test_a_capture_that_waits_for_its_deployment_tells_what_that_waits_for() -> None:
+def test_a_capture_that_waits_for_its_deployment_has_the_deployments_entry() -> None:
     key, below = (CAPTURE.kind, "after"), (DEPLOYMENT.kind, "office")
     ready = {"type": "Ready", "status": "False", "message": ""}
     bodies = {

@@ -1,54 +1,74 @@
-"""``kigi console``: the serial console of a machine, through KubeVirt's subresource."""
+"""``kigi console``: the serial console of a machine, over the subresource ``console`` of KubeVirt."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
-import termios
-import tty
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import aiohttp
+import click
 
-from kigi.adapters.kubernetes.http_connection import identity_headers, proxy_of, ssl_context
 from kigi.cli.cluster import Access
+from kigi.cli.options import cluster_options, deployment_argument
 from kigi.domain.names import machine_name
 from kigi.errors import DeploymentMissing, Forbidden, KigiError, SpecInvalid, Unreachable
 
+if TYPE_CHECKING:
+    import aiohttp
+
 LEAVE = b"\x1d"
 """Ctrl-]"""
-_PROTOCOL = "plain.kubevirt.io"
+READ_BYTES = 4096
+PROTOCOL = "plain.kubevirt.io"
 
 
-def run_console(access: Access, deployment: str, machine: str, instance: int) -> None:
-    """Until Ctrl-], the end of the input, or the end of the VM; raises KigiError."""
-    asyncio.run(_run(access, machine_name(deployment, instance, machine)))
+@click.command("console")
+@deployment_argument
+@click.argument("machine")
+@click.option("--instance", default=0, show_default=True, help="Index of the instance.")
+@cluster_options()
+def command(access: Access, deployment: str, machine: str, instance: int) -> None:
+    """Open the serial console of a machine.
+
+    Ctrl-] leaves it.
+
+    \b
+    DEPLOYMENT: SystemDeployment.
+    MACHINE: machine of its state.
+    """
+    import asyncio
+
+    asyncio.run(_open(access, machine_name(deployment, instance, machine)))
 
 
-async def _run(access: Access, name: str) -> None:
+async def _open(access: Access, name: str) -> None:
+    """Runs until Ctrl-], the end of the input, or the end of the VM."""
+    import aiohttp
+
+    from kigi.adapters.kubernetes.http_connection import identity_headers, proxy_of, ssl_context
+
     namespace, endpoint = access.default_namespace(), access.endpoint()
     path = f"/apis/subresources.kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{name}/console"
-    url = endpoint.server.replace("http", "ws", 1) + path
     proxy = proxy_of(endpoint, urlsplit(endpoint.server).hostname or "")
     try:
         async with (
             aiohttp.ClientSession(trust_env=False) as session,
             session.ws_connect(
-                url,
+                endpoint.server.replace("http", "ws", 1) + path,
                 headers=identity_headers(endpoint),
                 ssl=ssl_context(endpoint),
                 server_hostname=endpoint.server_name,
                 proxy=proxy.geturl() if proxy is not None else None,
-                protocols=(_PROTOCOL,),
+                protocols=(PROTOCOL,),
                 max_msg_size=0,
             ) as socket,
         ):
             print(f"connected to {namespace}/{name}; leave with Ctrl-]", file=sys.stderr)
             with _raw_terminal():
-                await _pump(socket)
+                await _forward(socket)
     except aiohttp.WSServerHandshakeError as exc:
         raise refusal(exc.status, exc.message, f"VM {namespace}/{name}", endpoint.server) from exc
     except (aiohttp.ClientError, OSError) as exc:
@@ -59,7 +79,7 @@ async def _run(access: Access, name: str) -> None:
 
 
 def refusal(status: int, message: str, machine: str, server: str) -> KigiError:
-    """What the API server's answer means for a person."""
+    """The error for an HTTP status with which the API server refuses the console."""
     match status:
         case 404:
             return DeploymentMissing(f"{machine} does not run; see kigi status")
@@ -73,11 +93,15 @@ def refusal(status: int, message: str, machine: str, server: str) -> KigiError:
     return SpecInvalid(f"{machine}: the API server answers {status} {message}")
 
 
-async def _pump(socket: aiohttp.ClientWebSocketResponse) -> None:
-    """Keys out, text in, until either side ends."""
+async def _forward(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Sends keys and prints output until either side ends."""
+    import asyncio
+
+    import aiohttp
+
     loop = asyncio.get_running_loop()
     keys: asyncio.Queue[bytes] = asyncio.Queue()
-    loop.add_reader(sys.stdin.fileno(), lambda: keys.put_nowait(os.read(sys.stdin.fileno(), 4096)))
+    loop.add_reader(sys.stdin.fileno(), lambda: keys.put_nowait(os.read(sys.stdin.fileno(), READ_BYTES)))
 
     async def send() -> None:
         while (data := await keys.get()) and LEAVE not in data:
@@ -103,9 +127,13 @@ async def _pump(socket: aiohttp.ClientWebSocketResponse) -> None:
 
 @contextlib.contextmanager
 def _raw_terminal() -> Iterator[None]:
+    """Passes each key on unchanged while the context lasts, if stdin is a terminal."""
     if not sys.stdin.isatty():
         yield
         return
+    import termios
+    import tty
+
     before = termios.tcgetattr(sys.stdin)
     try:
         tty.setraw(sys.stdin)

@@ -1,13 +1,16 @@
-"""``kigi diff A..B``: what differs between two states, and what it costs to go from one to the other."""
+"""``kigi diff A..B``: the machines that differ between two states, and the bytes that each way moves."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
 from kigi.cli.api_trees import read_api_trees
 from kigi.cli.cluster import Access, open_cluster
-from kigi.cli.output import Format, show, table
+from kigi.cli.options import cluster_options, output_option
+from kigi.cli.output import Format, print_data, table
 from kigi.domain.layers import missing_layers, total_bytes, unique_layers
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import ResolvedMachine, ResolvedSystem
@@ -17,30 +20,42 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def run_diff(access: Access, states: str, form: Format) -> None:
-    """Prints; raises KigiError."""
+@click.command("diff")
+@click.argument("states")
+@output_option
+@cluster_options()
+def command(access: Access, states: str, form: Format) -> None:
+    """Compare two states: machines that differ, and bytes.
+
+    \b
+    STATES: two states, as A..B.
+    """
     first, dots, second = states.partition("..")
     if not (first and dots and second):
         raise SpecInvalid(f"{states!r}: name two states as A..B")
-    data = _read(access, first, second)
-    show(data, lambda: _render(data), form)
+    data = difference(*_resolve(access, first, second))
+    print_data(data, lambda: _render(data), form)
 
 
-def _read(access: Access, first: str, second: str) -> dict[str, Any]:
+def _resolve(access: Access, *names: str) -> list[ResolvedSystem]:
     namespace = access.default_namespace()
     with open_cluster(access) as kube:
         trees = read_api_trees(kube, (IMAGE, SYSTEM), namespace).trees(namespace)
     states = []
-    for name in (first, second):
+    for name in names:
         state = trees.system(name)
         if isinstance(state, KigiError):
             raise state
         states.append(state)
-    return difference(*states)
+    return states
 
 
 def difference(first: ResolvedSystem, second: ResolvedSystem) -> dict[str, Any]:
-    """Machines that differ, and bytes: of each machine's layers that its former disk lacks, and of all together."""
+    """The machines that differ, and the bytes that a node with one state lacks for the other.
+
+    ``bytes`` of a machine: its layers in ``second`` that its disks in ``first`` do not use. ``movedBytes`` and
+    ``backBytes`` count a layer that several machines share once.
+    """
     before = {machine.name: machine for machine in first.machines}
     after = {machine.name: machine for machine in second.machines}
     machines = [

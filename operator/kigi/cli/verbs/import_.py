@@ -1,90 +1,101 @@
-"""``kigi import``: check everything, then store the layers, then create the nodes, parents first.
+"""``kigi import``: checks everything, then stores the layers, then creates the nodes, parents first.
 
-Whatever is wrong with the file, or stands against it at this site, is found before the first layer is stored. Each part
-can be done again, so a call after a break goes on where it was.
+A damaged file, or a conflict with objects of this site, is found before the first layer is stored. Each step can be
+repeated, so a call after an interruption resumes where the last one stopped.
 """
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM, Resource
-from kigi.adapters.kubernetes.session import KubeSession
-from kigi.adapters.repositories import load_repositories
-from kigi.adapters.s3 import LayerRepository, Progress, open_repository
-from kigi.cli.cluster import Access, open_cluster
-from kigi.cli.output import Format, say, tell
-from kigi.cli.progress import Bars, bars
-from kigi.cli.verbs.publish import MANAGER, default_layers
+from kigi.cli.cluster import PUBLISH_MANAGER, Access, open_cluster
+from kigi.cli.options import PATH, cluster_options, layers_dir_option, repository_options, result_option
+from kigi.cli.output import Format, print_message, print_result
+from kigi.cli.progress import Bars, progress_bars
+from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.domain import names
-from kigi.domain.archive import DeclaredLayer, declared_layers, differs
+from kigi.domain.archive import declared_layers, differs
 from kigi.domain.images import Image, image_path
-from kigi.domain.layers import DEFAULT_REPOSITORY, Digest
+from kigi.domain.layers import DEFAULT_REPOSITORY
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import System, system_path
-from kigi.errors import ArchiveRefused, Conflict, LayerCorrupt, LayerMissing, NameTaken
-from kigi.mirror.parse import parse
-from kigi.mirror.records import ImageRecord, SystemRecord
-from kigi.publishing.archive import Archive, check_declared, extract_layer, open_archive, verify_archive
+from kigi.errors import ArchiveRefused, Conflict, NameTaken
+
+if TYPE_CHECKING:
+    from kigi.adapters.kubernetes.session import KubeSession
+    from kigi.publishing.archive import Archive
+
+Node = tuple[Resource, dict[str, Any]]
+"""A node's kind and its manifest for this site."""
 
 
-def run_import(
-    file: Path,
-    access: Access,
-    *,
-    layers_dir: Path | None,
-    repository: str,
-    settings: Path | None,
-    form: Format = Format.TABLE,
-) -> None:
-    """Raises KigiError; nothing is created unless every layer is stored."""
-    with bars() as drawn:
-        done = asyncio.run(_import(file, access, layers_dir or default_layers(), repository, settings, drawn))
-    say(
+@click.command("import")
+@click.argument("file", type=PATH)
+@layers_dir_option
+@repository_options()
+@result_option
+@cluster_options()
+def command(access: Access, file: Path, layers_dir: Path | None, repository: RepositoryChoice, form: Format) -> None:
+    """Store the layers of an export and create its objects.
+
+    After an interruption, call it again.
+
+    \b
+    FILE: file that 'kigi export' wrote.
+    """
+    import asyncio
+
+    with progress_bars() as bars:
+        done = asyncio.run(_import(file, access, layers_dir or default_layers_dir(), repository, bars))
+    print_message(
         f"{file}: {done['layers']} layers checked, {format_bytes(done['storedBytes'])} stored; {len(done['created'])} "
         f"of {done['nodes']} images and states created in {done['namespace']}"
     )
-    tell(done, form)
+    print_result(done, form)
 
 
-async def _import(
-    file: Path, access: Access, folder: Path, repository: str, settings: Path | None, drawn: Bars
-) -> dict[str, Any]:
-    """What was done, for programs."""
+async def _import(file: Path, access: Access, folder: Path, repository: RepositoryChoice, bars: Bars) -> dict[str, Any]:
+    """What was done, as JSON; raises KigiError. No node is created before every layer is stored."""
+    import asyncio
+
+    from kigi.adapters.s3 import open_repository
+    from kigi.publishing.archive import open_archive, verify_archive
+    from kigi.publishing.archive_layers import check_left_out, store_layers
+
     archive = await asyncio.to_thread(open_archive, file)
-    images, systems = _nodes(archive)
+    images, systems = _parse(archive)
     namespace = access.default_namespace()
-    async with open_repository(load_repositories(settings).get(repository)) as store:
-        with open_cluster(access, manager=MANAGER) as kube:
+    async with open_repository(repository.load()) as store:
+        with open_cluster(access, manager=PUBLISH_MANAGER) as kube:
             layers = declared_layers(images, systems, store.max_depth)
-            objects = _objects(archive, images, systems, namespace, repository)
-            missing = [each for each in objects if _is_missing(kube, *each)]
+            nodes = _nodes(archive, images, systems, namespace, repository.name)
+            missing = [node for node in nodes if _is_missing(kube, *node)]
             for resource, manifest in missing:
                 kube.create(resource, manifest, dry_run=True)
             size_bytes = sum(layer.size_bytes for layer in layers.values() if layer.digest in archive.manifest.included)
-            await asyncio.to_thread(verify_archive, archive, layers, drawn.add("checked", size_bytes))
-            await _check_left_out(store, archive, layers)
-            sent = await _store(store, archive, layers, folder, drawn.add("stored", size_bytes))
-            for resource, manifest in missing:
-                try:
-                    kube.create(resource, manifest)
-                except Conflict:  # created meanwhile: by the same import, or it is told
-                    _is_missing(kube, resource, manifest)
+            await asyncio.to_thread(verify_archive, archive, layers, bars.add("checked", size_bytes))
+            await check_left_out(store, archive, layers)
+            sent_bytes = await store_layers(store, archive, layers, folder, bars.add("stored", size_bytes))
+            _create(kube, missing)
     return {
         "namespace": namespace,
         "layers": len(layers),
-        "storedBytes": sent,
-        "nodes": len(objects),
+        "storedBytes": sent_bytes,
+        "nodes": len(nodes),
         "created": [{"kind": resource.kind, "name": manifest["metadata"]["name"]} for resource, manifest in missing],
     }
 
 
-def _nodes(archive: Archive) -> tuple[dict[str, Image], dict[str, System]]:
-    """Both trees of the manifest; raises ArchiveRefused for a node that is invalid, or twice."""
+def _parse(archive: Archive) -> tuple[dict[str, Image], dict[str, System]]:
+    """Both trees of the manifest; raises ArchiveRefused for a node that is invalid, or occurs twice."""
+    from kigi.mirror.parse import parse
+    from kigi.mirror.records import ImageRecord, SystemRecord
+
     images: dict[str, Image] = {}
     systems: dict[str, System] = {}
     for resource, nodes in ((IMAGE, archive.manifest.images), (SYSTEM, archive.manifest.systems)):
@@ -102,39 +113,44 @@ def _nodes(archive: Archive) -> tuple[dict[str, Image], dict[str, System]]:
     return images, systems
 
 
-def _objects(
+def _nodes(
     archive: Archive, images: Mapping[str, Image], systems: Mapping[str, System], namespace: str, repository: str
-) -> list[tuple[Resource, dict[str, Any]]]:
-    """Every node's manifest for this site, parents first."""
-    depth = {(IMAGE, name): len(image_path(images, name)) for name in images}
-    depth |= {(SYSTEM, name): MAX + len(system_path(systems, name)) for name in systems}
-    made: list[tuple[Resource, dict[str, Any]]] = []
-    for resource, nodes in ((IMAGE, archive.manifest.images), (SYSTEM, archive.manifest.systems)):
-        for node in nodes:
-            spec = dict(node.spec)
-            if resource is IMAGE:
-                elsewhere = {"repository": repository} if repository != DEFAULT_REPOSITORY else {}
-                spec["layer"] = {k: v for k, v in spec["layer"].items() if k != "repository"} | elsewhere
-            meta = {"name": node.name, "namespace": namespace}
-            made.append(
-                (resource, {"apiVersion": names.API_VERSION, "kind": resource.kind, "metadata": meta, "spec": spec})
-            )
-    return sorted(made, key=lambda each: depth[each[0], each[1]["metadata"]["name"]])
+) -> list[Node]:
+    """Every node: images before states, each parents first."""
+    return [
+        *(
+            (IMAGE, _manifest(IMAGE, node.name, namespace, _at(repository, node.spec)))
+            for node in sorted(archive.manifest.images, key=lambda node: len(image_path(images, node.name)))
+        ),
+        *(
+            (SYSTEM, _manifest(SYSTEM, node.name, namespace, node.spec))
+            for node in sorted(archive.manifest.systems, key=lambda node: len(system_path(systems, node.name)))
+        ),
+    ]
 
 
-MAX = 1000
-"""States come after all images."""
+def _at(repository: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of an image whose layer is in that repository."""
+    layer = {key: value for key, value in spec["layer"].items() if key != "repository"}
+    if repository != DEFAULT_REPOSITORY:
+        layer["repository"] = repository
+    return {**spec, "layer": layer}
+
+
+def _manifest(resource: Resource, name: str, namespace: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": names.API_VERSION, "kind": resource.kind, "metadata": metadata, "spec": dict(spec)}
 
 
 def _is_missing(kube: KubeSession, resource: Resource, manifest: Mapping[str, Any]) -> bool:
-    """Raises NameTaken if there is another one of that name."""
+    """Whether the node must be created; raises NameTaken if a different one has its name."""
     meta, spec = manifest["metadata"], manifest["spec"]
     found = kube.get(resource, meta["namespace"], meta["name"])
     if found is None:
         return True
-    there = found.get("spec", {})
-    more = any(key in there and key not in spec for key in ("parent", "networks", "machines"))
-    if more or differs({**there, "description": spec.get("description")}, spec):
+    existing = found.get("spec", {})
+    more = any(key in existing and key not in spec for key in ("parent", "networks", "machines"))
+    if more or differs({**existing, "description": spec.get("description")}, spec):
         raise NameTaken(
             f"{resource.kind} {meta['namespace']}/{meta['name']} exists and is another one; import into another "
             "namespace, or delete it"
@@ -142,42 +158,9 @@ def _is_missing(kube: KubeSession, resource: Resource, manifest: Mapping[str, An
     return False
 
 
-async def _check_left_out(store: LayerRepository, archive: Archive, layers: Mapping[Digest, DeclaredLayer]) -> None:
-    """The layers that are not in the file are in the repository, and are what the file says."""
-    included = set(archive.manifest.included)
-    for layer in layers.values():
-        if layer.digest in included:
-            continue
-        size_bytes = await store.size_of(layer.digest)
-        if size_bytes is None:
-            raise LayerMissing(
-                f"layer {layer.digest} is neither in the file nor in the repository; export again with a --have list "
-                "of this site, or without one"
-            )
-        if size_bytes != layer.size_bytes:
-            raise LayerCorrupt(f"layer {layer.digest} is stored with {size_bytes} bytes instead of {layer.size_bytes}")
-        check_declared(await store.head(layer.digest), layer)
-
-
-async def _store(
-    store: LayerRepository,
-    archive: Archive,
-    layers: Mapping[Digest, DeclaredLayer],
-    folder: Path,
-    progress: Progress,
-) -> int:
-    """Stores what the repository lacks, in the file's order; bytes that were sent."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sent = 0
-    for layer, at in archive.places(layers):
-        if await store.size_of(layer.digest) == layer.size_bytes:
-            progress(layer.size_bytes)
-            continue
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".import-") as scratch:
-            target = Path(scratch) / "layer.qcow2"
-            await asyncio.to_thread(extract_layer, archive, layer, at, target)
-            if await store.publish(target, layer.digest, progress):
-                sent += layer.size_bytes
-            elif await store.size_of(layer.digest) != layer.size_bytes:
-                raise LayerCorrupt(f"layer {layer.digest}: the repository neither took it nor has it; call again")
-    return sent
+def _create(kube: KubeSession, missing: list[Node]) -> None:
+    for resource, manifest in missing:
+        try:
+            kube.create(resource, manifest)
+        except Conflict:  # created meanwhile: accepted if it is equal, as by the same import
+            _is_missing(kube, resource, manifest)

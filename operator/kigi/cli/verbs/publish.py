@@ -1,63 +1,38 @@
-"""``kigi publish`` and ``kigi publish-tree``."""
+"""``kigi publish``: stores a disk image as one layer, or each of its backing files as one."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+import click
 
 from kigi.adapters.kubernetes.resources import IMAGE
-from kigi.adapters.repositories import load_repositories
-from kigi.adapters.s3 import open_repository
-from kigi.api.repositories import Repository
 from kigi.cli.cluster import Access, open_cluster
-from kigi.cli.output import Format, say, show
-from kigi.cli.progress import Bars, bars
+from kigi.cli.image_nodes import emit
+from kigi.cli.options import (
+    PATH,
+    apply_option,
+    cluster_options,
+    layers_dir_option,
+    repository_options,
+    result_option,
+)
+from kigi.cli.output import Format, print_message
+from kigi.cli.progress import progress_bars
+from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.domain.layers import DEFAULT_REPOSITORY, Digest, parse_digest
 from kigi.domain.quantities import format_bytes
 from kigi.errors import ImageMissing, SpecInvalid
-from kigi.publishing.image_node import image_object
-from kigi.publishing.image_tree import TreeImage, load_manifest
-from kigi.publishing.image_tree import publish_tree as publish_folder
-from kigi.publishing.layer_folder import LayerFolder
-from kigi.publishing.levels import level_names, publish_levels
-from kigi.publishing.publish import Published, publish_image
 
-MANAGER = "kigi"
-"""Field manager of what is published or imported."""
+if TYPE_CHECKING:
+    from kigi.publishing.publish import Published
 
 
 @dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """Where layers go: a repository of the settings, with its server or bucket replaced by a flag."""
-
-    settings: Path | None
-    name: str
-    endpoint: str | None = None
-    bucket: str | None = None
-
-    def repository(self) -> Repository:
-        """The repository; raises SpecInvalid or RepositoryUnknown."""
-        environment = dict(os.environ)
-        if self.endpoint is not None and self.name == DEFAULT_REPOSITORY:
-            environment["KIGI_S3_ENDPOINT"] = self.endpoint
-        found = load_repositories(self.settings, environment).get(self.name)
-        flags = {"endpoint": self.endpoint, "bucket": self.bucket}
-        changes = {field: value for field, value in flags.items() if value is not None}
-        try:
-            return Repository.model_validate({**found.model_dump(by_alias=True), **changes})
-        except ValidationError as exc:
-            raise SpecInvalid(f"--endpoint, --bucket: {exc}") from exc
-
-
-@dataclass(frozen=True, slots=True)
-class PublishOptions:
-    """The flags of ``kigi publish``."""
+class Options:
+    """Arguments and options as click passes them."""
 
     file: Path
     name: str
@@ -66,77 +41,93 @@ class PublishOptions:
     image_format: str | None
     description: str | None
     os: str | None
-    access: Access
-    apply: bool
     levels: bool
-    backing_dirs: tuple[Path, ...]
+    backing_dir: tuple[Path, ...]
+    apply: bool
     layers_dir: Path | None
-    store: StoreOptions
-    form: Format = Format.TABLE
+    repository: RepositoryChoice
+    access: Access
+    form: Format
 
 
-def run_publish(options: PublishOptions) -> None:
-    """Publish one image, or one per level; raises KigiError."""
+@click.command("publish")
+@click.argument("file", type=PATH)
+@click.option("--name", required=True, help="Name of the VMImageNode.")
+@click.option("--parent", help="VMImageNode of which the image is a difference.")
+@click.option("--parent-digest", help="Digest of the parent's layer; default: the API server is asked.")
+@click.option("--format", "image_format", help="qcow2, raw or vmdk; default: detected from the file.")
+@click.option("--description", help="Free text.")
+@click.option("--os", help="Operating system, free text.")
+@click.option(
+    "--levels/--flat", help="Each backing file as an image of its own (the root is NAME-level0), or one image."
+)
+@click.option(
+    "--backing-dir",
+    type=PATH,
+    multiple=True,
+    help="Folder, besides the image's own, whose files may be read as backing files; may be repeated.",
+)
+@apply_option
+@layers_dir_option
+@repository_options(server=True)
+@result_option
+@cluster_options()
+def command(**values: Any) -> None:
+    """Store a disk image as a layer, named by a VMImageNode.
+
+    \b
+    FILE: image in qcow2 (with its backing files, if it has any), raw or vmdk.
+    """
+    import asyncio
+
+    from kigi.publishing.image_node import image_object
+    from kigi.publishing.levels import level_names
+
+    options = Options(**values)
     published = asyncio.run(_publish(options))
-    made: list[dict[str, Any]] = []
+    repository = None if options.repository.name == DEFAULT_REPOSITORY else options.repository.name
+    objects: list[dict[str, Any]] = []
     parent = options.parent
     for name, each in zip(level_names(options.name, len(published)), published, strict=True):
         what = "stored" if each.sent else "was there already"
-        say(f"{each.layer.digest} {what}, {format_bytes(each.layer.size_bytes)}")
-        repository = None if options.store.name == DEFAULT_REPOSITORY else options.store.name
-        made.append(
+        print_message(f"{each.layer.digest} {what}, {format_bytes(each.layer.size_bytes)}")
+        objects.append(
             image_object(name, each, parent, os=options.os, description=options.description, repository=repository)
         )
         parent = name
-    emit(made, options.access, options.apply, options.form)
+    emit(objects, options.access, options.form, apply=options.apply)
 
 
-def run_publish_tree(
-    folder: Path, *, access: Access, apply: bool, layers_dir: Path | None, store: StoreOptions, form: Format
-) -> None:
-    """Publish a folder; raises KigiError."""
+async def _publish(options: Options) -> list[Published]:
+    """One layer, or with ``--levels`` one per file, the root first."""
+    from kigi.adapters.s3 import open_repository
+    from kigi.publishing.layer_folder import LayerFolder
+    from kigi.publishing.levels import publish_levels
+    from kigi.publishing.publish import publish_image
 
-    async def work(drawn: Bars) -> list[dict[str, Any]]:
-        images = load_manifest(folder).images
-        advance, send = drawn.add("images", len(images), things=True), drawn.add("stored")
-
-        def report(image: TreeImage, published: Published) -> None:
-            advance(1)
-            what = "stored" if published.sent else "was there"
-            say(f"{image.name:24} {format_bytes(published.layer.size_bytes):>10}  {what}")
-
-        async with open_repository(store.repository()) as opened:
-            return await publish_folder(folder, LayerFolder(layers_dir or default_layers()), opened, report, send)
-
-    with bars() as drawn:
-        made = asyncio.run(work(drawn))
-    emit(made, access, apply, form)
-
-
-async def _publish(options: PublishOptions) -> list[Published]:
-    settings = options.store.repository()
+    settings = options.repository.load()
     parent = _parent_digest(options)
-    folder = LayerFolder(options.layers_dir or default_layers())
+    folder = LayerFolder(options.layers_dir or default_layers_dir())
     async with open_repository(settings) as store:
-        with bars() as drawn:
-            advance = drawn.add("stored")
+        with progress_bars() as bars:
+            progress = bars.add("stored")
             if options.levels:
                 return await publish_levels(
-                    options.file, folder, store, parent=parent, backing_dirs=options.backing_dirs, progress=advance
+                    options.file, folder, store, parent=parent, backing_dirs=options.backing_dir, progress=progress
                 )
-            done = await publish_image(
+            published = await publish_image(
                 options.file,
                 folder,
                 store,
                 parent=parent,
                 image_format=options.image_format,
-                backing_dirs=options.backing_dirs,
-                progress=advance,
+                backing_dirs=options.backing_dir,
+                progress=progress,
             )
-            return [done]
+            return [published]
 
 
-def _parent_digest(options: PublishOptions) -> Digest | None:
+def _parent_digest(options: Options) -> Digest | None:
     if options.parent_digest is not None:
         try:
             return parse_digest(options.parent_digest)
@@ -150,25 +141,3 @@ def _parent_digest(options: PublishOptions) -> Digest | None:
     if found is None:
         raise ImageMissing(f"--parent: VMImageNode {namespace}/{options.parent} does not exist")
     return parse_digest(found["spec"]["layer"]["digest"])
-
-
-def emit(objects: Sequence[dict[str, Any]], access: Access, apply: bool, form: Format) -> None:
-    """Applies the VMImageNodes, or prints them: as YAML, or as JSON if that is asked for."""
-    if apply:
-        namespace = access.default_namespace()
-        with open_cluster(access, manager=MANAGER) as kube:
-            for each in objects:
-                kube.apply(IMAGE, namespace, each)
-        say(f"{len(objects)} VMImageNodes applied in {namespace}")
-    if form is Format.JSON:
-        show(list(objects), lambda: "", form)
-    elif form is Format.YAML or not apply:
-        import yaml
-
-        print(yaml.safe_dump_all(objects, sort_keys=False), end="")
-
-
-def default_layers() -> Path:
-    """Folder of layers of the calling user."""
-    cache = os.environ.get("KIGI_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kigi"
-    return Path(cache) / "published"

@@ -1,30 +1,46 @@
-"""``kigi status``: one screen."""
+"""``kigi status``: all deployments in a table, or one with its conditions, machines and history."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from kigi.adapters.kubernetes.resources import DEPLOYMENT
-from kigi.cli.cluster import Access, listed, open_cluster
-from kigi.cli.output import Format, show, table
+from kigi.cli.cluster import Access, list_objects, open_cluster
+from kigi.cli.options import cluster_options, optional_deployment_argument, output_option
+from kigi.cli.output import Format, print_data, table
 from kigi.domain.quantities import format_bytes
 from kigi.errors import DeploymentMissing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
     from rich.text import Text
 
+HISTORY_ENTRIES = 5
+"""Newest entries of the history that the screen of one deployment shows."""
 
-def run_status(access: Access, name: str | None, form: Format) -> None:
-    """Prints; raises KigiError."""
-    data = _read(access, name)
-    show(data, lambda: _one(data[0]) if name is not None else _all(data), form)
+
+@click.command("status")
+@optional_deployment_argument
+@output_option
+@cluster_options(all_namespaces=True)
+def command(access: Access, deployment: str | None, form: Format) -> None:
+    """Show all deployments, or one with its machines and history.
+
+    \b
+    DEPLOYMENT: SystemDeployment.
+    """
+    data = _read(access, deployment)
+    print_data(data, lambda: _render_one(data[0]) if deployment is not None else _render_all(data), form)
 
 
 def _read(access: Access, name: str | None) -> list[dict[str, Any]]:
     with open_cluster(access) as kube:
         if name is None:
-            found = list(listed(kube, DEPLOYMENT, access.scope()))
+            found = list(list_objects(kube, DEPLOYMENT, access.scope()))
         else:
             namespace = access.default_namespace()
             body = kube.get(DEPLOYMENT, namespace, name)
@@ -59,7 +75,7 @@ def _summary(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _all(data: list[dict[str, Any]]) -> RenderableType:
+def _render_all(data: list[dict[str, Any]]) -> RenderableType:
     from rich.text import Text
 
     if not data:
@@ -83,7 +99,7 @@ def _all(data: list[dict[str, Any]]) -> RenderableType:
     )
 
 
-def _one(data: dict[str, Any]) -> RenderableType:
+def _render_one(data: dict[str, Any]) -> RenderableType:
     from rich.console import Group
 
     plan = data["plan"]
@@ -96,32 +112,26 @@ def _one(data: dict[str, Any]) -> RenderableType:
         f"[bold]{data['namespace']}/{data['name']}[/bold]  {data['system']}  "
         f"{data['readyInstances']}/{data['instances']} instances ready",
         cost,
-        table(
-            ("CONDITION", "STATUS", "REASON", "MESSAGE"),
-            ((c["type"], c["status"], c["reason"], c.get("message", "")) for c in data["conditions"]),
-        ),
+        _conditions_table(data["conditions"]),
         "",
-        table(
-            ("VMI#", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "MESSAGE"),
-            (
-                (
-                    m["instance"],
-                    m["name"],
-                    m["state"],
-                    m.get("system"),
-                    m.get("revision"),
-                    m.get("node"),
-                    m.get("message"),
-                )
-                for m in machines
-            ),
-        ),
+        _machines_table(machines),
         "",
-        *(_history(entry) for entry in data["history"][-5:]),
+        *(_history_line(entry) for entry in data["history"][-HISTORY_ENTRIES:]),
     )
 
 
-def _history(entry: dict[str, Any]) -> Text:
+def _conditions_table(conditions: Sequence[dict[str, Any]]) -> Table:
+    rows = ((c["type"], c["status"], c["reason"], c.get("message", "")) for c in conditions)
+    return table(("CONDITION", "STATUS", "REASON", "MESSAGE"), rows)
+
+
+def _machines_table(machines: Sequence[dict[str, Any]]) -> Table:
+    fields = ("instance", "name", "state", "system", "revision", "node", "message")
+    rows = ([machine.get(field) for field in fields] for machine in machines)
+    return table(("INSTANCE#", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "MESSAGE"), rows)
+
+
+def _history_line(entry: dict[str, Any]) -> Text:
     from rich.text import Text
 
     way = " -> ".join(name for name in (entry.get("fromSystem"), entry["toSystem"]) if name)

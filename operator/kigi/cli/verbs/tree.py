@@ -1,15 +1,18 @@
-"""``kigi tree``: both trees, with sizes, where layers are cached, and who runs what."""
+"""``kigi tree``: both trees, with sizes, the nodes that cache an image, and the deployments that run a state."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM
 from kigi.cli.api_trees import ApiTrees, read_api_trees
 from kigi.cli.cluster import Access, open_cluster
-from kigi.cli.output import Format, show
+from kigi.cli.options import cluster_options, output_option
+from kigi.cli.output import Format, print_data
 from kigi.domain.images import Image
 from kigi.domain.layers import missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
@@ -20,29 +23,43 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.tree import Tree
 
+Node = dict[str, Any]
+"""One image or state as JSON; with ``problem`` if it is not valid."""
 
-def run_tree(access: Access, form: Format) -> None:
-    """Prints; raises KigiError."""
+
+@click.command("tree")
+@output_option
+@cluster_options(all_namespaces=True)
+def command(access: Access, form: Format) -> None:
+    """Show both trees with sizes, cached layers and users.
+
+    Images with the size of their layer and of their chain and the number of nodes that cache them, and states with the
+    bytes that they add to their parent and the deployments and prefetches that name them.
+    """
     with open_cluster(access) as kube:
         api_trees = read_api_trees(kube, (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH, NODE_CACHE), access.scope())
     data = trees_of(api_trees)
-    show(data, lambda: _render(data), form)
+    print_data(data, lambda: _render(data), form)
 
 
 def trees_of(api_trees: ApiTrees) -> list[dict[str, Any]]:
-    """One entry for each namespace with nodes, each with ``images`` and ``systems``, parents first. Bytes."""
+    """One entry per namespace, each with its ``images`` and ``systems``, parents first; sizes in bytes."""
     return [
-        {"namespace": space, "images": list(_images(api_trees, space)), "systems": list(_systems(api_trees, space))}
-        for space in api_trees.namespaces()
+        {
+            "namespace": namespace,
+            "images": list(_images(api_trees, namespace)),
+            "systems": list(_systems(api_trees, namespace)),
+        }
+        for namespace in api_trees.namespaces()
     ]
 
 
-def _images(api_trees: ApiTrees, namespace: str) -> Iterator[dict[str, Any]]:
+def _images(api_trees: ApiTrees, namespace: str) -> Iterator[Node]:
     images, trees = api_trees.images.get(namespace, {}), api_trees.trees(namespace)
     parents = {name: image.parent if isinstance(image, Image) else None for name, image in images.items()}
     for name in _parents_first(parents):
         image, chain = images[name], trees.chain(name)
-        entry: dict[str, Any] = {"name": name, "parent": parents[name]}
+        entry: Node = {"name": name, "parent": parents[name]}
         if isinstance(image, KigiError) or isinstance(chain, KigiError):
             problem = image if isinstance(image, KigiError) else chain
             yield {**entry, "problem": str(problem)}
@@ -58,12 +75,12 @@ def _images(api_trees: ApiTrees, namespace: str) -> Iterator[dict[str, Any]]:
         }
 
 
-def _systems(api_trees: ApiTrees, namespace: str) -> Iterator[dict[str, Any]]:
+def _systems(api_trees: ApiTrees, namespace: str) -> Iterator[Node]:
     systems, trees = api_trees.systems.get(namespace, {}), api_trees.trees(namespace)
     parents = {name: state.parent if isinstance(state, System) else None for name, state in systems.items()}
     for name in _parents_first(parents):
         parent = parents[name]
-        entry: dict[str, Any] = {
+        entry: Node = {
             "name": name,
             "parent": parent,
             "deployments": sorted(api_trees.runs.get((namespace, name), ())),
@@ -84,7 +101,7 @@ def _systems(api_trees: ApiTrees, namespace: str) -> Iterator[dict[str, Any]]:
 
 
 def _parents_first(parents: Mapping[str, str | None]) -> list[str]:
-    """Names in the order of the tree, each below its parent; circles and orphans are roots."""
+    """Names in the order of the tree, children after their parent; nodes of a cycle come last."""
     children: dict[str | None, list[str]] = defaultdict(list)
     for name, parent in sorted(parents.items()):
         children[parent if parent in parents else None].append(name)
@@ -104,23 +121,23 @@ def _render(data: list[dict[str, Any]]) -> RenderableType:
         return "no images and no states"
     parts: list[RenderableType] = []
     for space in data:
-        parts.append(_grow(f"[bold]images in {space['namespace']}", space["images"], _image_line))
-        parts.append(_grow(f"[bold]states in {space['namespace']}", space["systems"], _system_line))
+        parts.append(_draw(f"[bold]images in {space['namespace']}", space["images"], _image_line))
+        parts.append(_draw(f"[bold]states in {space['namespace']}", space["systems"], _system_line))
     return Group(*parts)
 
 
-def _grow(title: str, nodes: list[dict[str, Any]], line: Any) -> Tree:
+def _draw(title: str, nodes: list[Node], line: Callable[[Node], str]) -> Tree:
     from rich.tree import Tree
 
     root = Tree(title)
-    grown: dict[str, Tree] = {}
+    drawn: dict[str, Tree] = {}
     for node in nodes:
-        below = grown.get(node["parent"] or "", root)
-        grown[node["name"]] = below.add(line(node))
+        parent = drawn.get(node["parent"] or "", root)
+        drawn[node["name"]] = parent.add(line(node))
     return root
 
 
-def _image_line(node: dict[str, Any]) -> str:
+def _image_line(node: Node) -> str:
     from rich.markup import escape
 
     if "problem" in node:
@@ -130,7 +147,7 @@ def _image_line(node: dict[str, Any]) -> str:
     return f"{node['name']}  {size}[dim], chain {chain}{cached}"
 
 
-def _system_line(node: dict[str, Any]) -> str:
+def _system_line(node: Node) -> str:
     from rich.markup import escape
 
     if "problem" in node:
