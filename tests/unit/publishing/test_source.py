@@ -172,7 +172,7 @@ def test_a_named_format_is_not_detected(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: None], ids=["folder", "absent"])
 def test_only_a_regular_file_is_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "disk")
-    with pytest.raises(SpecInvalid, match="not a regular file|cannot be read"):
+    with pytest.raises(SpecInvalid, match=r"not a regular file|cannot be read"):
         inspect(tmp_path / "disk")
 
 
