@@ -64,7 +64,7 @@ def test_what_is_used_is_not_deleted_and_the_users_are_named(site: Site) -> None
     assert site.names("vmimagenode") == {"base", "top"} and site.names("systemnode") == set()
 
 
-def test_a_dry_run_says_what_the_repository_need_not_keep(site: Site) -> None:
+def test_a_dry_run_prints_the_bytes_that_a_deletion_would_free(site: Site) -> None:
     site.grow("base", "top")
     ns = ["-n", site.namespace]
     size = site.get("vmimagenode", "top")["spec"]["layer"]["sizeBytes"]

@@ -89,13 +89,13 @@ def test_a_state_moves_with_all_that_it_needs_and_only_with_what_the_other_site_
     assert {n: other.get("vmimagenode", n)["metadata"]["resourceVersion"] for n in before} == before
 
 
-def test_an_image_moves_with_what_stands_on_it_when_that_is_wished(site: Site, other: Site) -> None:
+def test_an_image_moves_with_its_descendants_on_request(site: Site, other: Site) -> None:
     lab(site)
     other.succeed("import", exported(site, "image/web", "--children"), "-n", other.namespace)
     assert (other.names("vmimagenode"), other.names("systemnode")) == ({"base", "web", "web-broken"}, set())
 
 
-async def test_an_import_goes_on_after_a_break(site: Site, other: Site) -> None:
+async def test_an_import_resumes_after_an_interruption(site: Site, other: Site) -> None:
     lab(site)
     file = exported(site, "broken")
     other.succeed("import", file, "-n", other.namespace)

@@ -54,7 +54,7 @@ def forget(site: Site, *names: str) -> None:
     site.plane.kubectl("delete", "vmimagenode", *names, "-n", site.namespace)
 
 
-def test_layers_that_no_tree_names_go_when_they_are_old_and_it_is_wished(site: Site) -> None:
+def test_old_layers_that_no_tree_names_are_deleted_on_request(site: Site) -> None:
     site.grow("base", "two", "three")
     kept, doomed = {digest_of(site, name) for name in ("base", "two")}, digest_of(site, "three")
     forget(site, "three")
@@ -192,7 +192,7 @@ async def test_a_layer_that_a_tree_names_while_it_is_deleted_is_reported(
     assert "deleted 1 layers" in capsys.readouterr().out
 
 
-def test_what_a_running_capture_stands_on_is_kept_with_its_chain(site: Site) -> None:
+def test_the_chain_below_a_running_capture_is_kept(site: Site) -> None:
     """The image's object was deleted by force, so that nothing else names its layers."""
     site.grow("base", "two", "three")
     every, parent = layers(site), digest_of(site, "three")

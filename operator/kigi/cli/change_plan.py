@@ -169,7 +169,7 @@ def _machines(
     view: DeploymentView, targets: tuple[Target, ...], present: Mapping[tuple[int, str], MachineState]
 ) -> Iterator[dict[str, Any]]:
     owner = Owner(view.namespace, view.name, view.uid)
-    wished = {target.wish.slot for target in targets}
+    targeted = {target.wish.slot for target in targets}
     for target in targets:
         state = view.nodes.get(target.node)
         layers = {layer.digest: layer for chain in target.wish.chains for layer in chain}
@@ -185,7 +185,7 @@ def _machines(
             "missingBytes": total_bytes(missing.values()),
         }
     for slot, machine in sorted(present.items()):
-        if slot not in wished and view.owns(machine.vm):
+        if slot not in targeted and view.owns(machine.vm):
             yield {
                 "instance": slot[0],
                 "name": slot[1],

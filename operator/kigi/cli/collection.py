@@ -1,6 +1,6 @@
 """Finds and deletes the layers of a repository that nothing names.
 
-The trees are read anew before the decision, before each batch of deletions, and after the last. One case remains: a
+The trees are read again before the decision, before each batch of deletions, and after the last. One case remains: a
 layer that was stored long ago is named for the first time while its batch is deleted. The last reading finds it, and
 the error names what to publish again.
 """

@@ -11,7 +11,7 @@ from kigi.cli.output import Format, print_data, print_message
 
 
 def emit(objects: Sequence[dict[str, Any]], access: Access, form: Format, *, apply: bool) -> None:
-    """Applies the objects if ``apply``; prints them as JSON or YAML as ``form`` says, or as YAML if not ``apply``."""
+    """Applies the objects if ``apply``; prints them in the format of ``form``, or as YAML if not ``apply``."""
     if apply:
         namespace = access.default_namespace()
         with open_cluster(access, manager=PUBLISH_MANAGER) as kube:

@@ -44,7 +44,7 @@ def print_data(data: Any, render: Callable[[], RenderableType], form: Format) ->
 
 
 def print_result(data: Any, form: Format) -> None:
-    """Prints what a verb did, for programs; with ``TABLE`` nothing, as messages have told people already."""
+    """Prints what a verb did, for programs; nothing with ``TABLE``, as messages were printed already."""
     if form is not Format.TABLE:
         print_data(data, lambda: "", form)
 

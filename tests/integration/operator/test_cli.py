@@ -1,4 +1,4 @@
-"""``kigi`` as people call it, on a real API server, beside a working operator."""
+"""``kigi`` on a real API server with a running operator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.operator_run import OperatorRun
 from tests.support.why import record
 
 
-async def started(plane: ControlPlane, *arguments: str) -> asyncio.subprocess.Process:
+async def start_kigi(plane: ControlPlane, *arguments: str) -> asyncio.subprocess.Process:
     env = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "COLUMNS": "200"}
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -45,8 +45,8 @@ async def started(plane: ControlPlane, *arguments: str) -> asyncio.subprocess.Pr
 
 
 async def kigi(plane: ControlPlane, *arguments: str, code: int = 0) -> str:
-    """What the program prints; its messages are in the error if the exit code is another."""
-    process = await started(plane, *arguments)
+    """Output of the command, with its messages if ``code`` is not 0; AssertionError for another exit code."""
+    process = await start_kigi(plane, *arguments)
     out, err = await process.communicate()
     assert process.returncode == code, f"{arguments}: exit code {process.returncode}: {out.decode()} {err.decode()}"
     return out.decode() + (err.decode() if code else "")
@@ -59,7 +59,7 @@ async def kigi_json(plane: ControlPlane, *arguments: str, code: int = 0) -> Any:
     return answer
 
 
-async def test_plan_says_what_the_operator_then_does(
+async def test_plan_shows_what_the_operator_then_does(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, tmp_path: Path
 ) -> None:
     """The figures before a deployment and before a switch are those of the status afterwards."""
@@ -89,7 +89,7 @@ async def test_plan_says_what_the_operator_then_does(
         await wait_gone(plane, kube, ns)
 
 
-async def test_plan_says_which_rights_it_lacks_and_which_role_gives_them(
+async def test_a_missing_right_is_named_with_the_role_that_grants_it(
     plane: ControlPlane, kube: KubeClient, ns: str
 ) -> None:
     plane.kubectl("apply", "-f", str(REPOSITORY / "manifests/rbac/users.yaml"))
@@ -106,7 +106,7 @@ async def test_plan_says_which_rights_it_lacks_and_which_role_gives_them(
     plane.kubectl("create", "clusterrolebinding", f"reader-{ns}", "--clusterrole=kigi-cluster-view", "--user=reader")
 
     async def planned() -> bool:
-        process = await started(plane, "plan", "class", "-n", ns, "--kubeconfig", reader)
+        process = await start_kigi(plane, "plan", "class", "-n", ns, "--kubeconfig", reader)
         return await process.wait() == 0
 
     await eventually_async(planned, 10)
@@ -114,7 +114,7 @@ async def test_plan_says_which_rights_it_lacks_and_which_role_gives_them(
     plane.kubectl("delete", "systemdeployment", "class", "-n", ns)
 
 
-async def test_switch_and_reset_are_wishes_of_their_own_manager(
+async def test_switch_and_reset_write_fields_under_their_own_manager(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     async with OperatorRun(operator_kubeconfig):
