@@ -1,7 +1,7 @@
-"""Processor time of the verbs that read, beside the interpreter alone and kubectl, in turns on the same API server.
+"""Processor time of the verbs that read, compared with the bare interpreter and kubectl, in turns on one API server.
 
-A real API server over TLS holds both trees of ten machines and a deployment; no operator runs. A person waits so long
-for each look, and a shell for each completion: the aim is 200 ms.
+A real API server over TLS holds both trees of ten machines and a deployment; no operator runs. The target is 200 ms,
+because a user waits for it at each call, and the shell at each completion.
 
     python benchmarks/startup.py [--rounds 10] [--json FILE]
 """

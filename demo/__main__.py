@@ -20,8 +20,8 @@ from demo.targets import DemoFailed, Target, install_kigi, start
 from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import open_repository
 from kigi.errors import KigiError
-from kigi.publishing.publish import LayerFolder
-from kigi.publishing.tree import publish_tree
+from kigi.publishing.image_tree import publish_tree
+from kigi.publishing.layer_folder import LayerFolder
 from localcluster.bounded import DOWNLOAD_S, TimedOut
 from localcluster.full import Cluster, ClusterError
 from localcluster.paths import cache_dir

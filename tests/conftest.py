@@ -19,10 +19,10 @@ _numbers = itertools.count(1)
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """A test with the marker ``why("Reason", ...)`` has made ``kigi why`` explain these, or fails."""
-    why.TOLD.clear()
+    why.EXPLAINED.clear()
     done = yield
     wanted = {reason for marker in item.iter_markers("why") for reason in marker.args}
-    assert wanted <= why.TOLD, f"kigi why was not made to explain {sorted(wanted - why.TOLD)}"
+    assert wanted <= why.EXPLAINED, f"kigi why was not made to explain {sorted(wanted - why.EXPLAINED)}"
     return done
 
 

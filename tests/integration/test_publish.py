@@ -31,8 +31,9 @@ from kigi.errors import (
     SpecInvalid,
     VirtualSizeShrinks,
 )
-from kigi.publishing.publish import LayerFolder, publish_image
-from kigi.publishing.tree import publish_tree
+from kigi.publishing.image_tree import publish_tree
+from kigi.publishing.layer_folder import LayerFolder
+from kigi.publishing.publish import publish_image
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually
@@ -339,7 +340,7 @@ async def test_a_stored_object_is_never_overwritten(s3: S3Server, bucket: str, t
     ("bucket_name", "changes", "error"),
     [("no-such-bucket", {}, RepositoryUnknown), (None, {"AWS_SECRET_ACCESS_KEY": "wrong"}, AccessDenied)],
 )
-async def test_faults_of_the_repository_are_told_apart(
+async def test_each_fault_of_the_repository_has_its_own_error(
     s3: S3Server, bucket: str, tmp_path: Path, bucket_name: str | None, changes: dict[str, str], error: type[KigiError]
 ) -> None:
     async with repository(s3, bucket_name or bucket, **changes) as store:
@@ -368,7 +369,7 @@ async def upload_calls(s3: S3Server, bucket: str, tmp_path: Path) -> int:
     return len(sent)
 
 
-def test_a_killed_upload_goes_on_where_it_was(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+def test_a_killed_upload_resumes_where_it_stopped(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     source = tmp_path / "disk.raw"
     source.write_bytes(random.Random(5).randbytes(120 * MIB))
     env, command = command_line(s3, bucket, tmp_path, "publish", str(source), "--name", "big")
@@ -393,7 +394,7 @@ def test_a_killed_upload_goes_on_where_it_was(s3: S3Server, bucket: str, tmp_pat
     assert stored.stat().st_size == made["spec"]["layer"]["sizeBytes"]
 
 
-async def test_a_server_that_goes_away_in_the_middle_is_told_and_the_upload_goes_on(tmp_path: Path) -> None:
+async def test_a_server_that_stops_during_an_upload_is_reported_and_the_upload_resumes(tmp_path: Path) -> None:
     source = tmp_path / "disk.raw"
     source.write_bytes(random.Random(6).randbytes(100 * MIB))
     folder = LayerFolder(tmp_path / "layers")
@@ -569,7 +570,7 @@ async def test_a_folder_of_images_becomes_a_tree(s3: S3Server, bucket: str, tmp_
     run("qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", tmp_path / "level2.qcow2", folder.file(top))
 
 
-def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+def test_the_command_reports_an_error_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kigi.cli.main", "publish", str(tmp_path / "absent"), "--name", "x"]
     env = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""An HTTP server on a free port that answers as it is told, in place of an API server."""
+"""An HTTP server on a free port with programmed answers, in place of an API server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 
 class AnsweringServer:
-    """Gives ``answers`` one after another, then what ``reply`` says; remembers what it was asked."""
+    """Sends ``answers`` one after another, then the results of ``reply``; records all requests in ``asked``."""
 
     def __init__(self, reply: Callable[[str, str], tuple[int, Any]] = lambda method, path: (404, {})) -> None:
         self.answers: list[tuple[int, Any]] = []
@@ -60,7 +60,7 @@ class AnsweringServer:
         self._http.server_close()
 
     def kubeconfig(self, path: Path) -> Path:
-        """Written: access to this server."""
+        """Writes a kubeconfig for this server, with namespace ``range``; returns its path."""
         cluster = {"name": "c", "cluster": {"server": self.url}}
         context = {"name": "here", "context": {"cluster": "c", "namespace": "range"}}
         document = {"current-context": "here", "clusters": [cluster], "contexts": [context]}

@@ -1,4 +1,4 @@
-"""``kigi`` as a user runs it, against the test's servers."""
+"""Runs ``kigi`` as a subprocess against the servers of the tests."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tests.support.layers import environment
 
 @dataclass(frozen=True)
 class Site:
-    """A cluster's namespace, a bucket, and a folder for layers."""
+    """A namespace of a cluster, a bucket, and a folder for layers."""
 
     plane: ControlPlane
     namespace: str
     s3: S3Server
     bucket: str
     folder: Path
-    """Of this site alone: where the command keeps layers, and what the tests make."""
+    """The command keeps its layers in it, and tests their files."""
 
     def kigi(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Runs it."""
+        """Runs the command; the completed process."""
         env = {
             **os.environ,
             **environment(self.s3),
@@ -45,35 +45,35 @@ class Site:
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
     def apply(self, *objects: dict[str, Any]) -> None:
-        """Applies objects into the namespace."""
+        """Applies objects to the namespace."""
         text = yaml.safe_dump_all([dict(item) for item in objects])
         self.plane.kubectl("apply", "--server-side", "-n", self.namespace, "-f", "-", input_text=text)
 
     def succeed(self, *arguments: str | Path) -> str:
-        """Runs it; its output. AssertionError with its errors if it fails."""
+        """Runs the command; its output. AssertionError with its messages if it fails."""
         done = self.kigi(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def fail(self, *arguments: str | Path) -> str:
-        """Runs it; its errors. AssertionError if it succeeds, or says more than why."""
+        """Runs the command; its messages. AssertionError unless it fails with exit code 1 and without a traceback."""
         done = self.kigi(*arguments)
         assert done.returncode == 1, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done.stderr
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        """An object."""
+        """Reads an object."""
         found: dict[str, Any] = json.loads(self.plane.kubectl("get", kind, name, "-n", self.namespace, "-o", "json"))
         return found
 
     def names(self, kind: str) -> set[str]:
-        """Names of all objects of a kind."""
+        """Names of the namespace's objects of a kind."""
         items = json.loads(self.plane.kubectl("get", kind, "-n", self.namespace, "-o", "json"))["items"]
         return {item["metadata"]["name"] for item in items}
 
     def stored(self, digest: str) -> Path:
-        """Where the repository has a layer."""
+        """File in which the repository stores a layer."""
         return self.s3.data / self.bucket / object_key(Digest(digest))
 
     def grow(self, *names: str) -> None:

@@ -22,8 +22,9 @@ from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import open_repository
 from kigi.domain.layers import parse_digest
 from kigi.errors import KigiError, NeedsAction
+from kigi.publishing.layer_folder import LayerFolder
 from kigi.publishing.layer_writer import read_difference
-from kigi.publishing.publish import LayerFolder, make_layer
+from kigi.publishing.publish import make_layer
 from kigi_cache.captures.copies import BEAT, BEAT_S, COPY, FINAL, ORDER, RESULT, free_bytes, is_id, write_json
 from kigi_cache.captures.space import need_of, no_room, shortages
 from kigi_cache.disks.volumes import CHAIN

@@ -1,4 +1,4 @@
-"""The cluster as the command line reads it: the kubeconfig's, with the rights of whoever calls."""
+"""The cluster that the kubeconfig names, with the rights of the calling user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes import endpoint as endpoints
-from kigi.adapters.kubernetes import kubeconfig as configured
+from kigi.adapters.kubernetes import kubeconfig as kubeconfigs
 from kigi.adapters.kubernetes.resources import (
     CAPTURE,
     DEPLOYMENT,
@@ -19,21 +19,24 @@ from kigi.adapters.kubernetes.resources import (
     SYSTEM,
     Resource,
 )
-from kigi.adapters.kubernetes.session import KubeSession
 from kigi.errors import Forbidden, SpecInvalid, Waiting
 
 if TYPE_CHECKING:
+    from kigi.adapters.kubernetes.session import KubeSession
     from kigi.mirror.store import Mirror
 
 TREES = (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH, CAPTURE)
-"""Both trees, and what names their nodes."""
-MANAGER = "kigi-cli"
-"""Field manager of what people wish by a command."""
+"""Both trees, and the kinds that name their nodes."""
+EDIT_MANAGER = "kigi-cli"
+"""Field manager of fields that a verb edits in an existing object."""
+PUBLISH_MANAGER = "kigi"
+"""Field manager of objects that a verb publishes or imports."""
+TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Which cluster, and which namespace; None: as the kubeconfig says."""
+    """A cluster and a namespace of it; None: as the kubeconfig's current context names them."""
 
     kubeconfig: str | None = None
     context: str | None = None
@@ -41,7 +44,7 @@ class Access:
     all_namespaces: bool = False
 
     def default_namespace(self) -> str:
-        """The one that is named, else that of the context, else ``default``; raises SpecInvalid for no kubeconfig."""
+        """The given namespace, else the context's, else ``default``; raises SpecInvalid without a kubeconfig."""
         if self.namespace is not None:
             return self.namespace
         return endpoints.pod_namespace() if self._is_pod() else self._context().namespace
@@ -51,7 +54,7 @@ class Access:
         return None if self.all_namespaces else self.default_namespace()
 
     def endpoint(self) -> endpoints.Endpoint:
-        """Server and identity; raises SpecInvalid where no cluster is configured."""
+        """Server and identity; raises SpecInvalid if no cluster is configured."""
         if self._is_pod():
             return endpoints.pod_endpoint(os.environ)
         return endpoints.endpoint_of(self._context())
@@ -59,26 +62,33 @@ class Access:
     def _is_pod(self) -> bool:
         return self.kubeconfig is None and self.context is None and endpoints.is_pod(os.environ)
 
-    def _context(self) -> configured.Context:
-        return configured.select(_config(configured.files_of(self.kubeconfig, os.environ)), self.context)
+    def _context(self) -> kubeconfigs.Context:
+        return kubeconfigs.select(_config(kubeconfigs.files_of(self.kubeconfig, os.environ)), self.context)
 
 
-_config = functools.cache(configured.read_config)
+_config = functools.cache(kubeconfigs.read_config)
 
 
-def open_cluster(access: Access | None = None, *, manager: str = MANAGER) -> KubeSession:
-    """A client, to be used as a context manager; raises SpecInvalid where no cluster is configured."""
+def open_cluster(
+    access: Access | None = None, *, manager: str = EDIT_MANAGER, timeout_s: float = TIMEOUT_S
+) -> KubeSession:
+    """A client, to be used as a context manager; raises SpecInvalid if no cluster is configured.
+
+    ``timeout_s`` bounds each answer of the API server.
+    """
+    from kigi.adapters.kubernetes.session import KubeSession
+
     access = access or Access()
-    return KubeSession(access.endpoint(), manager=manager, renew=access.endpoint)
+    return KubeSession(access.endpoint(), manager=manager, timeout_s=timeout_s, renew=access.endpoint)
 
 
-def listed(kube: KubeSession, resource: Resource, namespace: str | None) -> Iterator[dict[str, Any]]:
-    """Every object of the kind, of one namespace or of all; raises Forbidden with the right that is missing."""
+def list_objects(kube: KubeSession, resource: Resource, namespace: str | None) -> Iterator[dict[str, Any]]:
+    """Every object of the kind in one namespace, or in all (None); raises Forbidden with the missing right."""
     scope = namespace if resource.namespaced else None
     try:
         yield from kube.list_all(resource, scope)
     except Forbidden as exc:
-        raise Forbidden(lacking([resource], scope)) from exc
+        raise Forbidden(missing_rights([resource], scope)) from exc
 
 
 def read_mirror(
@@ -88,7 +98,7 @@ def read_mirror(
     *,
     optional: Iterable[Resource] = (NODE_CACHE,),
 ) -> Mirror:
-    """The objects of these kinds, of one namespace or of all, as the API server has them now.
+    """The objects of these kinds in one namespace, or in all (None), as the API server has them now.
 
     An ``optional`` kind that the caller may not read is left out; raises Forbidden with all others that are refused.
     """
@@ -97,7 +107,7 @@ def read_mirror(
     mirror, refused = Mirror(), []
     for resource in kinds:
         try:
-            for body in listed(kube, resource, namespace):
+            for body in list_objects(kube, resource, namespace):
                 mirror.put(resource.kind, body)
         except Forbidden:
             if resource not in optional:
@@ -105,12 +115,12 @@ def read_mirror(
         except Waiting as exc:
             raise SpecInvalid(f"{resource.plural}: {exc}; is Kigi installed in this cluster?") from exc
     if refused:
-        raise Forbidden(lacking(refused, namespace))
+        raise Forbidden(missing_rights(refused, namespace))
     return mirror
 
 
-def lacking(refused: Iterable[Resource], namespace: str | None) -> str:
-    """Which rights are missing, and the role that gives them."""
+def missing_rights(refused: Iterable[Resource], namespace: str | None) -> str:
+    """A message with the missing rights and the ClusterRole that grants them; ``namespace`` None: all namespaces."""
     kinds = ", ".join(f"{kind.plural}.{kind.group}" if kind.group else kind.plural for kind in refused)
     if namespace is None:
         return f"you need the right to list these in all namespaces: {kinds}; ClusterRole kigi-cluster-view gives it"

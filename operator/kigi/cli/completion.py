@@ -1,24 +1,37 @@
-"""Names for the shell's completion."""
+"""Names of objects for the shell's completion."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import click
 
-from kigi.adapters.kubernetes.resources import BY_KIND
-from kigi.adapters.kubernetes.session import KubeSession
-from kigi.cli.cluster import MANAGER, Access
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, SYSTEM, Resource
+from kigi.cli.cluster import Access, open_cluster
+from kigi.errors import KigiError
 
-LIMIT_S = 2.0
+TIMEOUT_S = 2.0
+"""For each answer of the API server; after it the shell gets no names."""
 
 
-def names_of(parameters: Mapping[str, Any], plural: str, incomplete: str) -> list[str]:
-    """Objects of that kind whose names begin so; none when the cluster does not answer at once."""
-    access = Access(parameters.get("kubeconfig"), parameters.get("context"), parameters.get("namespace"))
-    resource = next(resource for resource in BY_KIND.values() if resource.plural == plural)
+def complete_deployments(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of SystemDeployments that begin with ``incomplete``."""
+    return _names(DEPLOYMENT, ctx, incomplete)
+
+
+def complete_states(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of SystemNodes that begin with ``incomplete``."""
+    return _names(SYSTEM, ctx, incomplete)
+
+
+def _names(resource: Resource, ctx: click.Context, incomplete: str) -> list[str]:
+    """In the namespace that the line names so far; none if the cluster cannot be read.
+
+    An error would be printed in the middle of the user's line.
+    """
+    options = ctx.params
+    access = Access(options.get("kubeconfig"), options.get("context"), options.get("namespace"))
     try:
-        with KubeSession(access.endpoint(), manager=MANAGER, timeout_s=LIMIT_S) as kube:
+        with open_cluster(access, timeout_s=TIMEOUT_S) as kube:
             names = [body["metadata"]["name"] for body in kube.list_all(resource, access.default_namespace())]
-    except Exception:  # an error would be printed in the middle of the user's line
+    except (KigiError, OSError):
         return []
     return sorted(name for name in names if name.startswith(incomplete))

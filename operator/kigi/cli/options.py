@@ -1,61 +1,123 @@
-"""Options that several verbs have, and what they mean together."""
+"""Options that several verbs share, as decorators for click commands."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Any
 
-from kigi.cli.commands import Option
+import click
+
+from kigi.cli.cluster import Access
+from kigi.cli.completion import complete_deployments
 from kigi.cli.output import Format
+from kigi.cli.repositories import RepositoryChoice
+from kigi.domain.layers import DEFAULT_REPOSITORY
 
-if TYPE_CHECKING:
-    from kigi.cli.cluster import Access
+Function = Callable[..., None]
+Decorator = Callable[[Function], Function]
 
-Namespace = Annotated[
-    str | None,
-    Option(
-        "Namespace; default: that of the kubeconfig's context.",
-        (
-            "--namespace",
-            "-n",
-        ),
-    ),
-]
-Context = Annotated[str | None, Option("Context of the kubeconfig.")]
-Kubeconfig = Annotated[str | None, Option("Kubeconfig file.")]
-Form = Annotated[
-    Format,
-    Option(
-        "Tables for people, json or yaml for programs.",
-        (
-            "--output",
-            "-o",
-        ),
-    ),
-]
-Done = Annotated[
-    Format,
-    Option(
-        "json or yaml: print what was done, for programs.",
-        (
-            "--output",
-            "-o",
-        ),
-    ),
-]
-Apply = Annotated[bool, Option("Apply the VMImageNode, or print it as YAML.", ("--apply/--print",))]
-Layers = Annotated[Path | None, Option("Folder of layers that are kept here; default: the user's cache.")]
-Settings = Annotated[
-    Path | None,
-    Option("repositories.yaml; or KIGI_S3_ENDPOINT and KIGI_S3_BUCKET in the environment.", ("--repositories",)),
-]
-Repository = Annotated[str, Option("Repository, as in repositories.yaml.")]
+PATH = click.Path(path_type=Path)
 
 
-def access_of(
-    kubeconfig: str | None, context: str | None, namespace: str | None = None, *, all_namespaces: bool = False
-) -> Access:
-    """Which cluster and namespace the options name."""
-    from kigi.cli.cluster import Access
+def cluster_options(*, namespace: bool = True, all_namespaces: bool = False) -> Decorator:
+    """Adds ``-n``, ``-A``, ``--context`` and ``--kubeconfig``; the function gets one ``access``."""
+    options = [
+        click.option("--context", help="Context of the kubeconfig."),
+        click.option("--kubeconfig", help="Kubeconfig file."),
+    ]
+    if all_namespaces:
+        options.insert(0, click.option("--all-namespaces", "-A", is_flag=True, help="All namespaces."))
+    if namespace:
+        text = "Namespace; default: that of the kubeconfig's context."
+        options.insert(0, click.option("--namespace", "-n", help=text))
 
-    return Access(kubeconfig, context, namespace, all_namespaces)
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(
+            *,
+            kubeconfig: str | None,
+            context: str | None,
+            namespace: str | None = None,
+            all_namespaces: bool = False,
+            **values: Any,
+        ) -> None:
+            function(access=Access(kubeconfig, context, namespace, all_namespaces), **values)
+
+        return _with(options, call)
+
+    return decorate
+
+
+def repository_options(*, name: bool = True, server: bool = False) -> Decorator:
+    """Adds ``--repositories``, ``--repository`` (``name``) and ``--endpoint``, ``--bucket`` (``server``).
+
+    The function gets one ``repository``: a RepositoryChoice.
+    """
+    text = "repositories.yaml; or KIGI_S3_ENDPOINT and KIGI_S3_BUCKET in the environment."
+    options = [click.option("--repositories", "settings", type=PATH, help=text)]
+    if name:
+        text = "Repository, as in repositories.yaml."
+        options.append(
+            click.option("--repository", "name_of_it", default=DEFAULT_REPOSITORY, show_default=True, help=text)
+        )
+    if server:
+        options.append(click.option("--endpoint", help="URL of the S3 server, in place of the settings'."))
+        options.append(click.option("--bucket", help="Bucket, in place of the settings'."))
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(
+            *,
+            settings: Path | None,
+            name_of_it: str = DEFAULT_REPOSITORY,
+            endpoint: str | None = None,
+            bucket: str | None = None,
+            **values: Any,
+        ) -> None:
+            function(repository=RepositoryChoice(settings, name_of_it, endpoint, bucket), **values)
+
+        return _with(options, call)
+
+    return decorate
+
+
+def _with(options: Sequence[Decorator], function: Function) -> Function:
+    """The function with these options, in this order in its help."""
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _output(text: str) -> Decorator:
+    return click.option(
+        "--output",
+        "-o",
+        "form",
+        type=click.Choice([form.value for form in Format]),
+        default=Format.TABLE.value,
+        show_default=True,
+        callback=lambda ctx, param, value: Format(value),
+        help=text,
+    )
+
+
+output_option = _output("Tables for people, json or yaml for programs.")
+"""``form``: how a verb prints what it read."""
+result_option = _output("json or yaml: print what was done, for programs.")
+"""``form``: whether a verb also prints what it did as data."""
+
+deployment_argument = click.argument("deployment", shell_complete=complete_deployments)
+optional_deployment_argument = click.argument("deployment", required=False, shell_complete=complete_deployments)
+
+force_option = click.option(
+    "--force/--no-force", help="Write the field even if a pipeline or a file keeps it and may set it back."
+)
+wait_option = click.option(
+    "--wait", "wait_s", type=float, default=0.0, help="Seconds to wait until it is Ready; default: do not wait."
+)
+apply_option = click.option("--apply/--print", help="Apply the VMImageNodes, or print them as YAML.")
+layers_dir_option = click.option(
+    "--layers-dir", type=PATH, help="Folder in which layers are kept; default: the user's cache."
+)

@@ -1,6 +1,6 @@
 """What verbs print: tables for people, JSON or YAML for programs.
 
-rich is imported when something is drawn: programs that ask for JSON do not wait for it.
+rich is imported only when something is drawn: JSON for programs does not pay for it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+PIPED_WIDTH = 100_000
+"""Columns of a table that no terminal shows: one line per row, for grep and awk. Nothing is padded to it."""
+
 
 class Format(StrEnum):
-    """Of ``-o``."""
+    """Values of the option ``-o``."""
 
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
 
 
-def show(data: Any, render: Callable[[], RenderableType], form: Format) -> None:
-    """``data`` is plain JSON; ``render`` is asked for tables only."""
+def print_data(data: Any, render: Callable[[], RenderableType], form: Format) -> None:
+    """Prints ``data`` (plain JSON) as JSON or YAML, or what ``render`` returns as a table."""
     match form:
         case Format.JSON:
             print(json.dumps(data, indent=2))
@@ -34,20 +37,20 @@ def show(data: Any, render: Callable[[], RenderableType], form: Format) -> None:
             import yaml
 
             print(yaml.safe_dump(data, sort_keys=False), end="")
-        case _:
+        case Format.TABLE:
             from rich.console import Console
 
-            Console(soft_wrap=False).print(render())
+            Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(render())
 
 
-def tell(data: Any, form: Format) -> None:
-    """What a verb has done, for programs; people have been told on the way."""
+def print_result(data: Any, form: Format) -> None:
+    """Prints what a verb did, for programs; nothing with ``TABLE``, as messages were printed already."""
     if form is not Format.TABLE:
-        show(data, lambda: "", form)
+        print_data(data, lambda: "", form)
 
 
-def say(text: str, style: str = "") -> None:
-    """A line for a person, on stderr, as it is: names and messages may have brackets."""
+def print_message(text: str, style: str = "") -> None:
+    """Prints a line for a person on stderr, without markup: names and messages may contain brackets."""
     if not sys.stderr.isatty():
         print(text, file=sys.stderr)
         return
@@ -59,7 +62,7 @@ def say(text: str, style: str = "") -> None:
 
 @contextmanager
 def spinner(message: str) -> Iterator[Callable[[str], None]]:
-    """Shows what is waited for while it is waited, if a person looks; the function changes the message."""
+    """Shows ``message`` while the context lasts, if stderr is a terminal; the yielded function changes it."""
     if not sys.stderr.isatty():
         yield lambda text: None
         return
@@ -71,8 +74,9 @@ def spinner(message: str) -> Iterator[Callable[[str], None]]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
-    """Without borders, as kubectl prints; columns that end in ``#`` are numbers. Text is shown as it is: a cell with a
-    style is a Text.
+    """A table without borders, as kubectl prints; ``NAME#`` is a column NAME of numbers, aligned to the right.
+
+    Cells are plain text without markup; a cell with a style is a rich Text, and None is an empty cell.
     """
     from rich.table import Table
     from rich.text import Text

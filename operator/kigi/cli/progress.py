@@ -1,4 +1,4 @@
-"""Bars on stderr for what takes long; nothing where nobody looks."""
+"""Progress bars on stderr for long steps; nothing is drawn unless stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[[int], None]
-"""Called with what has been done since the last call: bytes, or things."""
+"""Takes the progress since the last call: bytes, or items."""
 
 
 class Bars:
-    """Where bars are drawn; ``add`` one for each step."""
+    """A set of bars, one per step; this one draws nothing."""
 
-    def add(self, what: str, total: int | None = None, *, things: bool = False) -> Advance:
-        """A bar for bytes, or for ``things``. ``total`` None: not known."""
+    def add(self, what: str, total: int | None = None, *, items: bool = False) -> Advance:
+        """A bar that counts bytes, or ``items``; ``total`` None: unknown."""
         return lambda count: None
 
 
-class _Drawn(Bars):
+class _TerminalBars(Bars):
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -32,36 +32,36 @@ class _Drawn(Bars):
             console=console,
             auto_refresh=False,
         )
-        self._things = Progress(
+        self._items = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             console=console,
             auto_refresh=False,
         )
-        self.console = console
+        self._console = console
 
-    def add(self, what: str, total: int | None = None, *, things: bool = False) -> Advance:
-        kind = self._things if things else self._bytes
-        task = kind.add_task(what, total=total)
-        return lambda count: kind.advance(task, count)
+    def add(self, what: str, total: int | None = None, *, items: bool = False) -> Advance:
+        progress = self._items if items else self._bytes
+        task = progress.add_task(what, total=total)
+        return lambda count: progress.advance(task, count)
 
     @contextmanager
-    def drawn(self) -> Iterator[None]:
-        """Draws them meanwhile; takes them away at the end."""
+    def shown(self) -> Iterator[None]:
+        """Draws the bars while the context lasts, and removes them at its end."""
         from rich.console import Group
         from rich.live import Live
 
-        with Live(Group(self._bytes, self._things), console=self.console, transient=True):
+        with Live(Group(self._bytes, self._items), console=self._console, transient=True):
             yield
 
 
 @contextmanager
-def bars() -> Iterator[Bars]:
-    """Bars for the time of the context; messages are printed before or behind it."""
+def progress_bars() -> Iterator[Bars]:
+    """Bars while the context lasts; messages that are printed meanwhile appear above them."""
     if not sys.stderr.isatty():
         yield Bars()
         return
-    drawn = _Drawn()
-    with drawn.drawn():
-        yield drawn
+    bars = _TerminalBars()
+    with bars.shown():
+        yield bars

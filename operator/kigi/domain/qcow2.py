@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kigi.domain.layers import Digest, layer_file_name
 from kigi.errors import LayerRefused, OverlayRejected
@@ -21,11 +22,13 @@ MAX_VIRTUAL_BYTES = 64 * 2**40
 EMPTY_LAYER_BYTES = 4 * CLUSTER_BYTES
 """Header, refcount table, refcount block and L1 table: no qcow2 file of ours is shorter."""
 
-_MAGIC = 0x514649FB
-_FIXED = struct.Struct(">IIQIIQIIQQIIQQQQII")
+MAGIC = 0x514649FB
+HEADER = struct.Struct(">IIQIIQIIQQIIQQQQII")
+"""Fixed part of a version 3 header; ``_Fields`` names its fields."""
 _EXTENSION = struct.Struct(">II")
 _END = 0
-_BACKING_FORMAT = 0xE2792ACA
+EXTENSION_BACKING_FORMAT = 0xE2792ACA
+"""Type of the header extension that declares the backing file's format."""
 _FEATURE_NAMES = 0x6803F857
 _FORBIDDEN_EXTENSIONS = {
     0x44415441: ("data-file", "names an external data file"),
@@ -68,57 +71,84 @@ def parse_header(data: bytes) -> Qcow2Header:
 
     Raises LayerRefused with the rule that is broken; never anything else, whatever the bytes are.
     """
-    if len(data) < _FIXED.size:
+    if len(data) < HEADER.size:
         raise LayerRefused("truncated", f"the file ends after {len(data)} bytes, inside the qcow2 header")
-    (
-        magic,
-        version,
-        backing_offset,
-        backing_size,
-        cluster_bits,
-        virtual_size,
-        encryption,
-        l1_entries,
-        l1_offset,
-        refcount_offset,
-        refcount_clusters,
-        snapshots,
-        snapshots_offset,
-        incompatible,
-        compatible,
-        autoclear,
-        refcount_order,
-        header_length,
-    ) = _FIXED.unpack_from(data)
-    _require(magic == _MAGIC, "magic", f"the file begins with {magic:#010x}, not as a qcow2 file does")
-    _require(version == 3, "version", f"qcow2 version {version} instead of 3")
-    _require(cluster_bits == CLUSTER_BITS, "cluster-size", f"clusters of 2^{cluster_bits} bytes instead of 2^16")
-    _require(encryption == 0, "encryption", f"encryption method {encryption}")
-    _require(snapshots == 0 and snapshots_offset == 0, "snapshots", f"{snapshots} internal snapshots")
-    _no_bits(incompatible, _INCOMPATIBLE_BITS, "incompatible")
-    _no_bits(compatible, _COMPATIBLE_BITS, "compatible")
-    _no_bits(autoclear, _AUTOCLEAR_BITS, "autoclear")
-    _require(refcount_order == 4, "refcount-order", f"refcounts of 2^{refcount_order} bits instead of 2^4")
-    _require(header_length in _HEADER_LENGTHS, "header-length", f"a header of {header_length} bytes")
-    _require(not any(data[_FIXED.size : header_length]), "compression-type", "another compression than zlib")
+    fields = _Fields(*HEADER.unpack_from(data))
+    _check_form(fields)
+    _check_features(data, fields)
     _require(
-        0 < virtual_size <= MAX_VIRTUAL_BYTES and virtual_size % 512 == 0,
+        0 < fields.virtual_size <= MAX_VIRTUAL_BYTES and fields.virtual_size % 512 == 0,
         "virtual-size",
-        f"{virtual_size} bytes of disk",
+        f"{fields.virtual_size} bytes of disk",
     )
-    backing_file = _backing_file(data, header_length, backing_offset, backing_size)
-    entries = -(-virtual_size // (CLUSTER_BYTES * (CLUSTER_BYTES // 8)))
-    _require(l1_entries == entries, "l1-size", f"{l1_entries} L1 entries instead of {entries}")
-    _require(_is_table(l1_offset), "l1-offset", f"an L1 table at {l1_offset:#x}")
-    _require(_is_table(refcount_offset), "refcount-offset", f"a refcount table at {refcount_offset:#x}")
-    _require(0 < refcount_clusters <= 128, "refcount-size", f"a refcount table of {refcount_clusters} clusters")
-    header = Qcow2Header(
-        virtual_size, backing_file, header_length, l1_entries, l1_offset, refcount_offset, refcount_clusters
+    backing_file = _backing_file(data, fields.header_length, fields.backing_offset, fields.backing_size)
+    _check_tables(fields)
+    return Qcow2Header(
+        fields.virtual_size,
+        backing_file,
+        fields.header_length,
+        fields.l1_entries,
+        fields.l1_offset,
+        fields.refcount_offset,
+        fields.refcount_clusters,
     )
-    refcounts_end = refcount_offset + refcount_clusters * CLUSTER_BYTES
-    apart = l1_offset + l1_entries * 8 <= refcount_offset or refcounts_end <= l1_offset
+
+
+class _Fields(NamedTuple):
+    """HEADER's fields in their order."""
+
+    magic: int
+    version: int
+    backing_offset: int
+    backing_size: int
+    cluster_bits: int
+    virtual_size: int
+    encryption: int
+    l1_entries: int
+    l1_offset: int
+    refcount_offset: int
+    refcount_clusters: int
+    snapshots: int
+    snapshots_offset: int
+    incompatible: int
+    compatible: int
+    autoclear: int
+    refcount_order: int
+    header_length: int
+
+
+def _check_form(fields: _Fields) -> None:
+    _require(fields.magic == MAGIC, "magic", f"the file begins with {fields.magic:#010x}, not as a qcow2 file does")
+    _require(fields.version == 3, "version", f"qcow2 version {fields.version} instead of 3")
+    bits = fields.cluster_bits
+    _require(bits == CLUSTER_BITS, "cluster-size", f"clusters of 2^{bits} bytes instead of 2^16")
+    _require(fields.encryption == 0, "encryption", f"encryption method {fields.encryption}")
+    has_snapshots = fields.snapshots != 0 or fields.snapshots_offset != 0
+    _require(not has_snapshots, "snapshots", f"{fields.snapshots} internal snapshots")
+
+
+def _check_features(data: bytes, fields: _Fields) -> None:
+    _no_bits(fields.incompatible, _INCOMPATIBLE_BITS, "incompatible")
+    _no_bits(fields.compatible, _COMPATIBLE_BITS, "compatible")
+    _no_bits(fields.autoclear, _AUTOCLEAR_BITS, "autoclear")
+    order, length = fields.refcount_order, fields.header_length
+    _require(order == 4, "refcount-order", f"refcounts of 2^{order} bits instead of 2^4")
+    _require(length in _HEADER_LENGTHS, "header-length", f"a header of {length} bytes")
+    _require(not any(data[HEADER.size : length]), "compression-type", "another compression than zlib")
+
+
+def _check_tables(fields: _Fields) -> None:
+    """Size and place of the L1 table and the refcount table."""
+    entries = -(-fields.virtual_size // (CLUSTER_BYTES * (CLUSTER_BYTES // 8)))
+    _require(fields.l1_entries == entries, "l1-size", f"{fields.l1_entries} L1 entries instead of {entries}")
+    _require(_is_table(fields.l1_offset), "l1-offset", f"an L1 table at {fields.l1_offset:#x}")
+    _require(_is_table(fields.refcount_offset), "refcount-offset", f"a refcount table at {fields.refcount_offset:#x}")
+    clusters = fields.refcount_clusters
+    _require(0 < clusters <= 128, "refcount-size", f"a refcount table of {clusters} clusters")
+    l1_end = fields.l1_offset + fields.l1_entries * 8
+    refcounts_end = fields.refcount_offset + clusters * CLUSTER_BYTES
+    apart = l1_end <= fields.refcount_offset or refcounts_end <= fields.l1_offset
     _require(apart, "overlapping-tables", "L1 and refcount tables that overlap")
-    return header
 
 
 def check_layer(
@@ -198,11 +228,15 @@ def _extensions(data: bytes, start: int, end: int) -> tuple[bytes | None, int]:
         if kind in _FORBIDDEN_EXTENSIONS:
             rule, what = _FORBIDDEN_EXTENSIONS[kind]
             raise LayerRefused(rule, f"a header extension that {what}")
-        _require(kind in (_BACKING_FORMAT, _FEATURE_NAMES), "extensions", f"an unknown header extension {kind:#010x}")
+        _require(
+            kind in (EXTENSION_BACKING_FORMAT, _FEATURE_NAMES),
+            "extensions",
+            f"an unknown header extension {kind:#010x}",
+        )
         _require(kind not in seen, "extensions", f"the header extension {kind:#010x} twice")
         _require(position + length <= end, "extensions", f"a header extension of {length} bytes")
         seen.add(kind)
-        if kind == _BACKING_FORMAT:
+        if kind == EXTENSION_BACKING_FORMAT:
             backing_format = data[position : position + length]
         position += -(-length // 8) * 8
 

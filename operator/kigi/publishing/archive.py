@@ -1,4 +1,4 @@
-"""Files of exported subtrees: written and read piece by piece, and nothing of them believed before it is checked."""
+"""Files of exported subtrees, written and read in pieces; nothing in a file is used before it is checked."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class ArchivedNode(Model):
 
 
 class Manifest(Model):
-    """What a file holds."""
+    """The first member of a file: the nodes, and the layers that follow."""
 
     format: str = Field(pattern=f"^{FORMAT}$")
     images: list[ArchivedNode] = Field(max_length=100_000)
     systems: list[ArchivedNode] = Field(max_length=100_000)
     included: list[DigestText] = Field(max_length=100_000)
-    """Layers that follow, in this order; the others are at the other site already."""
+    """Layers that follow, in this order; the target site holds the others."""
 
 
 async def write_archive(
@@ -57,9 +57,10 @@ async def write_archive(
     layers: Sequence[tuple[DeclaredLayer, LayerRepository]],
     progress: Progress = lambda count: None,
 ) -> int:
-    """Writes the file, the layers straight from their repositories; its size in bytes.
+    """Writes the file, streaming the layers from their repositories; the file's size in bytes.
 
-    Nothing has that name before it is whole. Raises LayerCorrupt, SpecInvalid or what the repository raises.
+    The file appears under its name only when it is complete. Raises LayerCorrupt, SpecInvalid, or an error of the
+    repository.
     """
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     text = json.dumps(manifest.to_api(), sort_keys=True).encode()
@@ -95,15 +96,15 @@ def _both(*sinks: Callable[[bytes], object]) -> Callable[[bytes], object]:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A file whose manifest has been read, and whose layers have not been looked at."""
+    """A file whose manifest has been read; its layers are not checked yet."""
 
     path: Path
     manifest: Manifest
     begin: int
-    """First byte behind the manifest."""
+    """Offset of the first byte after the manifest."""
 
     def places(self, layers: Mapping[Digest, DeclaredLayer]) -> Iterator[tuple[DeclaredLayer, int]]:
-        """Each included layer, and where its member begins."""
+        """Each included layer, and the offset of its member's header."""
         at = self.begin
         for digest in self.manifest.included:
             layer = layers[Digest(digest)]
@@ -131,7 +132,7 @@ def open_archive(path: Path) -> Archive:
 def verify_archive(
     archive: Archive, layers: Mapping[Digest, DeclaredLayer], progress: Progress = lambda count: None
 ) -> None:
-    """Reads the whole file once: every included layer has its name, size, digest and header, and nothing else is there.
+    """Reads the whole file once and checks every layer's name, size, digest and header, and that nothing else follows.
 
     Blocks. Raises ArchiveRefused, LayerRefused or SpecInvalid.
     """
@@ -161,7 +162,7 @@ def verify_archive(
 
 
 def extract_layer(archive: Archive, layer: DeclaredLayer, at: int, target: Path) -> None:
-    """Copies one layer out, its digest checked again. Blocks; raises ArchiveRefused or SpecInvalid."""
+    """Copies one layer to ``target`` and checks its digest again. Blocks; raises ArchiveRefused or SpecInvalid."""
     try:
         with archive.path.open("rb") as file, target.open("xb") as out:
             _check_member(file, layer, at, out.write)
@@ -170,7 +171,7 @@ def extract_layer(archive: Archive, layer: DeclaredLayer, at: int, target: Path)
 
 
 def check_declared(head: bytes, layer: DeclaredLayer) -> None:
-    """Raises LayerRefused unless the header is of Kigi's form and says what the image says."""
+    """Raises LayerRefused unless ``head`` is a layer's header with the sizes and the parent that the image declares."""
     check_layer(
         head,
         digest=layer.digest,
@@ -181,7 +182,7 @@ def check_declared(head: bytes, layer: DeclaredLayer) -> None:
 
 
 def _check_member(file: BinaryIO, layer: DeclaredLayer, at: int, sink: Callable[[bytes], object]) -> bytes:
-    """Passes the member's content on; its first HEADER_BYTES. Raises ArchiveRefused unless it is that layer."""
+    """Passes the member's content to ``sink``; its first HEADER_BYTES. Raises ArchiveRefused if it is another one."""
     name = member_name(layer.digest)
     file.seek(at)
     expect_member(file.read(BLOCK), name, layer.size_bytes)

@@ -1,4 +1,4 @@
-"""An equal image with a shorter chain: one layer of all that an image's upper layers change."""
+"""Merges the upper layers of an image into one: an equal image with a shorter chain."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from kigi.adapters.s3 import LayerRepository, Progress
 from kigi.domain.images import Image
 from kigi.domain.layers import Digest
 from kigi.errors import LayerRefused, SpecInvalid
-from kigi.publishing.publish import LayerFolder, Published, publish_image
+from kigi.publishing.layer_folder import LayerFolder
+from kigi.publishing.publish import Published, publish_image
 
 
 def layers_above(path: Sequence[Image], ancestor: str | None) -> Digest | None:
-    """Digest that the new layer stands on; None: nothing. ``path``: images from the root to the one to flatten.
+    """Digest of the new layer's parent; None: the new layer is a root.
 
-    Raises SpecInvalid for an ancestor that is none, and where one layer is all there is.
+    ``path``: images from the root to the one to flatten. Raises SpecInvalid if ``ancestor`` is not below the image,
+    and if only one layer is above it.
     """
     top = path[-1]
     names = [image.name for image in path]
@@ -40,10 +42,10 @@ async def flatten_image(
     repository: LayerRepository,
     progress: Progress = lambda count: None,
 ) -> Published:
-    """Store the disk of the last image of ``path`` as one layer above ``ancestor``, or as a root.
+    """Stores the disk of the last image of ``path`` as one layer above ``ancestor``, or as a root.
 
-    Every layer of the chain is fetched and verified. ``qemu-img compare`` proves that both chains show a guest the same
-    bytes before anything is sent; DisksDiffer otherwise. Also raises what ``publish_image`` raises.
+    Fetches and verifies every layer of the chain. Before anything is sent, ``qemu-img compare`` proves that both chains
+    show a guest the same bytes; raises DisksDiffer otherwise, and what ``publish_image`` raises.
     """
     below = layers_above(path, ancestor)
     top = path[-1]
@@ -51,7 +53,7 @@ async def flatten_image(
     if [layer.digest for layer in chain] != [image.digest for image in path]:
         raise LayerRefused(
             "parent",
-            f"VMImageNode {top.name}: the layers' headers name another chain than the tree; it cannot be run either",
+            f"VMImageNode {top.name}: the layers' headers name another chain than the tree; no VM can run it either",
         )
     if chain[-1].virtual_size_bytes != top.virtual_size_bytes:
         raise DisksDiffer(

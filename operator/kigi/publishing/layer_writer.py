@@ -1,7 +1,7 @@
-"""Writes a layer: a qcow2 file of exactly the clusters in which a disk differs from its parent's.
+"""Writes a layer: a qcow2 file with exactly the clusters in which a disk differs from its parent's.
 
-qemu-img keeps every cluster that was ever written above the parent, also those that came out equal; a layer holds none
-of them, because its size is what a deployment moves. Equal disks give equal files, byte for byte, and so equal digests.
+qemu-img keeps every cluster that was ever written above the parent, even if its bytes are equal again; a layer holds
+none of them, because a deployment moves its bytes. Equal disks give equal files, byte for byte, and equal digests.
 Source: QEMU docs/interop/qcow2 (header, header extensions, L1 and L2 tables, refcounts).
 """
 
@@ -12,16 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-CLUSTER_BITS = 16
-CLUSTER = 1 << CLUSTER_BITS
-"""Bytes of a cluster: 64 KiB, QEMU's own default."""
+from kigi.domain.qcow2 import CLUSTER_BITS, CLUSTER_BYTES, EXTENSION_BACKING_FORMAT, HEADER, MAGIC
+
+CLUSTER = CLUSTER_BYTES
 ZEROS = bytes(CLUSTER)
 
-_MAGIC = 0x514649FB
-_HEADER = struct.Struct(">IIQIIQIIQQIIQQQQII")
-_EXT_BACKING_FORMAT = 0xE2792ACA
 _BACKING_OFFSET, _BACKING_SIZE, _HEADER_LENGTH = 2, 3, 17
-"""Places of these fields in the fixed header."""
+"""Indices of these fields in HEADER."""
 _ENTRIES = CLUSTER // 8
 """8-byte entries of one L2 table: it maps 512 MiB of disk."""
 _REFCOUNTS = CLUSTER // 2
@@ -33,9 +30,9 @@ _READS_ZERO = 1
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Cluster indices in which a disk differs from its parent's, ascending, and disjoint.
+    """Indices of the clusters that differ from the parent's, ascending and disjoint.
 
-    ``zero``: now all zeros, and not so in the parent. ``data``: other bytes.
+    ``zero``: all zeros, and not in the parent. ``data``: any other bytes.
     """
 
     data: tuple[int, ...]
@@ -43,11 +40,11 @@ class Difference:
 
 
 ReadCluster = Callable[[int], bytes]
-"""Bytes of the cluster with this index, always a whole cluster."""
+"""Index -> bytes of the whole cluster."""
 
 
 def compare(size_bytes: int, candidates: Iterable[int], child: ReadCluster, parent: ReadCluster) -> Difference:
-    """The difference among the ``candidates``, which must name every cluster that may differ."""
+    """The difference of two disks of ``size_bytes``; ``candidates``: all indices that may differ. O(candidates)."""
     data: list[int] = []
     zero: list[int] = []
     for index in sorted(candidates):
@@ -61,10 +58,10 @@ def compare(size_bytes: int, candidates: Iterable[int], child: ReadCluster, pare
 
 
 def write_layer(path: Path, size_bytes: int, backing: str | None, difference: Difference, read: ReadCluster) -> None:
-    """A new qcow2 version 3 file of ``size_bytes`` (a multiple of 512) above ``backing`` (a qcow2 file).
+    """Writes a new qcow2 file; ``size_bytes``: virtual size, a multiple of 512; ``backing``: the parent's file name.
 
-    ``read`` gives the bytes of ``difference.data``. Equal arguments give equal files. Refcounts are complete, so
-    ``qemu-img check`` finds nothing.
+    ``read`` returns the clusters of ``difference.data``. Equal arguments give equal files. Refcounts are complete, so
+    ``qemu-img check`` finds no error.
     """
     if size_bytes % 512:
         raise ValueError(f"virtual size {size_bytes} is not a multiple of 512")
@@ -78,16 +75,16 @@ def write_layer(path: Path, size_bytes: int, backing: str | None, difference: Di
 
 
 def layer_bytes(size_bytes: int, difference: Difference) -> int:
-    """Length of the file that ``write_layer`` makes of this difference."""
+    """Size of the file that ``write_layer`` writes for this difference."""
     return _Layout.of(size_bytes, difference).total * CLUSTER
 
 
 def read_difference(path: Path) -> Difference:
-    """The clusters that a file of ``write_layer`` holds; it is no reader for other people's qcow2 files."""
+    """The clusters that a file of ``write_layer`` holds; tables of other qcow2 files may have forms not read here."""
     data: list[int] = []
     zero: list[int] = []
     with path.open("rb") as file:
-        header = _HEADER.unpack(file.read(_HEADER.size))
+        header = HEADER.unpack(file.read(HEADER.size))
         l1_entries, l1_start = header[7], header[8]
         file.seek(l1_start)
         l1 = struct.unpack(f">{l1_entries}Q", file.read(l1_entries * 8))
@@ -102,14 +99,14 @@ def read_difference(path: Path) -> Difference:
 
 
 def is_canonical(path: Path, size_bytes: int) -> bool:
-    """Whether the file behind its header is, table for table, what ``write_layer`` makes of the clusters it holds.
+    """Whether the file after its header is byte for byte what ``write_layer`` writes for the clusters it holds.
 
-    Then it has no stale, hidden, compressed or misplaced cluster. ``size_bytes``: virtual size in its header.
+    Such a file has no stale, hidden, compressed or misplaced cluster. ``size_bytes``: virtual size in its header.
     """
     try:
         difference = read_difference(path)
     except (struct.error, OSError, ValueError):
-        return False  # a table that ends early, or lies where no file ends
+        return False  # a table is cut, or lies beyond the end of the file
     plan = _Layout.of(size_bytes, difference)
     if path.stat().st_size != plan.total * CLUSTER:
         return False
@@ -119,22 +116,22 @@ def is_canonical(path: Path, size_bytes: int) -> bool:
 
 
 def with_backing(first_cluster: bytes, backing: str | None) -> bytes:
-    """The first cluster of a layer file, with another backing file's name and nothing else changed.
+    """The first cluster of a layer file with another backing file's name, and nothing else changed.
 
-    ``first_cluster`` must be one that ``kigi.domain.qcow2.parse_header`` accepts: then the name and the extensions are
-    all that lies behind its fixed header.
+    ``kigi.domain.qcow2.parse_header`` must accept ``first_cluster``: then only extensions and the name follow its fixed
+    header.
     """
-    fields = list(_HEADER.unpack_from(first_cluster))
-    extensions, name = _behind_header(backing)
-    fields[_BACKING_OFFSET] = _HEADER.size + len(extensions) if backing is not None else 0
+    fields = list(HEADER.unpack_from(first_cluster))
+    extensions, name = _variable_header(backing)
+    fields[_BACKING_OFFSET] = HEADER.size + len(extensions) if backing is not None else 0
     fields[_BACKING_SIZE] = len(name)
-    fields[_HEADER_LENGTH] = _HEADER.size
-    return (_HEADER.pack(*fields) + extensions + name).ljust(CLUSTER, b"\0")
+    fields[_HEADER_LENGTH] = HEADER.size
+    return (HEADER.pack(*fields) + extensions + name).ljust(CLUSTER, b"\0")
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the parts lie, in clusters: header, refcount table, refcount blocks, L1 table, L2 tables, data."""
+    """Sizes of the file's parts in clusters: header, refcount table, refcount blocks, L1 table, L2 tables, data."""
 
     l1_entries: int
     l2_tables: tuple[int, ...]
@@ -150,7 +147,7 @@ class _Layout:
         l2_tables = tuple(sorted({index // _ENTRIES for index in (*difference.data, *difference.zero)}))
         rest = 1 + l1_clusters + len(l2_tables) + len(difference.data)
         blocks = table_clusters = 1
-        # The refcount blocks count themselves too; the sum settles after a step or two.
+        # Refcount blocks count themselves as well; the sum is stable after a step or two.
         while (total := rest + blocks + table_clusters) > blocks * _REFCOUNTS:
             blocks = -(-total // _REFCOUNTS)
             table_clusters = -(-blocks // _ENTRIES)
@@ -183,11 +180,11 @@ class _Layout:
 
 
 def _header(size_bytes: int, backing: str | None, plan: _Layout) -> bytes:
-    extensions, name = _behind_header(backing)
-    fixed = _HEADER.pack(
-        _MAGIC,
+    extensions, name = _variable_header(backing)
+    fixed = HEADER.pack(
+        MAGIC,
         3,
-        _HEADER.size + len(extensions) if backing is not None else 0,
+        HEADER.size + len(extensions) if backing is not None else 0,
         len(name),
         CLUSTER_BITS,
         size_bytes,
@@ -202,14 +199,14 @@ def _header(size_bytes: int, backing: str | None, plan: _Layout) -> bytes:
         0,
         0,
         4,  # refcounts of 2^4 bits
-        _HEADER.size,
+        HEADER.size,
     )
     return fixed + extensions + name
 
 
-def _behind_header(backing: str | None) -> tuple[bytes, bytes]:
+def _variable_header(backing: str | None) -> tuple[bytes, bytes]:
     """Header extensions and the backing file's name, which follow the fixed header."""
     extensions = b""
     if backing is not None:
-        extensions += struct.pack(">II", _EXT_BACKING_FORMAT, 5) + b"qcow2".ljust(8, b"\0")
+        extensions += struct.pack(">II", EXTENSION_BACKING_FORMAT, 5) + b"qcow2".ljust(8, b"\0")
     return extensions + struct.pack(">II", 0, 0), (backing or "").encode()

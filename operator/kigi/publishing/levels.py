@@ -1,4 +1,4 @@
-"""Publishes a qcow2 file and each of its backing files as an image of its own, instead of one image of them all."""
+"""Publishes a qcow2 file and each of its backing files as images of their own, instead of as one image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kigi.adapters.s3 import LayerRepository, Progress
 from kigi.domain.layers import Digest
-from kigi.publishing.publish import LayerFolder, Published, publish_image
+from kigi.publishing.layer_folder import LayerFolder
+from kigi.publishing.publish import Published, publish_image
 from kigi.publishing.source import inspect
 
 
@@ -21,7 +22,7 @@ async def publish_levels(
     backing_dirs: Sequence[Path] = (),
     progress: Progress = lambda count: None,
 ) -> list[Published]:
-    """One layer per file, the lowest first; the lowest stands on ``parent``. Raises as ``publish_image`` does."""
+    """One layer per file, the root first, above ``parent``. Raises what ``publish_image`` raises."""
     source = await asyncio.to_thread(inspect, path, "qcow2", backing_dirs)
     trusted = [path.parent, *backing_dirs]
     done: list[Published] = []
@@ -42,5 +43,5 @@ async def publish_levels(
 
 
 def level_names(name: str, count: int) -> list[str]:
-    """Names of the images, the lowest first: the top has ``name``, those below it are numbered from the root."""
+    """Names of the images, the root first: ``NAME-level0``, ``NAME-level1``, ..., ``NAME``."""
     return [*(f"{name}-level{number}" for number in range(count - 1)), name]

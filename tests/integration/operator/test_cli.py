@@ -1,4 +1,4 @@
-"""``kigi`` as people call it, on a real API server, beside a working operator."""
+"""``kigi`` on a real API server with a running operator."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tests.support.deployments import (
     wait_reported,
 )
 from tests.support.operator_run import OperatorRun
-from tests.support.why import hear
+from tests.support.why import record
 
 
-async def started(plane: ControlPlane, *arguments: str) -> asyncio.subprocess.Process:
+async def start_kigi(plane: ControlPlane, *arguments: str) -> asyncio.subprocess.Process:
     env = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "COLUMNS": "200"}
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -45,21 +45,21 @@ async def started(plane: ControlPlane, *arguments: str) -> asyncio.subprocess.Pr
 
 
 async def kigi(plane: ControlPlane, *arguments: str, code: int = 0) -> str:
-    """What the program prints; its messages are in the error if the exit code is another."""
-    process = await started(plane, *arguments)
+    """Output of the command, with its messages if ``code`` is not 0; AssertionError for another exit code."""
+    process = await start_kigi(plane, *arguments)
     out, err = await process.communicate()
     assert process.returncode == code, f"{arguments}: exit code {process.returncode}: {out.decode()} {err.decode()}"
     return out.decode() + (err.decode() if code else "")
 
 
-async def told(plane: ControlPlane, *arguments: str, code: int = 0) -> Any:
+async def kigi_json(plane: ControlPlane, *arguments: str, code: int = 0) -> Any:
     answer = json.loads(await kigi(plane, *arguments, "-o", "json", code=code))
     if arguments[0] == "why":
-        hear(answer)
+        record(answer)
     return answer
 
 
-async def test_plan_says_what_the_operator_then_does(
+async def test_plan_shows_what_the_operator_then_does(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, tmp_path: Path
 ) -> None:
     """The figures before a deployment and before a switch are those of the status afterwards."""
@@ -68,7 +68,7 @@ async def test_plan_says_what_the_operator_then_does(
 
     async with OperatorRun(operator_kubeconfig):
         await wait_reported(kube, actors.alive)
-        (planned,) = await told(plane, "plan", "-f", str(file), "-n", ns)
+        (planned,) = await kigi_json(plane, "plan", "-f", str(file), "-n", ns)
         assert await get_deployment(kube, ns) is None, "a plan changes nothing"
         assert {machine["action"] for machine in planned["machines"]} == {"create"}
         assert len(planned["machines"]) == 6
@@ -80,7 +80,7 @@ async def test_plan_says_what_the_operator_then_does(
         where = {(i["instance"], m["name"]): m["node"] for i in status["instances"] for m in i["machines"]}
         assert {(m["instance"], m["name"]): m["node"] for m in planned["machines"]} == where
 
-        (planned,) = await told(plane, "plan", "class", "--system", "cleaned", "-n", ns)
+        (planned,) = await kigi_json(plane, "plan", "class", "--system", "cleaned", "-n", ns)
         assert {machine["action"] for machine in planned["machines"]} == {"restart on a fresh disk"}
         apply(plane, ns, deployment(state="cleaned", replicas=2))
         status = (await wait_ready(kube, ns))["status"]
@@ -89,7 +89,7 @@ async def test_plan_says_what_the_operator_then_does(
         await wait_gone(plane, kube, ns)
 
 
-async def test_plan_says_which_rights_it_lacks_and_which_role_gives_them(
+async def test_a_missing_right_is_named_with_the_role_that_grants_it(
     plane: ControlPlane, kube: KubeClient, ns: str
 ) -> None:
     plane.kubectl("apply", "-f", str(REPOSITORY / "manifests/rbac/users.yaml"))
@@ -106,7 +106,7 @@ async def test_plan_says_which_rights_it_lacks_and_which_role_gives_them(
     plane.kubectl("create", "clusterrolebinding", f"reader-{ns}", "--clusterrole=kigi-cluster-view", "--user=reader")
 
     async def planned() -> bool:
-        process = await started(plane, "plan", "class", "-n", ns, "--kubeconfig", reader)
+        process = await start_kigi(plane, "plan", "class", "-n", ns, "--kubeconfig", reader)
         return await process.wait() == 0
 
     await eventually_async(planned, 10)
@@ -114,7 +114,7 @@ async def test_plan_says_which_rights_it_lacks_and_which_role_gives_them(
     plane.kubectl("delete", "systemdeployment", "class", "-n", ns)
 
 
-async def test_switch_and_reset_are_wishes_of_their_own_manager(
+async def test_switch_and_reset_write_fields_under_their_own_manager(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     async with OperatorRun(operator_kubeconfig):
@@ -126,7 +126,7 @@ async def test_switch_and_reset_are_wishes_of_their_own_manager(
         await kigi(plane, "switch", "class", "cleaned", "--instance", "1", "--wait", "60", "-n", ns)
         body = await wait_ready(kube, ns)
         assert [i["system"] for i in body["status"]["instances"]] == ["infected", "cleaned"]
-        done = await told(plane, "reset", "class", "0", "m1", "--wait", "60", "-n", ns)
+        done = await kigi_json(plane, "reset", "class", "0", "m1", "--wait", "60", "-n", ns)
         assert done.pop("value").startswith("kigi-")
         assert done == {
             "kind": "SystemDeployment",
@@ -167,7 +167,7 @@ async def test_tree_diff_and_status_show_what_there_is(
     async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(2), deployment())
         await wait_ready(kube, ns)
-        (space,) = await told(plane, "tree", "-n", ns)
+        (space,) = await kigi_json(plane, "tree", "-n", ns)
         images = {image["name"]: image for image in space["images"]}
         assert images["infected-0"]["parent"] == "role-0"
         assert images["infected-0"]["chainBytes"] == 3 * 2**20
@@ -179,10 +179,10 @@ async def test_tree_diff_and_status_show_what_there_is(
         text = await kigi(plane, "tree", "-n", ns)
         assert "infected" in text
         assert "class" in text
-        found = await told(plane, "diff", "infected..cleaned", "-n", ns)
+        found = await kigi_json(plane, "diff", "infected..cleaned", "-n", ns)
         assert [(m["name"], m["to"]) for m in found["machines"]] == [("m0", "cleaned-0")]
         assert (found["movedBytes"], found["backBytes"]) == (2**20, 0)
-        (one,) = await told(plane, "status", "-n", ns)
+        (one,) = await kigi_json(plane, "status", "-n", ns)
         assert one["ready"]
         assert one["cachedPercent"] == 100
         assert "class" in await kigi(plane, "status", "-A")
@@ -199,7 +199,7 @@ async def test_why_follows_a_cause_to_where_it_comes_from(
         apply(plane, ns, *(item for item in objects if item not in base), deployment())
 
         async def said() -> Any:
-            found = await told(plane, "why", "class", "-n", ns, code=1)
+            found = await kigi_json(plane, "why", "class", "-n", ns, code=1)
             return found if found[0]["reason"] == "ImageMissing" else None
 
         (found,) = await eventually_async(said, 30)
@@ -213,7 +213,7 @@ async def test_why_follows_a_cause_to_where_it_comes_from(
         assert "no SystemNode nothing" in await kigi(plane, "why", "ksys/nothing", "-n", ns, code=1)
         apply(plane, ns, *base)
         await wait_ready(kube, ns)
-        assert await told(plane, "why", "class", "-n", ns) == []
+        assert await kigi_json(plane, "why", "class", "-n", ns) == []
         await wait_gone(plane, kube, ns)
 
 
@@ -228,7 +228,7 @@ async def test_why_names_a_layer_that_a_node_refuses(plane: ControlPlane, kube: 
     machine = {"name": "m0", "state": "Warming", "node": f"why-{ns}"}
     instances = [{"instance": 0, "machines": [machine]}]
     await status_of(kube, DEPLOYMENT, ns, "class", conditions("AccessDenied", message, instances=instances))
-    (found,) = await told(plane, "why", "class", "-n", ns, code=1)
+    (found,) = await kigi_json(plane, "why", "class", "-n", ns, code=1)
     (below,) = found["because"]
     assert below["object"] == f"NodeCache/why-{ns}"
     assert below["because"][0]["object"].startswith("layer sha256:1111")
@@ -260,9 +260,11 @@ async def test_capture_from_the_command_line(
     async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(2), deployment())
         await wait_ready(kube, ns)
-        done = await told(plane, "capture", "class", "--name", "after", "--machine", "m1", "--wait", "60", "-n", ns)
+        done = await kigi_json(
+            plane, "capture", "class", "--name", "after", "--machine", "m1", "--wait", "60", "-n", ns
+        )
         assert (done["kind"], done["name"], done["ready"]) == ("SystemCapture", "after", True)
-        found = await told(plane, "diff", "infected..after", "-n", ns)
+        found = await kigi_json(plane, "diff", "infected..after", "-n", ns)
         assert [machine["name"] for machine in found["machines"]] == ["m1"]
         assert "no SystemDeployment" in await kigi(plane, "capture", "x", "--name", "y", "-n", ns, code=1)
         await wait_gone(plane, kube, ns)

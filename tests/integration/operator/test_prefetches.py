@@ -23,7 +23,7 @@ from tests.support.deployments import apply, condition, deployment, system, wait
 from tests.support.layers import make_chain, upload
 from tests.support.operator_run import OperatorRun
 
-from .test_cli import kigi, told
+from .test_cli import kigi, kigi_json
 
 MIB = 2**20
 POOL = {"pool": "warm"}
@@ -140,7 +140,7 @@ async def test_nodes_fetch_in_turn_and_a_deployment_moves_nothing_afterwards(
         apply(plane, ns, *images(chain))
         await wait_reported(kube, [node.name for node in pool.nodes])
         file.write_text(yaml.safe_dump(prefetch()))
-        (planned,) = await told(plane, "plan", "-f", str(file), "-n", ns)
+        (planned,) = await kigi_json(plane, "plan", "-f", str(file), "-n", ns)
         assert (planned["missingBytes"], planned["totalBytes"]) == (3 * size, 3 * size)
         assert [node["prefetchBytes"] for node in planned["nodes"]] == [size] * 3
         assert all(node["freeAfterBytes"] > 0 for node in planned["nodes"])
@@ -169,7 +169,7 @@ async def test_nodes_fetch_in_turn_and_a_deployment_moves_nothing_afterwards(
         async with asyncio.timeout(40):
             for node in pool.nodes:  # a candidate is a node that is ready
                 await actors._say_ready(node.name)
-        (planned,) = await told(plane, "plan", "-f", str(file), "-n", ns)
+        (planned,) = await kigi_json(plane, "plan", "-f", str(file), "-n", ns)
         assert (planned["missingBytes"], planned["savedRatio"]) == (0, 1.0)
 
         # The state is used, and who uses it is said.
@@ -214,7 +214,7 @@ async def test_a_damaged_layer_is_never_ready_and_why_says_so(
             return bool(status) and condition({"status": status}, "Ready")["reason"] == "LayerCorrupt"
 
         await eventually_async(refused, 60, "the node refuses the layer")
-        (found,) = await told(plane, "why", "kpre/monday", "-n", ns, code=1)
+        (found,) = await kigi_json(plane, "why", "kpre/monday", "-n", ns, code=1)
         assert found["reason"] == "LayerCorrupt"
         assert pool.nodes[0].name in found["message"]
         path.write_bytes(right)

@@ -17,7 +17,7 @@ from tests.support.cluster import eventually_async
 from tests.support.deployments import apply, condition, deployment, trees, wait_gone, wait_ready
 from tests.support.operator_run import OperatorRun
 
-from .test_cli import told as asked
+from .test_cli import kigi_json
 
 
 async def node(kube: KubeClient, resource: Resource, ns: str, name: str) -> dict[str, Any]:
@@ -65,7 +65,7 @@ async def test_what_is_used_waits_says_for_whom_and_goes_by_itself(
 
         await eventually_async(lambda: told(SYSTEM, "restored", "SystemDeployment class"), 20)
         await eventually_async(lambda: told(IMAGE, "role-1", "VMImageNode infected-1"), 20)
-        (said,) = await asked(plane, "why", "kimg/role-1", "-n", ns, code=1)
+        (said,) = await kigi_json(plane, "why", "kimg/role-1", "-n", ns, code=1)
         assert (said["reason"], said["remedy"]) == ("InUse", "delete the users that the message lists")
         assert await kube.get(IMAGE, ns, "cleaned-1") is None
         events = await kube.get(EVENT, ns, "")

@@ -1,7 +1,7 @@
-"""Causes that ``kigi why`` knows, each provoked on a real API server beside a working operator.
+"""Causes that ``kigi why`` knows, each provoked on a real API server with a running operator.
 
-Causes that a daemon, a publisher or a real KubeVirt gives are provoked where those run. The marker ``why`` names what a
-test provokes; that it was explained is checked when it ends, and that each cause has such a test by ``test_causes``.
+Causes of a daemon, a publisher or a real KubeVirt are provoked in the tests of those. The marker ``why`` names the
+reasons that a test provokes. The test fails unless they were explained; ``test_causes`` requires a test for each cause.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from tests.support.deployments import (
     wait_ready,
 )
 from tests.support.operator_run import OperatorRun
-from tests.support.why import explained, hear
+from tests.support.why import explained, record
 
 from .test_captures import capture, drop, get, wait_done, wait_reason
-from .test_cli import told
+from .test_cli import kigi_json
 from .test_prefetches import prefetch
 
 
@@ -46,23 +46,23 @@ def machine(name: str, of: str | None, after: Sequence[str] = (), **more: Any) -
     return {"name": name, **({"image": {"name": of}} if of else {}), "template": template}
 
 
-async def asked(plane: ControlPlane, ns: str, subject: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = await told(plane, "why", subject, "-n", ns, code=1)
+async def explanation(plane: ControlPlane, ns: str, subject: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = await kigi_json(plane, "why", subject, "-n", ns, code=1)
     return found
 
 
 async def why(plane: ControlPlane, ns: str, subject: str, reason: str) -> dict[str, Any]:
-    """The answer, when its first reason is the one that is waited for."""
+    """Waits until the first reason of the subject is ``reason``; its entry."""
 
     found: list[dict[str, Any]] = []
 
-    async def said() -> dict[str, Any] | None:
+    async def explained_so() -> dict[str, Any] | None:
         nonlocal found
-        found = await asked(plane, ns, subject)
+        found = await explanation(plane, ns, subject)
         return found[0] if found[0]["reason"] == reason else None
 
     try:
-        return await eventually_async(said, 40)
+        return await eventually_async(explained_so, 40)
     except AssertionError:
         raise AssertionError(f"{subject}: not {reason}: {found}") from None
 
@@ -100,7 +100,7 @@ BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
 
 @pytest.mark.why("NotSeenYet")
 @pytest.mark.parametrize("reason", [pytest.param(reason, marks=pytest.mark.why(reason)) for reason in BROKEN])
-async def test_what_a_person_wrote(
+async def test_an_error_in_an_object_is_explained(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, reason: str
 ) -> None:
     subject, objects = BROKEN[reason]
@@ -108,10 +108,10 @@ async def test_what_a_person_wrote(
         apply(plane, ns, *objects)
     except subprocess.CalledProcessError as exc:
         raise AssertionError(exc.stderr) from None
-    assert (await asked(plane, ns, subject))[0]["reason"] == "NotSeenYet", "no operator works yet"
+    assert (await explanation(plane, ns, subject))[0]["reason"] == "NotSeenYet", "no operator works yet"
     async with OperatorRun(operator_kubeconfig):
         found = await why(plane, ns, subject, reason)
-        assert reason in hear([found])
+        assert reason in record([found])
         assert found["remedy"]
         await asyncio.to_thread(plane.kubectl, "delete", "ksd,kpre", "--all", "-n", ns, "--timeout=30s")
 
@@ -287,7 +287,7 @@ async def _failure(kube: KubeClient, ns: str, reason: str) -> bool:
 
 
 @pytest.mark.why("Checking", "Pausing", "Copying", "Resuming", "Storing", "Publishing", "CaptureFailed", "TooSlow")
-async def test_each_step_of_a_capture_is_said(
+async def test_each_step_of_a_capture_is_explained(
     plane: ControlPlane,
     operator_kubeconfig: str,
     actors: Actors,
@@ -357,7 +357,7 @@ async def test_each_step_of_a_capture_is_said(
 
 
 @pytest.mark.why("Forbidden")
-async def test_an_operator_that_lacks_a_right_says_which(
+async def test_an_operator_that_lacks_a_right_names_it(
     plane: ControlPlane, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     """All rights but that to make claims."""

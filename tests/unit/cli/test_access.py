@@ -1,4 +1,4 @@
-"""Every verb that needs a cluster says in one sentence when there is none, and asks in the context's namespace."""
+"""Every verb that needs a cluster reports a missing one in one line, and works in the context's namespace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "export": ("export", "a", "-o", "file"),
     "publish": ("publish", IMAGE, "--name", "a", "--parent", "b"),
 }
-"""Import and publish-tree ask the cluster when the repository has answered: tests/integration."""
+"""Without import and publish-tree, which read the cluster only after the repository: see tests/integration."""
 CONFIGS = {
     "none": (None, "no cluster is configured: ", "--kubeconfig or KUBECONFIG"),
     "broken": ("a: b: c", "is not YAML in line 1", "correct it"),
@@ -55,7 +55,7 @@ CASES = [(verb, "none") for verb in VERBS if verb != "gc"] + [(v, c) for v in ("
 
 
 @pytest.mark.parametrize(("verb", "config"), CASES)
-def test_without_a_cluster_a_verb_says_so(tmp_path: Path, verb: str, config: str) -> None:
+def test_without_a_cluster_a_verb_reports_one_line_with_the_remedy(tmp_path: Path, verb: str, config: str) -> None:
     content, words, remedy = CONFIGS[config]
     kubeconfig = tmp_path / "kubeconfig"
     if content is not None:
@@ -71,8 +71,7 @@ def test_without_a_cluster_a_verb_says_so(tmp_path: Path, verb: str, config: str
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("gc", "console", "plan")])
-def test_a_verb_asks_in_the_namespace_of_the_context(tmp_path: Path, verb: str) -> None:
-    """Each other option is there too."""
+def test_a_verb_works_in_the_namespace_of_the_context_or_of_its_option(tmp_path: Path, verb: str) -> None:
     (tmp_path / IMAGE).write_bytes(bytes(512))
     with AnsweringServer() as server:
         run(tmp_path, server.kubeconfig(tmp_path / "kubeconfig"), *VERBS[verb], "--context", "here")

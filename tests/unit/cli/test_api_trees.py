@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kigi.cli.api_trees import ApiTrees
-from kigi.cli.tree import trees_of
+from kigi.cli.verbs.tree import trees_of
 from kigi.errors import KigiError, SpecInvalid
 from kigi.mirror.store import Mirror
 from tests.support.deployments import deployment, digest, image, system, trees

@@ -1,4 +1,4 @@
-"""No reason that a condition, an event or a node may give is without a cause for people."""
+"""Every reason of a condition, an event or a node has a cause, and every cause has a test that provokes it."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_every_reason_in_the_source_has_a_cause() -> None:
     assert found - CAUSES.keys() - FINE - BY_THE_CLI_ALONE == set()
 
 
-def test_no_cause_is_of_a_reason_that_nobody_gives() -> None:
+def test_every_cause_has_a_reason_in_the_source() -> None:
     text = "\n".join(path.read_text() for path in SOURCES if "/cli/causes" not in str(path))
     assert {reason for reason in CAUSES if f'"{reason}"' not in text} == set()
 
 
-def test_what_a_person_must_mend_has_a_remedy() -> None:
+def test_a_reason_that_needs_action_has_a_remedy() -> None:
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(kind, errors.NeedsAction) and kind is not errors.NeedsAction:
             assert cause_of(kind.reason).remedy, kind
@@ -54,11 +54,11 @@ def test_a_reason_of_a_later_version_is_no_error(reason: str) -> None:
 
 
 NEVER_IN_A_STATUS = {"Conflict", "LostLeadership", "Waiting", "Error"}
-"""What a pass ends with that is done again at once, or that nobody foresaw: only the log and the metrics tell."""
+"""Errors that are retried immediately, or unexpected ones: they appear only in the log and the metrics."""
 
 
 def test_every_cause_is_provoked_on_real_parts() -> None:
-    """By a test with the marker ``why``, which fails unless ``kigi why`` explained what it names."""
+    """Each by a test with the marker ``why``, which fails unless ``kigi why`` explained the reasons of the marker."""
     tiers = [str(ROOT / "tests" / tier) for tier in ("integration", "e2e")]
     command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "tests.support.why_markers", *tiers]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

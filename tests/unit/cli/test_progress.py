@@ -1,4 +1,4 @@
-"""Bars are drawn where somebody looks, and nowhere else."""
+"""Bars are drawn on a terminal, and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from kigi.cli.progress import bars
+from kigi.cli.progress import progress_bars
 
 
 class Terminal(io.StringIO):
@@ -16,13 +16,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_person_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_the_progress_and_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "stderr", terminal)
-    with bars() as drawn:
-        images, stored = drawn.add("images", 10, things=True), drawn.add("[stored]", 4 * 2**20)
+    with progress_bars() as bars:
+        images, stored = bars.add("images", 10, items=True), bars.add("[stored]", 4 * 2**20)
         images(3)
         stored(2**20)
         print("mail1: stored", file=sys.stderr)
@@ -31,12 +31,13 @@ def test_a_person_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "mail1: stored" in terminal.getvalue()
 
 
-def test_a_program_sees_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with bars() as drawn:
-        drawn.add("images", 10, things=True)(3)
+def test_a_pipe_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars() as bars:
+        bars.add("images", 10, items=True)(3)
     assert capsys.readouterr() == ("", "")
 
 
-def test_and_waits_for_nothing() -> None:
-    code = "import sys; from kigi.cli.progress import bars\nwith bars(): pass\nassert 'rich' not in sys.modules"
+def test_a_pipe_does_not_import_rich() -> None:
+    code = "from kigi.cli.progress import progress_bars\nwith progress_bars(): pass"
+    code += "\nimport sys; assert 'rich' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""What a verb does not need is not imported: the time to start is that of its imports."""
+"""A verb imports only what it needs, because the imports are most of its start-up time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kigi.cli.main import VERBS as ALL
 from tests.support.answering import AnsweringServer
 
 CLIENTS = ("kubernetes", "kopf", "aiohttp", "botocore", "aiobotocore", "grpc", "google.protobuf", "requests", "uvloop")
@@ -19,8 +20,10 @@ MODELS = ("pydantic", "kigi.mirror.store", "kigi.planning")
 DRAWING = ("rich",)
 JSON = ("-o", "json")
 VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "help": (("--help",), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl", "http.client")),
-    "help of a verb": (("switch", "--help"), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl", "http.client")),
+    "help": (("--help",), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl", "http.client", "kigi.cli.verbs.tree")),
+    **{
+        f"help of {name}": ((name, "--help"), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl", "http.client")) for name in ALL
+    },
     "version": (("version",), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl")),
     "tree": (("tree",), (*NEVER, *MODELS)),
     "tree for programs": (("tree", *JSON), (*NEVER, *MODELS, *DRAWING)),
@@ -79,7 +82,8 @@ def test_a_verb_imports_what_it_needs(kubeconfig: Path, verb: str) -> None:
         text=True,
         check=False,
     )
-    code = 1 if arguments[0] in ("why", "plan") else 0  # nothing is ready, and there is no KubeVirt
+    failing = arguments[0] in ("why", "plan") and "--help" not in arguments  # nothing is Ready, and no KubeVirt exists
+    code = 1 if failing else 0
     assert done.returncode == code, done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("LOADED")]
     assert line == "LOADED"

@@ -1,0 +1,161 @@
+"""``kigi export``: a state or an image, with everything that it depends on, in one file."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
+from kigi.cli.cluster import Access, list_objects, open_cluster
+from kigi.cli.named_layers import read_digests
+from kigi.cli.options import PATH, cluster_options, repository_options
+from kigi.cli.output import print_message
+from kigi.cli.progress import Bars, progress_bars
+from kigi.cli.repositories import RepositoryChoice
+from kigi.domain.archive import FORMAT, declared_layers, select
+from kigi.domain.collection import layer_of
+from kigi.domain.images import Image
+from kigi.domain.layers import MAX_DEPTH, Digest
+from kigi.domain.quantities import format_bytes
+from kigi.domain.systems import System
+from kigi.errors import ImageMissing, SpecInvalid
+
+if TYPE_CHECKING:
+    from kigi.adapters.s3 import LayerRepository
+    from kigi.mirror.store import Mirror
+    from kigi.publishing.archive import ArchivedNode
+
+Specs = dict[str, dict[str, Any]]
+"""Name -> spec, as the API server has it."""
+
+
+@click.command("export")
+@click.argument("node", required=False)
+@click.option("--output", "-o", type=PATH, help="File to write.")
+@click.option("--have", type=PATH, help="List of layers to leave out: 'kigi export --list-have' of the other site.")
+@click.option("--children", is_flag=True, help="Include all descendants of the node.")
+@click.option("--list-have", is_flag=True, help="Print the digests that the repository holds, and nothing else.")
+@repository_options()
+@cluster_options()
+def command(
+    access: Access,
+    node: str | None,
+    output: Path | None,
+    have: Path | None,
+    children: bool,
+    list_have: bool,
+    repository: RepositoryChoice,
+) -> None:
+    """Write a state or an image with its layers into a file.
+
+    The file also holds everything that the node depends on; 'kigi import' reads it at another site.
+
+    \b
+    NODE: SystemNode or VMImageNode; state/NAME or image/NAME if both have that name.
+    """
+    import asyncio
+
+    if list_have:
+        for digest in asyncio.run(_list_layers(repository)):
+            print(digest)
+        return
+    if node is None or output is None:
+        raise click.BadParameter("name a node and a file: kigi export NODE -o FILE")
+    held = frozenset(read_digests(have)) if have is not None else frozenset[Digest]()
+    with progress_bars() as bars:
+        text = asyncio.run(_export(access, node, output, held, repository, bars, children=children))
+    print_message(text)
+
+
+async def _list_layers(repository: RepositoryChoice) -> list[Digest]:
+    from kigi.adapters.s3 import open_repository
+
+    async with open_repository(repository.load()) as store:
+        objects, _ = await store.objects()
+    return sorted(digest for item in objects if (digest := layer_of(item.key)) is not None)
+
+
+async def _export(
+    access: Access,
+    node: str,
+    output: Path,
+    held: frozenset[Digest],
+    repository: RepositoryChoice,
+    bars: Bars,
+    *,
+    children: bool,
+) -> str:
+    """Writes the file; a message about what it holds. Raises KigiError, and then there is no file."""
+    from kigi.adapters.s3 import open_repository
+    from kigi.publishing.archive import Manifest, write_archive
+
+    repositories = repository.all()
+    mirror, specs = _read(access)
+    images = {record.meta.name: record.image for record in mirror.images if isinstance(record.image, Image)}
+    systems = {record.meta.name: record.system for record in mirror.systems if isinstance(record.system, System)}
+    state, image = which(node, images, systems)
+    chosen = select(images, systems, state=state, image=image, children=children)
+    layers = declared_layers(
+        {name: images[name] for name in chosen.images}, {name: systems[name] for name in chosen.systems}, MAX_DEPTH
+    )
+    included = {digest: layer for digest, layer in layers.items() if digest not in held}
+    manifest = Manifest(
+        format=FORMAT,
+        images=[_archived(name, specs[IMAGE.kind][name]) for name in chosen.images],
+        systems=[_archived(name, specs[SYSTEM.kind][name]) for name in chosen.systems],
+        included=list(included),
+    )
+    repository_of = {images[name].digest: images[name].repository for name in chosen.images}
+    async with AsyncExitStack() as stack:
+        opened: dict[str, LayerRepository] = {}
+        for name in sorted({repository_of[digest] for digest in included}):
+            opened[name] = await stack.enter_async_context(open_repository(repositories.get(name)))
+        size_bytes = await write_archive(
+            output,
+            manifest,
+            [(layer, opened[repository_of[digest]]) for digest, layer in included.items()],
+            bars.add(str(output), sum(layer.size_bytes for layer in included.values())),
+        )
+    return (
+        f"{output}: {format_bytes(size_bytes)}, {len(chosen.images)} images, {len(chosen.systems)} states, "
+        f"{len(included)} of {len(layers)} layers"
+    )
+
+
+def _read(access: Access) -> tuple[Mirror, dict[str, Specs]]:
+    """Both trees of the namespace, and by kind the specs of their nodes."""
+    from kigi.mirror.store import Mirror
+
+    mirror = Mirror()
+    specs: dict[str, Specs] = {IMAGE.kind: {}, SYSTEM.kind: {}}
+    with open_cluster(access) as kube:
+        for resource in (IMAGE, SYSTEM):
+            for body in list_objects(kube, resource, access.default_namespace()):
+                mirror.put(resource.kind, body)
+                specs[resource.kind][body["metadata"]["name"]] = body["spec"]
+    return mirror, specs
+
+
+def which(node: str, images: dict[str, Image], systems: dict[str, System]) -> tuple[str | None, str | None]:
+    """(name of the state, None) or (None, name of the image); raises SpecInvalid or ImageMissing."""
+    kind, slash, name = node.rpartition("/")
+    if slash and kind not in ("state", "image"):
+        raise SpecInvalid(f"{node!r}: state/NAME or image/NAME")
+    state = name if kind != "image" and name in systems else None
+    image = name if kind != "state" and name in images else None
+    if state and image:
+        raise SpecInvalid(f"{name} is a state and an image; name state/{name} or image/{name}")
+    if not state and not image:
+        raise ImageMissing(f"there is no valid {kind or 'state or image'} {name}")
+    return state, image
+
+
+def _archived(name: str, spec: dict[str, Any]) -> ArchivedNode:
+    """Without the name of its repository: the other site has repositories of its own."""
+    from kigi.publishing.archive import ArchivedNode
+
+    layer = {key: value for key, value in spec.get("layer", {}).items() if key != "repository"}
+    return ArchivedNode(name=name, spec={**spec, **({"layer": layer} if layer else {})})

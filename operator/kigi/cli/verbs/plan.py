@@ -1,0 +1,154 @@
+"""``kigi plan``: what a deployment, a switch or a prefetch would move and restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kigi.adapters.kubernetes.resources import (
+    CLAIM,
+    CLUSTER_INSTANCETYPE,
+    CSI_NODE,
+    DEPLOYMENT,
+    IMAGE,
+    INSTANCETYPE,
+    KUBEVIRT,
+    MACHINE,
+    NODE,
+    NODE_CACHE,
+    PLUGIN,
+    POLICY,
+    PREFETCH,
+    SYSTEM,
+    VMI,
+    VOLUME,
+)
+from kigi.cli.cluster import Access, open_cluster, read_mirror
+from kigi.cli.completion import complete_states
+from kigi.cli.options import PATH, cluster_options, optional_deployment_argument, output_option
+from kigi.cli.output import Format, print_data, table
+from kigi.domain.quantities import format_bytes
+from kigi.errors import DeploymentMissing, SpecInvalid
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+REQUIRED = (IMAGE, SYSTEM, DEPLOYMENT, NODE, CSI_NODE, NODE_CACHE, VOLUME, CLAIM, MACHINE, VMI, KUBEVIRT)
+OPTIONAL = (POLICY, PREFETCH, PLUGIN, INSTANCETYPE, CLUSTER_INSTANCETYPE)
+"""Kinds without which a plan is still right for most deployments: left out if the caller may not read them."""
+
+Plan = dict[str, Any]
+"""The plan of one object, as ``kigi plan -o json`` prints it."""
+
+
+@click.command("plan")
+@optional_deployment_argument
+@click.option("--file", "-f", type=PATH, help="Objects as YAML that are not applied yet.")
+@click.option("--system", help="Plan a switch to this state.", shell_complete=complete_states)
+@output_option
+@cluster_options()
+def command(access: Access, deployment: str | None, file: Path | None, system: str | None, form: Format) -> None:
+    """Show what a change would move and restart; change nothing.
+
+    For a deployment, a switch or a prefetch: the layers that each node lacks, the free space of its cache afterwards,
+    and what happens to each machine.
+
+    \b
+    DEPLOYMENT: SystemDeployment; or name a file with -f.
+    """
+    from kigi.cli.change_plan import plan_documents
+
+    if (deployment is None) == (file is None):
+        raise SpecInvalid("name a deployment, or a file with -f")
+    namespace = access.default_namespace()
+    with open_cluster(access) as kube:
+        mirror = read_mirror(kube, (*REQUIRED, *OPTIONAL), optional=OPTIONAL)
+        if deployment is not None:
+            body = kube.get(DEPLOYMENT, namespace, deployment)
+            if body is None:
+                raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{deployment}")
+            documents = [body]
+        else:
+            assert file is not None
+            documents = load(file)
+    for document in documents:
+        if system is not None and document.get("kind") == DEPLOYMENT.kind:
+            document["spec"]["system"] = {"name": system}
+    plans = plan_documents(mirror, documents, namespace, datetime.now(UTC))
+    print_data(plans, lambda: _render(plans), form)
+
+
+def load(file: Path) -> list[dict[str, Any]]:
+    """Every object of a YAML file; raises SpecInvalid."""
+    import yaml
+
+    try:
+        documents = [document for document in yaml.safe_load_all(file.read_text()) if document]
+    except (OSError, yaml.YAMLError) as exc:
+        raise SpecInvalid(f"{file}: {exc}") from exc
+    for document in documents:
+        if not isinstance(document, dict) or not (document.get("metadata") or {}).get("name"):
+            raise SpecInvalid(f"{file}: an object without kind or metadata.name")
+    return documents
+
+
+def _render(plans: list[Plan]) -> RenderableType:
+    from rich.console import Group
+
+    return Group(*(part for plan in plans for part in _parts(plan)))
+
+
+def _parts(plan: Plan) -> Iterator[RenderableType]:
+    from rich.markup import escape
+    from rich.text import Text
+
+    missing, total = plan.get("missingBytes", 0), plan.get("totalBytes", 0)
+    saved = f", {100 * plan.get('savedRatio', 0):.2f} % less" if total else ""
+    yield (
+        f"[bold]{escape(plan['namespace'])}/{escape(plan['name'])}[/bold]  {escape(str(plan['system']))}: "
+        f"moves {format_bytes(missing)} instead of {format_bytes(total)}{saved}"
+    )
+    if plan["problem"]:
+        yield Text(plan["problem"], "red")
+    yield _nodes_table(plan["nodes"])
+    if plan["machines"]:
+        yield ""
+        yield _machines_table(plan["machines"])
+
+
+def _nodes_table(nodes: list[dict[str, Any]]) -> Table:
+    from rich.text import Text
+
+    rows = (
+        (
+            node["name"],
+            node["machines"],
+            node["missingLayers"],
+            format_bytes(node["missingBytes"]),
+            format_bytes(node["prefetchBytes"]),
+            format_bytes(node["freeAfterBytes"]) if node["freeAfterBytes"] >= 0 else Text("does not fit", "red"),
+        )
+        for node in nodes
+    )
+    return table(("NODE", "MACHINES#", "LAYERS#", "MISSING#", "PREFETCH#", "FREE AFTER#"), rows)
+
+
+def _machines_table(machines: list[dict[str, Any]]) -> Table:
+    rows = (
+        (
+            machine["instance"],
+            machine["name"],
+            machine["node"],
+            machine.get("system"),
+            machine["missingLayers"],
+            format_bytes(machine["missingBytes"]),
+            machine["action"],
+        )
+        for machine in machines
+    )
+    return table(("INSTANCE#", "MACHINE", "NODE", "SYSTEM", "LAYERS#", "MISSING#", "ACTION"), rows)

@@ -1,0 +1,141 @@
+"""``kigi status``: all deployments in a table, or one with its conditions, machines and history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kigi.adapters.kubernetes.resources import DEPLOYMENT
+from kigi.cli.cluster import Access, list_objects, open_cluster
+from kigi.cli.options import cluster_options, optional_deployment_argument, output_option
+from kigi.cli.output import Format, print_data, table
+from kigi.domain.quantities import format_bytes
+from kigi.errors import DeploymentMissing
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+HISTORY_ENTRIES = 5
+"""Newest entries of the history that the screen of one deployment shows."""
+
+
+@click.command("status")
+@optional_deployment_argument
+@output_option
+@cluster_options(all_namespaces=True)
+def command(access: Access, deployment: str | None, form: Format) -> None:
+    """Show all deployments, or one with its machines and history.
+
+    \b
+    DEPLOYMENT: SystemDeployment.
+    """
+    data = _read(access, deployment)
+    print_data(data, lambda: _render_one(data[0]) if deployment is not None else _render_all(data), form)
+
+
+def _read(access: Access, name: str | None) -> list[dict[str, Any]]:
+    with open_cluster(access) as kube:
+        if name is None:
+            found = list(list_objects(kube, DEPLOYMENT, access.scope()))
+        else:
+            namespace = access.default_namespace()
+            body = kube.get(DEPLOYMENT, namespace, name)
+            if body is None:
+                raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{name}")
+            found = [body]
+    return [_summary(body) for body in sorted(found, key=lambda b: (b["metadata"]["namespace"], b["metadata"]["name"]))]
+
+
+def _summary(body: dict[str, Any]) -> dict[str, Any]:
+    status, spec = body.get("status") or {}, body["spec"]
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    ready = conditions.get("Ready", {"status": "Unknown", "reason": "NotSeenYet", "message": ""})
+    return {
+        "namespace": body["metadata"]["namespace"],
+        "name": body["metadata"]["name"],
+        "system": spec["system"]["name"],
+        "ready": ready["status"] == "True",
+        "reason": ready["reason"],
+        "message": ready.get("message", ""),
+        "instances": spec.get("replicas", 1),
+        "readyInstances": status.get("readyReplicas", 0),
+        "cachedPercent": (status.get("progress") or {}).get("percent"),
+        "plan": status.get("plan") or {},
+        "conditions": list(conditions.values()),
+        "machines": [
+            {"instance": instance["instance"], **machine}
+            for instance in status.get("instances") or ()
+            for machine in instance.get("machines") or ()
+        ],
+        "history": status.get("history") or [],
+    }
+
+
+def _render_all(data: list[dict[str, Any]]) -> RenderableType:
+    from rich.text import Text
+
+    if not data:
+        return "no deployments"
+    columns = ("NAMESPACE", "NAME", "SYSTEM", "READY", "INSTANCES#", "CACHED#", "STATE", "MESSAGE")
+    return table(
+        columns,
+        (
+            (
+                one["namespace"],
+                one["name"],
+                one["system"],
+                Text("yes", "green") if one["ready"] else Text("no", "red"),
+                f"{one['readyInstances']}/{one['instances']}",
+                f"{one['cachedPercent']}%" if one["cachedPercent"] is not None else "",
+                one["reason"],
+                one["message"],
+            )
+            for one in data
+        ),
+    )
+
+
+def _render_one(data: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+
+    plan = data["plan"]
+    cost = ""
+    if plan:
+        moved, missing, total = (format_bytes(plan.get(k, 0)) for k in ("movedBytes", "missingBytes", "totalBytes"))
+        cost = f"last change: {moved} of {missing} moved, instead of {total}"
+    machines = sorted(data["machines"], key=lambda m: (m["instance"], m["name"]))
+    return Group(
+        f"[bold]{data['namespace']}/{data['name']}[/bold]  {data['system']}  "
+        f"{data['readyInstances']}/{data['instances']} instances ready",
+        cost,
+        _conditions_table(data["conditions"]),
+        "",
+        _machines_table(machines),
+        "",
+        *(_history_line(entry) for entry in data["history"][-HISTORY_ENTRIES:]),
+    )
+
+
+def _conditions_table(conditions: Sequence[dict[str, Any]]) -> Table:
+    rows = ((c["type"], c["status"], c["reason"], c.get("message", "")) for c in conditions)
+    return table(("CONDITION", "STATUS", "REASON", "MESSAGE"), rows)
+
+
+def _machines_table(machines: Sequence[dict[str, Any]]) -> Table:
+    fields = ("instance", "name", "state", "system", "revision", "node", "message")
+    rows = ([machine.get(field) for field in fields] for machine in machines)
+    return table(("INSTANCE#", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "MESSAGE"), rows)
+
+
+def _history_line(entry: dict[str, Any]) -> Text:
+    from rich.text import Text
+
+    way = " -> ".join(name for name in (entry.get("fromSystem"), entry["toSystem"]) if name)
+    where = f"instances {', '.join(map(str, entry['instances'][:8]))}"
+    machines = f", {', '.join(entry['machines'])}" if entry.get("machines") else ""
+    text = f"{entry['time']}  {entry['action']}  {way}  {where}{machines}  by {entry['by'] or 'unknown'}"
+    return Text(text, "dim")

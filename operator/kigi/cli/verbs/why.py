@@ -1,0 +1,127 @@
+"""``kigi why``: what keeps an object from being Ready, followed to its origin, with the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kigi.adapters.kubernetes.resources import CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
+from kigi.cli.causes import CAUSES
+from kigi.cli.cluster import Access, list_objects, open_cluster
+from kigi.cli.completion import complete_deployments
+from kigi.cli.explain import Bodies, Entry, Key, explain
+from kigi.cli.options import cluster_options, output_option
+from kigi.cli.output import Format, print_data
+from kigi.errors import Forbidden, SpecInvalid
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+KINDS = {
+    "ksd": DEPLOYMENT,
+    "kcap": CAPTURE,
+    "kpre": PREFETCH,
+    "ksys": SYSTEM,
+    "kimg": IMAGE,
+    "knc": NODE_CACHE,
+}
+"""Kinds that can be asked about, by their short names in the API."""
+NO_REMEDY = "nothing to do: it continues by itself"
+
+
+@click.command("why")
+@click.argument("subject", required=False, shell_complete=complete_deployments)
+@output_option
+@cluster_options()
+@click.pass_context
+def command(ctx: click.Context, access: Access, subject: str | None, form: Format) -> None:
+    """Explain what is not Ready, with cause and remedy.
+
+    Follows each cause to its origin. The exit code is 1 if anything is not Ready.
+
+    \b
+    SUBJECT: deployment, KIND/NAME, or a reason such as NoRoom; default: everything in the namespace.
+    """
+    ctx.exit(print_explanation(access, subject, form))
+
+
+def print_explanation(access: Access, subject: str | None, form: Format) -> int:
+    """Prints the explanation; the exit code: 1 if something is not Ready. Raises KigiError.
+
+    A reason (of an event, a log, an error) is explained without a cluster: no deployment has such a name.
+    """
+    if subject in CAUSES:
+        known = {"reason": subject, **CAUSES[subject]._asdict()}
+        print_data(known, lambda: _render_reason(known), form)
+        return 0
+    bodies = _read(access)
+    data = explain(bodies, chosen(bodies, subject))
+    print_data(data, lambda: _render(data, subject), form)
+    return 1 if data else 0
+
+
+def _read(access: Access) -> Bodies:
+    namespace = access.default_namespace()
+    bodies: dict[Key, dict[str, Any]] = {}
+    with open_cluster(access) as kube:
+        for resource in KINDS.values():
+            try:
+                for body in list_objects(kube, resource, namespace):
+                    bodies[resource.kind, body["metadata"]["name"]] = body
+            except Forbidden:
+                if resource is not NODE_CACHE:
+                    raise
+    return bodies
+
+
+def chosen(bodies: Bodies, subject: str | None) -> list[Key]:
+    """The object that ``subject`` names as ``NAME`` (a deployment) or ``KIND/NAME``, or all; raises SpecInvalid."""
+    if subject is None:
+        return sorted(bodies)
+    kind, slash, name = subject.partition("/")
+    if not slash:
+        kind, name = DEPLOYMENT.kind, subject
+    resource = _resource(kind)
+    if (resource.kind, name) not in bodies:
+        raise SpecInvalid(f"there is no {resource.kind} {name}")
+    return [(resource.kind, name)]
+
+
+def _resource(word: str) -> Resource:
+    """By kind, plural, singular or short name, as kubectl takes them."""
+    for short, resource in KINDS.items():
+        if word == short or word.lower() in (resource.kind.lower(), resource.plural, resource.plural.removesuffix("s")):
+            return resource
+    raise SpecInvalid(f"{word!r} is none of Kigi's kinds: {', '.join(each.plural for each in KINDS.values())}")
+
+
+def _render(data: list[Entry], subject: str | None) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    if not data:
+        return Text(f"{subject} is ready" if subject else "everything is ready")
+    return Group(*(line for entry in data for line in (*_lines(entry, 0), Text())))
+
+
+def _render_reason(known: dict[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    return Text.assemble((known["reason"], "bold"), f": {known['cause']}\n  ", (known["remedy"] or NO_REMEDY, "green"))
+
+
+def _lines(entry: Entry, depth: int) -> Iterator[Text]:
+    """Pieces of text instead of markup, because messages contain brackets."""
+    from rich.text import Text
+
+    indent = "  " * depth
+    colour = "red" if entry["stalled"] else "yellow"
+    yield Text.assemble(indent, (entry["object"], "bold"), "  ", (entry["reason"], colour), f": {entry['cause']}")
+    if entry["message"]:
+        yield Text(f"{indent}  {entry['message']}")
+    yield Text(f"{indent}  {entry['remedy'] or NO_REMEDY}", "green")
+    for cause in entry["because"]:
+        yield from _lines(cause, depth + 1)
