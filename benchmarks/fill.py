@@ -32,7 +32,8 @@ from kigi.domain.layers import Chain, Layer, digest_hex, object_key, parse_diges
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
-from kigi_cache.sources.s3 import CONNECTIONS, S3Source
+from kigi_cache.settings import CONNECTIONS
+from kigi_cache.sources.s3 import S3Source
 from localcluster.s3 import S3Server
 from tests.support.chains import chain_attribute
 from tests.support.layers import environment, make_chain, repositories, upload
@@ -59,7 +60,7 @@ async def _fill(root: Path, source: S3Source, chain: Chain) -> Turn:
     task = asyncio.create_task(filler.run())
     await filler.ensure(chain, priority=1)
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
-    while filler.store.unsettled():  # noqa: ASYNC110 (looked at from outside)
+    while filler.store.unpersisted():  # noqa: ASYNC110 (looked at from outside)
         await asyncio.sleep(0.01)
     settled_s = time.perf_counter() - began
     task.cancel()

@@ -28,7 +28,8 @@ from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
 from kigi_cache.sources.peer_server import build_peer_app
 from kigi_cache.sources.peer_source import PeerSource
-from kigi_cache.sources.s3 import S3Source, Source
+from kigi_cache.sources.s3 import S3Source
+from kigi_cache.sources.source import Source
 from localcluster.processes import free_port
 from localcluster.s3 import S3Server
 from tests.support import layers as disks

@@ -7,22 +7,25 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kigi.domain.layers import Chain, Layer, digest_hex
-from kigi_cache.layers import filler as filler_module
+from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.store import Store
 from localcluster.s3 import S3Server
+from tests.support import filling as fillers
 from tests.support.chains import chain_attribute
 from tests.support.cluster import REPOSITORY, eventually_async
 from tests.support.faulty_proxy import FaultyProxy
-from tests.support.filling import filling, reasons, states
+from tests.support.filling import GIB, QUICK_RETRIES, reasons, states
 from tests.support.layers import environment, make_chain, repositories, upload, wanted
 from tests.support.mountns import private_mounts
 
 MIB = 2**20
+filling = partial(fillers.filling, retry=QUICK_RETRIES)
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +38,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Chain]:
 def served(s3: S3Server, bucket: str, files: tuple[Path, Chain]) -> str:
     upload(s3, bucket, *files)
     return bucket
-
-
-@pytest.fixture(autouse=True)
-def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filler_module, "RETRY_FIRST_S", 0.2)
-    monkeypatch.setattr(filler_module, "RETRY_MOST_S", 1.0)
-    monkeypatch.setattr(filler_module, "RETRY_SPEC_S", 1.0)
 
 
 def assert_right(root: Path, files: tuple[Path, Chain]) -> None:
@@ -190,13 +186,14 @@ async def test_wrong_credentials_are_named_and_right_ones_are_used_at_once_they_
 
 @pytest.mark.why("NoRoom")
 def test_a_full_disk_is_said_and_filling_goes_on_when_it_is_freed(
-    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
 
-    async def fill() -> None:
-        async with filling(disk / "node", repositories(s3.endpoint, served), environment(s3)) as (filler, errors):
+    async def fill(budget: Budget) -> None:
+        settings = repositories(s3.endpoint, served)
+        async with filling(disk / "node", settings, environment(s3), budget) as (filler, errors):
             filler.want(wanted(files[1]))
             await eventually_async(lambda: set(reasons(errors)) == {"NoRoom"})
             assert not any((disk / "node" / "layers").iterdir()) or len(states(filler)) == 2
@@ -209,11 +206,10 @@ def test_a_full_disk_is_said_and_filling_goes_on_when_it_is_freed(
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "kigi-test", str(disk)], check=True)
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(50 * MIB))
-        # First what the file system says (ENOSPC in the middle of a write), then what we find out before.
+        # First the file system's own error (ENOSPC in the middle of a write), then the check before the first byte.
         for reserve in (-(2**40), 256 * 1024):
-            monkeypatch.setattr(filler_module, "RESERVE_BYTES", reserve)
             ballast.write_bytes(bytes(50 * MIB))
-            asyncio.run(fill())
+            asyncio.run(fill(Budget(GIB, min_free_bytes=reserve, reserve_bytes=reserve)))
             assert_right(disk / "node", files)
             for path in (disk / "node" / "layers").iterdir():
                 path.unlink()

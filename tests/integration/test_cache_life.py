@@ -13,18 +13,21 @@ import pytest
 
 from kigi.api.repositories import Repositories, Repository
 from kigi.domain.layers import Chain, Digest, digest_hex
-from kigi_cache.layers.eviction import Need, evictable
+from kigi_cache.layers.eviction import Budget, Need, evictable
+from kigi_cache.layers.retry import RetryPolicy
 from kigi_cache.layers.store import Store
-from kigi_cache.sources.s3 import CONNECTIONS
+from kigi_cache.settings import CONNECTIONS
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually_async
 from tests.support.faulty_proxy import FaultyProxy
-from tests.support.filling import filling, reasons, states
+from tests.support.filling import GIB, filling, reasons, states
 from tests.support.layers import environment, make_chain, repositories, upload, wanted
 from tests.support.mountns import private_mounts
 
 MIB = 2**20
 DISK, PREFETCH = 100, 10
+RETRY = RetryPolicy(max_s=0.5)
+LOW_SPACE = Budget(GIB, min_free_bytes=300 * MIB)
 
 
 @pytest.fixture
@@ -42,13 +45,12 @@ def needs(filler: object) -> dict[Digest, str | None]:
 
 @pytest.mark.why("PrefetchWaits")
 async def test_a_disk_pushes_out_a_prefetch_and_not_the_other_way_round(
-    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
 ) -> None:
-    monkeypatch.setattr("kigi_cache.layers.filler.RETRY_MOST_S", 0.5)
     size = roots[0][0].size_bytes
     warm = [*wanted(roots[0], PREFETCH), *wanted(roots[1], PREFETCH)]
     settings = repositories(s3.endpoint, bucket)
-    async with filling(tmp_path / "node", settings, environment(s3), budget=3 * size) as (filler, errors):
+    async with filling(tmp_path / "node", settings, environment(s3), 3 * size, retry=RETRY) as (filler, errors):
         filler.want([*warm, *wanted(roots[2], DISK)])
         await eventually_async(lambda: set(states(filler).values()) == {"Held"})
         first, second, disk, other = (chain[0].digest for chain in roots)
@@ -72,7 +74,7 @@ async def test_what_a_volume_stands_on_and_what_is_pinned_never_leaves(
 ) -> None:
     size = roots[0][0].size_bytes
     settings = repositories(s3.endpoint, bucket)
-    async with filling(tmp_path / "node", settings, environment(s3), budget=2 * size) as (filler, errors):
+    async with filling(tmp_path / "node", settings, environment(s3), 2 * size) as (filler, errors):
         pinned = [layer.model_copy(update={"pinned": True}) for layer in wanted(roots[1], PREFETCH)]
         filler.want([*wanted(roots[0], PREFETCH), *pinned])
         await eventually_async(lambda: len(needs(filler)) == 2)
@@ -86,19 +88,15 @@ async def test_what_a_volume_stands_on_and_what_is_pinned_never_leaves(
 
 @pytest.mark.why("DiskPressure")
 def test_under_disk_pressure_idle_and_prefetched_layers_leave_and_nothing_is_fetched(
-    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
 ) -> None:
     """Somebody else fills the disk; layers that a disk waits for stay, and all goes on when there is room again."""
-    monkeypatch.setattr("kigi_cache.layers.filler.RETRY_MOST_S", 0.5)
     settings = repositories(s3.endpoint, bucket)
     small_disk = tmp_path / "disk"
     small_disk.mkdir()
 
     async def fill() -> None:
-        async with filling(small_disk / "node", settings, environment(s3), min_free_bytes=300 * MIB) as (
-            filler,
-            errors,
-        ):
+        async with filling(small_disk / "node", settings, environment(s3), LOW_SPACE, retry=RETRY) as (filler, errors):
             idle, warm, disk, late = roots
             filler.want([*wanted(idle), *wanted(warm, PREFETCH), *wanted(disk)])
             await eventually_async(lambda: len(needs(filler)) == 3)
@@ -130,15 +128,15 @@ def test_idle_layers_alone_leave_for_what_a_capture_needs_and_none_in_vain(
     small_disk.mkdir()
 
     async def fill() -> None:
-        async with filling(small_disk / "node", settings, environment(s3), min_free_bytes=300 * MIB) as (filler, _):
+        async with filling(small_disk / "node", settings, environment(s3), LOW_SPACE) as (filler, _):
             idle, warm, disk, _ = roots
             filler.want([*wanted(idle), *wanted(warm, PREFETCH), *wanted(disk)])
             await eventually_async(lambda: len(needs(filler)) == 3)
             filler.want([*wanted(warm, PREFETCH), *wanted(disk)])
             room = filler.store.free_bytes() - 300 * MIB
-            await filler.make_room(room + 64 * MIB)
+            await filler.free_space(room + 64 * MIB)
             assert len(needs(filler)) == 3, "that much there is not, whatever leaves"
-            await filler.make_room(room + MIB)
+            await filler.free_space(room + MIB)
             assert needs(filler).keys() == {warm[0].digest, disk[0].digest}
 
     with private_mounts():
@@ -169,7 +167,7 @@ async def test_each_layer_is_read_again_in_its_time_also_over_restarts(
         filler.want([*wanted(roots[0]), *wanted(roots[1])])
         await eventually_async(lambda: len(needs(filler)) == 2)
         assert filler.store.read_before(time.time() - 3600) == []
-        await eventually_async(lambda: not filler.store.unsettled())  # it writes the state a last time
+        await eventually_async(lambda: not filler.store.unpersisted())  # it writes the state a last time
     state = tmp_path / "node" / "state.json"
     content = json.loads(state.read_text())
     content["readAt"][digest_hex(roots[1][0].digest)] -= 7200
@@ -187,11 +185,13 @@ async def test_each_layer_is_read_again_in_its_time_also_over_restarts(
 
 
 async def test_the_order_in_which_idle_layers_leave_outlives_a_restart(
-    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain], monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
 ) -> None:
-    monkeypatch.setattr("kigi_cache.layers.store.SAVE_NEEDED_S", 0.0)
     older, newer = roots[1][0].digest, roots[0][0].digest
-    async with filling(tmp_path / "node", repositories(s3.endpoint, bucket), environment(s3)) as (filler, _):
+    async with filling(tmp_path / "node", repositories(s3.endpoint, bucket), environment(s3), save_interval_s=0.0) as (
+        filler,
+        _,
+    ):
         filler.want([*wanted(roots[0]), *wanted(roots[1])])
         await eventually_async(lambda: len(needs(filler)) == 2)
         await asyncio.sleep(0.2)  # times are kept in tenths of a second
@@ -204,9 +204,10 @@ async def test_the_order_in_which_idle_layers_leave_outlives_a_restart(
 def test_quarantined_files_make_way_for_others(tmp_path: Path) -> None:
     store = Store(tmp_path / "node")
     store.recover()
-    (store.quarantine_dir / "x.0").write_bytes(b"x")
+    quarantine = tmp_path / "node" / "quarantine"
+    (quarantine / "x.0").write_bytes(b"x")
     store.empty_quarantine()
-    assert os.listdir(store.quarantine_dir) == []
+    assert os.listdir(quarantine) == []
 
 
 async def test_prefetches_leave_connections_to_the_disks_that_come_meanwhile(

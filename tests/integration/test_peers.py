@@ -20,11 +20,10 @@ from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
 from kigi_cache.node.kube import KubeApi
-from kigi_cache.sources import peer_source
 from kigi_cache.sources.peer_access import AUDIENCE, PeerTokens
 from kigi_cache.sources.peer_ranking import ranked
 from kigi_cache.sources.peer_server import build_peer_app
-from kigi_cache.sources.peer_source import PeerSource
+from kigi_cache.sources.peer_source import PeerSource, PeerTimeouts
 from kigi_cache.sources.s3 import S3Source
 from localcluster.controlplane import ControlPlane
 from localcluster.processes import free_port
@@ -82,7 +81,7 @@ async def cluster(
             Store(directory / f"node-{number}"),
             peers,
             Budget(2**40),
-            parallel=2,
+            max_transfers=2,
             on_error=lambda digest, error, errors=errors: errors.append(error),  # type: ignore[misc]
         )
         runner = web.AppRunner(build_peer_app(filler, allowed), access_log=None, shutdown_timeout=0.1)
@@ -158,7 +157,7 @@ async def test_when_the_first_of_all_dies_the_others_go_on_from_the_same_byte(
         for node in nodes:
             node.filler.want(wanted(big))
         first, *others = in_order(nodes, big)
-        await eventually_async(lambda: (others[0].filler.available(big[0].digest) or 0) > 8 * MIB)
+        await eventually_async(lambda: (others[0].filler.available_bytes(big[0].digest) or 0) > 8 * MIB)
         await first.die()
         await all_held(others, big)
         assert not any(node.errors for node in others)
@@ -196,14 +195,12 @@ async def test_who_is_refused_by_the_others_uses_the_repository(
         assert not any(node.errors for node in nodes)
 
 
-async def test_a_peer_that_is_silent_is_given_up(
-    s3: S3Server, bucket: str, tmp_path: Path, big: Chain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(peer_source, "SILENCE_S", 0.5)
+async def test_a_peer_that_is_silent_is_given_up(s3: S3Server, bucket: str, tmp_path: Path, big: Chain) -> None:
     silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     source = S3Source(repositories(s3.endpoint, bucket), environment(s3))
-    peers = PeerSource(source, "127.0.0.1:1", lambda: [f"127.0.0.1:{port}"], lambda: TOKEN)
+    quick = PeerTimeouts(silence_s=0.5)
+    peers = PeerSource(source, "127.0.0.1:1", lambda: [f"127.0.0.1:{port}"], lambda: TOKEN, timeouts=quick)
     data = await asyncio.to_thread(lambda: b"".join(map(bytes, peers.read(big[0], 0))))
     assert len(data) == big[0].size_bytes
     silent.close()
