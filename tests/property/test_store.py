@@ -1,4 +1,4 @@
-"""The store against a model: whatever happens in whatever order, and wherever it is killed."""
+"""The store against a model: any order of operations, killed at any of its steps."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ crash_after = st.sampled_from([None] * 8 + [0, 1, 2, 3])
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """What a store does, next to what it must do."""
+    """A store beside the model of what it must hold."""
 
     steps = 0
     """Steps of all runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        StoreMachine.steps -= 1  # the invariants are looked at once before the first step
+        StoreMachine.steps -= 1  # the invariants are checked once before the first step
         self.root = Path(tempfile.mkdtemp(prefix="store-"))
         self.links: dict[int, int] = dict.fromkeys(range(len(LAYERS)), 0)
         self.volumes: list[tuple[int, Path]] = []
@@ -47,7 +47,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.persisted: set[int] = set()
         """Layers that the disk certainly has."""
         self.right: set[int] = set()
-        """Layers whose file must be there: committed or linked, and neither evicted nor damaged since."""
+        """Layers whose file must exist: committed or linked, and neither evicted nor damaged since."""
         self.open()
 
     def open(self) -> None:
@@ -63,7 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
                 raise Killed(name)
 
     def pick(self, number: int, held: bool) -> int:
-        """One of the held layers, if there are any and one is asked for."""
+        """The number of a held layer if ``held``, and if there are any."""
         return sorted(self.right)[number % len(self.right)] if held and self.right else number
 
     def number(self, digest: Digest) -> int:
@@ -188,7 +188,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.budget = None
 
     def forget(self, number: int) -> None:
-        """Its file is not a layer any more; the volumes on it keep theirs."""
+        """Its file is no longer a layer; volumes that link it keep their file."""
         self.right.discard(number)
         self.persisted.discard(number)
         self.links[number] = 0
@@ -215,7 +215,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(lost=st.sets(numbers), how=st.sampled_from(["empty", "zeroes"]))
     def power_cut(self, lost: set[int], how: str) -> None:
-        """The machine starts anew; files that were not fsynced have lost their bytes, not their names."""
+        """The machine restarts; files that were not fsynced have lost their bytes, not their names."""
         for number in lost & self.right - self.persisted:
             path = self.store.path(LAYERS[number].digest)
             found = path.stat()
@@ -241,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.path(digest).read_bytes() == CONTENTS[number]
 
     @invariant()
-    def nothing_is_thought_to_be_held_that_is_not(self) -> None:
+    def no_verified_layer_is_damaged(self) -> None:
         assert self.store.damaged() == []
 
     @invariant()

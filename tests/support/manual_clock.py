@@ -1,4 +1,4 @@
-"""A clock that stands in for real time: it moves only when a test advances it."""
+"""A clock in place of real time: it moves only when a test advances it."""
 
 from __future__ import annotations
 

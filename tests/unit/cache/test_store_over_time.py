@@ -18,7 +18,7 @@ from kigi_cache.layers.store import SAVE_INTERVAL_S, Store
 from tests.support.layers import make_chain
 from tests.support.manual_clock import EPOCH_S as START
 from tests.support.manual_clock import ManualClock
-from tests.support.playing import soon
+from tests.support.scripted_fills import soon
 
 HOUR, DAY = 3600.0, 86_400.0
 

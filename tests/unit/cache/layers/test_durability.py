@@ -1,4 +1,4 @@
-"""When held layers are persisted; the store is played, and time is manual."""
+"""When held layers are persisted; the store is a fake, and time is manual."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kigi.domain.layers import Digest
 from kigi_cache.layers.durability import MAX_DELAY_S, RETRY_S, Persister
 from kigi_cache.layers.store import Store
 from tests.support.manual_clock import ManualClock
-from tests.support.playing import soon
+from tests.support.scripted_fills import soon
 
 A, B = Digest("sha256:" + "a" * 64), Digest("sha256:" + "b" * 64)
 

@@ -1,4 +1,4 @@
-"""The filler with a played source, in manual time: what is fetched again, what is refused, and when."""
+"""The filler with a scripted source, in manual time: what is fetched again, what is refused, and when."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kigi_cache.layers.filler import RECHECK_S
 from kigi_cache.layers.retry import RetryPolicy
 from kigi_cache.layers.store import Store
 from tests.support.layers import make_chain, wanted
-from tests.support.playing import PIECE, PlayedSource, playing, soon
+from tests.support.scripted_fills import PIECE, ScriptedSource, running, soon
 
 MIB = 2**20
 
@@ -38,15 +38,15 @@ def small(source_dir: Path) -> Chain:
 
 
 @pytest.fixture
-def source(source_dir: Path) -> PlayedSource:
-    return PlayedSource(source_dir)
+def source(source_dir: Path) -> ScriptedSource:
+    return ScriptedSource(source_dir)
 
 
 async def test_a_layer_requested_again_while_its_transfer_stops_continues_from_there(
-    tmp_path: Path, source: PlayedSource, chain: Chain
+    tmp_path: Path, source: ScriptedSource, chain: Chain
 ) -> None:
-    async with playing(tmp_path, source) as played:
-        filler = played.filler
+    async with running(tmp_path, source) as run:
+        filler = run.filler
         filler.want(wanted(chain))
         await soon(lambda: filler.available_bytes(chain[0].digest) == PIECE)
         filler.want([])
@@ -60,181 +60,181 @@ async def test_a_layer_requested_again_while_its_transfer_stops_continues_from_t
 
 
 async def test_a_layer_that_is_no_longer_wanted_leaves_no_partial_file(
-    tmp_path: Path, source: PlayedSource, chain: Chain
+    tmp_path: Path, source: ScriptedSource, chain: Chain
 ) -> None:
-    async with playing(tmp_path, source) as played:
-        played.filler.want(wanted(chain))
-        await soon(lambda: played.filler.available_bytes(chain[0].digest) == PIECE)
-        played.filler.want([])
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(chain))
+        await soon(lambda: run.filler.available_bytes(chain[0].digest) == PIECE)
+        run.filler.want([])
         source.go_on.set()
-        await soon(lambda: played.filler.snapshot().layers == [])
-        assert played.filler.store.parts() == []
+        await soon(lambda: run.filler.snapshot().layers == [])
+        assert run.filler.store.parts() == []
 
 
 async def test_a_layer_that_is_refused_again_and_again_is_fetched_ever_less_often(
-    tmp_path: Path, source: PlayedSource, chain: Chain
+    tmp_path: Path, source: ScriptedSource, chain: Chain
 ) -> None:
     """Each attempt transfers the whole layer for nothing."""
     source.go_on.set()
     larger = replace(chain[0], virtual_size_bytes=chain[0].virtual_size_bytes * 2)
     retry = RetryPolicy(first_s=1.0, max_s=1.0, max_damaged_s=20.0, min_action_s=0.0, jitter=0.0)
-    async with playing(tmp_path, source, retry=retry) as played:
-        played.filler.want(wanted((larger,)))
+    async with running(tmp_path, source, retry=retry) as run:
+        run.filler.want(wanted((larger,)))
         for attempt, delay_s in enumerate([1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0], 1):
-            retry_at_s = played.time.now_s + delay_s
-            await soon(lambda at=retry_at_s: at in played.time.pending())  # type: ignore[misc]
+            retry_at_s = run.time.now_s + delay_s
+            await soon(lambda at=retry_at_s: at in run.time.pending())  # type: ignore[misc]
             assert len(source.starts) == attempt
-            (layer,) = played.filler.snapshot().layers
+            (layer,) = run.filler.snapshot().layers
             assert (layer.state, layer.reason) == ("Refused", "LayerRefused")
-            played.time.advance(delay_s)
+            run.time.advance(delay_s)
         await soon(lambda: len(source.starts) == 8)
-        assert [error.reason for _, error in played.errors] == ["LayerRefused"], "reported once"
-        played.filler.want(wanted(chain))
-        await played.until("Held", *chain)
+        assert [error.reason for _, error in run.errors] == ["LayerRefused"], "reported once"
+        run.filler.want(wanted(chain))
+        await run.until("Held", *chain)
 
 
 async def test_a_transient_error_is_retried_within_the_shorter_limit(
-    tmp_path: Path, source: PlayedSource, chain: Chain
+    tmp_path: Path, source: ScriptedSource, chain: Chain
 ) -> None:
     source.go_on.set()
     source.faults[chain[0].digest] = LayerNotInRepository("not published yet")
-    async with playing(tmp_path, source, retry=RetryPolicy(first_s=4.0, max_s=6.0, jitter=0.0)) as played:
-        played.filler.want(wanted(chain))
+    async with running(tmp_path, source, retry=RetryPolicy(first_s=4.0, max_s=6.0, jitter=0.0)) as run:
+        run.filler.want(wanted(chain))
         for delay_s in (4.0, 6.0, 6.0):
-            retry_at_s = played.time.now_s + delay_s
-            await soon(lambda at=retry_at_s: at in played.time.pending())  # type: ignore[misc]
-            played.time.advance(delay_s)
+            retry_at_s = run.time.now_s + delay_s
+            await soon(lambda at=retry_at_s: at in run.time.pending())  # type: ignore[misc]
+            run.time.advance(delay_s)
         source.faults.clear()
         await soon(lambda: len(source.starts) == 4)
-        played.time.advance(6.0)
-        await played.until("Held", *chain)
+        run.time.advance(6.0)
+        await run.until("Held", *chain)
 
 
 async def test_a_volume_that_needs_a_refused_layer_does_not_wait_for_its_retry(
-    tmp_path: Path, source: PlayedSource, chain: Chain
+    tmp_path: Path, source: ScriptedSource, chain: Chain
 ) -> None:
     source.go_on.set()
     source.faults[chain[0].digest] = LayerNotInRepository("not published yet")
-    async with playing(tmp_path, source) as played:
-        played.filler.want(wanted(chain))
-        await played.until("Refused", *chain)
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(chain))
+        await run.until("Refused", *chain)
         with pytest.raises(LayerNotInRepository):
-            await played.filler.ensure(chain, priority=200)
+            await run.filler.ensure(chain, priority=200)
         source.faults.clear()
-        await asyncio.wait_for(played.filler.ensure(chain, priority=200), 10)
-        assert played.time.now_s == 0.0
+        await asyncio.wait_for(run.filler.ensure(chain, priority=200), 10)
+        assert run.time.now_s == 0.0
 
 
 async def test_an_unexpected_fault_of_one_layer_ends_no_other(
-    tmp_path: Path, source: PlayedSource, small: Chain, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, source: ScriptedSource, small: Chain, caplog: pytest.LogCaptureFixture
 ) -> None:
     source.go_on.set()
     source.faults[small[1].digest] = ZeroDivisionError("a bug")
-    async with playing(tmp_path, source) as played:
+    async with running(tmp_path, source) as run:
         with caplog.at_level(logging.ERROR):
-            played.filler.want(wanted(small))
-            await soon(lambda: sorted(played.states().values()) == ["Held", "Held", "Refused"])
-        ((digest, error),) = played.errors
+            run.filler.want(wanted(small))
+            await soon(lambda: sorted(run.states().values()) == ["Held", "Held", "Refused"])
+        ((digest, error),) = run.errors
         assert (digest, type(error)) == (small[1].digest, KigiError)
         assert "ZeroDivisionError: a bug" in str(error)
         assert [record.message for record in caplog.records] == ["fetch failed"]
         assert caplog.records[0].exc_info is not None
         source.faults.clear()
-        await soon(lambda: 1.0 in played.time.pending())
-        played.time.advance(1.0)
-        await played.until("Held", *small)
+        await soon(lambda: 1.0 in run.time.pending())
+        run.time.advance(1.0)
+        await run.until("Held", *small)
 
 
-async def test_an_error_of_the_disk_asks_for_space(tmp_path: Path, source: PlayedSource, chain: Chain) -> None:
+async def test_an_error_of_the_disk_asks_for_space(tmp_path: Path, source: ScriptedSource, chain: Chain) -> None:
     source.faults[chain[0].digest] = OSError(28, "No space left on device")
-    async with playing(tmp_path, source) as played:
+    async with running(tmp_path, source) as run:
         with pytest.raises(NoRoom, match="No space left on device; free some space"):
-            await played.filler.ensure(chain, priority=200)
+            await run.filler.ensure(chain, priority=200)
 
 
 async def test_the_source_learns_whether_its_bytes_were_right(
-    tmp_path: Path, source_dir: Path, source: PlayedSource, small: Chain
+    tmp_path: Path, source_dir: Path, source: ScriptedSource, small: Chain
 ) -> None:
     source.go_on.set()
     wrong = replace(small[1], size_bytes=small[1].size_bytes - 1)
-    async with playing(tmp_path, source) as played:
-        played.filler.want(wanted((small[0], wrong)))
-        await soon(lambda: sorted(played.states().values()) == ["Held", "Refused"])
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted((small[0], wrong)))
+        await soon(lambda: sorted(run.states().values()) == ["Held", "Refused"])
         assert (source.finished, source.distrusted) == ([small[0].digest], [small[1].digest])
-        assert played.filler.store.parts() == [], "which of its bytes are wrong is unknown"
+        assert run.filler.store.parts() == [], "which of its bytes are wrong is unknown"
 
 
 async def test_a_chain_that_does_not_fit_is_refused_before_a_byte_moves(
-    tmp_path: Path, source: PlayedSource, chain: Chain
+    tmp_path: Path, source: ScriptedSource, chain: Chain
 ) -> None:
-    async with playing(tmp_path, source, budget=Budget(MIB)) as played:
+    async with running(tmp_path, source, budget=Budget(MIB)) as run:
         with pytest.raises(BudgetExceeded):
-            await played.filler.ensure(chain, priority=200)
+            await run.filler.ensure(chain, priority=200)
         assert source.starts == []
 
 
-async def test_prefetches_leave_transfers_to_disks(tmp_path: Path, source: PlayedSource, small: Chain) -> None:
-    async with playing(tmp_path, source, max_transfers=2, max_prefetches=1) as played:
+async def test_prefetches_leave_transfers_to_disks(tmp_path: Path, source: ScriptedSource, small: Chain) -> None:
+    async with running(tmp_path, source, max_transfers=2, max_prefetches=1) as run:
         prefetched = wanted(small[:2], priority=10)
-        played.filler.want(prefetched)
-        await soon(lambda: sorted(played.states().values()) == ["Fetching", "Queued"])
-        played.filler.want([*prefetched, *wanted(small[2:])])
-        await soon(lambda: played.states()[small[2].digest] == "Fetching")
-        assert sorted(played.states().values()) == ["Fetching", "Fetching", "Queued"]
+        run.filler.want(prefetched)
+        await soon(lambda: sorted(run.states().values()) == ["Fetching", "Queued"])
+        run.filler.want([*prefetched, *wanted(small[2:])])
+        await soon(lambda: run.states()[small[2].digest] == "Fetching")
+        assert sorted(run.states().values()) == ["Fetching", "Fetching", "Queued"]
         source.go_on.set()
-        await played.until("Held", *small)
+        await run.until("Held", *small)
 
 
 async def test_a_layer_that_vanishes_is_noticed_by_the_next_check_and_fetched_again(
-    tmp_path: Path, source: PlayedSource, small: Chain
+    tmp_path: Path, source: ScriptedSource, small: Chain
 ) -> None:
     source.go_on.set()
-    async with playing(tmp_path, source) as played:
-        played.filler.want(wanted(small))
-        await played.until("Held", *small)
-        await soon(lambda: played.time.pending() == [RECHECK_S])
-        played.filler.store.path(small[1].digest).unlink()
-        played.time.advance(RECHECK_S)
-        await played.until("Held", *small)
-        assert [(digest, error.reason) for digest, error in played.errors] == [(small[1].digest, "LayerCorrupt")]
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(small))
+        await run.until("Held", *small)
+        await soon(lambda: run.time.pending() == [RECHECK_S])
+        run.filler.store.path(small[1].digest).unlink()
+        run.time.advance(RECHECK_S)
+        await run.until("Held", *small)
+        assert [(digest, error.reason) for digest, error in run.errors] == [(small[1].digest, "LayerCorrupt")]
         assert source.starts == [0, 0, 0, 0]
 
 
 async def test_layers_that_are_verified_after_a_power_cut_are_recorded_as_persisted(
-    tmp_path: Path, source: PlayedSource, small: Chain
+    tmp_path: Path, source: ScriptedSource, small: Chain
 ) -> None:
     """Else each further boot reads all of them again."""
     source.go_on.set()
-    async with playing(tmp_path, source) as played:
-        played.filler.want(wanted(small))
-        await played.until("Held", *small)
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(small))
+        await run.until("Held", *small)
     (tmp_path / "state.json").unlink()
-    async with playing(tmp_path, source) as played:
-        await played.until("Held", *small)
-        await soon(lambda: played.filler.store.unpersisted() == [])
+    async with running(tmp_path, source) as run:
+        await run.until("Held", *small)
+        await soon(lambda: run.filler.store.unpersisted() == [])
     assert Store(tmp_path, boot="the next one").recover() == []
 
 
-async def test_progress_is_described_in_one_line(tmp_path: Path, source: PlayedSource, small: Chain) -> None:
+async def test_progress_is_described_in_one_line(tmp_path: Path, source: ScriptedSource, small: Chain) -> None:
     source.go_on.set()
     source.faults[small[2].digest] = LayerNotInRepository("publish it")
-    async with playing(tmp_path, source) as played:
-        played.filler.want(wanted(small))
-        await soon(lambda: sorted(played.states().values()) == ["Held", "Held", "Refused"])
-        assert played.filler.describe(small).startswith("2 of 3 layers (")
-        assert played.filler.describe(small).endswith("; publish it")
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(small))
+        await soon(lambda: sorted(run.states().values()) == ["Held", "Held", "Refused"])
+        assert run.filler.describe(small).startswith("2 of 3 layers (")
+        assert run.filler.describe(small).endswith("; publish it")
 
 
 async def test_sizes_are_known_of_layers_that_are_held_or_on_their_way(
-    tmp_path: Path, source: PlayedSource, chain: Chain, small: Chain
+    tmp_path: Path, source: ScriptedSource, chain: Chain, small: Chain
 ) -> None:
     source.faults[small[0].digest] = LayerNotInRepository("publish it")
-    async with playing(tmp_path, source) as played:
-        filler, layer = played.filler, chain[0]
+    async with running(tmp_path, source) as run:
+        filler, layer = run.filler, chain[0]
         filler.want([*wanted(chain), *wanted(small[:1])])
         await soon(lambda: filler.available_bytes(layer.digest) == PIECE)
         assert filler.size_of(layer.digest) == layer.size_bytes
-        await soon(lambda: played.states()[small[0].digest] == "Refused")
+        await soon(lambda: run.states()[small[0].digest] == "Refused")
         assert (filler.size_of(small[0].digest), filler.available_bytes(small[0].digest)) == (None, None)
         assert filler.size_of(small[1].digest) is None
         source.go_on.set()

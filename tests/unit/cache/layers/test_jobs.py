@@ -209,7 +209,7 @@ async def test_waiters_get_the_layer_or_the_error_and_keep_an_unwanted_job_alive
     jobs.fail(job, RepositoryUnreachable("silent"), 9.0)
     with pytest.raises(RepositoryUnreachable):
         await waiters[0]
-    assert list(jobs) == [], "nobody wants it any more"
+    assert list(jobs) == [], "it is no longer wanted"
 
     job = jobs.request(layer(1), DISK)
     job.waiters.append(asyncio.get_running_loop().create_future())

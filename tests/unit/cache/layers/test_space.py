@@ -1,4 +1,4 @@
-"""Making space on a store whose file system is played: what is evicted, and what is refused."""
+"""Making space on a fake store: what is evicted, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serving layers to peers, of a supply that is played; requests are real, time is manual."""
+"""Serving layers to peers from a fake supply; requests are real, time is manual."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from kigi.domain.layers import Digest, digest_hex
 from kigi_cache.sources.peer_server import MAX_TRANSFERS, STALLED_S, build_peer_app
 from tests.support.manual_clock import ManualClock
-from tests.support.playing import soon
+from tests.support.scripted_fills import soon
 
 CONTENT = bytes(range(256)) * 8
 LAYER = Digest("sha256:" + "a" * 64)
@@ -113,7 +113,7 @@ async def test_a_held_layer_is_served_from_any_byte(tmp_path: Path, start: int) 
         assert await world.get(f"{PATH}?start={start}") == (200, CONTENT[start:])
 
 
-async def test_an_unfinished_layer_is_served_only_to_who_asks_for_one(tmp_path: Path) -> None:
+async def test_an_unfinished_layer_is_served_only_on_request(tmp_path: Path) -> None:
     async with serving(tmp_path, held=False) as world:
         assert (await world.get())[0] == 404
         assert await world.get(f"{PATH}?unfinished=1") == (200, CONTENT)

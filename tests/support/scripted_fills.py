@@ -1,4 +1,4 @@
-"""A source of layers that a test plays, and a filler that fetches from it in manual time."""
+"""A source of layers that a test controls, and a filler that fetches from it in manual time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def soon(check: Callable[[], object], timeout_s: float = 10.0) -> None:
             await asyncio.sleep(0.002)
 
 
-class PlayedSource:
+class ScriptedSource:
     """Gives the layers of a directory in pieces; after the first piece of each read it waits for ``go_on``."""
 
     def __init__(self, directory: Path) -> None:
@@ -59,11 +59,11 @@ class PlayedSource:
 
 
 @dataclass
-class PlayedFiller:
+class FillerRun:
     """A running filler. Its time moves only when the test advances ``time``."""
 
     filler: Filler
-    source: PlayedSource
+    source: ScriptedSource
     time: ManualClock
     errors: list[tuple[Digest, KigiError]] = field(default_factory=list)
     changes: int = 0
@@ -77,15 +77,15 @@ class PlayedFiller:
 
 
 @asynccontextmanager
-async def playing(
+async def running(
     root: Path,
-    source: PlayedSource,
+    source: ScriptedSource,
     *,
     budget: Budget | None = None,
     retry: RetryPolicy | None = None,
     max_transfers: int = 4,
     max_prefetches: int | None = None,
-) -> AsyncIterator[PlayedFiller]:
+) -> AsyncIterator[FillerRun]:
     """A filler on a store in ``root``, without jitter unless ``retry`` has one."""
     time = ManualClock()
     filler = Filler(
@@ -97,17 +97,17 @@ async def playing(
         retry=retry or RetryPolicy(jitter=0.0),
         clock=time.clock,
         on_change=lambda: note_change(),
-        on_error=lambda digest, error: played.errors.append((digest, error)),
+        on_error=lambda digest, error: run.errors.append((digest, error)),
     )
-    played = PlayedFiller(filler, source, time)
+    run = FillerRun(filler, source, time)
 
     def note_change() -> None:
-        played.changes += 1
+        run.changes += 1
 
     task = asyncio.create_task(filler.run())
     await soon(filler.is_recovered)
     try:
-        yield played
+        yield run
         assert not task.done(), task.exception()
     finally:
         source.go_on.set()
