@@ -35,6 +35,8 @@ from tests.support.layers import environment, make_chain, repositories, upload, 
 
 MIB = 2**20
 TOKEN = "a daemon's"
+PATIENT = PeerTimeouts(connect_s=20.0, silence_s=30.0, unknown_s=10.0)
+"""Bytes are counted here, whatever the load of the machine: a node that does not get the processor is not gone."""
 
 
 @dataclass
@@ -75,7 +77,13 @@ async def cluster(
         source = S3Source(repositories(endpoint, bucket), environment(s3), connections=2)
         others = [other for other in addresses if other != address]
         token = (tokens or {}).get(number, TOKEN)
-        peers = PeerSource(source, address, lambda others=others: others, lambda token=token: token)  # type: ignore[misc]
+        peers = PeerSource(
+            source,
+            address,
+            lambda others=others: others,  # type: ignore[misc]
+            lambda token=token: token,  # type: ignore[misc]
+            timeouts=PATIENT,
+        )
         errors: list[KigiError] = []
         filler = Filler(
             Store(directory / f"node-{number}"),
