@@ -2,7 +2,7 @@
 
 Ours hashes every byte, checks each header and commits; curl does none of that. Both take turns in one run, with the
 same number of connections, on one file system whose dirty pages are written out before each turn. A second figure is
-the time until the disk has everything for certain: our layers settled, curl's files fsynced. The server runs on the
+the time until the disk has every byte: our layers persisted, curl's files fsynced. The server runs on the
 same machine, so that its share of the processors is part of both figures.
 
     python -m benchmarks.fill [--rounds 5] [--json FILE]
@@ -28,11 +28,12 @@ from typing import Any
 import botocore.session
 from botocore.config import Config
 
-from kigi.domain.layers import Chain, Layer, digest_hex, object_key, parse_digest
+from kigi.domain.layers import Chain, Layer, digest_hex, layer_file_name, object_key, parse_digest
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
-from kigi_cache.sources.s3 import CONNECTIONS, S3Source
+from kigi_cache.settings import CONNECTIONS
+from kigi_cache.sources.s3 import S3Source
 from localcluster.s3 import S3Server
 from tests.support.chains import chain_attribute
 from tests.support.layers import environment, make_chain, repositories, upload
@@ -59,7 +60,7 @@ async def _fill(root: Path, source: S3Source, chain: Chain) -> Turn:
     task = asyncio.create_task(filler.run())
     await filler.ensure(chain, priority=1)
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
-    while filler.store.unsettled():  # noqa: ASYNC110 (looked at from outside)
+    while filler.store.unpersisted():  # noqa: ASYNC110 (polled from outside)
         await asyncio.sleep(0.01)
     settled_s = time.perf_counter() - began
     task.cancel()
@@ -68,7 +69,7 @@ async def _fill(root: Path, source: S3Source, chain: Chain) -> Turn:
 
 
 def fill_once(root: Path, endpoint: str, bucket: str, rows: list[dict[str, str]]) -> None:
-    """Body of the child process: fill ``root`` and print what it took."""
+    """Body of the child process: fill ``root`` and print the figures."""
     chain: list[Layer] = []
     for row in rows:
         parent = chain[-1].digest if chain else None
@@ -91,12 +92,12 @@ def ours(s3: S3Server, bucket: str, chain: Chain, target: Path) -> Turn:
         text=True,
     )
     held = {path.name for path in (target / "layers").iterdir()}
-    assert held == {f"{digest_hex(layer.digest)}.qcow2" for layer in chain}
+    assert held == {layer_file_name(layer.digest) for layer in chain}
     return Turn(**json.loads(done.stdout))
 
 
 def curl(s3: S3Server, bucket: str, chain: Chain, target: Path) -> Turn:
-    """The same objects by one curl, as many at once as we have connections."""
+    """The same objects by one curl, with as many transfers at the same time as we have connections."""
     target.mkdir()
     lines = ["parallel", f"parallel-max = {CONNECTIONS}", "fail", "silent", "show-error"]
     sign: Any = botocore.session.Session().create_client(

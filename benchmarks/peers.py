@@ -1,4 +1,4 @@
-"""Eight nodes fill the same gibibyte at once: from each other, against each from the repository, in one run.
+"""Eight nodes fetch the same gibibyte at the same time: from each other, against each from the repository.
 
 Each node is a process of its own with its own root, connections and server for the others; the S3 server is real, and
 what it sends is counted in front of it. All on one machine, so the seconds are those of its disk and processors: the
@@ -28,7 +28,8 @@ from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
 from kigi_cache.sources.peer_server import build_peer_app
 from kigi_cache.sources.peer_source import PeerSource
-from kigi_cache.sources.s3 import S3Source, Source
+from kigi_cache.sources.s3 import S3Source
+from kigi_cache.sources.source import Source
 from localcluster.processes import free_port
 from localcluster.s3 import S3Server
 from tests.support import layers as disks
@@ -41,7 +42,7 @@ TARGET = 1.2
 
 
 async def allowed(token: str) -> bool:
-    """In the place of the API server's review."""
+    """In place of the API server's review."""
     return token == "t"
 
 
@@ -57,7 +58,7 @@ async def _node(
     task = asyncio.create_task(filler.run())
     await asyncio.to_thread(go.wait)
     await filler.ensure(chain, priority=100)
-    await asyncio.to_thread(done.wait)  # it goes on serving the others
+    await asyncio.to_thread(done.wait)  # it continues to serve the others
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await runner.cleanup()
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
-    disks.VIRTUAL_BYTES = 2 * 2**30  # room for the one layer
+    disks.VIRTUAL_BYTES = 2 * 2**30  # so that the one layer fits
     result: dict[str, Any] = {"nodes": options.nodes, "load_average_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory(prefix="kigi-peers-") as name, S3Server(Path(name) / "s3") as s3:
         s3.create_bucket("bench")

@@ -33,3 +33,6 @@ class Clock:
             for wait in waits:
                 wait.cancel()
         return event.is_set()
+
+
+REAL_TIME = Clock()

@@ -29,3 +29,13 @@ def capacity_bytes(path: Path) -> int:
     """Size of the file system that holds ``path``, in bytes."""
     figures = os.statvfs(path)
     return figures.f_blocks * figures.f_frsize
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link, or a directory with its content; a missing one is success."""
+    if path.is_dir() and not path.is_symlink():
+        for entry in path.iterdir():
+            remove(entry)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)

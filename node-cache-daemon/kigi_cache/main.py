@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
@@ -19,8 +18,9 @@ from kigi_cache.disks.csi import NodePlugin
 from kigi_cache.disks.grpc_server import SocketServer
 from kigi_cache.disks.registration import Registration
 from kigi_cache.disks.volumes import Volumes
+from kigi_cache.filesystem import capacity_bytes
 from kigi_cache.layers.eviction import Budget
-from kigi_cache.layers.filler import RESERVE_BYTES, Filler
+from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
 from kigi_cache.node.kube import KubeApi
 from kigi_cache.node.node_cache import NodeCacheKeeper
@@ -28,7 +28,8 @@ from kigi_cache.settings import Settings, from_environment
 from kigi_cache.sources.peer_access import Members, PeerTokens, address
 from kigi_cache.sources.peer_server import build_peer_app
 from kigi_cache.sources.peer_source import PeerSource
-from kigi_cache.sources.s3 import S3Source, Source
+from kigi_cache.sources.s3 import S3Source
+from kigi_cache.sources.source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -72,22 +73,22 @@ async def run(settings: Settings) -> None:
     store = Store(settings.root)
     volumes = Volumes(settings.root, store, create_overlay)
     await asyncio.to_thread(volumes.recover)
+    budget = Budget(budget_bytes(settings), min_free_bytes=min_free_bytes(settings))
     filler = Filler(
         store,
         source,
-        Budget(budget_bytes(settings)),
-        parallel=settings.connections,
-        prefetches=settings.prefetches,
-        min_free_bytes=min_free_bytes(settings),
+        budget,
+        max_transfers=settings.connections,
+        max_prefetches=settings.prefetches,
         on_change=lambda: keeper.changed(),
         on_error=lambda digest, error: keeper.warn(error.reason, digest, str(error)),
     )
     captures = Captures(
         settings.root,
         volumes,
-        min_free_bytes=max(min_free_bytes(settings), RESERVE_BYTES),
+        min_free_bytes=budget.kept_free_bytes,
         max_depth=s3.max_depth,
-        make_room=filler.make_room,
+        make_room=filler.free_space,
     )
     await asyncio.to_thread(captures.recover)
     keeper = NodeCacheKeeper(api, volumes, filler, captures, peer_address=me if settings.peer_port else None)
@@ -98,7 +99,7 @@ async def run(settings: Settings) -> None:
         filler,
         CallObserver(keeper),
         max_volumes=settings.max_volumes,
-        is_ready=filler.has_taken_stock,
+        is_ready=filler.is_recovered,
     )
     try:
         async with asyncio.TaskGroup() as group:
@@ -163,16 +164,14 @@ def budget_bytes(settings: Settings) -> int:
     """Most that layers may take: as set, or a share of the whole file system."""
     if settings.budget_bytes is not None:
         return settings.budget_bytes
-    space = os.statvfs(settings.root)
-    return int(space.f_blocks * space.f_frsize * settings.budget_share)
+    return int(capacity_bytes(settings.root) * settings.budget_share)
 
 
 def min_free_bytes(settings: Settings) -> int:
     """Bytes of the cache's file system that layers leave free: as set, or a share of all."""
     if settings.min_free_bytes is not None:
         return settings.min_free_bytes
-    space = os.statvfs(settings.root)
-    return int(space.f_blocks * space.f_frsize * settings.min_free_share)
+    return int(capacity_bytes(settings.root) * settings.min_free_share)
 
 
 def main() -> None:

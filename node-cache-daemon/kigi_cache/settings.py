@@ -9,7 +9,9 @@ from pathlib import Path
 
 from kigi.domain.names import CSI_DRIVER
 from kigi.domain.quantities import parse_quantity
-from kigi_cache.sources.s3 import CONNECTIONS
+
+CONNECTIONS = max(4, os.cpu_count() or 1)
+"""Default of KIGI_CONNECTIONS: one per processor, as each hashes what its connection brings."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The repository and the disk at their worst: nothing wrong is held, nothing that came is lost, and it goes on."""
+"""Faults of repository and disk: no wrong byte is held, no byte that arrived is lost, and filling continues."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from kigi.domain.layers import Chain, Layer, digest_hex
-from kigi_cache.layers import filler as filler_module
+from kigi.domain.layers import Chain, Layer, layer_file_name
+from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.store import Store
 from localcluster.s3 import S3Server
+from tests.support import filling as fillers
 from tests.support.chains import chain_attribute
 from tests.support.cluster import REPOSITORY, eventually_async
 from tests.support.faulty_proxy import FaultyProxy
-from tests.support.filling import filling, reasons, states
+from tests.support.filling import GIB, QUICK_RETRIES, reasons, states
 from tests.support.layers import environment, make_chain, repositories, upload, wanted
 from tests.support.mountns import private_mounts
 
 MIB = 2**20
+filling = partial(fillers.filling, retry=QUICK_RETRIES)
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +40,10 @@ def served(s3: S3Server, bucket: str, files: tuple[Path, Chain]) -> str:
     return bucket
 
 
-@pytest.fixture(autouse=True)
-def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filler_module, "RETRY_FIRST_S", 0.2)
-    monkeypatch.setattr(filler_module, "RETRY_MOST_S", 1.0)
-    monkeypatch.setattr(filler_module, "RETRY_SPEC_S", 1.0)
-
-
 def assert_right(root: Path, files: tuple[Path, Chain]) -> None:
     directory, chain = files
     for layer in chain:
-        name = f"{digest_hex(layer.digest)}.qcow2"
+        name = layer_file_name(layer.digest)
         assert (root / "layers" / name).read_bytes() == (directory / name).read_bytes()
     assert list((root / "incoming").iterdir()) == []
 
@@ -57,7 +53,7 @@ def total(chain: Chain) -> int:
 
 
 @pytest.mark.parametrize("cut", [3 * MIB + 17, 700_000, 8 * MIB - 1])
-async def test_a_body_that_is_cut_goes_on_from_where_it_was(
+async def test_a_body_that_is_cut_continues_from_there(
     s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path, cut: int
 ) -> None:
     async with FaultyProxy(s3.endpoint) as proxy:
@@ -68,11 +64,11 @@ async def test_a_body_that_is_cut_goes_on_from_where_it_was(
             assert errors == {}
         heads = 2000 * proxy.connections
         assert proxy.connections >= total(files[1]) // cut
-        assert proxy.answered_bytes < total(files[1]) + heads  # no byte of a body was asked for twice
+        assert proxy.answered_bytes < total(files[1]) + heads  # no byte of a body was requested twice
     assert_right(tmp_path / "node", files)
 
 
-async def test_what_came_before_the_repository_went_is_kept(
+async def test_bytes_that_arrived_before_the_repository_went_down_are_kept(
     s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
 ) -> None:
     chain = files[1][:1]
@@ -94,7 +90,7 @@ async def test_what_came_before_the_repository_went_is_kept(
             assert reasons(errors) == ["RepositoryUnreachable"]
 
 
-async def test_a_stalled_connection_is_given_up_and_the_rest_comes_on_another(
+async def test_a_stalled_connection_is_closed_and_the_rest_comes_on_another(
     s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
 ) -> None:
     async with FaultyProxy(s3.endpoint) as proxy:
@@ -136,7 +132,7 @@ async def test_a_slow_repository_is_no_error(
 
 
 @pytest.mark.parametrize("fault", ["refused", "down"])
-async def test_a_server_that_was_down_is_used_again_by_itself(
+async def test_a_server_that_was_down_is_used_again_without_help(
     s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path, fault: str
 ) -> None:
     async with FaultyProxy(s3.endpoint) as proxy:
@@ -148,7 +144,7 @@ async def test_a_server_that_was_down_is_used_again_by_itself(
             filler.want(wanted(files[1]))
             await eventually_async(lambda: reasons(errors) == ["RepositoryUnreachable"] * 2)
             await asyncio.sleep(1)
-            assert reasons(errors) == ["RepositoryUnreachable"] * 2  # tried again, but said once
+            assert reasons(errors) == ["RepositoryUnreachable"] * 2  # retried, but reported once
             proxy.faults.refuse = False
             if fault == "down":
                 await proxy.up()
@@ -170,7 +166,7 @@ async def test_a_bit_flipped_on_the_way_is_found_and_the_layer_fetched_anew(
     assert_right(tmp_path / "node", files)
 
 
-async def test_wrong_credentials_are_named_and_right_ones_are_used_at_once_they_are_there(
+async def test_wrong_credentials_are_named_and_right_ones_are_used_as_soon_as_they_exist(
     s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
 ) -> None:
     secret = tmp_path / "credentials"
@@ -189,14 +185,15 @@ async def test_wrong_credentials_are_named_and_right_ones_are_used_at_once_they_
 
 
 @pytest.mark.why("NoRoom")
-def test_a_full_disk_is_said_and_filling_goes_on_when_it_is_freed(
-    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_reported_and_filling_continues_when_it_is_freed(
+    s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
 
-    async def fill() -> None:
-        async with filling(disk / "node", repositories(s3.endpoint, served), environment(s3)) as (filler, errors):
+    async def fill(budget: Budget) -> None:
+        settings = repositories(s3.endpoint, served)
+        async with filling(disk / "node", settings, environment(s3), budget) as (filler, errors):
             filler.want(wanted(files[1]))
             await eventually_async(lambda: set(reasons(errors)) == {"NoRoom"})
             assert not any((disk / "node" / "layers").iterdir()) or len(states(filler)) == 2
@@ -209,17 +206,16 @@ def test_a_full_disk_is_said_and_filling_goes_on_when_it_is_freed(
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "kigi-test", str(disk)], check=True)
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(50 * MIB))
-        # First what the file system says (ENOSPC in the middle of a write), then what we find out before.
+        # First the file system's own error (ENOSPC in the middle of a write), then the check before the first byte.
         for reserve in (-(2**40), 256 * 1024):
-            monkeypatch.setattr(filler_module, "RESERVE_BYTES", reserve)
             ballast.write_bytes(bytes(50 * MIB))
-            asyncio.run(fill())
+            asyncio.run(fill(Budget(GIB, min_free_bytes=reserve, reserve_bytes=reserve)))
             assert_right(disk / "node", files)
             for path in (disk / "node" / "layers").iterdir():
                 path.unlink()
 
 
-def test_a_filler_that_is_killed_again_and_again_fills_all_and_nothing_else(
+def test_a_filler_that_is_killed_many_times_fetches_every_layer_and_no_wrong_one(
     s3: S3Server, bucket: str, tmp_path: Path
 ) -> None:
     chain = make_chain(tmp_path / "src", 6, 12 * MIB, seed=9)
@@ -261,8 +257,8 @@ def test_a_filler_that_is_killed_again_and_again_fills_all_and_nothing_else(
 
 
 def assert_only_right(root: Path, source: Path, chain: tuple[Layer, ...]) -> None:
-    """Under its final name a file is complete and right, whenever the process was killed."""
-    names = {f"{digest_hex(layer.digest)}.qcow2" for layer in chain}
+    """Under its final name a file is complete and right, no matter when the process was killed."""
+    names = {layer_file_name(layer.digest) for layer in chain}
     for path in (root / "layers").glob("*"):
         assert path.name in names
         assert path.read_bytes() == (source / path.name).read_bytes()

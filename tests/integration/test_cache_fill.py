@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kigi.api.repositories import Repositories
-from kigi.domain.layers import Digest, Layer, digest_hex, object_key
+from kigi.domain.layers import Digest, Layer, digest_hex, layer_file_name, object_key
 from kigi.errors import BudgetExceeded, KigiError, LayerNotInRepository
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
@@ -62,24 +62,24 @@ async def test_wanted_layers_arrive_and_each_moves_once(s3: S3Server, bucket: st
             assert path.read_bytes() == (tmp_path / "src" / path.name).read_bytes()
 
 
-async def test_a_fill_goes_on_from_the_bytes_that_a_crash_left(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+async def test_a_fill_continues_from_the_bytes_that_a_crash_left(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     chain = make_chain(tmp_path / "src", 1, 24 * 2**20)
     upload(s3, bucket, tmp_path / "src", chain)
     store = Store(tmp_path / "node")
     store.recover()
-    content = (tmp_path / "src" / f"{digest_hex(chain[0].digest)}.qcow2").read_bytes()
+    content = (tmp_path / "src" / layer_file_name(chain[0].digest)).read_bytes()
     store.part_path(chain[0].digest).write_bytes(content[: 17 * 2**20 + 5])
-    asked: list[int] = []
+    starts: list[int] = []
 
     class Spy(S3Source):
         def read(self, layer: Layer, start: int):  # type: ignore[no-untyped-def]
-            asked.append(start)
+            starts.append(start)
             return super().read(layer, start)
 
     filler = Filler(store, Spy(repositories(s3.endpoint, bucket), environment(s3)), Budget(GIB))
     task = asyncio.create_task(filler.run())
     await filler.ensure(chain, priority=1)
-    assert asked == [17 * 2**20 + 5]
+    assert starts == [17 * 2**20 + 5]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -152,7 +152,7 @@ async def test_damage_while_the_daemon_was_down_is_found_at_its_start(
         assert name.read_bytes() == (tmp_path / "src" / name.name).read_bytes()
 
 
-async def test_bytes_that_rot_without_a_trace_are_found_by_the_scrub(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+async def test_bytes_that_rot_without_a_trace_are_found_by_a_scrub(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     chain = make_chain(tmp_path / "src", 1)
     upload(s3, bucket, tmp_path / "src", chain)
     async with filling(tmp_path / "node", repositories(s3.endpoint, bucket), environment(s3)) as (filler, _):
@@ -238,7 +238,7 @@ async def test_a_chain_that_cannot_fit_is_refused_before_a_byte_moves(
         assert not list((tmp_path / "node" / "incoming").iterdir())
 
 
-async def test_idle_layers_make_room_and_linked_ones_stay(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+async def test_idle_layers_are_evicted_and_linked_ones_stay(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     chains = [make_chain(tmp_path / f"src{n}", 1, 4 * 2**20, seed=n) for n in range(3)]
     for number, chain in enumerate(chains):
         upload(s3, bucket, tmp_path / f"src{number}", chain)
@@ -254,7 +254,7 @@ async def test_idle_layers_make_room_and_linked_ones_stay(s3: S3Server, bucket: 
         assert held == {chains[0][0].digest, chains[2][0].digest}
 
 
-async def test_what_is_no_longer_wanted_stops_and_gives_its_room_back(tmp_path: Path) -> None:
+async def test_a_layer_that_is_no_longer_wanted_stops_and_frees_its_space(tmp_path: Path) -> None:
     chain = make_chain(tmp_path / "src", 1)
     settings = repositories("http://127.0.0.1:9", "bucket")
     env = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}

@@ -13,7 +13,7 @@ import pytest
 
 from kigi.adapters.qemu_img import create_overlay
 from kigi.api.node_cache import CachedLayer
-from kigi.domain.layers import Chain, Digest, Layer, digest_hex, object_key
+from kigi.domain.layers import Chain, Digest, Layer, layer_file_name, object_key
 from kigi.errors import KigiError, LayerCorrupt, LayerMissing, LayerRefused, OverlayRejected
 from kigi_cache.disks import mounts
 from kigi_cache.disks.volumes import Volumes
@@ -31,11 +31,11 @@ LAYER_BYTES = 192 * 1024
 
 
 def content_of(directory: Path, layer: Layer) -> bytes:
-    return (directory / f"{digest_hex(layer.digest)}.qcow2").read_bytes()
+    return (directory / layer_file_name(layer.digest)).read_bytes()
 
 
 def layer_of(content: bytes, like: Layer, size_bytes: int | None = None) -> Layer:
-    """The layer that an attacker declares: the digest is that of the bytes, everything else as of a right one."""
+    """The layer that an attacker declares: the digest is that of the bytes, all else is as in a right one."""
     digest = Digest("sha256:" + hashlib.sha256(content).hexdigest())
     size = len(content) if size_bytes is None else size_bytes
     return Layer(digest, size, like.virtual_size_bytes, like.parent)
@@ -43,7 +43,7 @@ def layer_of(content: bytes, like: Layer, size_bytes: int | None = None) -> Laye
 
 @dataclass(frozen=True)
 class Attack:
-    """What one fill of all hostile layers left behind."""
+    """The state of a node after it tried to fetch all hostile layers."""
 
     errors: dict[str, list[KigiError]]
     states: dict[str, str]
@@ -52,7 +52,7 @@ class Attack:
 
 
 async def _attack(s3: S3Server, directory: Path, objects: dict[str, tuple[Layer, bytes]]) -> Attack:
-    """Serve each object under its layer's key, want all the layers, and look at the node when each was tried."""
+    """Serve each object under its layer's key, request all layers, and wait until each was refused."""
     bucket = s3.create_bucket(f"hostile-{directory.name}")
     for layer, served in objects.values():
         path = s3.data / bucket / object_key(layer.digest)
@@ -66,7 +66,7 @@ async def _attack(s3: S3Server, directory: Path, objects: dict[str, tuple[Layer,
         found: dict[str, CachedLayer] = {}
 
         def all_refused() -> bool:
-            """Each has been seen Refused: between its tries, so not all need be so at one moment."""
+            """Each was Refused at some moment; a layer that is retried is not."""
             found.update({layer.digest: layer for layer in filler.snapshot().layers if layer.state == "Refused"})
             return len(errors) == len(found) == len(objects)
 
@@ -133,14 +133,14 @@ DECLARED = ["declared-one-byte-less", "declared-one-byte-more", "declared-a-giga
 
 
 @pytest.mark.parametrize("name", [*(case.name for case in BODY_CASES), *DECLARED])
-async def test_bytes_that_are_not_the_digests_are_corrupt(body_attack: Attack, name: str) -> None:
+async def test_bytes_without_the_right_digest_are_corrupt(body_attack: Attack, name: str) -> None:
     (error,) = body_attack.errors[name]
     assert isinstance(error, LayerCorrupt)
     assert body_attack.states[name] == "Refused"
     assert body_attack.messages[name]
 
 
-async def test_nothing_of_it_is_left_in_the_cache(header_attack: Attack, body_attack: Attack) -> None:
+async def test_no_hostile_layer_is_left_in_the_cache(header_attack: Attack, body_attack: Attack) -> None:
     for attack in (header_attack, body_attack):
         assert list((attack.root / "layers").iterdir()) == []
         assert len(list((attack.root / "quarantine").iterdir())) <= 4
@@ -239,7 +239,7 @@ def test_a_file_whose_name_is_no_digest_is_removed(tmp_path: Path, name: str) ->
 
 @dataclass
 class Overlay:
-    """An unmounted overlay, and how it was made."""
+    """An unmounted overlay with its right content."""
 
     volumes: Volumes
     chain: Chain
@@ -254,7 +254,7 @@ def overlay(files: tuple[Path, Chain], tmp_path_factory: pytest.TempPathFactory)
     store = Store(node / "cache")
     store.recover()
     for layer in chain:
-        shutil.copy(directory / f"{digest_hex(layer.digest)}.qcow2", store.path(layer.digest))
+        shutil.copy(directory / layer_file_name(layer.digest), store.path(layer.digest))
         assert store.verify(layer)
     volumes = Volumes(store.root, store, create_overlay)
     volumes.recover()
@@ -283,8 +283,8 @@ def test_a_header_that_a_guest_wrote_is_never_mounted(overlay: Overlay, tmp_path
 
 
 @pytest.mark.usefixtures("_private")
-def test_the_header_that_it_was_made_with_is_mounted(overlay: Overlay, tmp_path: Path) -> None:
-    """Else the refusals above could have another cause."""
+def test_an_overlay_with_its_right_header_is_mounted(overlay: Overlay, tmp_path: Path) -> None:
+    """Otherwise the refusals above could have another cause."""
     overlay.disk.write_bytes(overlay.right)
     asyncio.run(overlay.volumes.publish(HANDLE, overlay.chain, str(tmp_path / "mount")))
     assert (tmp_path / "mount" / "disk.img").exists()

@@ -1,11 +1,10 @@
-"""The store against a model: whatever happens in whatever order, and wherever it is killed."""
+"""The store against a model: any order of operations, killed at any of its steps."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
-import struct
 import tempfile
 from pathlib import Path
 
@@ -14,28 +13,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kigi.domain.layers import Digest, Layer, digest_hex
+from kigi.domain.layers import Digest, digest_hex
 from kigi.errors import LayerCorrupt, LayerMissing
-from kigi_cache.layers.store import KEPT_IN_QUARANTINE, Store
-
-VIRTUAL_BYTES = 2**20
+from kigi_cache.layers.quarantine import MAX_KEPT
+from kigi_cache.layers.store import Store
+from tests.support.stored import content, layer_of
 
 
 class Killed(BaseException):
     """The process ends here."""
-
-
-def content(number: int) -> bytes:
-    """A root layer in Kigi's form: a header, empty tables, and a cluster that tells it from others."""
-    header = struct.pack(
-        ">IIQIIQIIQQIIQQQQII",
-        *(0x514649FB, 3, 0, 0, 16, VIRTUAL_BYTES, 0, 1, 0x30000, 0x10000, 1, 0, 0, 0, 0, 0, 4, 104),
-    )
-    return header.ljust(0x30000, b"\0") + number.to_bytes(8, "big")
-
-
-def layer_of(data: bytes) -> Layer:
-    return Layer(Digest("sha256:" + hashlib.sha256(data).hexdigest()), len(data), VIRTUAL_BYTES)
 
 
 CONTENTS = [content(number) for number in range(3)]
@@ -46,22 +32,22 @@ crash_after = st.sampled_from([None] * 8 + [0, 1, 2, 3])
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """What a store does, next to what it must do."""
+    """A store beside the model of what it must hold."""
 
     steps = 0
     """Steps of all runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        StoreMachine.steps -= 1  # the invariants are looked at once before the first step
+        StoreMachine.steps -= 1  # the invariants are checked once before the first step
         self.root = Path(tempfile.mkdtemp(prefix="store-"))
         self.links: dict[int, int] = dict.fromkeys(range(len(LAYERS)), 0)
         self.volumes: list[tuple[int, Path]] = []
         self.boot = 0
-        self.settled: set[int] = set()
-        """Layers that the disk has for certain."""
+        self.persisted: set[int] = set()
+        """Layers that the disk certainly has."""
         self.right: set[int] = set()
-        """Layers whose file must be there: committed or linked, and neither evicted nor damaged since."""
+        """Layers whose file must exist: committed or linked, and neither evicted nor damaged since."""
         self.open()
 
     def open(self) -> None:
@@ -77,7 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
                 raise Killed(name)
 
     def pick(self, number: int, held: bool) -> int:
-        """One of the held layers, if there are any and one is asked for."""
+        """The number of a held layer if ``held``, and if there are any."""
         return sorted(self.right)[number % len(self.right)] if held and self.right else number
 
     def number(self, digest: Digest) -> int:
@@ -108,7 +94,7 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 self.store.commit(LAYERS[number], hashlib.sha256(data).hexdigest())
                 self.right.add(number)
-                self.settled.discard(number)
+                self.persisted.discard(number)
                 self.links[number] = 0  # an earlier file lives on in its volumes alone
                 self.volumes = [(n, volume) for n, volume in self.volumes if n != number]
         except Killed:
@@ -116,7 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.open()
             if not self.store.part_path(LAYERS[number].digest).exists() and not damage and before.exists():
                 self.right.add(number)
-                self.settled.discard(number)
+                self.persisted.discard(number)
                 self.links[number] = os.lstat(before).st_nlink - 1
                 self.volumes = [(n, v) for n, v in self.volumes if n != number or os.path.samefile(v, before)]
         self.budget = None
@@ -168,7 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.budget = None
         if evicted:
             self.right.discard(number)
-            self.settled.discard(number)
+            self.persisted.discard(number)
 
     @precondition(lambda self: len(self.right) > 1)
     @rule(pick=numbers, crash=crash_after)
@@ -202,9 +188,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.budget = None
 
     def forget(self, number: int) -> None:
-        """Its file is not a layer any more; the volumes on it keep theirs."""
+        """Its file is no longer a layer; volumes that link it keep their file."""
         self.right.discard(number)
-        self.settled.discard(number)
+        self.persisted.discard(number)
         self.links[number] = 0
         self.volumes = [(n, volume) for n, volume in self.volumes if n != number]
 
@@ -213,24 +199,24 @@ class StoreMachine(RuleBasedStateMachine):
         self.open()
 
     @rule(crash=crash_after)
-    def settle(self, crash: int | None) -> None:
-        """As the filler does behind each commit."""
+    def persist(self, crash: int | None) -> None:
+        """The filler does so after each commit."""
         self.budget = crash
         try:
-            for digest in self.store.unsettled():
-                assert self.store.settle(digest)
-                self.settled.add(self.number(digest))
+            for digest in self.store.unpersisted():
+                assert self.store.persist(digest)
+                self.persisted.add(self.number(digest))
         except Killed:
             self.open()
         self.budget = None
         if crash is None:
-            assert self.store.unsettled() == []
-            assert self.settled >= self.right
+            assert self.store.unpersisted() == []
+            assert self.persisted >= self.right
 
     @rule(lost=st.sets(numbers), how=st.sampled_from(["empty", "zeroes"]))
     def power_cut(self, lost: set[int], how: str) -> None:
-        """The machine starts anew; files that were not fsynced have lost their bytes, not their names."""
-        for number in lost & self.right - self.settled:
+        """The machine restarts; files that were not fsynced have lost their bytes, not their names."""
+        for number in lost & self.right - self.persisted:
             path = self.store.path(LAYERS[number].digest)
             found = path.stat()
             path.chmod(0o644)
@@ -255,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.path(digest).read_bytes() == CONTENTS[number]
 
     @invariant()
-    def nothing_is_thought_to_be_held_that_is_not(self) -> None:
+    def no_verified_layer_is_damaged(self) -> None:
         assert self.store.damaged() == []
 
     @invariant()
@@ -268,7 +254,7 @@ class StoreMachine(RuleBasedStateMachine):
         names = {f"{digest_hex(layer.digest)}" for layer in LAYERS}
         assert {path.name.removesuffix(".qcow2") for path in self.store.layers.iterdir()} <= names
         assert {path.name.removesuffix(".part") for path in self.store.incoming.iterdir()} <= names
-        assert len(list(self.store.quarantine_dir.iterdir())) <= KEPT_IN_QUARANTINE + 1
+        assert len(list((self.store.root / "quarantine").iterdir())) <= MAX_KEPT + 1
         known = {"layers", "incoming", "quarantine", "state.json", "state.new"}
         assert {path.name for path in self.store.root.iterdir()} <= known
 

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that fails as it is told: it cuts, stalls, slows, refuses and garbles answers."""
+"""A TCP proxy on loopback that injects faults: it cuts, stalls, slows, refuses and garbles responses."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ _PIECE = 65536
 
 @dataclass
 class Faults:
-    """What the proxy does to answers; may be changed at any time. Counts are of one connection, in bytes."""
+    """Faults of responses; may be changed at any time. Counts are per connection, in bytes."""
 
     refuse: bool = False
-    """Close new connections at once."""
+    """Close new connections immediately."""
     cut_after: int | None = None
-    """Close a connection after so many bytes of answers."""
+    """Close a connection after so many bytes of responses."""
     cuts: int = 2**31
-    """So many connections are cut, then no more."""
+    """Number of connections that are cut."""
     stall_after: int | None = None
-    """Send nothing more after so many bytes, and keep the connection."""
+    """Send nothing more after so many bytes, and keep the connection open."""
     stalls: int = 2**31
     bytes_per_s: float | None = None
     flip_at: int | None = None
-    """Change the bit at this byte of a connection's answers."""
+    """Flip a bit of this byte of a connection's responses."""
     flips: int = 2**31
 
 
 @dataclass
 class FaultyProxy:
-    """Between clients and the server at ``upstream`` (URL); an async context manager."""
+    """A proxy for the server at ``upstream`` (URL); an async context manager."""
 
     upstream: str
     faults: Faults = field(default_factory=Faults)
     answered_bytes: int = 0
-    """Bytes of answers that clients were sent, heads included."""
+    """Bytes of responses sent to clients, including their headers."""
     connections: int = 0
     port: int = 0
 
@@ -63,12 +63,12 @@ class FaultyProxy:
         await self.down()
 
     async def up(self) -> None:
-        """Listen (again) at the same port."""
+        """Listen at the same port as before."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def down(self) -> None:
-        """Listen no more and drop every connection."""
+        """Stop listening and drop every connection."""
         self._server.close()
         for task in list(self._tasks):
             task.cancel()
@@ -121,7 +121,7 @@ class FaultyProxy:
                 faults.cuts -= 1
                 with contextlib.suppress(OSError):
                     writer.write_eof()
-                await asyncio.sleep(0.05)  # what was sent arrives before the connection is reset
+                await asyncio.sleep(0.05)  # so that the sent bytes arrive before the reset
                 return
             if stall:
                 faults.stalls -= 1

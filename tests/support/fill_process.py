@@ -1,6 +1,6 @@
-"""A filler as a process of its own, to be killed: ``python -m tests.support.fill_process ROOT ENDPOINT BUCKET CHAIN``.
+"""A filler in a process that a test kills: ``python -m tests.support.fill_process ROOT ENDPOINT BUCKET CHAIN``.
 
-CHAIN is the volume attribute ``chain``. It prints "started" and "held" when every layer is held.
+CHAIN is the volume attribute ``chain``. Prints "started", and "held" when every layer is held.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A Filler that runs while a test looks on."""
+"""A running Filler for tests, and what it reports."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from kigi.domain.layers import Digest
 from kigi.errors import KigiError
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
-from kigi_cache.layers.store import Store
-from kigi_cache.sources.s3 import S3Source
+from kigi_cache.layers.retry import DEFAULT_RETRY, RetryPolicy
+from kigi_cache.layers.store import SAVE_INTERVAL_S, Store
+from kigi_cache.sources.s3 import TIMEOUT_S, S3Source
 from tests.support.why import explained
 
 GIB = 2**30
+QUICK_RETRIES = RetryPolicy(first_s=0.2, max_s=1.0, min_action_s=1.0)
+"""For real servers: a fault is noticed, mended and forgotten within a test."""
 
 
 @asynccontextmanager
@@ -24,18 +27,22 @@ async def filling(
     root: Path,
     settings: Repositories,
     env: dict[str, str],
-    budget: int = GIB,
-    min_free_bytes: int = 0,
-    **source: float,
+    budget: Budget | int = GIB,
+    *,
+    retry: RetryPolicy = DEFAULT_RETRY,
+    save_interval_s: float = SAVE_INTERVAL_S,
+    timeout_s: float = TIMEOUT_S,
 ) -> AsyncIterator[tuple[Filler, dict[Digest, list[KigiError]]]]:
-    """A running Filler, and the errors that it reported for each layer; ``source`` are settings of S3Source."""
+    """A running Filler, and the errors that it reported for each layer. ``timeout_s`` is S3Source's."""
     errors: dict[Digest, list[KigiError]] = {}
 
     def note(digest: Digest, error: KigiError) -> None:
         errors.setdefault(digest, []).append(error)
 
-    s3 = S3Source(settings, env, **source)  # type: ignore[arg-type]
-    filler = Filler(Store(root), s3, Budget(budget), min_free_bytes=min_free_bytes, on_error=note)
+    s3 = S3Source(settings, env, timeout_s=timeout_s)
+    store = Store(root, save_interval_s=save_interval_s)
+    limits = budget if isinstance(budget, Budget) else Budget(budget)
+    filler = Filler(store, s3, limits, retry=retry, on_error=note)
     task = asyncio.create_task(filler.run())
     try:
         yield filler, errors
@@ -52,5 +59,5 @@ def states(filler: Filler) -> dict[str, str]:
 
 
 def reasons(errors: dict[Digest, list[KigiError]]) -> list[str]:
-    """Reasons of all errors so far, each of which ``kigi why`` explains."""
+    """Reasons of all errors so far; ``kigi why`` must explain each."""
     return [explained(error)["reason"] for found in errors.values() for error in found]

@@ -1,7 +1,7 @@
-"""Every way in which a layer or an overlay can lie: real qemu-img files, changed.
+"""Hostile layers and overlays: files of qemu-img with one change each.
 
 A header case changes the first cluster of a real file and names the rule that must stop it. A body case changes the
-bytes so that they are no longer those of the digest. A node case changes what lies in a node's cache directory.
+bytes, so that they no longer have the digest. A node case changes a file of a node's cache directory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Field = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class HeaderCase:
-    """A change of a file with a backing file, and the rules of which one must refuse it."""
+    """A change of a file that has a backing file; one of ``rules`` must refuse the result."""
 
     name: str
     rules: frozenset[str]
@@ -45,7 +45,7 @@ class HeaderCase:
 
 @dataclass(frozen=True, slots=True)
 class BodyCase:
-    """Bytes served in place of a layer's: ``change(right, other)`` gives them, ``other`` being another layer's."""
+    """Bytes served in place of a layer's: ``change(right, other)``, where ``other`` is another layer's content."""
 
     name: str
     change: Callable[[bytes, bytes], bytes]
@@ -53,7 +53,7 @@ class BodyCase:
 
 @dataclass(frozen=True, slots=True)
 class NodeCase:
-    """What lies at a held layer's path instead of its file."""
+    """Replaces the file of a held layer."""
 
     name: str
     change: Callable[[Path], None]
@@ -72,7 +72,7 @@ def get(data: bytes | bytearray, field: Field) -> int:
 
 
 def backing_name(data: bytes | bytearray) -> bytes:
-    """The backing file's name as it stands in the header."""
+    """The backing file's name in the header."""
     offset = get(data, BACKING_OFFSET)
     return bytes(data[offset : offset + get(data, BACKING_SIZE)])
 
@@ -84,7 +84,7 @@ def rewrite(
     end: bytes = bytes(8),
     backing_format: bytes | None = b"qcow2",
 ) -> None:
-    """Write the rest of the first cluster anew: the backing format, ``extensions``, their end, the backing name."""
+    """Write the rest of the first cluster again: the backing format, ``extensions``, their end, the backing name."""
     length = get(data, HEADER_LENGTH)
     area = b""
     known = ((BACKING_FORMAT, backing_format),) if backing_format is not None else ()
@@ -106,7 +106,7 @@ def _with(kind: int, content: bytes) -> Change:
 
 
 def _ended(end: bytes) -> Change:
-    """Other bytes where the extensions end."""
+    """Other bytes in place of the end of the extensions."""
     return lambda data: rewrite(data, name=backing_name(data), end=end)
 
 
@@ -138,7 +138,7 @@ def _shown_name(transform: Callable[[bytes], bytes]) -> Change:
 
 
 def _name_at(offset: Callable[[bytearray], int]) -> Change:
-    """The same name, but elsewhere."""
+    """The same name at another offset."""
 
     def change(data: bytearray) -> None:
         name, place = backing_name(data), offset(data)
@@ -150,7 +150,7 @@ def _name_at(offset: Callable[[bytearray], int]) -> Change:
 
 
 def _endless(data: bytearray) -> None:
-    """Extensions that are one long row up to the backing name, without an end."""
+    """Extensions without an end marker, up to the backing name."""
     rewrite(data, (FEATURE_NAMES, bytes(48)), name=backing_name(data), end=b"")
 
 
@@ -337,7 +337,7 @@ BODY_CASES = [
 
 
 def flipped(content: bytes, position: int) -> bytes:
-    """One bit other."""
+    """The content with one bit flipped."""
     return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 
 
@@ -348,7 +348,7 @@ def _changed(content: bytes, change: Change) -> bytes:
 
 
 def apply(case: HeaderCase, content: bytes) -> bytes:
-    """The file as the case has it."""
+    """The content with the change of the case."""
     return _changed(content, case.change)
 
 

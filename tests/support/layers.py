@@ -1,4 +1,4 @@
-"""Real qcow2 layers in Kigi's form, made by qemu-img, and S3 objects of them."""
+"""Layers in Kigi's form, made by qemu-img, and their S3 objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kigi.api.node_cache import WantedLayer
 from kigi.api.repositories import Repositories, Repository
-from kigi.domain.layers import Chain, Digest, Layer, digest_hex, object_key
+from kigi.domain.layers import Chain, Digest, Layer, layer_file_name, object_key
 from localcluster.s3 import S3Server
 
 VIRTUAL_BYTES = 64 * 2**20
@@ -23,7 +23,7 @@ def make_layer(
     new.unlink(missing_ok=True)
     create = ["qemu-img", "create", "-q", "-f", "qcow2"]
     if parent is not None:
-        create += ["-u", "-b", f"{digest_hex(parent.digest)}.qcow2", "-F", "qcow2"]
+        create += ["-u", "-b", layer_file_name(parent.digest), "-F", "qcow2"]
     subprocess.run([*create, str(new), str(VIRTUAL_BYTES)], check=True, cwd=directory)
     if data:
         raw.write_bytes(data)
@@ -34,7 +34,7 @@ def make_layer(
     content = new.read_bytes()
     digest = Digest("sha256:" + hashlib.sha256(content).hexdigest())
     layer = Layer(digest, len(content), VIRTUAL_BYTES, parent.digest if parent else None)
-    path = directory / f"{digest_hex(digest)}.qcow2"
+    path = directory / layer_file_name(digest)
     new.rename(path)
     return layer, path
 
@@ -51,11 +51,11 @@ def make_chain(directory: Path, length: int = 3, size_bytes: int = 2 * 2**20, se
 
 
 def upload(s3: S3Server, bucket: str, directory: Path, chain: Chain) -> None:
-    """Put the layers' files where the repository serves them (the posix backend's folders)."""
+    """Copy the layers' files into the repository (the folders of its posix backend)."""
     for layer in chain:
         target = s3.data / bucket / object_key(layer.digest)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((directory / f"{digest_hex(layer.digest)}.qcow2").read_bytes())
+        target.write_bytes((directory / layer_file_name(layer.digest)).read_bytes())
 
 
 def repositories(endpoint: str, bucket: str) -> Repositories:
@@ -64,12 +64,12 @@ def repositories(endpoint: str, bucket: str) -> Repositories:
 
 
 def environment(s3: S3Server) -> dict[str, str]:
-    """Credentials as the daemon's environment has them."""
+    """Credentials as environment variables of the daemon."""
     return {"AWS_ACCESS_KEY_ID": s3.credentials.access_key, "AWS_SECRET_ACCESS_KEY": s3.credentials.secret_key}
 
 
 def wanted(chain: Chain, priority: int = 100) -> list[WantedLayer]:
-    """The chain as a NodeCache asks for it."""
+    """The chain as a NodeCache lists it."""
     return [
         WantedLayer(
             digest=layer.digest,

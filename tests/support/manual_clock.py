@@ -1,4 +1,4 @@
-"""A clock that stands in for real time: it moves only when a test advances it."""
+"""A clock in place of real time: it moves only when a test advances it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class ManualClock:
     """
 
     now_s: float = 0.0
-    """Monotonic time; the wall clock is EPOCH_S later."""
+    """Monotonic time."""
+    epoch_s: float = EPOCH_S
+    """The wall clock's lead; change it to set the machine's clock."""
     blocked_s: list[float] = field(default_factory=list)
     """Arguments of all ``block`` calls, in order; each advanced the time."""
     _sleeps: dict[asyncio.Future[None], float] = field(default_factory=dict)
@@ -29,7 +31,7 @@ class ManualClock:
 
     @property
     def clock(self) -> Clock:
-        return Clock(lambda: EPOCH_S + self.now_s, lambda: self.now_s, self._sleep, self._block)
+        return Clock(lambda: self.epoch_s + self.now_s, lambda: self.now_s, self._sleep, self._block)
 
     def advance(self, seconds: float) -> None:
         """Move the time; every sleep whose end has come returns, at the event loop's next turn."""

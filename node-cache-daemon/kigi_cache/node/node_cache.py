@@ -16,7 +16,7 @@ from kigi.errors import KigiError, LayerCorrupt, OverlayRejected, VolumeBusy, Vo
 from kigi_cache import metrics
 from kigi_cache.captures.copies import Captures
 from kigi_cache.disks.volumes import Volumes
-from kigi_cache.layers.filler import FillState
+from kigi_cache.layers.report import FillState
 from kigi_cache.node.kube import KubeApi
 from kigi_cache.node.status_report import build_status, is_worth_telling_now, without_heartbeat
 

@@ -10,7 +10,7 @@ from kigi.api.node_cache import CachedLayer, CachedVolume, CaptureReport, NodeCa
 from kigi.domain.quantities import format_bytes
 from kigi.errors import needs_action
 from kigi_cache.disks.volumes import Volume
-from kigi_cache.layers.filler import FillState
+from kigi_cache.layers.report import FillState
 
 
 def build_status(

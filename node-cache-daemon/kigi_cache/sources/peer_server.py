@@ -1,101 +1,134 @@
-"""Layers for other nodes: what is held, and what is on its way as far as it has come."""
+"""Serves layers to other nodes: held ones, and those that are being fetched as far as their bytes have arrived."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
 
 from aiohttp import web
 
 from kigi.domain.layers import Digest, digest_of_hex
 from kigi_cache import metrics
-from kigi_cache.layers.filler import Filler
+from kigi_cache.clock import REAL_TIME, Clock
 
-AT_ONCE = 8
-"""Transfers that one node serves; more are refused at once, and ask another node."""
+MAX_TRANSFERS = 8
+"""Transfers that one node serves at the same time; further readers are refused and ask another node."""
 PIECE_BYTES = 2**20
-LOOK_S = 0.02
+POLL_S = 0.02
+"""Interval in which the progress of a layer that is being fetched is polled."""
 STALLED_S = 4.0
-"""A layer on its way that does not come on: the reader asks elsewhere before its own patience ends."""
+"""A transfer whose layer makes no progress for so long is aborted. Shorter than PeerTimeouts.silence_s, so that the
+reader continues elsewhere before its own timeout."""
 
 Allowed = Callable[[str], Awaitable[bool]]
 """Whether a bearer token belongs to a daemon."""
 
 
-def build_peer_app(filler: Filler, allowed: Allowed) -> web.Application:
-    """``GET /layers/sha256/<hex>?start=N[&unfinished=1]`` with a daemon's token."""
-    serving = 0
+class LayerFiles(Protocol):
+    """What is held and fetched on this node, and in which files."""
 
-    async def layer(request: web.Request) -> web.StreamResponse:
-        nonlocal serving
+    def path(self, digest: Digest) -> Path:
+        """File of a held layer."""
+
+    def part_path(self, digest: Digest) -> Path:
+        """File of a layer that is being fetched."""
+
+    def is_held(self, digest: Digest) -> bool:
+        """Whether the layer is held."""
+
+
+class LayerSupply(Protocol):
+    """The part of the filler that is served."""
+
+    @property
+    def store(self) -> LayerFiles:
+        """Files of the layers."""
+
+    def size_of(self, digest: Digest) -> int | None:
+        """Size of a layer that is held or being fetched; None for any other."""
+
+    def available_bytes(self, digest: Digest) -> int | None:
+        """Bytes of it that can be read now; None if it is neither held nor being fetched."""
+
+
+def build_peer_app(supply: LayerSupply, allowed: Allowed, clock: Clock = REAL_TIME) -> web.Application:
+    """``GET /layers/sha256/<hex>?start=N[&unfinished=1]`` with a daemon's token; the bytes from N to the end.
+
+    Without ``unfinished`` a layer that is still being fetched is 404, as an unknown one is.
+    """
+    app = web.Application()
+    app.add_routes([web.get("/layers/sha256/{hex}", _PeerServer(supply, allowed, clock).get)])
+    return app
+
+
+class _PeerServer:
+    def __init__(self, supply: LayerSupply, allowed: Allowed, clock: Clock) -> None:
+        self._supply = supply
+        self._allowed = allowed
+        self._clock = clock
+        self._transfers = 0
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme != "Bearer" or not await allowed(token):
+        if scheme != "Bearer" or not await self._allowed(token):
             return web.Response(status=401, text="a node cache daemon's token is required\n")
         try:
             digest = digest_of_hex(request.match_info["hex"])
             start = int(request.query.get("start", "0"))
         except ValueError:
             return web.Response(status=400, text="not a layer\n")
-        size_bytes = filler.size_of(digest)
+        size_bytes = self._supply.size_of(digest)
         unfinished = "unfinished" in request.query
-        if size_bytes is None or not (unfinished or filler.store.is_held(digest)):
+        if size_bytes is None or not (unfinished or self._supply.store.is_held(digest)):
             return web.Response(status=404, text="this node has no such layer\n")
         if not 0 <= start < size_bytes:
             return web.Response(status=416, text=f"the layer has {size_bytes} bytes\n")
-        if serving >= AT_ONCE:
+        if self._transfers >= MAX_TRANSFERS:
             return web.Response(status=503, text="busy\n")
-        serving += 1
+        self._transfers += 1
         try:
-            return await _send(request, filler, digest, start, size_bytes)
+            return await self._send(request, digest, start, size_bytes)
         finally:
-            serving -= 1
+            self._transfers -= 1
 
-    app = web.Application()
-    app.add_routes([web.get("/layers/sha256/{hex}", layer)])
-    return app
-
-
-async def _send(
-    request: web.Request, filler: Filler, digest: Digest, start: int, size_bytes: int
-) -> web.StreamResponse:
-    """The bytes from ``start``; a layer whose transfer ends badly is broken off, and the reader goes on elsewhere."""
-    answer = web.StreamResponse(headers={"Content-Length": str(size_bytes - start)})
-    await answer.prepare(request)
-    descriptor = -1
-    loop = asyncio.get_running_loop()
-    idle_since = loop.time()
-    try:
-        while start < size_bytes:
-            available = filler.available(digest)
-            if available is None or (available <= start and loop.time() - idle_since > STALLED_S):
-                break
-            if available <= start:
-                await asyncio.sleep(LOOK_S)
-                continue
-            if descriptor < 0:
-                descriptor = _open(filler, digest)
-                if descriptor < 0:
-                    await asyncio.sleep(LOOK_S)
+    async def _send(self, request: web.Request, digest: Digest, start: int, size_bytes: int) -> web.StreamResponse:
+        """The bytes from ``start`` on. If the layer's own transfer fails, the connection is aborted."""
+        response = web.StreamResponse(headers={"Content-Length": str(size_bytes - start)})
+        await response.prepare(request)
+        descriptor = -1
+        progress_at_s = self._clock.monotonic_s()
+        try:
+            while start < size_bytes:
+                available = self._supply.available_bytes(digest)
+                waited_s = self._clock.monotonic_s() - progress_at_s
+                if available is None or (available <= start and waited_s > STALLED_S):
+                    break
+                if available > start and descriptor < 0:
+                    descriptor = _open(self._supply.store, digest)
+                if available <= start or descriptor < 0:
+                    await self._clock.sleep(POLL_S)
                     continue
-            data = await asyncio.to_thread(os.pread, descriptor, min(PIECE_BYTES, available - start), start)
-            if not data:
-                break
-            await answer.write(data)
-            metrics.PEER_BYTES.labels("sent").inc(len(data))
-            start += len(data)
-            idle_since = loop.time()
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-    if start < size_bytes and request.transport is not None:
-        request.transport.abort()  # an end in good order would say that this was all
-    return answer
+                data = await asyncio.to_thread(os.pread, descriptor, min(PIECE_BYTES, available - start), start)
+                if not data:
+                    break
+                await response.write(data)
+                metrics.PEER_BYTES.labels("sent").inc(len(data))
+                start += len(data)
+                progress_at_s = self._clock.monotonic_s()
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        if start < size_bytes and request.transport is not None:
+            request.transport.abort()  # a regular end would claim that the body is complete
+        return response
 
 
-def _open(filler: Filler, digest: Digest) -> int:
-    """The file, under the name that it has now; it keeps its bytes when it is renamed or evicted."""
-    for path in (filler.store.path(digest), filler.store.part_path(digest)):
+def _open(files: LayerFiles, digest: Digest) -> int:
+    """Descriptor of the layer's file under its current name; it stays valid when the file is renamed or evicted."""
+    for path in (files.path(digest), files.part_path(digest)):
         try:
             return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:

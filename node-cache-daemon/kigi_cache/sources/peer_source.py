@@ -1,48 +1,54 @@
-"""Bytes of layers from other nodes, and from the repository when none of them helps."""
+"""Layers from other nodes, and from the repository if no node gives them."""
 
 from __future__ import annotations
 
 import http.client
 import logging
-import time
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from threading import Lock
 
 from kigi.domain.layers import Digest, Layer, digest_hex
 from kigi_cache import metrics
+from kigi_cache.clock import REAL_TIME, Clock
 from kigi_cache.sources.peer_ranking import sources
-from kigi_cache.sources.s3 import PIECE_BYTES, Source
+from kigi_cache.sources.source import Source
 
 logger = logging.getLogger(__name__)
+PIECE_BYTES = 2**19
+MAX_REMEMBERED = 4096
+"""Layers whose peers are remembered until they are complete; a layer that is given up is forgotten after so many."""
 
-CONNECT_S = 2.0
-SILENCE_S = 5.0
-"""After which another source is asked for the rest."""
-LATER_S = 0.25
-"""A node that does not know of the layer yet may learn of it in a moment: all begin when the operator says so."""
-PATIENCE_S = 0.6
-"""For all of them together: where nobody else wants the layer, it is lost."""
-DISTRUST_S = 600.0
-"""A node whose bytes came out wrong is not asked for so long."""
 
-REMEMBERED = 4096
-"""Layers whose peers are remembered until they are complete; of one that is given up, for as long as others follow."""
+@dataclass(frozen=True, slots=True)
+class PeerTimeouts:
+    """How long a node waits for its peers, in seconds."""
+
+    connect_s: float = 2.0
+    silence_s: float = 5.0
+    """Another source is asked for the rest after a silence of this length."""
+    retry_s: float = 0.25
+    """A peer that does not know the layer yet may learn of it soon: the operator writes all NodeCaches one by one."""
+    unknown_s: float = 0.6
+    """Longest time for such retries, over all peers of one read: it is lost if no peer wants the layer."""
+    distrust_s: float = 600.0
+    """A peer is not asked for this time after it gave wrong bytes."""
+
+
+DEFAULT_TIMEOUTS = PeerTimeouts()
 
 
 class PeerGone(Exception):
-    """This peer does not help (any more); the next source goes on from the same byte."""
+    """A peer does not give the layer, or not the rest of it; the next source continues from the same byte."""
 
-    def __init__(self, cause: str, *, later: bool = False) -> None:
+    def __init__(self, cause: str, *, is_unknown: bool = False) -> None:
         super().__init__(cause)
-        self.later = later
+        self.is_unknown = is_unknown
+        """The peer answered that it does not know the layer."""
 
 
 class PeerSource:
-    """Reads from peers first. Thread-safe; every method may block.
-
-    ``members`` gives the addresses (host:port) of the daemons that serve layers now, ``token`` what shows them that
-    this is one of them.
-    """
+    """A ``Source`` that reads from peers first."""
 
     def __init__(
         self,
@@ -50,79 +56,96 @@ class PeerSource:
         me: str,
         members: Callable[[], Collection[str]],
         token: Callable[[], str],
+        *,
+        timeouts: PeerTimeouts = DEFAULT_TIMEOUTS,
+        clock: Clock = REAL_TIME,
     ) -> None:
+        """``members`` gives the addresses (host:port) of the other daemons now, ``me`` is this one's own.
+
+        ``token`` gives this daemon's bearer token.
+        """
         self._repository = repository
         self._me = me
         self._members = members
         self._token = token
+        self._timeouts = timeouts
+        self._clock = clock
         self._lock = Lock()
         self._used: dict[Digest, set[str]] = {}
-        self._distrusted: dict[str, float] = {}
+        """Peers that gave bytes of a layer that is not complete."""
+        self._distrusted_until_s: dict[str, float] = {}
 
     def read(self, layer: Layer, start: int) -> Iterator[memoryview]:
-        """See Source. What a peer gives is checked like all else: by the digest of the whole."""
+        """See Source. The bytes of peers are checked as all others are: by the digest of the whole layer."""
         position = start
-        end = time.monotonic() + PATIENCE_S
+        deadline_s = self._clock.monotonic_s() + self._timeouts.unknown_s
         for peer, unfinished in sources(layer.digest, self._trusted(), self._me):
             while position < layer.size_bytes:
                 try:
-                    for piece in self._from(peer, layer, position, unfinished):
+                    for piece in self._read_peer(peer, layer, position, unfinished):
                         position += len(piece)
                         metrics.PEER_BYTES.labels("received").inc(len(piece))
                         yield piece
                 except PeerGone as gone:
-                    if gone.later and unfinished and time.monotonic() < end:
-                        time.sleep(LATER_S)
+                    if gone.is_unknown and unfinished and self._clock.monotonic_s() < deadline_s:
+                        self._clock.block(self._timeouts.retry_s)
                         continue
-                    logger.debug("peer left", extra={"peer": peer, "digest": layer.digest, "cause": str(gone)})
+                    cause = {"peer": peer, "digest": layer.digest, "cause": str(gone)}
+                    logger.debug("peer does not give the layer", extra=cause)
                     break
             if position >= layer.size_bytes:
                 return
         yield from self._repository.read(layer, position)
 
     def distrust(self, digest: Digest) -> None:
-        """The bytes of this layer were not right: the peers that gave some are left alone for a while."""
+        """See Source. The peers that gave bytes of this layer are not asked for a while."""
         with self._lock:
             for peer in self._used.pop(digest, ()):
-                self._distrusted[peer] = time.monotonic() + DISTRUST_S
+                self._distrusted_until_s[peer] = self._clock.monotonic_s() + self._timeouts.distrust_s
                 logger.warning("peer gave wrong bytes", extra={"peer": peer, "digest": digest})
 
     def done(self, digest: Digest) -> None:
-        """The layer is complete and right."""
+        """See Source."""
         with self._lock:
             self._used.pop(digest, None)
 
     def _trusted(self) -> set[str]:
-        now = time.monotonic()
+        now_s = self._clock.monotonic_s()
         with self._lock:
-            self._distrusted = {peer: until for peer, until in self._distrusted.items() if until > now}
-            return set(self._members()) - self._distrusted.keys()
+            self._distrusted_until_s = {p: end_s for p, end_s in self._distrusted_until_s.items() if end_s > now_s}
+            return set(self._members()) - self._distrusted_until_s.keys()
 
-    def _from(self, peer: str, layer: Layer, start: int, unfinished: bool) -> Iterator[memoryview]:
-        """Bytes of one peer from ``start`` on, as far as it gives them; PeerGone if that is not to the end."""
+    def _read_peer(self, peer: str, layer: Layer, start: int, unfinished: bool) -> Iterator[memoryview]:
+        """Bytes of one peer from ``start`` on. Raises PeerGone unless it gives all of them."""
         host, _, port = peer.rpartition(":")
-        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=CONNECT_S)
+        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=self._timeouts.connect_s)
         try:
-            connection.connect()
-            connection.sock.settimeout(SILENCE_S)
-            path = f"/layers/sha256/{digest_hex(layer.digest)}?start={start}" + ("&unfinished=1" if unfinished else "")
-            connection.request("GET", path, headers={"Authorization": f"Bearer {self._token()}"})
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise PeerGone(f"HTTP {answer.status}", later=answer.status == 404)
+            response = self._request(connection, layer, start, unfinished)
             with self._lock:
                 self._used.setdefault(layer.digest, set()).add(peer)
-                while len(self._used) > REMEMBERED:
+                while len(self._used) > MAX_REMEMBERED:
                     del self._used[next(iter(self._used))]
             buffer = memoryview(bytearray(PIECE_BYTES))
-            while count := answer.readinto(buffer):
+            while count := response.readinto(buffer):
                 start += count
                 if start > layer.size_bytes:
                     raise PeerGone("more bytes than the layer has")
                 yield buffer[:count]
             if start < layer.size_bytes:
-                raise PeerGone("it broke off")
+                raise PeerGone("the transfer broke off")
         except (OSError, http.client.HTTPException, ValueError) as exc:
             raise PeerGone(f"{type(exc).__name__}: {exc}") from exc
         finally:
             connection.close()
+
+    def _request(
+        self, connection: http.client.HTTPConnection, layer: Layer, start: int, unfinished: bool
+    ) -> http.client.HTTPResponse:
+        connection.connect()
+        connection.sock.settimeout(self._timeouts.silence_s)
+        path = f"/layers/sha256/{digest_hex(layer.digest)}?start={start}" + ("&unfinished=1" if unfinished else "")
+        connection.request("GET", path, headers={"Authorization": f"Bearer {self._token()}"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise PeerGone(f"HTTP {response.status}", is_unknown=response.status == 404)
+        return response

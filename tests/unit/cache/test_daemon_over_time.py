@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from kigi.api.node_cache import CaptureOrder
-from kigi.domain.layers import Digest, Layer
-from kigi.errors import KigiError, LayerCorrupt, RepositoryUnreachable, SpecInvalid, Unreachable
+from kigi.domain.layers import Digest
+from kigi.errors import RepositoryUnreachable, Unreachable
 from kigi_cache.captures import copies as captures
 from kigi_cache.captures import publisher
 from kigi_cache.captures.copies import Captures, is_silent
 from kigi_cache.captures.publisher import Publisher
 from kigi_cache.disks import csi
 from kigi_cache.disks.volumes import Volumes
-from kigi_cache.layers import filler
-from kigi_cache.layers.eviction import Budget
-from kigi_cache.layers.filler import Filler
-from kigi_cache.layers.store import Store
 from kigi_cache.node import node_cache
 from kigi_cache.node.node_cache import EVENTS_OF_REASON, SAME_EVENT_S, NodeCacheKeeper
-from kigi_cache.sources import peer_access, peer_source
-from kigi_cache.sources.peer_access import REFUSED_S, PeerTokens
-from kigi_cache.sources.peer_source import PeerSource
 from tests.support.cluster import eventually_async
 from tests.unit.cache.disks.test_csi import CHAIN
 from tests.unit.cache.node.test_node_cache import WANTED, World
@@ -168,95 +159,7 @@ async def test_watches_that_end_at_once_are_not_opened_without_a_pause(
     assert lists <= 9
 
 
-async def test_a_token_that_could_not_be_checked_is_not_asked_about_with_each_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock()
-    monkeypatch.setattr(peer_access, "time", clock)
-    (tmp_path / "token").write_text("mine")
-    calls, down = 0, True
-
-    class Api:
-        async def review_token(self, token: str, audience: str) -> str:
-            nonlocal calls
-            calls += 1
-            if down:
-                raise Unreachable("silent")
-            return "daemon"
-
-    tokens = PeerTokens(cast(Any, Api()), tmp_path / "token")
-    for _ in range(1000):
-        assert not await tokens.allowed("theirs")
-    assert calls == 1
-    down = False
-    clock.now += REFUSED_S + 1
-    assert await tokens.allowed("theirs")
-
-
-async def test_reviewed_tokens_are_few_and_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(peer_access, "time", clock)
-    path = tmp_path / "token"
-    users = {"mine": "daemon", "theirs": "daemon"}
-
-    class Api:
-        async def review_token(self, token: str, audience: str) -> str:
-            return users.get(token, "")
-
-    path.write_text("mine")
-    tokens = PeerTokens(cast(Any, Api()), path)
-    assert await tokens.allowed("theirs")
-    users.clear()  # both expire
-    assert await tokens.allowed("theirs")
-    clock.now += peer_access.REVIEWED_S + 1
-    assert not await tokens.allowed("theirs")
-    users |= {"next": "daemon", "theirs-2": "daemon"}
-    path.write_text("next")  # as the kubelet does
-    assert await tokens.allowed("theirs-2")
-    for number in range(100_000):
-        await tokens._user(f"forged {number}")
-    assert len(tokens._known) <= peer_access.REMEMBERED
-
-
 # What is remembered.
-
-
-def test_layers_that_are_given_up_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Connection:
-        def __init__(self, *_: object, **__: object) -> None:
-            self.sock = SimpleNamespace(settimeout=lambda seconds: None)
-
-        def connect(self) -> None: ...
-
-        def request(self, *_: object, **__: object) -> None: ...
-
-        def getresponse(self) -> Any:
-            return SimpleNamespace(status=200, readinto=lambda buffer: 0)
-
-        def close(self) -> None: ...
-
-    monkeypatch.setattr(peer_source.http.client, "HTTPConnection", Connection)
-    monkeypatch.setattr(peer_source, "PIECE_BYTES", 1)
-    source = PeerSource(cast(Any, None), "me:1", lambda: ["other:1"], lambda: "t")
-    for number in range(20_000):
-        with pytest.raises(peer_source.PeerGone):
-            list(source._from("other:1", Layer(digest(number), 5, 512), 0, False))
-    assert len(source._used) == peer_source.REMEMBERED
-
-
-def test_peers_are_trusted_again_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(peer_source, "time", clock)
-    source = PeerSource(cast(Any, None), "me:1", lambda: ["a:1", "b:1"], lambda: "t")
-    for number in range(10_000):
-        source._used[digest(number)] = {f"peer-{number}:1", "a:1"}
-        source.distrust(digest(number))
-        clock.now += 1
-        assert source._trusted() == {"b:1"}
-    assert len(source._distrusted) <= peer_source.DISTRUST_S + 1
-    clock.now += peer_source.DISTRUST_S + 1
-    assert source._trusted() == {"a:1", "b:1"}
-    assert source._used == source._distrusted == {}
 
 
 def test_the_publisher_forgets_copies_that_are_gone(tmp_path: Path) -> None:
@@ -316,43 +219,6 @@ async def test_calls_that_give_up_on_a_long_fill_leave_one_task(monkeypatch: pyt
 
 
 # Retries.
-
-
-def _delays(made: Filler, clock: Clock, error: KigiError, tries: int) -> Iterator[float]:
-    layer = Layer(digest(1), 5, 512)
-    made._wanted = {layer.digest: WANTED}
-    for _ in range(tries):
-        job = made._ask(layer, 200)
-        made._finish(layer.digest, error)
-        yield job.not_before - clock.now
-        clock.now = job.not_before
-
-
-@pytest.mark.parametrize(
-    ("error", "most"),
-    [
-        (RepositoryUnreachable("x"), filler.RETRY_MOST_S),
-        (SpecInvalid("x"), filler.RETRY_MOST_S),
-        (LayerCorrupt("x"), filler.RETRY_WRONG_MOST_S),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_a_layer_that_fails_a_hundred_thousand_times_is_still_tried_at_the_longest_pace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: KigiError, most: float
-) -> None:
-    logging.getLogger("kigi_cache.layers.filler").setLevel(logging.ERROR)
-    clock = Clock()
-    monkeypatch.setattr(filler, "time", clock)
-    reported: list[Digest] = []
-    made = Filler(Store(tmp_path), cast(Any, None), Budget(2**40), on_error=lambda which, cause: reported.append(which))
-    delays = list(_delays(made, clock, error, 100_000))
-    assert all(0 < delay <= most * 1.2 for delay in delays)
-    assert min(delays[20:]) >= most * 0.8
-    assert len(reported) == 1, "the same reason is reported once"
-    assert len(made._jobs) == 1
-    made.want([])
-    assert made._jobs == {}
-    logging.getLogger("kigi_cache.layers.filler").setLevel(logging.NOTSET)
 
 
 async def test_a_copy_that_the_disk_refuses_to_settle_is_not_tried_twice_a_second(

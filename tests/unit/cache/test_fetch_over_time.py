@@ -17,8 +17,10 @@ import pytest
 from kigi.api.repositories import Repositories, Repository
 from kigi.domain.layers import Digest, Layer
 from kigi.errors import AccessDenied
-from kigi_cache.sources import s3 as fetch
-from kigi_cache.sources.s3 import IDLE_S, URL_LIFE_S, S3Source, _Connections, _Signed
+from kigi_cache.sources.connections import MAX_IDLE_S, Connections
+from kigi_cache.sources.s3 import S3Source
+from kigi_cache.sources.signing import URL_LIFE_S, SignedUrl
+from tests.support.manual_clock import ManualClock
 from tests.support.pod_api import Authority
 
 CONTENT = bytes(range(256)) * 64
@@ -88,7 +90,7 @@ def url_of(server: Store, scheme: str = "http") -> str:
     return f"{scheme}://127.0.0.1:{server.server_address[1]}/x?X-Amz-Credential=key-1/"
 
 
-def ask(kept: _Connections, url: str, ca_file: str | None = None) -> None:
+def ask(kept: Connections, url: str, ca_file: str | None = None) -> None:
     parts = urlsplit(url)
     with kept.get(url, ca_file) as connection:
         connection.request("GET", f"{parts.path}?{parts.query}", headers={"Range": "bytes=0-9"})
@@ -96,14 +98,14 @@ def ask(kept: _Connections, url: str, ca_file: str | None = None) -> None:
 
 
 def test_an_idle_connection_is_not_used_again() -> None:
-    now = [0.0]
+    time = ManualClock()
     with serving() as server:
-        kept = _Connections(5.0, lambda: now[0])
+        kept = Connections(5.0, time.clock)
         ask(kept, url_of(server))
-        now[0] += IDLE_S
+        time.advance(MAX_IDLE_S)
         ask(kept, url_of(server))
         assert server.connections == 1
-        now[0] += IDLE_S + 1
+        time.advance(MAX_IDLE_S + 1)
         ask(kept, url_of(server))
         assert server.connections == 2
         assert len(kept._all) == 1
@@ -112,7 +114,7 @@ def test_an_idle_connection_is_not_used_again() -> None:
 
 def test_connections_that_end_badly_leave_nothing_behind() -> None:
     with serving() as server:
-        kept = _Connections(5.0)
+        kept = Connections(5.0)
         for _ in range(50):
             with pytest.raises(ConnectionError), kept.get(url_of(server), None):
                 raise ConnectionResetError
@@ -125,16 +127,16 @@ def test_connections_that_end_badly_leave_nothing_behind() -> None:
         assert all(idle == [] for idle in kept._idle.values())
 
 
-def test_a_rotated_authority_counts_for_the_next_connection(tmp_path: Path) -> None:
+def test_a_rotated_authority_is_used_by_the_next_connection(tmp_path: Path) -> None:
     first, second = Authority("first"), Authority("second")
     ca = tmp_path / "ca.crt"
     ca.write_bytes(first.ca_pem)
-    now = [0.0]
+    time = ManualClock()
     with serving(first.context(tmp_path)) as server:
-        kept = _Connections(5.0, lambda: now[0])
+        kept = Connections(5.0, time.clock)
         ask(kept, url_of(server, "https"), str(ca))
         server.context = second.context(tmp_path)
-        now[0] += 2 * IDLE_S
+        time.advance(2 * MAX_IDLE_S)
         with pytest.raises(ssl.SSLCertVerificationError):
             ask(kept, url_of(server, "https"), str(ca))
         ca.write_bytes(second.ca_pem)
@@ -163,21 +165,20 @@ def test_credentials_that_were_rotated_in_the_mounted_secret_are_used(tmp_path: 
             server.key = f"key-{number}"
             write(server.key)
             assert b"".join(map(bytes, source.read(LAYER, 0))) == CONTENT
-        assert len(source._clients) == 1
+        assert len(source._signer._clients) == 1
         source.close()
 
 
-def test_a_fill_longer_than_a_signed_address_lives_signs_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(fetch.time, "monotonic", lambda: now[0])
+def test_a_fill_longer_than_the_life_of_a_signed_url_signs_again() -> None:
+    time = ManualClock()
     signed_at: list[float] = []
 
     def sign() -> str:
-        signed_at.append(now[0])
+        signed_at.append(time.now_s)
         return str(len(signed_at))
 
-    signed = _Signed(sign)
+    signed = SignedUrl(sign, time.clock)
     for _ in range(24 * 60):  # a day, a range a minute
-        now[0] += 60
-        signed.url()
-        assert now[0] - signed_at[-1] <= URL_LIFE_S / 2
+        time.advance(60)
+        signed.get()
+        assert time.now_s - signed_at[-1] <= URL_LIFE_S / 2

@@ -1,4 +1,4 @@
-"""The cache over weeks: what is read again, what is remembered, and what a wrong clock does to it."""
+"""The cache over weeks: which layers are read again, what is recorded, and the effects of a wrong clock."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from kigi.domain.layers import Chain, Digest, digest_hex
+from kigi.domain.layers import Chain, Digest, digest_hex, layer_file_name
+from kigi_cache.layers.durability import RETRY_S
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
-from kigi_cache.layers.store import SAVE_NEEDED_S, Store
-from tests.support.cluster import eventually_async
+from kigi_cache.layers.store import SAVE_INTERVAL_S, Store
 from tests.support.layers import make_chain
+from tests.support.manual_clock import EPOCH_S as START
+from tests.support.manual_clock import ManualClock
+from tests.support.scripted_fills import soon
 
 HOUR, DAY = 3600.0, 86_400.0
-START = 1_800_000_000.0
 
 
 class Nothing:
-    """A source that is never asked."""
+    """A source that is never used."""
 
     def read(self, layer: object, start: int) -> object:
         raise AssertionError("nothing is fetched")
@@ -43,22 +45,27 @@ def chain(source_dir: Path) -> Chain:
 
 
 class Node:
-    """A cache whose machine has a clock of its own, and whose daemon may be restarted."""
+    """A cache on a machine whose clock the test sets, with a daemon that can be restarted."""
 
     def __init__(self, root: Path, source_dir: Path, chain: Chain) -> None:
-        self.root, self.now = root, START
+        self.root, self.time = root, ManualClock()
         self.reads = {layer.digest: [START] for layer in chain}
         self.restart()
         for layer in chain:
             part = self.store.part_path(layer.digest)
-            part.write_bytes((source_dir / f"{digest_hex(layer.digest)}.qcow2").read_bytes())
+            part.write_bytes((source_dir / layer_file_name(layer.digest)).read_bytes())
             self.store.commit(layer, digest_hex(layer.digest))
-            assert self.store.settle(layer.digest)
+            assert self.store.persist(layer.digest)
 
     def restart(self) -> None:
-        self.store = Store(self.root, clock=lambda: self.now)
+        self.store = Store(self.root, clock=self.time.clock)
         assert self.store.recover() == []
-        self.filler = Filler(self.store, Nothing(), Budget(2**40))  # type: ignore[arg-type]
+        self.filler = Filler(self.store, Nothing(), Budget(2**40), clock=self.time.clock)  # type: ignore[arg-type]
+
+    @property
+    def now(self) -> float:
+        """The machine's wall clock."""
+        return self.time.epoch_s + self.time.now_s
 
     async def scrub(self) -> None:
         due = self.store.read_before(self.now - DAY)
@@ -71,9 +78,9 @@ async def test_every_layer_is_read_daily_for_three_weeks_with_a_daemon_that_is_r
     tmp_path: Path, source_dir: Path, chain: Chain
 ) -> None:
     node = Node(tmp_path, source_dir, chain)
-    for look in range(21 * 48):  # each half hour: SCRUB_LOOKS_PER_INTERVAL
-        node.now += HOUR / 2
-        if look % 7 == 0:
+    for check in range(21 * 48):  # each half hour, as main does
+        node.time.advance(HOUR / 2)
+        if check % 7 == 0:
             node.restart()
         await node.scrub()
     for times in node.reads.values():
@@ -86,39 +93,40 @@ async def test_every_layer_is_read_daily_for_three_weeks_with_a_daemon_that_is_r
 async def test_layers_that_were_read_by_a_wrong_clock_are_read_again(
     tmp_path: Path, source_dir: Path, chain: Chain, step: float
 ) -> None:
-    """As on a machine that starts without a battery, before NTP has set its clock."""
+    """A machine without a battery starts so, before NTP has set its clock."""
     node = Node(tmp_path, source_dir, chain)
-    node.now += DAY + step
+    node.time.advance(DAY)
+    node.time.epoch_s += step
     await node.scrub()
-    node.now -= step
+    node.time.epoch_s -= step
     node.restart()
     began = node.now
     for _ in range(50):
-        node.now += HOUR / 2
+        node.time.advance(HOUR / 2)
         await node.scrub()
     assert all(began < times[-1] <= began + DAY + HOUR for times in node.reads.values())
 
 
-def test_what_is_needed_is_noted_after_the_clock_was_set_back(tmp_path: Path, source_dir: Path, chain: Chain) -> None:
+def test_needs_are_recorded_after_the_clock_was_set_back(tmp_path: Path, source_dir: Path, chain: Chain) -> None:
     node = Node(tmp_path, source_dir, chain)
-    node.now -= HOUR
+    node.time.epoch_s -= HOUR
     node.store.touch([chain[0].digest])
     node.restart()
     assert node.store.held()[chain[0].digest].last_needed_s == START - HOUR
-    node.now += SAVE_NEEDED_S / 2
+    node.time.advance(SAVE_INTERVAL_S / 2)
     node.store.touch([chain[0].digest])
     node.restart()
     assert node.store.held()[chain[0].digest].last_needed_s == START - HOUR, "not saved each time"
 
 
-def test_layers_that_never_came_are_not_remembered(tmp_path: Path, source_dir: Path, chain: Chain) -> None:
+def test_layers_that_were_never_fetched_are_not_recorded(tmp_path: Path, source_dir: Path, chain: Chain) -> None:
     node = Node(tmp_path, source_dir, chain)
     for number in range(100_000):
         node.store.touch([Digest(f"sha256:{number:064x}")])
-    assert len(node.store._needed) == len(chain)
+    assert len(node.store._records.needed_at) == len(chain)
     size = (tmp_path / "state.json").stat().st_size
     for _ in range(100):
-        node.now += 2 * SAVE_NEEDED_S
+        node.time.advance(2 * SAVE_INTERVAL_S)
         node.store.touch([layer.digest for layer in chain])
     assert (tmp_path / "state.json").stat().st_size == size
     for layer in chain:
@@ -127,7 +135,7 @@ def test_layers_that_never_came_are_not_remembered(tmp_path: Path, source_dir: P
     assert [state[key] for key in ("verified", "readAt", "neededAt")] == [{}, {}, {}]
 
 
-def test_quarantine_keeps_a_few_files_for_ever(tmp_path: Path, source_dir: Path, chain: Chain) -> None:
+def test_quarantine_keeps_a_few_files_however_long_it_lasts(tmp_path: Path, source_dir: Path, chain: Chain) -> None:
     node = Node(tmp_path, source_dir, chain)
     for _ in range(50):
         node.store.path(chain[0].digest).unlink(missing_ok=True)
@@ -136,27 +144,9 @@ def test_quarantine_keeps_a_few_files_for_ever(tmp_path: Path, source_dir: Path,
     assert len(list((tmp_path / "quarantine").iterdir())) <= 4
 
 
-async def test_layers_are_settled_while_transfers_run_for_hours(
-    tmp_path: Path, source_dir: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+async def test_layers_are_persisted_after_the_disk_was_full(
+    tmp_path: Path, source_dir: Path, chain: Chain, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("kigi_cache.layers.filler.SETTLE_AFTER_S", 0.2)
-    node = Node(tmp_path, source_dir, chain)
-    node.filler._running[chain[1].digest] = asyncio.ensure_future(asyncio.sleep(0))
-    node.store._unsettled.add(chain[0].digest)
-    task = asyncio.create_task(node.filler._settle())
-    await eventually_async(lambda: node.store.unsettled() == [], 10)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-async def test_settling_goes_on_after_the_disk_was_full(
-    tmp_path: Path,
-    source_dir: Path,
-    chain: Chain,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr("kigi_cache.layers.filler.SETTLE_RETRY_S", 0.02)
     node = Node(tmp_path, source_dir, chain)
     full = True
 
@@ -164,16 +154,18 @@ async def test_settling_goes_on_after_the_disk_was_full(
         if full and name == "write state":
             raise OSError(28, "No space left on device")
 
-    node.store._unsettled.add(chain[0].digest)
+    node.store._records.unpersisted.add(chain[0].digest)
     node.store._step = step
     task = asyncio.create_task(node.filler.run())
     try:
         with caplog.at_level(logging.WARNING):
-            await eventually_async(lambda: "layers not settled" in caplog.text)
+            await soon(lambda: "layers not persisted" in caplog.text)
         assert not task.done()
-        assert node.store.unsettled() == [chain[0].digest]
+        assert node.store.unpersisted() == [chain[0].digest]
         full = False
-        await eventually_async(lambda: node.store.unsettled() == [])
+        await soon(lambda: RETRY_S in node.time.pending())
+        node.time.advance(RETRY_S)
+        await soon(lambda: node.store.unpersisted() == [])
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

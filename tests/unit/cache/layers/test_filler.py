@@ -1,62 +1,24 @@
-"""The filler with a source that is played: what is asked for again, and what is refused."""
+"""The filler with a scripted source, in manual time: what is fetched again, what is refused, and when."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kigi.domain.layers import Chain, Digest, Layer, digest_hex
+from kigi.domain.layers import Chain
+from kigi.errors import BudgetExceeded, KigiError, LayerNotInRepository, NoRoom
 from kigi_cache.layers.eviction import Budget
-from kigi_cache.layers.filler import Filler
+from kigi_cache.layers.filler import RECHECK_S
+from kigi_cache.layers.retry import RetryPolicy
 from kigi_cache.layers.store import Store
-from tests.support.cluster import eventually_async
 from tests.support.layers import make_chain, wanted
+from tests.support.scripted_fills import PIECE, ScriptedSource, running, soon
 
-PIECE = 2**19
-
-
-class Played:
-    """Gives a layer's file in pieces; behind the first one it waits for ``go_on``."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.go_on = threading.Event()
-        self.starts: list[int] = []
-        self.given_bytes = 0
-
-    def read(self, layer: Layer, start: int) -> Iterator[memoryview]:
-        self.starts.append(start)
-        content = (self.directory / f"{digest_hex(layer.digest)}.qcow2").read_bytes()
-        for offset in range(start, len(content), PIECE):
-            piece = content[offset : offset + PIECE]
-            self.given_bytes += len(piece)
-            yield memoryview(piece)
-            assert self.go_on.wait(30)
-
-    def distrust(self, digest: Digest) -> None:
-        pass
-
-    def done(self, digest: Digest) -> None:
-        pass
-
-
-@asynccontextmanager
-async def filling(root: Path, source: Played) -> AsyncIterator[Filler]:
-    filler = Filler(Store(root), source, Budget(2**30))
-    task = asyncio.create_task(filler.run())
-    await eventually_async(filler.has_taken_stock)
-    try:
-        yield filler
-    finally:
-        source.go_on.set()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+MIB = 2**20
 
 
 @pytest.fixture(scope="module")
@@ -66,56 +28,215 @@ def source_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chain(source_dir: Path) -> Chain:
-    return make_chain(source_dir, 1, 4 * 2**20)
+    return make_chain(source_dir, 1, 4 * MIB)
 
 
-async def test_a_layer_asked_for_again_while_its_transfer_stops_goes_on_from_there(
-    tmp_path: Path, source_dir: Path, chain: Chain
+@pytest.fixture(scope="module")
+def small(source_dir: Path) -> Chain:
+    """Three layers of less than a piece each."""
+    return make_chain(source_dir, 3, 64 * 1024, seed=1)
+
+
+@pytest.fixture
+def source(source_dir: Path) -> ScriptedSource:
+    return ScriptedSource(source_dir)
+
+
+async def test_a_layer_requested_again_while_its_transfer_stops_continues_from_there(
+    tmp_path: Path, source: ScriptedSource, chain: Chain
 ) -> None:
-    source = Played(source_dir)
-    async with filling(tmp_path, source) as filler:
+    async with running(tmp_path, source) as run:
+        filler = run.filler
         filler.want(wanted(chain))
-        await eventually_async(lambda: filler.available(chain[0].digest) == PIECE)
+        await soon(lambda: filler.available_bytes(chain[0].digest) == PIECE)
         filler.want([])
-        asked_again = asyncio.create_task(filler.ensure(chain, priority=200))
+        requested_again = asyncio.create_task(filler.ensure(chain, priority=200))
         await asyncio.sleep(0)
         source.go_on.set()
-        await asyncio.wait_for(asked_again, 10)
+        await asyncio.wait_for(requested_again, 10)
         assert filler.store.is_held(chain[0].digest)
         first, again = source.starts
         assert (first, again > 0) == (0, True)
 
 
-async def test_a_layer_that_nobody_wants_any_more_leaves_no_part(
-    tmp_path: Path, source_dir: Path, chain: Chain
+async def test_a_layer_that_is_no_longer_wanted_leaves_no_partial_file(
+    tmp_path: Path, source: ScriptedSource, chain: Chain
 ) -> None:
-    source = Played(source_dir)
-    async with filling(tmp_path, source) as filler:
-        filler.want(wanted(chain))
-        await eventually_async(lambda: filler.available(chain[0].digest) == PIECE)
-        filler.want([])
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(chain))
+        await soon(lambda: run.filler.available_bytes(chain[0].digest) == PIECE)
+        run.filler.want([])
         source.go_on.set()
-        await eventually_async(lambda: filler.snapshot().layers == [])
-        assert filler.store.parts() == []
+        await soon(lambda: run.filler.snapshot().layers == [])
+        assert run.filler.store.parts() == []
 
 
-async def test_what_is_refused_again_and_again_is_asked_for_ever_more_seldom(
-    tmp_path: Path, source_dir: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+async def test_a_layer_that_is_refused_again_and_again_is_fetched_ever_less_often(
+    tmp_path: Path, source: ScriptedSource, chain: Chain
 ) -> None:
-    """Each try moves the whole layer for nothing."""
-    monkeypatch.setattr("kigi_cache.layers.filler.RETRY_FIRST_S", 0.02)
-    monkeypatch.setattr("kigi_cache.layers.filler.RETRY_SPEC_S", 0.0)
-    monkeypatch.setattr("kigi_cache.layers.filler.RETRY_MOST_S", 0.02)
-    source = Played(source_dir)
+    """Each attempt transfers the whole layer for nothing."""
     source.go_on.set()
     larger = replace(chain[0], virtual_size_bytes=chain[0].virtual_size_bytes * 2)
-    async with filling(tmp_path, source) as filler:
-        filler.want(wanted((larger,)))
-        await eventually_async(lambda: len(source.starts) == 6)
-        layer, *_ = filler.snapshot().layers
-        assert (layer.state, layer.reason) == ("Refused", "LayerRefused")
-        tries = len(source.starts)
-        await asyncio.sleep(0.4)  # the sixth wait is 0.64 s, and would be 0.02 s for any other cause
-        assert len(source.starts) == tries
-        filler.want(wanted(chain))
-        await eventually_async(lambda: filler.store.is_held(chain[0].digest))
+    retry = RetryPolicy(first_s=1.0, max_s=1.0, max_damaged_s=20.0, min_action_s=0.0, jitter=0.0)
+    async with running(tmp_path, source, retry=retry) as run:
+        run.filler.want(wanted((larger,)))
+        for attempt, delay_s in enumerate([1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0], 1):
+            retry_at_s = run.time.now_s + delay_s
+            await soon(lambda at=retry_at_s: at in run.time.pending())  # type: ignore[misc]
+            assert len(source.starts) == attempt
+            (layer,) = run.filler.snapshot().layers
+            assert (layer.state, layer.reason) == ("Refused", "LayerRefused")
+            run.time.advance(delay_s)
+        await soon(lambda: len(source.starts) == 8)
+        assert [error.reason for _, error in run.errors] == ["LayerRefused"], "reported once"
+        run.filler.want(wanted(chain))
+        await run.until("Held", *chain)
+
+
+async def test_a_transient_error_is_retried_within_the_shorter_limit(
+    tmp_path: Path, source: ScriptedSource, chain: Chain
+) -> None:
+    source.go_on.set()
+    source.faults[chain[0].digest] = LayerNotInRepository("not published yet")
+    async with running(tmp_path, source, retry=RetryPolicy(first_s=4.0, max_s=6.0, jitter=0.0)) as run:
+        run.filler.want(wanted(chain))
+        for delay_s in (4.0, 6.0, 6.0):
+            retry_at_s = run.time.now_s + delay_s
+            await soon(lambda at=retry_at_s: at in run.time.pending())  # type: ignore[misc]
+            run.time.advance(delay_s)
+        source.faults.clear()
+        await soon(lambda: len(source.starts) == 4)
+        run.time.advance(6.0)
+        await run.until("Held", *chain)
+
+
+async def test_a_volume_that_needs_a_refused_layer_does_not_wait_for_its_retry(
+    tmp_path: Path, source: ScriptedSource, chain: Chain
+) -> None:
+    source.go_on.set()
+    source.faults[chain[0].digest] = LayerNotInRepository("not published yet")
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(chain))
+        await run.until("Refused", *chain)
+        with pytest.raises(LayerNotInRepository):
+            await run.filler.ensure(chain, priority=200)
+        source.faults.clear()
+        await asyncio.wait_for(run.filler.ensure(chain, priority=200), 10)
+        assert run.time.now_s == 0.0
+
+
+async def test_an_unexpected_fault_of_one_layer_ends_no_other(
+    tmp_path: Path, source: ScriptedSource, small: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    source.go_on.set()
+    source.faults[small[1].digest] = ZeroDivisionError("a bug")
+    async with running(tmp_path, source) as run:
+        with caplog.at_level(logging.ERROR):
+            run.filler.want(wanted(small))
+            await soon(lambda: sorted(run.states().values()) == ["Held", "Held", "Refused"])
+        ((digest, error),) = run.errors
+        assert (digest, type(error)) == (small[1].digest, KigiError)
+        assert "ZeroDivisionError: a bug" in str(error)
+        assert [record.message for record in caplog.records] == ["fetch failed"]
+        assert caplog.records[0].exc_info is not None
+        source.faults.clear()
+        await soon(lambda: 1.0 in run.time.pending())
+        run.time.advance(1.0)
+        await run.until("Held", *small)
+
+
+async def test_an_error_of_the_disk_asks_for_space(tmp_path: Path, source: ScriptedSource, chain: Chain) -> None:
+    source.faults[chain[0].digest] = OSError(28, "No space left on device")
+    async with running(tmp_path, source) as run:
+        with pytest.raises(NoRoom, match="No space left on device; free some space"):
+            await run.filler.ensure(chain, priority=200)
+
+
+async def test_the_source_learns_whether_its_bytes_were_right(
+    tmp_path: Path, source_dir: Path, source: ScriptedSource, small: Chain
+) -> None:
+    source.go_on.set()
+    wrong = replace(small[1], size_bytes=small[1].size_bytes - 1)
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted((small[0], wrong)))
+        await soon(lambda: sorted(run.states().values()) == ["Held", "Refused"])
+        assert (source.finished, source.distrusted) == ([small[0].digest], [small[1].digest])
+        assert run.filler.store.parts() == [], "which of its bytes are wrong is unknown"
+
+
+async def test_a_chain_that_does_not_fit_is_refused_before_a_byte_moves(
+    tmp_path: Path, source: ScriptedSource, chain: Chain
+) -> None:
+    async with running(tmp_path, source, budget=Budget(MIB)) as run:
+        with pytest.raises(BudgetExceeded):
+            await run.filler.ensure(chain, priority=200)
+        assert source.starts == []
+
+
+async def test_prefetches_leave_transfers_to_disks(tmp_path: Path, source: ScriptedSource, small: Chain) -> None:
+    async with running(tmp_path, source, max_transfers=2, max_prefetches=1) as run:
+        prefetched = wanted(small[:2], priority=10)
+        run.filler.want(prefetched)
+        await soon(lambda: sorted(run.states().values()) == ["Fetching", "Queued"])
+        run.filler.want([*prefetched, *wanted(small[2:])])
+        await soon(lambda: run.states()[small[2].digest] == "Fetching")
+        assert sorted(run.states().values()) == ["Fetching", "Fetching", "Queued"]
+        source.go_on.set()
+        await run.until("Held", *small)
+
+
+async def test_a_layer_that_vanishes_is_noticed_by_the_next_check_and_fetched_again(
+    tmp_path: Path, source: ScriptedSource, small: Chain
+) -> None:
+    source.go_on.set()
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(small))
+        await run.until("Held", *small)
+        await soon(lambda: run.time.pending() == [RECHECK_S])
+        run.filler.store.path(small[1].digest).unlink()
+        run.time.advance(RECHECK_S)
+        await run.until("Held", *small)
+        assert [(digest, error.reason) for digest, error in run.errors] == [(small[1].digest, "LayerCorrupt")]
+        assert source.starts == [0, 0, 0, 0]
+
+
+async def test_layers_that_are_verified_after_a_power_cut_are_recorded_as_persisted(
+    tmp_path: Path, source: ScriptedSource, small: Chain
+) -> None:
+    """Else each further boot reads all of them again."""
+    source.go_on.set()
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(small))
+        await run.until("Held", *small)
+    (tmp_path / "state.json").unlink()
+    async with running(tmp_path, source) as run:
+        await run.until("Held", *small)
+        await soon(lambda: run.filler.store.unpersisted() == [])
+    assert Store(tmp_path, boot="the next one").recover() == []
+
+
+async def test_progress_is_described_in_one_line(tmp_path: Path, source: ScriptedSource, small: Chain) -> None:
+    source.go_on.set()
+    source.faults[small[2].digest] = LayerNotInRepository("publish it")
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(small))
+        await soon(lambda: sorted(run.states().values()) == ["Held", "Held", "Refused"])
+        assert run.filler.describe(small).startswith("2 of 3 layers (")
+        assert run.filler.describe(small).endswith("; publish it")
+
+
+async def test_sizes_are_known_of_layers_that_are_held_or_on_their_way(
+    tmp_path: Path, source: ScriptedSource, chain: Chain, small: Chain
+) -> None:
+    source.faults[small[0].digest] = LayerNotInRepository("publish it")
+    async with running(tmp_path, source) as run:
+        filler, layer = run.filler, chain[0]
+        filler.want([*wanted(chain), *wanted(small[:1])])
+        await soon(lambda: filler.available_bytes(layer.digest) == PIECE)
+        assert filler.size_of(layer.digest) == layer.size_bytes
+        await soon(lambda: run.states()[small[0].digest] == "Refused")
+        assert (filler.size_of(small[0].digest), filler.available_bytes(small[0].digest)) == (None, None)
+        assert filler.size_of(small[1].digest) is None
+        source.go_on.set()
+        await soon(lambda: filler.store.is_held(layer.digest))
+        assert filler.size_of(layer.digest) == filler.available_bytes(layer.digest) == layer.size_bytes

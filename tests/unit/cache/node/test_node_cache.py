@@ -14,7 +14,7 @@ from kigi.api.base import Metadata
 from kigi.api.node_cache import CachedLayer, CaptureReport, NodeCache, NodeCacheSpec, NodeCacheStatus, WantedLayer
 from kigi.errors import OverlayRejected, Unreachable, VolumeInUse
 from kigi_cache.disks.volumes import Volume
-from kigi_cache.layers.filler import FillState
+from kigi_cache.layers.report import FillState
 from kigi_cache.node import node_cache
 from kigi_cache.node.kube import Seen
 from kigi_cache.node.node_cache import NodeCacheKeeper

@@ -9,7 +9,7 @@ import pytest
 from kigi.api.base import Metadata
 from kigi.api.node_cache import CachedLayer, NodeCache, NodeCacheSpec, NodeCacheStatus, WantedLayer
 from kigi_cache.disks.volumes import Volume
-from kigi_cache.layers.filler import FillState
+from kigi_cache.layers.report import FillState
 from kigi_cache.node.status_report import build_status, is_worth_telling_now, judge, without_heartbeat
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
