@@ -11,7 +11,7 @@ from kigi.errors import Unreachable
 from kigi.planning.steps import ApplyObject, DeleteObject, EmitEvent, Step
 from kigi.reconcilers.apply import apply_steps
 from kigi.runtime.ports import Ports
-from tests.support.bodies import NS, claim_body, volume_body, wish
+from tests.support.bodies import NS, claim_body, target, volume_body
 from tests.support.memory_api import MemoryApi, memory_ports
 
 
@@ -34,8 +34,8 @@ def created(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def disk_steps(machine: str) -> list[Step]:
-    target = wish(machine)
-    return [ApplyObject(created(volume_body(target))), ApplyObject(created(claim_body(target)))]
+    desired = target(machine)
+    return [ApplyObject(created(volume_body(desired))), ApplyObject(created(claim_body(desired)))]
 
 
 def kinds_of(api: MemoryApi, machine: str) -> list[str]:
@@ -50,7 +50,7 @@ async def test_a_machines_volume_comes_before_its_claim_whatever_others_do(api: 
 
 
 async def test_an_error_stops_its_machine_and_the_next_group_only(api: MemoryApi, ports: Ports) -> None:
-    failing = created(volume_body(wish("bad")))["metadata"]["name"]
+    failing = created(volume_body(target("bad")))["metadata"]["name"]
     api.fail = [("create", failing, Unreachable("down"))]
     steps = [*disk_steps("bad"), *disk_steps("good"), DeleteObject("VirtualMachine", "vm", NS)]
     ports.mirror.put("VirtualMachine", api.put(_vm()))
@@ -62,8 +62,7 @@ async def test_an_error_stops_its_machine_and_the_next_group_only(api: MemoryApi
 
 
 async def test_deletions_of_different_kinds_are_groups_of_their_own(api: MemoryApi, ports: Ports) -> None:
-    target = wish()
-    claim, volume = claim_body(target), volume_body(target)
+    claim, volume = claim_body(target()), volume_body(target())
     for body in (_vm(), claim, volume):
         ports.mirror.put(body["kind"], api.put(body))
     await apply_steps(

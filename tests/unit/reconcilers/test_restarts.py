@@ -9,7 +9,7 @@ import pytest
 from kigi.planning.steps import RestartMachine
 from kigi.reconcilers.restarts import RESTART_RETRY_S, restart_machine
 from kigi.runtime.ports import Ports
-from tests.support.bodies import NS, vmi_body, wish
+from tests.support.bodies import NS, target, vmi_body
 from tests.support.fake_time import FakeTime
 from tests.support.memory_api import MemoryApi, memory_ports
 
@@ -34,7 +34,7 @@ def ports(api: MemoryApi, time: FakeTime) -> Ports:
 
 
 def instance(api: MemoryApi, ports: Ports, uid: str = "vmi-1", **meta: Any) -> None:
-    body = vmi_body(wish(), uid=uid)
+    body = vmi_body(target(), uid=uid)
     ports.mirror.put(body["kind"], api.put({**body, "metadata": {**body["metadata"], **meta}}))
 
 
@@ -59,7 +59,7 @@ async def test_a_graceful_restart_is_requested_as_such(api: MemoryApi, ports: Po
 
 async def test_the_successor_is_left_alone_and_known_afterwards(api: MemoryApi, ports: Ports) -> None:
     instance(api, ports)
-    api.put(vmi_body(wish(), uid="vmi-2"))
+    api.put(vmi_body(target(), uid="vmi-2"))
     await restart_machine(ports, STEP)
     assert api.log == []
     record = ports.mirror.vmis.get(NS, NAME)
