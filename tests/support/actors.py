@@ -188,8 +188,9 @@ class Actors:
                     self._see(resource, body)
                 # Without a version, the watch begins with every object that exists.
                 watch = self.kube.watch(resource, resource_version="", duration_s=300, silence_s=400)
-                async for event in watch:
-                    self._see(resource, event.object, gone=event.type == "DELETED")
+                async with contextlib.aclosing(watch):
+                    async for event in watch:
+                        self._see(resource, event.object, gone=event.type == "DELETED")
             await asyncio.sleep(0.2)
 
     def _see(self, resource: Resource, body: Mapping[str, Any], gone: bool = False) -> None:

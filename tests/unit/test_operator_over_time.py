@@ -21,13 +21,13 @@ from kigi.mirror.keys import Key
 from kigi.mirror.records import Meta
 from kigi.mirror.store import TOMBSTONES, Mirror
 from kigi.mirror.triggers import enqueue_requests
-from kigi.reconcilers import STALLED_AGAIN_S, _again
+from kigi.reconcilers import STALLED_RETRY_S, retry_delay
 from kigi.reconcilers.writing import emit
 from kigi.runtime import leader, metrics
 from kigi.runtime.event_limit import BURST, OBJECTS, REFILL_S, EventLimit
 from kigi.runtime.leader import Election
 from kigi.runtime.ports import Ports
-from kigi.runtime.queue import BACKOFF_MOST_S, REST_MOST_S, WorkQueue
+from kigi.runtime.queue import BACKOFF_LONGEST_S, WorkQueue
 from kigi.runtime.settings import Settings
 from tests.support.bodies import (
     NAME,
@@ -82,25 +82,24 @@ class Leases:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_week_of_leadership_with_outages_pauses_and_clocks_that_are_set(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_week_of_leadership_with_outages_pauses_and_clocks_that_are_set(seed: int) -> None:
     """Never two leaders, and one within two durations whenever the API server answers."""
     rng = random.Random(seed)
     lease_s = 120.0
     now, wall = [0.0], [datetime(2026, 1, 1, tzinfo=UTC)]
-    monkeypatch.setattr(leader, "datetime", SimpleNamespace(now=lambda zone: wall[0]))
     server = Leases()
     candidates = [
-        Election(cast(Any, server), namespace="ns", identity=name, lease_s=lease_s, clock=lambda: now[0])
+        Election(
+            cast(Any, server), namespace="ns", identity=name, lease_s=lease_s, clock=lambda: now[0], now=lambda: wall[0]
+        )
         for name in ("a", "b")
     ]
     asleep = [0.0, 0.0]
     answering_since = 0.0
     terms, last = 0, None
     while now[0] < 7 * DAY:
-        now[0] += lease_s / leader.TRIES
-        wall[0] += timedelta(seconds=lease_s / leader.TRIES)
+        now[0] += lease_s / leader.ATTEMPTS
+        wall[0] += timedelta(seconds=lease_s / leader.ATTEMPTS)
         if rng.random() < 0.002:
             wall[0] += timedelta(hours=rng.choice([-1, 1, -24, 24]))
         if rng.random() < 0.003:
@@ -113,7 +112,7 @@ async def test_a_week_of_leadership_with_outages_pauses_and_clocks_that_are_set(
             if rng.random() < 0.001:  # a process that is stopped, as on an overloaded node
                 asleep[number] = now[0] + rng.uniform(0, 10 * lease_s)
             if now[0] >= asleep[number]:
-                await candidate._try()
+                await candidate.attempt()
         leading = [candidate.identity for candidate in candidates if candidate.is_leader]
         assert len(leading) <= 1
         if max(asleep) + 2 * lease_s < now[0] and answering_since + 2 * lease_s < now[0]:
@@ -132,8 +131,8 @@ def test_a_hundred_thousand_failures_of_one_key_back_off_and_do_not_overflow() -
     queue = WorkQueue()
     key = Key("deployment", "ns", "d")
     delays = [queue.backoff(key) for _ in range(100_000)]
-    assert all(0 < delay <= BACKOFF_MOST_S * 1.2 for delay in delays)
-    assert min(delays[20:]) >= BACKOFF_MOST_S * 0.8
+    assert all(0 < delay <= BACKOFF_LONGEST_S * 1.2 for delay in delays)
+    assert min(delays[20:]) >= BACKOFF_LONGEST_S * 0.8
     assert queue._failures == {key: 100_000}
     queue.succeeded(key)
     assert queue._failures == {}
@@ -143,11 +142,10 @@ def test_a_hundred_thousand_failures_of_one_key_back_off_and_do_not_overflow() -
     "error", [Conflict("x"), Unreachable("x"), SpecInvalid("x"), KigiError("x")], ids=lambda e: type(e).__name__
 )
 def test_no_error_is_retried_without_a_pause_in_the_long_run(error: KigiError) -> None:
-    ports = cast(Ports, SimpleNamespace(queue=WorkQueue()))
-    key = Key("node", "", "n")
-    delays = [_again(ports, key, error) for _ in range(1000)]
+    queue, key = WorkQueue(), Key("node", "", "n")
+    delays = [retry_delay(error, queue.backoff(key)) for _ in range(1000)]
     assert min(delays) > 0.1
-    assert 4.0 <= delays[-1] <= max(BACKOFF_MOST_S, STALLED_AGAIN_S) * 1.2
+    assert 4.0 <= delays[-1] <= max(BACKOFF_LONGEST_S, STALLED_RETRY_S) * 1.2
 
 
 async def test_a_hundred_thousand_keys_leave_nothing_in_the_queue() -> None:
@@ -158,13 +156,9 @@ async def test_a_hundred_thousand_keys_leave_nothing_in_the_queue() -> None:
         queue.add_after(key, 3600.0)
         queue.add(key)
         queue._ready.popleft()
-        queue._waiting.discard(key)
+        queue._queued.discard(key)
         queue.succeeded(key)
-    assert not (queue._ready or queue._waiting or queue._active or queue._dirty or queue._timers or queue._failures)
-
-
-def test_a_key_that_takes_long_leaves_its_worker_to_others() -> None:
-    assert [WorkQueue._rest(took_s) for took_s in (0.01, 1.0, 3600.0)] == [0.0, 1.0, REST_MOST_S]
+    assert not (queue._ready or queue._queued or queue._active or queue._dirty or queue._timers or queue._failures)
 
 
 # Memory.

@@ -27,6 +27,8 @@ def _number(node: ast.expr | None) -> tuple[float, ...] | None:
     """Seconds that an expression gives; None if it is no time that is known here."""
     if node is None:
         return None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Field":
+        return next((_number(keyword.value) for keyword in node.keywords if keyword.arg == "default"), None)
     try:
         value: Any = eval(compile(ast.Expression(node), "", "eval"), {"timedelta": timedelta, "__builtins__": {}})
     except (NameError, TypeError):

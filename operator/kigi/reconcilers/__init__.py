@@ -1,13 +1,12 @@
-"""One file per kind: gather, plan, apply, status."""
+"""Reconcilers: one file per kind, each of which gathers a view, plans, applies the plan and writes the status."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from kigi.errors import Conflict, KigiError, LostLeadership, NeedsAction, Unreachable
-from kigi.mirror.keys import Key
+from kigi.errors import Conflict, KigiError, LostLeadership, NeedsAction, Waiting
+from kigi.mirror.keys import Key, KeyKind
 from kigi.reconcilers.captures import reconcile_capture
 from kigi.reconcilers.claims import reconcile_claim
 from kigi.reconcilers.deployments import reconcile_deployment
@@ -21,7 +20,10 @@ from kigi.runtime.ports import Ports
 
 logger = logging.getLogger(__name__)
 
-RECONCILERS: Mapping[str, Callable[[Ports, Key], Awaitable[float | None]]] = {
+Reconciler = Callable[[Ports, Key], Awaitable[float | None]]
+"""Returns the seconds until the next reconcile without a trigger; None: a trigger enqueues the key."""
+
+RECONCILERS: Mapping[KeyKind, Reconciler] = {
     "image": reconcile_image,
     "system": reconcile_system,
     "deployment": reconcile_deployment,
@@ -31,38 +33,40 @@ RECONCILERS: Mapping[str, Callable[[Ports, Key], Awaitable[float | None]]] = {
     "claim": reconcile_claim,
     "plugin": reconcile_plugin,
 }
-"""Each gives the seconds after which to look again without being woken, or None."""
-STALLED_AGAIN_S = 60.0
-"""A refusal that only a person can lift is tried again now and then: what lifts it may not be an object we watch."""
+STALLED_RETRY_S = 60.0
+"""Shortest delay after an error that needs a person: the remedy may be in an object that Kigi does not watch."""
+WAITING_RETRY_LONGEST_S = 5.0
+"""Longest delay by which the backoff of repeated failures extends a ``retry_after_s``."""
 
 
-async def work(ports: Ports, key: Key) -> None:
-    """One pass over one key: its error decides when the next one is."""
-    started = time.monotonic()
+async def work(ports: Ports, key: Key, reconcilers: Mapping[KeyKind, Reconciler] = RECONCILERS) -> None:
+    """Reconciles one key. An error decides when the next attempt is; none escapes, so that a bug stops one object only.
+
+    Supervises the reconcilers for the work queue: hence the broad ``except``.
+    """
+    started = ports.clock()
     try:
-        again_s = await RECONCILERS[key.kind](ports, key)
+        again_s = await reconcilers[key.kind](ports, key)
     except KigiError as exc:
         metrics.RECONCILE_ERRORS.labels(key.kind, exc.reason).inc()
-        ports.queue.add_after(key, _again(ports, key, exc))
+        ports.queue.add_after(key, retry_delay(exc, ports.queue.backoff(key)))
         level = logging.DEBUG if isinstance(exc, Conflict | LostLeadership) else logging.WARNING
-        logger.log(level, "pass failed", extra={"key": "/".join(key), "reason": exc.reason, "error": str(exc)})
+        logger.log(level, "reconcile failed", extra={"key": "/".join(key), "reason": exc.reason, "error": str(exc)})
     except Exception:
-        # The one place where any error is caught: a bug in one object's pass must not stop the others.
         metrics.RECONCILE_ERRORS.labels(key.kind, "Bug").inc()
-        logger.exception("pass broke", extra={"key": "/".join(key)})
+        logger.exception("reconcile raised an unexpected error", extra={"key": "/".join(key)})
         ports.queue.add_after(key, ports.queue.backoff(key))
     else:
         ports.queue.succeeded(key)
         if again_s is not None:
             ports.queue.add_after(key, again_s)
-    metrics.RECONCILE_SECONDS.labels(key.kind).observe(time.monotonic() - started)
+    metrics.RECONCILE_SECONDS.labels(key.kind).observe(ports.clock() - started)
 
 
-def _again(ports: Ports, key: Key, exc: KigiError) -> float:
-    backoff = ports.queue.backoff(key)
-    if isinstance(exc, NeedsAction):
-        return max(backoff, STALLED_AGAIN_S)
-    if isinstance(exc, Unreachable):
-        return backoff
-    wanted: float | None = getattr(exc, "retry_after_s", None)
-    return backoff if wanted is None else max(wanted, min(backoff, 5.0))
+def retry_delay(error: KigiError, backoff_s: float) -> float:
+    """Seconds until the next attempt after an error. ``backoff_s`` grows with each failure of the key."""
+    if isinstance(error, NeedsAction):
+        return max(backoff_s, STALLED_RETRY_S)
+    if isinstance(error, Waiting) and error.retry_after_s is not None:
+        return max(error.retry_after_s, min(backoff_s, WAITING_RETRY_LONGEST_S))
+    return backoff_s

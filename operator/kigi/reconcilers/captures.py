@@ -27,7 +27,7 @@ from kigi.planning.captures import (
     plan_capture,
     standing,
 )
-from kigi.reconcilers.apply import set_finalizer
+from kigi.reconcilers.object_writes import set_finalizer
 from kigi.reconcilers.writing import write_status
 from kigi.runtime.ports import Ports
 from kigi.status.captures import capture_status

@@ -9,7 +9,7 @@ from kigi.domain.names import IN_USE_FINALIZER
 from kigi.domain.observed import Meta
 from kigi.domain.usage import User
 from kigi.planning.in_use import plan_in_use
-from kigi.reconcilers.apply import set_finalizer
+from kigi.reconcilers.object_writes import set_finalizer
 from kigi.runtime.ports import Ports
 
 

@@ -1,4 +1,4 @@
-"""A limit on events about one object, so that one that changes back and forth does not fill etcd.
+"""Limits the events about one object: a condition that alternates must not fill etcd.
 
 Source: the same idea as ``EventSourceObjectSpamFilter`` of Kubernetes client-go tools/record.
 """
@@ -10,11 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 BURST = 100
-"""Events about one object at once."""
+"""Events about one object without a pause."""
 REFILL_S = 60.0
-"""Time after which one more is allowed. etcd keeps an event for an hour: at most 160 of an object."""
+"""Seconds until one more event is allowed. etcd keeps events for an hour: at most 160 of one object."""
 OBJECTS = 4096
-"""Objects that are remembered; those without an event for longest are forgotten."""
+"""Objects with a bucket; the one whose last event is oldest loses its bucket first."""
 
 
 class EventLimit:
@@ -23,10 +23,10 @@ class EventLimit:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """By uid: events left, and when that was."""
+        """By uid: events left, and the time of that count."""
 
     def allows(self, uid: str) -> bool:
-        """Takes one event of the object; False if none is left."""
+        """Takes one token of the object; False if none is left."""
         now = self._clock()
         left, at = self._left.pop(uid, (float(BURST), now))
         left = min(float(BURST), left + (now - at) / REFILL_S)

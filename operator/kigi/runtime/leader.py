@@ -1,7 +1,8 @@
-"""One operator works at a time: a coordination Lease, and a guard that forbids every write once it may have ended.
+"""Leader election: one operator works at a time.
 
-Clocks of different machines are never compared: a foreign lease has ended when this process has seen it unchanged for
-its whole duration. The holder stops working a third of the duration before anybody else may begin.
+The leader holds a coordination Lease. A guard forbids every write once the lease may have ended. Clocks of different
+machines are never compared: another process's lease has ended when this process saw it unchanged for its whole
+duration. The leader stops a third of the duration before another process may begin.
 Source: Kubernetes client-go tools/leaderelection.
 """
 
@@ -11,40 +12,43 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 from kigi.adapters.kubernetes.resources import LEASE, Resource
 from kigi.errors import Conflict, KigiError, LostLeadership
 from kigi.runtime import metrics
+from kigi.runtime.clock import utc_now
 
 logger = logging.getLogger(__name__)
 
 LEASE_NAME = "kigi-operator"
-TRIES = 10
-"""Tries to renew or take the lease within its duration."""
+ATTEMPTS = 10
+"""Attempts to renew or take the lease within its duration."""
+WRITABLE = 2 / 3
+"""Part of the duration, from the last renewal, in which the leader may write."""
 
 
 def running_s() -> float:
-    """Seconds of a clock that is never set and goes on while the machine is suspended: a lease ends meanwhile."""
+    """Seconds of a clock that is never set, and that goes on while the machine is suspended, as a lease does."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class LeaseApi(Protocol):
-    """The part of the API client that an election needs."""
+    """The part of the API client that an election uses."""
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
-        """The object; None if there is none."""
+        """The object; None if it does not exist."""
 
     async def create(self, resource: Resource, manifest: dict[str, Any]) -> dict[str, Any]:
-        """A new object; Conflict if there is one."""
+        """A new object; Conflict if the name is taken."""
 
     async def replace(self, resource: Resource, manifest: dict[str, Any]) -> dict[str, Any]:
-        """The whole object; Conflict if it has changed."""
+        """Replaces the whole object; Conflict if it has changed."""
 
 
 class Election:
-    """A candidate. ``clock`` gives monotonic seconds, ``sleep`` waits; both are arguments for tests."""
+    """One candidate. ``clock`` gives monotonic seconds, ``now`` the time that the lease shows; tests replace them."""
 
     def __init__(
         self,
@@ -54,13 +58,14 @@ class Election:
         identity: str,
         lease_s: float = 15.0,
         clock: Callable[[], float] = running_s,
+        now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._api, self._namespace, self.identity = api, namespace, identity
-        self._lease_s, self._clock, self._sleep = lease_s, clock, sleep
+        self._lease_s, self._clock, self._now, self._sleep = lease_s, clock, now, sleep
         self._valid_until = float("-inf")
         self._seen: tuple[Any, float] = (None, clock())
-        """What the foreign lease said, and when it was first seen to say so."""
+        """Holder and renewal time of another process's lease, and when this process first saw them."""
 
     @property
     def is_leader(self) -> bool:
@@ -70,25 +75,25 @@ class Election:
     def guard(self) -> None:
         """Raises LostLeadership unless this process may write now."""
         if not self.is_leader:
-            raise LostLeadership("this operator's lease has ended; another one may be at work")
+            raise LostLeadership("this operator's lease has ended; another operator may lead now")
 
     async def acquire(self) -> None:
-        """Returns once this process leads."""
-        while not await self._try():
-            await self._sleep(self._lease_s / TRIES)
+        """Returns when this process leads."""
+        while not await self.attempt():
+            await self._sleep(self._lease_s / ATTEMPTS)
         metrics.LEADER.set(1)
         logger.info("leading", extra={"identity": self.identity})
 
     async def hold(self) -> None:
-        """Renews until the lease is lost, then returns; the guard forbids writes from that moment."""
+        """Renews the lease until it is lost, then returns. The guard forbids writes from that moment."""
         while self.is_leader:
-            await self._sleep(self._lease_s / TRIES)
-            await self._try()
+            await self._sleep(self._lease_s / ATTEMPTS)
+            await self.attempt()
         metrics.LEADER.set(0)
         logger.warning("leadership lost", extra={"identity": self.identity})
 
     async def release(self) -> None:
-        """Lets the next candidate begin at once."""
+        """Gives up the lease, so that the next candidate can begin immediately."""
         held, self._valid_until = self.is_leader, float("-inf")
         metrics.LEADER.set(0)
         if not held:
@@ -101,9 +106,9 @@ class Election:
         except KigiError as exc:
             logger.info("lease not released", extra={"error": str(exc)})
 
-    async def _try(self) -> bool:
-        """One try to take or renew the lease; whether this process leads after it."""
-        # Counted from before the request: the server may have written the lease at any moment since.
+    async def attempt(self) -> bool:
+        """Attempts once to take or renew the lease; whether this process leads afterwards."""
+        # The lease counts from before the request, because the server may have written it at any moment since.
         began = self._clock()
         try:
             lease = await self._api.get(LEASE, self._namespace, LEASE_NAME)
@@ -119,7 +124,7 @@ class Election:
         except KigiError as exc:
             logger.warning("lease not renewed", extra={"error": str(exc)})
             return self.is_leader
-        self._valid_until = began + self._lease_s * 2 / 3
+        self._valid_until = began + self._lease_s * WRITABLE
         return self.is_leader
 
     def _may_take(self, spec: dict[str, Any]) -> bool:
@@ -132,7 +137,7 @@ class Election:
         return now - self._seen[1] > float(spec.get("leaseDurationSeconds") or self._lease_s)
 
     def _manifest(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         mine = spec.get("holderIdentity") == self.identity
         return {
             "apiVersion": LEASE.api_version,

@@ -1,10 +1,12 @@
-"""What a reconciler works with: the mirror to read, the API to write, the queue to wake others, a clock."""
+"""What reconcilers use: the mirror to read, the API to write, the queue to enqueue in, clocks and settings."""
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from kigi.adapters.kubernetes.client import KubeClient
@@ -12,14 +14,15 @@ from kigi.adapters.kubernetes.resources import Resource
 from kigi.mirror.store import Change, Mirror
 from kigi.mirror.triggers import enqueue_requests
 from kigi.runtime import metrics
+from kigi.runtime.clock import utc_now
 from kigi.runtime.event_limit import EventLimit
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
 
 
-def utc_now() -> datetime:
-    """The time, aware."""
-    return datetime.now(UTC)
+def random_suffix() -> str:
+    """16 random hex digits, for names that nothing refers to."""
+    return uuid.uuid4().hex[:16]
 
 
 @dataclass(slots=True)
@@ -32,21 +35,25 @@ class Ports:
     settings: Settings
     now: Callable[[], datetime] = utc_now
     events: EventLimit = field(default_factory=EventLimit)
+    clock: Callable[[], float] = time.monotonic
+    """Monotonic seconds."""
+    suffix: Callable[[], str] = random_suffix
+    """Last part of an event's name."""
     restarted: dict[str, float] = field(default_factory=dict)
-    """uid of instances that were asked to end, and when (monotonic seconds)."""
+    """uid of each instance whose restart was requested lately, and the clock's time of the request."""
 
     def see(self, kind: str, body: Mapping[str, Any]) -> None:
-        """An object as a watch, a listing or the answer to a write shows it."""
-        self._wake(self.mirror.put(kind, body))
+        """Takes in an object from a watch, a listing or the answer to a write; enqueues what depends on it."""
+        self._enqueue(self.mirror.put(kind, body))
 
     def see_gone(self, kind: str, namespace: str | None, name: str, uid: str) -> None:
-        """The object of that uid does not exist any more."""
-        self._wake(self.mirror.gone(kind, namespace, name, uid))
+        """Takes in that the object with that uid no longer exists; enqueues what depended on it."""
+        self._enqueue(self.mirror.gone(kind, namespace, name, uid))
 
     async def relist(self, resource: Resource) -> int:
-        """Brings the mirror of one kind in line with the API server; how many objects were other than known.
+        """Brings the mirror of one kind up to date with the API server; the number of differences.
 
-        Only what was known before the listing began can be found to be gone: what comes in meanwhile is newer.
+        An object counts as gone only if the mirror had it before the listing began: others may be newer than it.
         """
         before = self.mirror.known_uids(resource.kind)
         changed = 0
@@ -54,15 +61,15 @@ class Ports:
             before.pop(body["metadata"]["uid"], None)
             change = self.mirror.put(resource.kind, body)
             changed += change is not None
-            self._wake(change)
+            self._enqueue(change)
         for uid, (namespace, name) in before.items():
             change = self.mirror.gone(resource.kind, namespace, name, uid)
             changed += change is not None
-            self._wake(change)
+            self._enqueue(change)
         metrics.MIRROR_OBJECTS.labels(resource.kind).set(len(self.mirror.stores[resource.kind]))
         return changed
 
-    def _wake(self, change: Change | None) -> None:
+    def _enqueue(self, change: Change | None) -> None:
         if change is None or not self.mirror.synced:
             return
         for key, delay_s in enqueue_requests(self.mirror, change):

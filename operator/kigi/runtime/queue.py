@@ -1,4 +1,7 @@
-"""A keyed work queue: a key is worked on by one worker at a time, and once for many enqueue_requests."""
+"""A keyed work queue: one worker per key at a time; requests for a queued key are merged.
+
+Source: Kubernetes client-go util/workqueue (add, add-after, rate-limited retries).
+"""
 
 from __future__ import annotations
 
@@ -7,99 +10,121 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from kigi.mirror.keys import Key
 from kigi.runtime import metrics
 
 BACKOFF_FIRST_S = 0.2
-BACKOFF_MOST_S = 60.0
-REST_MOST_S = 2.0
-"""A key that takes long rests as long as it took, at most this, so that it never holds a worker all the time."""
+BACKOFF_LONGEST_S = 60.0
+MAX_DOUBLINGS = 20
+COOLDOWN_LONGEST_S = 2.0
+"""A key that was enqueued during its reconcile waits as long as that took, at most this. It cannot occupy a worker."""
+SHORT_S = 0.02
+"""A reconcile shorter than this needs no cooldown."""
+
+
+class Timer(Protocol):
+    """A scheduled call."""
+
+    def cancel(self) -> None:
+        """Prevents the call."""
+
+
+Schedule = Callable[[float, Callable[[], None]], Timer]
+"""Calls a function after a delay in seconds."""
+
+
+def _call_later(delay_s: float, function: Callable[[], None]) -> Timer:
+    return asyncio.get_running_loop().call_later(delay_s, function)
 
 
 class WorkQueue:
-    """Keys that wait, those that are worked on, and those that are to be woken later.
+    """Queued, active and delayed keys.
 
-    ``jitter`` gives a factor for each backoff; ``clock`` seconds of a monotonic clock.
+    ``clock`` gives monotonic seconds, ``schedule`` delays calls by the same clock, ``jitter`` gives a factor for each
+    backoff; tests replace them.
     """
 
     def __init__(
         self,
         *,
         clock: Callable[[], float] = time.monotonic,
+        schedule: Schedule = _call_later,
         jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2),
     ) -> None:
-        self._clock, self._jitter = clock, jitter
+        self._clock, self._schedule, self._jitter = clock, schedule, jitter
         self._ready: deque[Key] = deque()
-        self._waiting: set[Key] = set()
+        self._queued: set[Key] = set()
         self._active: set[Key] = set()
         self._dirty: set[Key] = set()
-        self._timers: dict[Key, tuple[float, asyncio.TimerHandle]] = {}
+        """Active keys that were enqueued meanwhile."""
+        self._timers: dict[Key, tuple[float, Timer]] = {}
         self._failures: dict[Key, int] = {}
-        self._some = asyncio.Event()
+        self._not_empty = asyncio.Event()
 
     def add(self, key: Key) -> None:
-        """Wakes the key now: once more after the present pass, if there is one."""
+        """Enqueues the key now. A key that is being reconciled is reconciled once more afterwards."""
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer[1].cancel()
         if key in self._active:
             self._dirty.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
+        elif key not in self._queued:
+            self._queued.add(key)
             self._ready.append(key)
-            self._some.set()
-        metrics.QUEUE_DEPTH.set(len(self._waiting))
+            self._not_empty.set()
+        metrics.QUEUE_DEPTH.set(len(self._queued))
 
     def add_after(self, key: Key, delay_s: float) -> None:
-        """Wakes the key in a while; the earliest of several times counts."""
+        """Enqueues the key after ``delay_s``; of several pending delays the earliest wins."""
         if delay_s <= 0:
             self.add(key)
             return
         at = self._clock() + delay_s
-        known = self._timers.get(key)
-        if key in self._waiting or (known is not None and known[0] <= at):
+        pending = self._timers.get(key)
+        if key in self._queued or (pending is not None and pending[0] <= at):
             return
-        if known is not None:
-            known[1].cancel()
-        self._timers[key] = (at, asyncio.get_running_loop().call_later(delay_s, self.add, key))
+        if pending is not None:
+            pending[1].cancel()
+        self._timers[key] = (at, self._schedule(delay_s, lambda: self.add(key)))
 
     def backoff(self, key: Key) -> float:
-        """Seconds until the next try after one more failure: doubling, with jitter."""
+        """Counts one more failure; the seconds until the next attempt: doubling, with jitter."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        return float(min(BACKOFF_FIRST_S * 2 ** min(failures, 20), BACKOFF_MOST_S) * self._jitter())
+        return float(min(BACKOFF_FIRST_S * 2 ** min(failures, MAX_DOUBLINGS), BACKOFF_LONGEST_S) * self._jitter())
 
     def succeeded(self, key: Key) -> None:
-        """The next failure starts at the shortest backoff again."""
+        """The next failure begins with the shortest backoff again."""
         self._failures.pop(key, None)
 
     @property
     def idle(self) -> bool:
-        """Nothing waits and nothing is worked on; timers may be set."""
-        return not (self._waiting or self._active)
+        """No key is queued or active; timers may be set."""
+        return not (self._queued or self._active)
 
     async def run(self, workers: int, work: Callable[[Key], Awaitable[None]]) -> None:
-        """Works until it is cancelled. ``work`` handles its own errors: one that escapes ends the queue."""
+        """Runs until it is cancelled. ``work`` handles its own errors: one that escapes ends the queue."""
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._worker(work))
 
     def clear(self) -> None:
-        """Forgets every key and timer, as when leadership ends."""
+        """Forgets every key and timer, as after the loss of leadership."""
         for _, timer in self._timers.values():
             timer.cancel()
-        for container in (self._ready, self._waiting, self._active, self._dirty, self._timers, self._failures):
+        for container in (self._ready, self._queued, self._active, self._dirty, self._timers, self._failures):
             container.clear()
         metrics.QUEUE_DEPTH.set(0)
 
     async def _worker(self, work: Callable[[Key], Awaitable[None]]) -> None:
         while True:
             while not self._ready:
-                self._some.clear()
-                await self._some.wait()
+                self._not_empty.clear()
+                await self._not_empty.wait()
             key = self._ready.popleft()
-            self._waiting.discard(key)
+            self._queued.discard(key)
             self._active.add(key)
             started = self._clock()
             try:
@@ -108,8 +133,8 @@ class WorkQueue:
                 self._active.discard(key)
             if key in self._dirty:
                 self._dirty.discard(key)
-                self.add_after(key, self._rest(self._clock() - started))
+                self.add_after(key, _cooldown(self._clock() - started))
 
-    @staticmethod
-    def _rest(took_s: float) -> float:
-        return 0.0 if took_s < 0.02 else min(took_s, REST_MOST_S)
+
+def _cooldown(took_s: float) -> float:
+    return 0.0 if took_s < SHORT_S else min(took_s, COOLDOWN_LONGEST_S)

@@ -65,8 +65,8 @@ def candidate(server: Server, clock: Clock, name: str) -> Election:
 async def test_the_first_leads_and_the_second_does_not() -> None:
     server, clock = Server(), Clock()
     first, second = candidate(server, clock, "a"), candidate(server, clock, "b")
-    assert await first._try()
-    assert not await second._try()
+    assert await first.attempt()
+    assert not await second.attempt()
     first.guard()
     with pytest.raises(LostLeadership):
         second.guard()
@@ -75,13 +75,13 @@ async def test_the_first_leads_and_the_second_does_not() -> None:
 async def test_a_dead_leader_is_followed_after_its_lease_and_not_before() -> None:
     server, clock = Server(), Clock()
     first, second = candidate(server, clock, "a"), candidate(server, clock, "b")
-    assert await first._try()
-    assert not await second._try()
+    assert await first.attempt()
+    assert not await second.attempt()
     clock.now = 14.9
-    assert not await second._try()
+    assert not await second.attempt()
     assert not first.is_leader, "the old leader has stopped before anybody else may begin"
     clock.now = 15.1
-    assert await second._try()
+    assert await second.attempt()
 
 
 async def test_a_leader_that_renews_is_not_followed() -> None:
@@ -89,8 +89,8 @@ async def test_a_leader_that_renews_is_not_followed() -> None:
     first, second = candidate(server, clock, "a"), candidate(server, clock, "b")
     for step in range(20):
         clock.now = step * 5.0
-        assert await first._try()
-        assert not await second._try()
+        assert await first.attempt()
+        assert not await second.attempt()
 
 
 async def test_a_server_that_is_down_costs_the_leadership_in_time() -> None:
@@ -110,31 +110,31 @@ async def test_a_server_that_is_down_costs_the_leadership_in_time() -> None:
 async def test_a_released_lease_is_taken_at_once() -> None:
     server, clock = Server(), Clock()
     first, second = candidate(server, clock, "a"), candidate(server, clock, "b")
-    assert await first._try()
-    assert not await second._try()
+    assert await first.attempt()
+    assert not await second.attempt()
     await first.release()
     assert not first.is_leader
-    assert await second._try()
+    assert await second.attempt()
 
 
 async def test_two_that_see_the_end_at_once_do_not_both_lead() -> None:
     server, clock = Server(), Clock()
     first = candidate(server, clock, "a")
     others = [candidate(server, clock, name) for name in "bcd"]
-    assert await first._try()
+    assert await first.attempt()
     for other in others:
-        await other._try()
+        await other.attempt()
     clock.now = 20
-    assert sum([await other._try() for other in others]) == 1
+    assert sum([await other.attempt() for other in others]) == 1
 
 
 async def test_a_leader_that_slept_past_its_lease_and_was_followed_stays_out() -> None:
     server, clock = Server(), Clock()
     first, second = candidate(server, clock, "a"), candidate(server, clock, "b")
-    assert await first._try()
-    await second._try()
+    assert await first.attempt()
+    await second.attempt()
     clock.now = 16
-    assert await second._try()
+    assert await second.attempt()
     with pytest.raises(LostLeadership):
         first.guard()
-    assert not await first._try()
+    assert not await first.attempt()

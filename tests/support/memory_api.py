@@ -1,0 +1,117 @@
+"""The API server in memory, as far as reconcilers use it: versions, uids, finalizers and field owners."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from kigi.adapters.kubernetes.client import KubeClient
+from kigi.adapters.kubernetes.resources import Resource, resource_of
+from kigi.errors import Conflict, KigiError
+from kigi.mirror.store import Mirror
+from kigi.runtime.ports import Ports
+from kigi.runtime.queue import WorkQueue
+from kigi.runtime.settings import Settings
+from tests.support.fake_time import FakeTime
+
+ObjectKey = tuple[str, str | None, str]
+DELETED = "2026-01-01T00:00:00Z"
+
+
+class MemoryApi:
+    """Objects by (kind, namespace, name), and the verbs of all writes in ``log``.
+
+    ``fail`` gives the error to raise for a verb and a name, as often as it is listed.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[ObjectKey, dict[str, Any]] = {}
+        self.log: list[tuple[str, str, str]] = []
+        """(verb, kind, name)."""
+        self.fail: list[tuple[str, str, KigiError]] = []
+        self.serves_restarts = True
+        self._version = 100
+
+    def put(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Stores an object as another client would; a new version of it."""
+        self._version += 1
+        stored = copy.deepcopy(dict(body))
+        meta = stored["metadata"]
+        meta["resourceVersion"] = str(self._version)
+        meta.setdefault("uid", f"uid-{self._version}")
+        self.objects[stored["kind"], meta.get("namespace"), meta["name"]] = stored
+        return copy.deepcopy(stored)
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
+        found = self.objects.get((resource.kind, namespace, name))
+        return copy.deepcopy(found)
+
+    async def create(self, resource: Resource, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        self._write("create", resource.kind, manifest["metadata"].get("name", ""))
+        if self._key(manifest) in self.objects:
+            raise Conflict("already exists")
+        return self.put({**manifest, "kind": resource.kind})
+
+    async def apply(self, manifest: Mapping[str, Any], *, force: bool = True) -> dict[str, Any]:
+        self._write("apply", manifest["kind"], manifest["metadata"]["name"])
+        present = self.objects.get(self._key(manifest))
+        if present is not None and not force:
+            raise Conflict("fields of another manager")
+        kept = (
+            {key: present["metadata"][key] for key in ("uid", "finalizers") if key in present["metadata"]}
+            if (present)
+            else {}
+        )
+        return self.put({**manifest, "metadata": {**manifest["metadata"], **kept}})
+
+    async def delete(
+        self, resource: Resource, namespace: str | None, name: str, *, uid: str | None = None
+    ) -> dict[str, Any] | None:
+        self._write("delete", resource.kind, name)
+        body = self.objects.get((resource.kind, namespace, name))
+        if body is None or (uid is not None and body["metadata"]["uid"] != uid):
+            return None
+        if body["metadata"].get("finalizers"):
+            return self.put({**body, "metadata": {**body["metadata"], "deletionTimestamp": DELETED}})
+        del self.objects[resource.kind, namespace, name]
+        return None
+
+    async def set_finalizers(
+        self, resource: Resource, namespace: str | None, body: Mapping[str, Any], finalizers: Sequence[str]
+    ) -> dict[str, Any] | None:
+        meta = body["metadata"]
+        self._write("finalizers", resource.kind, meta["name"])
+        present = self.objects.get((resource.kind, namespace, meta["name"]))
+        if present is None:
+            return None
+        found = present["metadata"]
+        if (found["uid"], found["resourceVersion"]) != (meta["uid"], meta["resourceVersion"]):
+            raise Conflict("the object has been modified")
+        answer = self.put({**present, "metadata": {**found, "finalizers": list(finalizers)}})
+        if found.get("deletionTimestamp") and not finalizers:
+            del self.objects[resource.kind, namespace, meta["name"]]
+        return answer
+
+    async def restart_machine(self, namespace: str, name: str, *, gracefully: bool = False) -> bool:
+        self._write("restart gracefully" if gracefully else "restart", "VirtualMachine", name)
+        return self.serves_restarts
+
+    def _write(self, verb: str, kind: str, name: str) -> None:
+        self.log.append((verb, kind, name))
+        for number, (failing, of, error) in enumerate(self.fail):
+            if (failing, of) == (verb, name):
+                del self.fail[number]
+                raise error
+
+    @staticmethod
+    def _key(manifest: Mapping[str, Any]) -> ObjectKey:
+        meta = manifest["metadata"]
+        return (resource_of(manifest).kind if manifest.get("kind") else "", meta.get("namespace"), meta.get("name", ""))
+
+
+def memory_ports(api: MemoryApi, time: FakeTime | None = None) -> Ports:
+    """Ports on that API, with a clock of their own and an empty mirror."""
+    time = time or FakeTime()
+    queue = WorkQueue(clock=time, schedule=time.schedule, jitter=lambda: 1.0)
+    return Ports(cast("KubeClient", api), Mirror(), queue, Settings(identity="me"), clock=time, suffix=lambda: "0" * 16)
