@@ -130,9 +130,9 @@ def _nodes(
     ``prefetched``: node -> layers of states that the deployment keeps warm there.
     """
     wanted: dict[str, dict[Digest, Layer]] = defaultdict(dict)
-    for target in targets:
-        for chain in target.target.chains:
-            wanted[target.node].update({layer.digest: layer for layer in chain})
+    for placed in targets:
+        for chain in placed.target.chains:
+            wanted[placed.node].update({layer.digest: layer for layer in chain})
     for node, layers in sorted(wanted.items()):
         state = view.nodes.get(node)
         held = state.held if state is not None else frozenset()
@@ -141,7 +141,7 @@ def _nodes(
         moved = total_bytes(missing.values())
         yield {
             "name": node,
-            "machines": sum(target.node == node for target in targets),
+            "machines": sum(placed.node == node for placed in targets),
             "missingLayers": len(missing),
             "missingBytes": moved,
             "prefetchBytes": total_bytes(later.values()),
@@ -152,9 +152,9 @@ def _nodes(
 def _prefetched(view: DeploymentView, targets: tuple[PlacedTarget, ...]) -> dict[str, dict[Digest, Layer]]:
     """Node -> layers of the states in ``spec.prefetch`` for the machines that run there."""
     nodes: dict[str, set[str]] = defaultdict(set)
-    for target in targets:
-        nodes[target.target.machine].add(target.node)
-    everywhere = {target.node for target in targets}
+    for placed in targets:
+        nodes[placed.target.machine].add(placed.node)
+    everywhere = {placed.node for placed in targets}
     found: dict[str, dict[Digest, Layer]] = defaultdict(dict)
     for ref in view.spec.prefetch:
         system = view.systems.get(ref.name)

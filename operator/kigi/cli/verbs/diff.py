@@ -1,7 +1,8 @@
-"""``kigi diff A..B``: the machines that differ between two states, and the bytes that each way moves."""
+"""``kigi diff A B``: the machines that differ between two states, and the bytes that each way moves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
 from kigi.cli.api_trees import read_api_trees
 from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.completion import complete_states
 from kigi.cli.options import cluster_options, output_option
 from kigi.cli.output import Format, print_data, table
 from kigi.domain.layers import missing_layers, total_bytes, unique_layers
@@ -21,20 +23,25 @@ if TYPE_CHECKING:
 
 
 @click.command("diff")
-@click.argument("states")
+@click.argument("states", nargs=-1, required=True, shell_complete=complete_states)
 @output_option
 @cluster_options()
-def command(access: Access, states: str, form: Format) -> None:
+def command(access: Access, states: tuple[str, ...], form: Format) -> None:
     """Compare two states: machines that differ, and bytes.
 
     \b
-    STATES: two states, as A..B.
+    STATES: two states, as A B or A..B.
     """
-    first, dots, second = states.partition("..")
-    if not (first and dots and second):
-        raise SpecInvalid(f"{states!r}: name two states as A..B")
-    data = difference(*_resolve(access, first, second))
+    data = difference(*_resolve(access, *two_names(states)))
     print_data(data, lambda: _render(data), form)
+
+
+def two_names(words: Sequence[str]) -> tuple[str, str]:
+    """The states in ``A B`` or ``A..B``; raises SpecInvalid."""
+    names = words[0].split("..") if len(words) == 1 else words
+    if len(names) != 2 or not all(names):
+        raise SpecInvalid(f"{' '.join(words)!r}: name two states as A B or A..B")
+    return names[0], names[1]
 
 
 def _resolve(access: Access, *names: str) -> list[ResolvedSystem]:

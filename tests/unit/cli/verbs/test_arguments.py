@@ -13,6 +13,7 @@ from kigi.cli.named_layers import Sources, read_digests
 from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.cli.verbs.capture import capture_spec
 from kigi.cli.verbs.console import refusal
+from kigi.cli.verbs.diff import two_names
 from kigi.cli.verbs.export import which
 from kigi.cli.verbs.gc import parse_age
 from kigi.cli.verbs.import_ import _at
@@ -91,6 +92,17 @@ def test_a_refused_console_names_the_remedy(status: int, error: type[KigiError],
     found = refusal(status, "busy", "VM ns/office-0-web", "https://server")
     assert type(found) is error
     assert words in str(found)
+
+
+@pytest.mark.parametrize("words", [("a", "b"), ("a..b",)])
+def test_a_difference_is_of_two_states(words: tuple[str, ...]) -> None:
+    assert two_names(words) == ("a", "b")
+
+
+@pytest.mark.parametrize("words", [("a",), ("a..",), ("..b",), ("a..b..c",), ("a", "b", "c"), ("a", "")])
+def test_another_number_of_states_is_refused(words: tuple[str, ...]) -> None:
+    with pytest.raises(SpecInvalid, match=r"name two states as A B or A\.\.B"):
+        two_names(words)
 
 
 def test_a_capture_has_only_the_fields_that_are_given() -> None:
