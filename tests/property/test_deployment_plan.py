@@ -1,4 +1,4 @@
-"""Laws of planning, with every step as a point where the operator may die."""
+"""Laws of planning; the operator may die after each step."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def run(world: World, script: list[tuple[str, Any]]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(states, st.integers(0, 3), actions)
-def test_any_history_settles_in_the_wished_state_with_nothing_left_over(
+def test_any_history_ends_in_the_desired_state_without_leftovers(
     state: str, replicas: int, script: list[tuple[str, Any]]
 ) -> None:
     world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": replicas}))
@@ -91,7 +91,7 @@ def test_any_history_settles_in_the_wished_state_with_nothing_left_over(
 
 @settings(max_examples=150, deadline=None)
 @given(states, st.integers(1, 2), actions)
-def test_deletion_at_any_moment_leaves_nothing(state: str, replicas: int, script: list[tuple[str, Any]]) -> None:
+def test_deletion_at_any_moment_leaves_nothing_behind(state: str, replicas: int, script: list[tuple[str, Any]]) -> None:
     world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": replicas}))
     run(world, script)
     world.deleting = True
@@ -102,7 +102,7 @@ def test_deletion_at_any_moment_leaves_nothing(state: str, replicas: int, script
 
 @settings(max_examples=100, deadline=None)
 @given(states, actions, st.sampled_from(["n1", "n2"]))
-def test_machines_of_a_lost_node_come_up_on_another(state: str, script: list[tuple[str, Any]], lost: str) -> None:
+def test_machines_of_a_lost_node_start_on_another(state: str, script: list[tuple[str, Any]], lost: str) -> None:
     world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": 2}))
     run(world, script)
     world.lose_node(lost)
@@ -112,7 +112,7 @@ def test_machines_of_a_lost_node_come_up_on_another(state: str, script: list[tup
 
 @settings(max_examples=100, deadline=None)
 @given(states, actions, actions, st.sampled_from(["n1", "n2"]), st.booleans())
-def test_a_node_that_comes_back_with_its_disk_keeps_no_overlay_of_before(
+def test_a_returning_node_loses_its_old_overlays(
     state: str, script: list[tuple[str, Any]], meanwhile: list[tuple[str, Any]], lost: str, deleted: bool
 ) -> None:
     world = World(SystemDeploymentSpec.model_validate({"system": {"name": state}, "replicas": 2}))

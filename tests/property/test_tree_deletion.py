@@ -1,4 +1,4 @@
-"""Both trees with their deployments, deleted in any order, with an operator that looks at one node at a time."""
+"""Both trees and their deployments are deleted in any order, while an operator reconciles one node at a time."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_whole_tree_can_be_deleted_in_any_order(world: World, data: st.DataO
 
 
 @given(worlds(), st.data())
-def test_what_is_used_stays_and_all_else_goes(world: World, data: st.DataObject) -> None:
+def test_used_nodes_stay_and_all_others_are_deleted(world: World, data: st.DataObject) -> None:
     world.settle()
     doomed = data.draw(st.sets(st.sampled_from([*IMAGES, *SYSTEMS])))
     for name in doomed:

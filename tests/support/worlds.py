@@ -273,7 +273,7 @@ class World:
             node_exists=node is not None,
             has_driver=node is not None,
             cache_exists=node is not None and node.cache is not None,
-            wishes=tuple(
+            desired=tuple(
                 DesiredChain(tuple(layers[d] for d in v.chain), priority=100) for v in mine.values() if not v.deleting
             ),
             terminating=tuple((n, v.handle) for n, v in mine.items() if v.deleting),

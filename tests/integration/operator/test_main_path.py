@@ -1,4 +1,4 @@
-"""The operator on a real API server with the real controller manager; KubeVirt, kubelets and daemons are played."""
+"""The operator on a real API server and controller manager; KubeVirt, kubelets and daemons are simulated."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_kubectl_wait_works_on_every_kind(
         assert not actors.violations
 
 
-async def test_a_missing_image_is_said_and_waited_for(
+async def test_a_missing_image_is_reported_and_waited_for(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     async with OperatorRun(operator_kubeconfig):
@@ -114,7 +114,7 @@ async def test_a_missing_image_is_said_and_waited_for(
         await wait_gone(plane, kube, ns)
 
 
-async def test_a_vm_of_that_name_that_is_somebody_elses_is_never_touched(
+async def test_a_vm_of_another_owner_with_the_same_name_is_never_changed(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     foreign = {
@@ -178,7 +178,7 @@ async def test_an_edited_template_restarts_its_machine_on_its_disk(
     assert not actors.violations
 
 
-async def test_a_hook_that_somebody_takes_from_a_template_comes_back(
+async def test_a_hook_that_is_removed_from_a_template_is_restored(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     async with OperatorRun(operator_kubeconfig):
@@ -207,7 +207,7 @@ async def test_a_hook_that_somebody_takes_from_a_template_comes_back(
 
 
 @pytest.mark.why("StateBesideDisk")
-async def test_a_vm_that_keeps_state_beside_its_disk_is_stalled_over(
+async def test_a_vm_with_state_outside_of_its_disk_stalls_the_deployment(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     """KubeVirt writes into the instance what a preference brings."""

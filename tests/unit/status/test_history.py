@@ -1,4 +1,4 @@
-"""Every switch and reset is on record once."""
+"""Every switch and reset is recorded once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Told:
         return decided[-1]
 
 
-def test_deployment_switch_and_reset_are_told_once_each() -> None:
+def test_deployment_switch_and_reset_are_recorded_once_each() -> None:
     told = Told(replicas=3)
     (first,) = told.look()
     told.world.settle()
@@ -59,7 +59,7 @@ def test_a_reset_of_one_machine_names_it() -> None:
     assert entry_text(entry) == "a -> a: 1 instances (1), machines db, token 'x', by argocd"
 
 
-def test_a_disk_that_was_lost_is_no_reset() -> None:
+def test_a_lost_disk_is_recorded_as_renewed() -> None:
     told = Told()
     told.look()
     told.world.settle()
@@ -71,7 +71,7 @@ def test_a_disk_that_was_lost_is_no_reset() -> None:
     assert {entry.action for entry in history[1:]} == {"Renewed"}
 
 
-def test_what_a_dead_operator_did_not_tell_is_told_by_the_next() -> None:
+def test_the_next_operator_records_what_a_dead_one_did_not() -> None:
     told = Told()
     told.look()
     told.world.settle()
@@ -81,7 +81,7 @@ def test_what_a_dead_operator_did_not_tell_is_told_by_the_next() -> None:
     assert told.look()[-1].action == "Reset"
 
 
-def test_the_oldest_entries_go() -> None:
+def test_the_oldest_entries_are_dropped() -> None:
     told = Told()
     for number in range(MAX_ENTRIES + 5):
         told.world.change(reset=str(number))
@@ -92,7 +92,7 @@ def test_the_oldest_entries_go() -> None:
     assert history[-1].token == str(MAX_ENTRIES + 4)
 
 
-def test_events_tell_what_is_new() -> None:
+def test_events_are_emitted_for_new_entries_only() -> None:
     told = Told()
     old = list(told.look())
     told.world.settle()
@@ -100,11 +100,11 @@ def test_events_tell_what_is_new() -> None:
     assert [entry.action for entry in new_entries(old, told.look())] == ["Reset"]
 
 
-def test_ranges() -> None:
+def test_consecutive_instances_are_written_as_ranges() -> None:
     assert ranges([5, 0, 1, 2]) == "0-2, 5"
 
 
-def test_the_manager_that_wrote_the_spec_last() -> None:
+def test_the_last_writer_of_the_spec_is_found_in_managed_fields() -> None:
     fields = [
         {"manager": "kubectl", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:spec": {}}},
         {"manager": "kigi-cli", "time": "2026-01-02T00:00:00Z", "fieldsV1": {"f:spec": {"f:reset": {}}}},
