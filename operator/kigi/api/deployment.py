@@ -140,7 +140,7 @@ class SystemDeploymentSpec(Model):
     )
     switch_policy: Literal["ResetAll", "KeepUnchanged"] = Field(
         default="ResetAll",
-        description="A switch gives every machine a fresh disk (ResetAll), or only those with another image (KeepUnchanged).",
+        description="A switch gives fresh disks to all machines (ResetAll), or only to those with other images.",
     )
     overrides: list[InstanceOverride] = Field(
         default_factory=list,

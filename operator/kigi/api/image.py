@@ -84,7 +84,7 @@ class VMImageNode(Model):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.spec.parent) || self.spec.parent.name != self.metadata.name",
-            "spec.parent.name: an image cannot be its own parent; name another image or leave parent out",
+            "spec.parent.name: an image cannot be its own parent; use another image, or omit parent",
         ),
     )
     COLUMNS: ClassVar[tuple[Column, ...]] = (
