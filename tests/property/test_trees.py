@@ -23,7 +23,7 @@ def _digest(number: int) -> Digest:
 
 @st.composite
 def forests(draw: st.DrawFn, most: int = 20) -> dict[str, Image]:
-    """1 to ``most`` images; each stands on an earlier one or is a root, and is at least as large."""
+    """1 to ``most`` images; each is based on an earlier one or is a root, and is at least as large."""
     images: list[Image] = []
     for number in range(draw(st.integers(1, most))):
         parent = draw(st.sampled_from([None, *images]))
@@ -235,7 +235,7 @@ def test_patches_of_different_fields_can_be_applied_in_any_order(
 
 
 def _restores_a_map(first: Any, second: Any) -> bool:
-    """``second`` gives a map where ``first`` deletes or gives something else: what no merge patch can say."""
+    """``second`` has a map where ``first`` deletes the field or sets another value: no merge patch can express that."""
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return isinstance(second, dict)
     return any(_restores_a_map(first[key], second[key]) for key in first.keys() & second.keys())

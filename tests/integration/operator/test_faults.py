@@ -57,7 +57,7 @@ def watches(monkeypatch: pytest.MonkeyPatch) -> dict[str, float | bool]:
 async def test_an_api_server_that_stops_for_a_minute_only_causes_a_delay(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    """Stopped in the middle of a deployment, with its connections open: nobody is told that it is gone."""
+    """Stopped in the middle of a deployment, with its connections open: no client sees the disconnect."""
     settings = FAST.model_copy(
         update={"request_timeout_s": 5.0, "leader_election": True, "namespace": "kigi-system", "lease_s": 15.0}
     )
@@ -109,7 +109,7 @@ async def test_a_mirror_that_lags_creates_nothing_twice(
     ns: str,
     watches: dict[str, float | bool],
 ) -> None:
-    """Every event comes two seconds late, as from a slow watch cache; only our own writes are seen at once."""
+    """Every event comes two seconds late, as from a slow watch cache; only own writes are seen immediately."""
     watches["delay_s"] = 2.0
     async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(), deployment())
@@ -140,7 +140,7 @@ async def test_a_second_operator_takes_over_after_the_first_is_killed(
         await wait_gone(plane, kube, ns)
     finally:
         await second.stop()
-    assert await holder(kube, ""), "a lease that is given back can be taken at once"
+    assert await holder(kube, ""), "a released lease can be acquired immediately"
     assert not actors.violations
 
 

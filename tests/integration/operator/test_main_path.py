@@ -100,11 +100,11 @@ async def test_a_missing_image_is_reported_and_waited_for(
         late = [item for item in objects if item["metadata"]["name"] == "role-0"]
         apply(plane, ns, *(item for item in objects if item not in late), deployment())
 
-        async def said() -> bool:
+        async def reported() -> bool:
             body = await get_deployment(kube, ns)
             return body is not None and condition(body, "Resolved").get("reason") == "ImageMissing"
 
-        await eventually_async(said, 20)
+        await eventually_async(reported, 20)
         body = await get_deployment(kube, ns)
         assert body is not None
         assert "role-0" in condition(body, "Ready")["message"]
@@ -132,11 +132,11 @@ async def test_a_vm_of_another_owner_with_the_same_name_is_never_changed(
         apply(plane, ns, foreign)
         apply(plane, ns, *trees(1), deployment())
 
-        async def said() -> bool:
+        async def reported() -> bool:
             body = await get_deployment(kube, ns)
             return body is not None and condition(body, "Ready").get("reason") == "NameTaken"
 
-        await eventually_async(said, 30)
+        await eventually_async(reported, 30)
         vm = await kube.get(MACHINE, ns, "class-0-m0")
         assert vm is not None
         assert vm["spec"] == foreign["spec"]
@@ -214,8 +214,8 @@ async def test_a_vm_with_state_outside_of_its_disk_stalls_the_deployment(
     patch = ("patch", "virtualmachineinstance", "class-0-m0", "-n", ns, "--type=merge", "-p")
 
     async def stalled() -> bool:
-        told = condition(await get_deployment(kube, ns) or {}, "Stalled")
-        return (told.get("status"), told.get("reason")) == ("True", "StateBesideDisk")
+        stalled = condition(await get_deployment(kube, ns) or {}, "Stalled")
+        return (stalled.get("status"), stalled.get("reason")) == ("True", "StateBesideDisk")
 
     async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(1), deployment())

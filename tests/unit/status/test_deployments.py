@@ -154,8 +154,8 @@ def placed(**refused: tuple[str, str]) -> DeploymentView:
     for step in w.plan().steps:
         w.apply(step)
     view = w.view()
-    told = {digest(name): why for name, why in refused.items()}
-    return replace(view, nodes={name: replace(state, refused=told) for name, state in view.nodes.items()})
+    reasons = {digest(name): why for name, why in refused.items()}
+    return replace(view, nodes={name: replace(state, refused=reasons) for name, state in view.nodes.items()})
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_message(printable: s
 
 
 def test_the_message_of_a_failed_start_is_kept_until_the_next_start_of_the_same_disk() -> None:
-    """Between two starts there is no instance that could say why the first one failed."""
+    """Between two starts there is no VMI with the reason why the first one failed."""
     w = world()
     w.settle()
     view = w.view()
@@ -232,7 +232,7 @@ def test_the_message_of_a_failed_start_is_kept_until_the_next_start_of_the_same_
     def after(old: SystemDeploymentStatus | None, **fields: Any) -> SystemDeploymentStatus:
         return status_of(replace(with_machines(view, "db", **fields), old_status=old))
 
-    def told(status: SystemDeploymentStatus) -> set[str | None]:
+    def messages(status: SystemDeploymentStatus) -> set[str | None]:
         return {
             machine.message for instance in status.instances for machine in instance.machines if machine.name == "db"
         }
@@ -240,11 +240,11 @@ def test_the_message_of_a_failed_start_is_kept_until_the_next_start_of_the_same_
     waiting = {"vm": {"printable_status": "CrashLoopBackOff"}, "is_off": True}
     starting = {"phase": "Scheduling", "ready": False}
     failed = after(None, vm={"message": "no such link"}, vmi={"phase": "Failed", "ready": False})
-    assert told(after(failed, **waiting)) == {"no such link"}
-    assert told(after(after(failed, **waiting), **waiting)) == {"no such link"}
+    assert messages(after(failed, **waiting)) == {"no such link"}
+    assert messages(after(after(failed, **waiting), **waiting)) == {"no such link"}
     text = failed.model_dump_json(by_alias=True).replace('"revision":1', '"revision":7')
-    assert told(after(SystemDeploymentStatus.model_validate_json(text), **waiting)) == {"CrashLoopBackOff"}
-    assert told(after(failed, vm={"printable_status": "Starting"}, vmi=starting)) == {None}
+    assert messages(after(SystemDeploymentStatus.model_validate_json(text), **waiting)) == {"CrashLoopBackOff"}
+    assert messages(after(failed, vm={"printable_status": "Starting"}, vmi=starting)) == {None}
 
 
 def test_a_vm_with_persistent_state_of_its_preference_stalls_the_deployment() -> None:
@@ -255,8 +255,8 @@ def test_a_vm_with_persistent_state_of_its_preference_stalls_the_deployment() ->
     assert (conditions(status)["Ready"], conditions(status)["Stalled"]) == ("False", "True")
     assert message(status).startswith("StateBesideDisk: SystemNode a: machine ")
     assert "template.patch.spec.domain.devices.tpm.persistent: false" in message(status)
-    told = {machine.message for instance in status.instances for machine in instance.machines}
-    assert told == {"no reset reaches the state of its persistent domain.devices.tpm"}
+    found = {machine.message for instance in status.instances for machine in instance.machines}
+    assert found == {"no reset reaches the state of its persistent domain.devices.tpm"}
 
 
 def test_a_pending_hook_does_not_affect_the_placed_condition() -> None:
@@ -336,8 +336,8 @@ def test_a_long_message_of_kubevirt_is_cut() -> None:
     view = w.view()
     name = view.machines[0].vm.machine
     status = status_of(with_machines(view, name, vm={"message": "x" * 1000}, vmi={"phase": "Scheduling"}))
-    said = next(m.message for i in status.instances for m in i.machines if m.message)
-    assert len(said) == MAX_MESSAGE
+    found = next(m.message for i in status.instances for m in i.machines if m.message)
+    assert len(found) == MAX_MESSAGE
 
 
 def test_more_machines_than_one_object_can_hold_are_refused() -> None:
