@@ -1,7 +1,7 @@
 """100 machines: from ``kubectl apply`` of a SystemDeployment until every volume, claim and VM exists.
 
-Against the same objects, created by a bare client with as many requests at once, in the same run on the same servers,
-in turns. The layers are on the nodes already; nobody starts the VMs, which is KubeVirt's work in either case.
+The peer is a bare client that creates the same objects with the same concurrency, in turns, in the same run on the same
+servers. The nodes hold all layers already. No VM starts, as that is KubeVirt's work in either case.
 
     python benchmarks/create.py [--machines 100] [--rounds 5] [--json FILE]
 """
@@ -38,7 +38,7 @@ from tests.support.actors import Actors
 from tests.support.cluster import eventually_async
 from tests.support.deployments import deployment, left_over
 
-AT_ONCE = 32
+CONCURRENCY = 32
 KINDS = (VOLUME, CLAIM, MACHINE)
 FROM_SERVER = (
     "uid",
@@ -71,13 +71,13 @@ async def measure(
 ) -> dict[str, Any]:
     replicas = machines // MACHINES
     kigi, bare, patched = [], [], []
-    at_rest = peak = 0
+    idle = peak = 0
     async with Counting(plane, actors, KINDS) as counting:
         # Warm: the nodes hold every layer, and keep it because this deployment stays.
         plane.kubectl("create", "namespace", "warm")
         await kubectl_apply(plane, "warm", *trees(), deployment("warm", "s0", replicas=10))
         await counting.until(lambda: len(counting.of(MACHINE, "warm")) == 100)
-        at_rest = process.memory_bytes()
+        idle = process.memory_bytes()
         manifests: list[dict[str, Any]] = []
         for number in range(rounds):
             namespace = f"round-{number}"
@@ -114,7 +114,7 @@ async def measure(
         "bare_median_s": statistics.median(bare),
         "ratio": ratio,
         "target": 1.5,
-        "operator_memory_before_bytes": at_rest,
+        "operator_memory_before_bytes": idle,
         "operator_memory_peak_bytes": peak,
     }
 
@@ -134,7 +134,7 @@ def bare_manifest(body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def create_bare(plane: ControlPlane, manifests: list[dict[str, Any]], namespace: str) -> float:
-    """Seconds to create all objects with ``AT_ONCE`` requests at once, in no order at all, by POST of ready JSON."""
+    """Seconds to create all objects with ``CONCURRENCY`` parallel requests, in no order, by POST of prepared JSON."""
     plane.kubectl("create", "namespace", namespace)
     configuration = await load_configuration(str(plane.kubeconfig))
     kinds: dict[str, Resource] = {resource.kind: resource for resource in KINDS}
@@ -149,8 +149,8 @@ async def create_bare(plane: ControlPlane, manifests: list[dict[str, Any]], name
         requests.append((configuration.host + path, json.dumps(body).encode()))
     context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
     context.load_cert_chain(configuration.cert_file, configuration.key_file)
-    slots = asyncio.Semaphore(AT_ONCE)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=AT_ONCE)) as session:
+    slots = asyncio.Semaphore(CONCURRENCY)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=CONCURRENCY)) as session:
 
         async def one(url: str, data: bytes) -> None:
             async with slots, session.post(url, data=data, headers={"Content-Type": "application/json"}) as answer:

@@ -1,4 +1,4 @@
-"""What the operator's benchmarks share: a real control plane, played nodes, the operator as a process of its own."""
+"""Shared by the operator's benchmarks: a real control plane, simulated nodes, and the operator as its own process."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def trees() -> list[dict[str, Any]]:
 
 
 class Counting:
-    """Watches a kind and tells when enough objects of a namespace satisfy a condition; in a thread of its own."""
+    """Watches kinds, and waits until a condition on their objects holds."""
 
     def __init__(self, plane: ControlPlane, actors: Actors, resources: tuple[Resource, ...]) -> None:
         self._actors, self._resources = actors, resources
@@ -130,13 +130,13 @@ class Counting:
 
     async def _watch(self, resource: Resource) -> None:
         while True:
-            # A CRD that was just made is not served at once.
+            # A CRD that was just created is not served immediately.
             with contextlib.suppress(KigiError):
                 await self._follow(resource)
             await asyncio.sleep(0.2)
 
     async def _follow(self, resource: Resource) -> None:
-        # A watch from nowhere begins with what there is.
+        # A watch without a version begins with all existing objects.
         async for event in self._actors._events(resource):
             body = event["object"]
             if event["type"] == "DELETED":

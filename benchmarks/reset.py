@@ -1,8 +1,8 @@
 """Reset of 10 machines: from the patch of ``spec.reset`` until the last VM names its fresh disk, and runs on it.
 
 The API server, the controller manager that binds the claims, and the operator are real processes. KubeVirt and the
-kubelets are played: an instance that is ended is started anew at once, so that the second figure is Kigi's and the
-control plane's part of a reset, without the boot of a guest.
+kubelets are simulated: a deleted VMI starts again immediately, so that the second figure is the part of Kigi and of the
+control plane in a reset, without the boot of a guest.
 
     python benchmarks/reset.py [--rounds 10] [--json FILE]
 """

@@ -280,7 +280,7 @@ def join(lab: Exercise, machine: str, address: str, before: set[str | None]) -> 
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ({"patch": {"spec": {"domain": {"devices": {"tpm": {"persistent": True}}}}}}, "leave persistent out"),
+        ({"patch": {"spec": {"domain": {"devices": {"tpm": {"persistent": True}}}}}}, "omit persistent"),
         ({"readiness": {}}, "exactly one of"),
         ({"networks": [{"name": "lan"}]}, "NetworkAttachmentDefinition"),
     ],

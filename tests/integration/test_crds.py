@@ -99,7 +99,7 @@ def test_a_deployment_that_would_give_bad_vm_names_is_refused(
 ) -> None:
     reply = server.create(collection("SystemDeployment"), build("SystemDeployment", name), dryRun="All")
     assert reply.code == 422
-    assert "metadata.name: it is part of the VMs' names; take at most 32 lower-case letters" in reply.message
+    assert "metadata.name: it is part of the VMs' names; use at most 32 lower-case letters" in reply.message
 
 
 def test_an_unknown_field_is_refused_by_its_path(server: RawApi, collection: Callable[[str], str]) -> None:

@@ -1,4 +1,4 @@
-"""Both trees with their deployments, deleted in any order, with an operator that looks at one node at a time."""
+"""Both trees and their deployments are deleted in any order, while an operator reconciles one node at a time."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class World:
         else:
             self._forget(name)
 
-    def look(self, name: str) -> bool:
-        """One pass over one node; whether it changed something."""
+    def reconcile(self, name: str) -> bool:
+        """Reconciles one node; True if it changed something."""
         if name not in self.images and name not in self.systems:
             return False
         users, deleting = self.users(name), name in self.deleting
@@ -53,16 +53,16 @@ class World:
         elif wanted is False:
             self.marked.discard(name)
             if deleting:
-                assert not users, "nothing goes that is used"
+                assert not users, "a used node is not deleted"
                 self._forget(name)
         return wanted is not None
 
     def settle(self) -> None:
-        """Every node is looked at until nothing changes; each change marks, unmarks or removes a node."""
+        """Reconciles every node until nothing changes; each change marks, unmarks or removes a node."""
         for _ in range(4 * (len(IMAGES) + len(SYSTEMS))):
-            if not sum(self.look(name) for name in self.names()):
+            if not sum(self.reconcile(name) for name in self.names()):
                 return
-        raise AssertionError("the operator does not come to rest")
+        raise AssertionError("the operator does not stop making changes")
 
     def _forget(self, name: str) -> None:
         for kind in (self.images, self.systems, self.deployments):
@@ -72,10 +72,10 @@ class World:
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    """Parents are any nodes, so that there are circles, and parents that do not exist."""
+    """Parents are any nodes, so that there are cycles, and parents that do not exist."""
 
     def parent(names: list[str]) -> str | None:
-        return draw(st.sampled_from([None, "nobody", *names]))
+        return draw(st.sampled_from([None, "missing", *names]))
 
     def machines() -> tuple[MachineChange, ...]:
         named = draw(st.lists(st.sampled_from(IMAGES), max_size=3))
@@ -92,14 +92,14 @@ def test_the_whole_tree_can_be_deleted_in_any_order(world: World, data: st.DataO
     world.settle()
     for name in data.draw(st.permutations(world.names())):
         world.delete(name)
-        for looked_at in data.draw(st.lists(st.sampled_from([*IMAGES, *SYSTEMS]), max_size=3)):
-            world.look(looked_at)
+        for checked in data.draw(st.lists(st.sampled_from([*IMAGES, *SYSTEMS]), max_size=3)):
+            world.reconcile(checked)
     world.settle()
     assert world.names() == []
 
 
 @given(worlds(), st.data())
-def test_what_is_used_stays_and_all_else_goes(world: World, data: st.DataObject) -> None:
+def test_used_nodes_stay_and_all_others_are_deleted(world: World, data: st.DataObject) -> None:
     world.settle()
     doomed = data.draw(st.sets(st.sampled_from([*IMAGES, *SYSTEMS])))
     for name in doomed:

@@ -1,4 +1,4 @@
-"""Laws of both trees over random forests."""
+"""Laws of both trees."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _digest(number: int) -> Digest:
 
 @st.composite
 def forests(draw: st.DrawFn, most: int = 20) -> dict[str, Image]:
-    """1 to ``most`` images; each stands on an earlier one or is a root, and is at least as large."""
+    """1 to ``most`` images; each is based on an earlier one or is a root, and is at least as large."""
     images: list[Image] = []
     for number in range(draw(st.integers(1, most))):
         parent = draw(st.sampled_from([None, *images]))
@@ -111,7 +111,7 @@ def test_unique_layers_do_not_depend_on_order_or_repetition(images: dict[str, Im
 
 
 @given(forests(), st.data())
-def test_what_moves_and_what_is_held_make_up_what_is_wanted(images: dict[str, Image], data: st.DataObject) -> None:
+def test_missing_and_held_layers_together_are_the_wanted_layers(images: dict[str, Image], data: st.DataObject) -> None:
     digests = sorted({image.digest for image in images.values()} | {_digest(10**6)})
     held = data.draw(st.frozensets(st.sampled_from(digests)))
     wanted = unique_layers(image_chain(images, name) for name in images)
@@ -122,7 +122,7 @@ def test_what_moves_and_what_is_held_make_up_what_is_wanted(images: dict[str, Im
 
 
 @given(forests(), st.data())
-def test_a_new_parent_for_an_ancestor_that_closes_a_circle_is_found_from_everywhere_above(
+def test_a_parent_that_closes_a_cycle_is_found_from_every_descendant(
     images: dict[str, Image], data: st.DataObject
 ) -> None:
     name = data.draw(st.sampled_from(sorted(images)))
@@ -153,7 +153,7 @@ def test_resolving_does_not_depend_on_the_order_of_documents_or_changes(
 
 
 @given(system_trees())
-def test_a_child_differs_from_its_parent_only_in_what_it_names(
+def test_a_child_differs_from_its_parent_only_in_the_machines_that_it_names(
     trees: tuple[dict[str, Image], dict[str, System]],
 ) -> None:
     images, systems = trees
@@ -180,7 +180,9 @@ def test_a_removed_machine_is_absent_and_its_layers_are_not_needed(
 
 
 @given(system_trees())
-def test_an_empty_child_and_a_squashed_root_say_the_same(trees: tuple[dict[str, Image], dict[str, System]]) -> None:
+def test_an_empty_child_and_a_squashed_root_are_the_same_state(
+    trees: tuple[dict[str, Image], dict[str, System]],
+) -> None:
     images, systems = trees
     for name in list(systems):
         resolved = _resolve(images, systems, name)
@@ -209,7 +211,7 @@ def test_a_patch_applied_twice_is_a_patch_applied_once(base: dict[str, Any], pat
 
 
 @given(json_objects, json_objects)
-def test_a_patch_decides_every_field_that_it_names(base: dict[str, Any], patch: dict[str, Any]) -> None:
+def test_a_patch_defines_every_field_that_it_names(base: dict[str, Any], patch: dict[str, Any]) -> None:
     merged = merge_patch(base, patch)
     for key, value in patch.items():
         assert (key in merged) == (value is not None)
@@ -233,14 +235,14 @@ def test_patches_of_different_fields_can_be_applied_in_any_order(
 
 
 def _restores_a_map(first: Any, second: Any) -> bool:
-    """``second`` gives a map where ``first`` deletes or gives something else: what no merge patch can say."""
+    """``second`` has a map where ``first`` deletes the field or sets another value: no merge patch can express that."""
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return isinstance(second, dict)
     return any(_restores_a_map(first[key], second[key]) for key in first.keys() & second.keys())
 
 
 @given(json_objects, json_objects, json_objects)
-def test_joined_patches_do_what_they_do_one_after_the_other(
+def test_joined_patches_equal_the_patches_applied_in_sequence(
     base: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     assume(not _restores_a_map(first, second))

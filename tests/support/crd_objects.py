@@ -1,4 +1,4 @@
-"""Objects of all kinds: good ones, and bad ones with the words in which the API server must refuse them."""
+"""Valid and invalid objects of all kinds; invalid ones with parts of the message that the API server must return."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ BAD_OBJECTS = [
         "own-parent",
         GOOD["VMImageNode"] | {"parent": {"name": "bad"}},
         "spec.parent.name: an image cannot be its own parent",
-        "leave parent out",
+        "omit parent",
     ),
     bad("VMImageNode", "description-long", GOOD["VMImageNode"] | {"description": "x" * 4097}, "spec.description"),
     bad("VMImageNode", "os-long", GOOD["VMImageNode"] | {"os": LONG}, "spec.os"),
@@ -235,14 +235,14 @@ BAD_OBJECTS = [
         "root-without-image",
         {"machines": [{"name": "mail1", "template": {"cpu": 1}}]},
         "spec.machines",
-        "a state without parent names every machine's image",
+        "in a state without a parent every machine needs an image",
     ),
     bad(
         "SystemNode",
         "root-removes",
         {"machines": [{"name": "mail1", "removed": True}]},
         "spec.machines",
-        "a state without parent names every machine's image",
+        "in a state without a parent every machine needs an image",
     ),
     bad(
         "SystemNode", "machine-without-name", {"machines": [{"image": {"name": "x"}}]}, "spec.machines[0].name: Requir"
@@ -255,10 +255,10 @@ BAD_OBJECTS = [
     bad("SystemNode", "machine-twice", {"machines": machine()["machines"] * 2}, "spec.machines[1]", "Duplicate"),
     bad(
         "SystemNode",
-        "machine-says-nothing",
+        "machine-empty",
         {"parent": {"name": "p"}, "machines": [{"name": "mail1"}]},
         "spec.machines[0]",
-        "say what differs from the parent state: image, template, disks or removed",
+        "give what differs from the parent state: image, template, disks or removed",
     ),
     bad(
         "SystemNode",
@@ -291,14 +291,14 @@ BAD_OBJECTS = [
         "instancetype-and-cpu",
         template(instancetype={"name": "small"}, cpu=1),
         "template.instancetype",
-        "it sets cpu and memory; leave those out",
+        "it sets cpu and memory; omit those",
     ),
     bad(
         "SystemNode",
         "instancetype-and-memory",
         template(instancetype={"name": "small"}, memory="1Gi"),
         "template.instancetype",
-        "it sets cpu and memory; leave those out",
+        "it sets cpu and memory; omit those",
     ),
     bad("SystemNode", "instancetype-without-name", template(instancetype={}), "template.instancetype.name: Required"),
     bad("SystemNode", "preference-path", template(preference={"name": "a/b"}), "template.preference.name"),
@@ -341,9 +341,9 @@ BAD_OBJECTS = [
         "16",
     ),
     bad(
-        "SystemNode", "disk-root", disks({"name": "root", "image": {"name": "x"}}), "disks[0].name", "take another name"
+        "SystemNode", "disk-root", disks({"name": "root", "image": {"name": "x"}}), "disks[0].name", "use another name"
     ),
-    bad("SystemNode", "disk-empty", disks({"name": "data"}), "disks[0]", "say what differs"),
+    bad("SystemNode", "disk-empty", disks({"name": "data"}), "disks[0]", "give what differs"),
     bad(
         "SystemNode",
         "disk-removed-and-image",
@@ -377,14 +377,14 @@ BAD_OBJECTS = [
         "tpm-persistent",
         template(patch={"spec": {"domain": {"devices": {"tpm": {"persistent": True}}}}}),
         "template.patch",
-        "leave persistent out",
+        "omit persistent",
     ),
     bad(
         "SystemNode",
         "efi-persistent",
         template(patch={"spec": {"domain": {"firmware": {"bootloader": {"efi": {"persistent": True}}}}}}),
         "template.patch",
-        "leave persistent out",
+        "omit persistent",
     ),
     bad("SystemNode", "cloud-init-empty", template(cloudInit={}), "template.cloudInit", "give either secretName or"),
     bad(
@@ -407,7 +407,7 @@ BAD_OBJECTS = [
         "patch-takes-the-volume",
         template(patch={"spec": {"volumes": [{"name": "ok", "emptyDisk": {}}, {"name": "kigi-root"}]}}),
         "template.patch",
-        "patch.spec.volumes: names that begin with 'kigi-' are reserved; take another name",
+        "patch.spec.volumes: names that begin with 'kigi-' are reserved; use another name",
     ),
     bad(
         "SystemNode",
@@ -480,7 +480,7 @@ BAD_OBJECTS = [
         "selector-key",
         deployment(placement={"nodeSelector": {"not a key": "x"}}),
         "placement.nodeSelector",
-        "a key is not a label's name",
+        "a key is not a valid label key",
     ),
     bad("SystemDeployment", "selector-value", deployment(placement={"nodeSelector": {"a": "x y"}}), "nodeSelector.a"),
     bad(
@@ -502,14 +502,14 @@ BAD_OBJECTS = [
         "toleration-exists-with-value",
         toleration(key="a", operator="Exists", value="b"),
         "tolerations[0].value",
-        "operator Exists takes no value",
+        "operator Exists has no value",
     ),
     bad(
         "SystemDeployment",
         "toleration-seconds",
         toleration(key="a", effect="NoSchedule", tolerationSeconds=1),
         "tolerations[0].tolerationSeconds",
-        "only effect NoExecute takes it",
+        "only effect NoExecute has it",
     ),
     bad("SystemDeployment", "toleration-operator", toleration(key="a", operator="Like"), "tolerations[0].operator"),
     bad("SystemDeployment", "toleration-effect", toleration(key="a", effect="Never"), "tolerations[0].effect"),
@@ -545,7 +545,7 @@ BAD_OBJECTS = [
     bad("SystemPrefetch", "count-beyond", prefetch(count=3), "spec.count", "more than the nodes that are named"),
     bad("SystemPrefetch", "parallelism-zero", prefetch(parallelism=0), "spec.parallelism"),
     bad("SystemPrefetch", "selector-value", prefetch(nodeSelector={"pool": "a b"}), "spec.nodeSelector.pool"),
-    bad("SystemPrefetch", "selector-key", prefetch(nodeSelector={"a b": "c"}), "spec.nodeSelector", "label's name"),
+    bad("SystemPrefetch", "selector-key", prefetch(nodeSelector={"a b": "c"}), "spec.nodeSelector", "valid label key"),
     bad("SystemPrefetch", "toleration-without-key", prefetch(tolerations=[{}]), "spec.tolerations[0]", "Exists"),
     # NodeCache
     bad("NodeCache", "capture-id-path", capture_order(id="../c"), "spec.captures[0].id"),
@@ -555,7 +555,7 @@ BAD_OBJECTS = [
     bad("NodeCache", "digest", layer(digest="sha256:x"), "spec.layers[0].digest"),
     bad("NodeCache", "size-zero", layer(sizeBytes=0), "spec.layers[0].sizeBytes"),
     bad("NodeCache", "virtual-size-no-sector", layer(virtualSizeBytes=100), "virtualSizeBytes", "multiple of 512"),
-    bad("NodeCache", "own-parent", layer(parent=DIGEST), "spec.layers[0].parent", "a layer cannot stand on itself"),
+    bad("NodeCache", "own-parent", layer(parent=DIGEST), "spec.layers[0].parent", "a layer cannot be its own parent"),
     bad("NodeCache", "parent-name", layer(parent="base"), "spec.layers[0].parent"),
     bad("NodeCache", "priority-high", layer(priority=1001), "spec.layers[0].priority", "1000"),
     bad("NodeCache", "discard-path", {"discard": ["../../etc"]}, "spec.discard[0]"),

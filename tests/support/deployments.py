@@ -1,4 +1,4 @@
-"""Small trees and deployments on a real API server, and questions about what became of them."""
+"""Small trees and deployments on a real API server, and queries of their state."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def condition(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 async def is_ready(kube: KubeClient, namespace: str, name: str = "class") -> bool:
-    """Ready, of the generation that is there."""
+    """Ready is True for the current generation."""
     body = await get_deployment(kube, namespace, name)
     if body is None:
         return False
@@ -110,7 +110,7 @@ async def listing(kube: KubeClient, resource: Resource, namespace: str) -> dict[
 
 
 async def outcome(kube: KubeClient, namespace: str) -> dict[str, Any]:
-    """What must be the same however often the operator died: machines, disks, chains, identity; not the revisions."""
+    """Everything that must not depend on crashes of the operator: machines, disks, chains, identity; not revisions."""
     machines = await listing(kube, MACHINE, namespace)
     claims = await listing(kube, CLAIM, namespace)
     volumes = await listing(kube, VOLUME, namespace)
@@ -145,7 +145,7 @@ async def wait_ready(kube: KubeClient, ns: str, name: str = "class", timeout_s: 
 
 
 async def wait_reported(kube: KubeClient, nodes: Iterable[str]) -> None:
-    """Each node's daemon has said what it holds and how much room there is."""
+    """Waits until each node's daemon has reported its layers and its budget."""
 
     async def reported() -> bool:
         caches = [await kube.get(NODE_CACHE, None, node) for node in nodes]

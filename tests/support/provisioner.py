@@ -1,8 +1,8 @@
-"""A stand-in for who makes volumes, so that csi-sanity can test the node plugin with volumes that exist.
+"""Provides volumes for csi-sanity, so that it can test the node plugin with volumes that exist.
 
-In a cluster the operator writes static PersistentVolumes; csi-sanity only knows CSI's CreateVolume. This server answers
-that call with a handle and a chain. ``forward_to``: it also passes every other call on to the daemon's socket, and says
-that it is a controller, without which csi-sanity skips the cases that publish a volume.
+In a cluster the operator writes static PersistentVolumes; csi-sanity only calls CSI's CreateVolume. This server answers
+that call with a handle and a chain. With ``forward_to`` it forwards every other call to the daemon's socket, and
+reports itself as a controller; otherwise csi-sanity skips the cases that publish a volume.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A small world in which plans are carried out one step at a time: API objects, nodes, caches, a binder and KubeVirt.
+"""A small simulated world: API objects, nodes, caches, KubeVirt and the volume binder, driven one step at a time.
 
-It exists to be interrupted: after any single step a test may look, change the wish, lose a node, or plan anew.
+After any single step a test may inspect it, change the spec, lose a node, or plan again.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Vm:
 
     @property
     def annotations(self) -> Mapping[str, str]:
-        """Of its template: every instance that it starts has them."""
+        """Annotations of its template, which every VMI gets."""
         annotations: Mapping[str, str] = self.manifest["spec"]["template"]["metadata"]["annotations"]
         return annotations
 
@@ -185,14 +185,14 @@ class Node:
     ready: bool = True
     held: set[Digest] = field(default_factory=set)
     overlays: dict[str, int] = field(default_factory=dict)
-    """Handle -> moment at which the overlay was made."""
+    """Handle -> clock value at which the overlay was created."""
     cache: Mapping[str, Any] | None = None
     acted: bool = False
-    """The daemon has acted on the NodeCache as it is."""
+    """The daemon has acted on the current NodeCache."""
 
 
 class World:
-    """See the module. ``clock`` counts every change; an overlay remembers when it was made."""
+    """See the module. ``clock`` counts every change; an overlay records the clock value of its creation."""
 
     def __init__(self, spec: SystemDeploymentSpec, node_names: tuple[str, ...] = ("n1", "n2")) -> None:
         self.images, self.systems = small_trees()
@@ -213,7 +213,7 @@ class World:
         self.lost: dict[str, Node] = {}
         """Disks of nodes whose Node object was deleted."""
 
-    # The user.
+    # Users.
 
     def change(self, **changes: Any) -> None:
         self.spec = SystemDeploymentSpec.model_validate({**self.spec.to_api(), **changes})
@@ -221,7 +221,7 @@ class World:
         self.clock += 1
 
     def edit(self, state: str, machine: str, **template: Any) -> None:
-        """A state's machine gets another template, in place."""
+        """Changes the template of a machine in its state, in place."""
         changes = {change.name: change for change in self.systems[state].machines}
         old = changes.get(machine, MachineChange(machine))
         changes[machine] = replace(old, template={**(old.template or {}), **template})
@@ -273,7 +273,7 @@ class World:
             node_exists=node is not None,
             has_driver=node is not None,
             cache_exists=node is not None and node.cache is not None,
-            wishes=tuple(
+            desired=tuple(
                 DesiredChain(tuple(layers[d] for d in v.chain), priority=100) for v in mine.values() if not v.deleting
             ),
             terminating=tuple((n, v.handle) for n, v in mine.items() if v.deleting),
@@ -358,7 +358,7 @@ class World:
             case AddFinalizer():
                 self.finalizer = True
             case RemoveFinalizer():
-                assert not (self.volumes or self.claims or self.vms or self.policies), "the finalizer goes last"
+                assert not (self.volumes or self.claims or self.vms or self.policies), "the finalizer is removed last"
                 self.finalizer, self.gone = False, True
             case ApplyObject(manifest):
                 self._apply_object(manifest)
@@ -390,7 +390,7 @@ class World:
             self.nodes[name].cache = manifest
             self.nodes[name].acted = False
             return
-        assert self.finalizer, "nothing is made before the finalizer"
+        assert self.finalizer, "nothing is created before the finalizer"
         match manifest["kind"]:
             case "PersistentVolume":
                 old = self.volumes.get(name)
@@ -405,10 +405,10 @@ class World:
                 known = self.vms.get(name)
                 self.vms[name] = Vm(manifest, known.uid if known else f"vm{next(self.uids)}")
 
-    # Everybody else, one small move at a time.
+    # All other components, one small move at a time.
 
     def moves(self) -> Iterator[tuple[str, Any]]:
-        """Names of what the rest of the world could do now."""
+        """Moves that other components could make now."""
         for name, node in self.nodes.items():
             if not node.ready or node.cache is None:
                 continue
@@ -485,12 +485,12 @@ class World:
         self.clock += 1
 
     def return_node(self, name: str) -> None:
-        """The machine is there again, with its disk; its NodeCache is not."""
+        """The node returns with its disk, but without its NodeCache."""
         disk = self.lost.pop(name)
         self.nodes[name] = Node(held=disk.held, overlays=disk.overlays)
         self.clock += 1
 
-    # Judging.
+    # Checks.
 
     def check_invariants(self) -> None:
         for vmi in self.vmis.values():
@@ -504,7 +504,7 @@ class World:
             assert self.finalizer
 
     def settle(self, limit: int = 2000) -> None:
-        """Lets everybody do what they can until nobody can do anything."""
+        """Lets the operator and all other components act until there is nothing left to do."""
         for number in range(limit):
             progressed = self.node_cache_pass()
             steps = self.plan().steps
@@ -534,7 +534,7 @@ class World:
         return progressed
 
     def overlay_times(self) -> dict[Slot, int]:
-        """When the overlay that each running machine stands on was made."""
+        """Clock value at which the overlay of each running machine was created."""
         times: dict[Slot, int] = {}
         for name, vmi in self.vmis.items():
             state = self._machine_state(name, self.vms[name])
@@ -543,7 +543,7 @@ class World:
         return times
 
     def check_settled(self) -> None:
-        """The world is as the spec says, and nothing else is left."""
+        """Asserts that the world is as the spec asks, without leftovers."""
         if self.gone or self.deleting:
             assert not (self.volumes or self.claims or self.vms or self.vmis or self.finalizer)
             assert not any(node.overlays for node in self.nodes.values())

@@ -1,4 +1,4 @@
-"""What all kinds share: model settings, metadata, references, conditions and the CEL rules beside the fields."""
+"""Parts that all kinds share: model settings, metadata, references, conditions, CEL rules and printer columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MachineName = Annotated[str, Field(min_length=1, max_length=20, pattern=MACHINE_
 
 
 class Rule(NamedTuple):
-    """A CEL rule of the schema: ``x-kubernetes-validations``. ``path`` is an optional fieldPath."""
+    """One CEL rule of ``x-kubernetes-validations``; ``path`` is its optional fieldPath."""
 
     rule: str
     message: str
@@ -39,29 +39,29 @@ class Column(NamedTuple):
 
 
 READY_COLUMN = Column(
-    "Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "True when the object is as wished."
+    "Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "True if the object is as desired."
 )
 STATE_COLUMN = Column(
-    "State", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is ready or not, as one word."
+    "State", "string", '.status.conditions[?(@.type=="Ready")].reason', "Reason why it is ready or not, as one word."
 )
 MESSAGE_COLUMN = Column(
-    "Message", "string", '.status.conditions[?(@.type=="Ready")].message', "Why it is ready or not, for a person."
+    "Message", "string", '.status.conditions[?(@.type=="Ready")].message', "Explanation of the state."
 )
 AGE_COLUMN = Column("Age", "date", ".metadata.creationTimestamp", "Time since the object was created.")
 
 MAP_BY_NAME: dict[str, JsonValue] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-"""Schema of a list whose items are told apart by their name, so that two writers can merge by it."""
+"""Schema of a list with the key ``name``, so that server-side apply merges its items."""
 
 
 class Model(BaseModel):
-    """Immutable; camelCase outside, snake_case inside; unknown fields are ignored as the API server prunes them."""
+    """Immutable; camelCase in JSON, snake_case in Python; unknown fields are ignored, as the API server prunes them."""
 
     model_config = ConfigDict(
         frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True, defer_build=True
     )
 
     def to_api(self) -> dict[str, Any]:
-        """As the JSON that the API server takes: camelCase, without fields that are None."""
+        """JSON value for the API server: camelCase, without fields that are None."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -76,27 +76,27 @@ class Condition(Model):
 
     type: str = Field(description="Name of the condition, CamelCase.", max_length=316)
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
-    observed_generation: int = Field(default=0, ge=0, description="metadata.generation that this was said of.")
-    last_transition_time: datetime = Field(description="When the status last changed, RFC 3339.")
-    reason: str = Field(description="Why, as one CamelCase word.", min_length=1, max_length=1024)
-    message: str = Field(default="", description="Why, for a person: object, field, number, remedy.", max_length=32768)
+    observed_generation: int = Field(default=0, ge=0, description="metadata.generation that the condition is about.")
+    last_transition_time: datetime = Field(description="Time of the last change of status, RFC 3339.")
+    reason: str = Field(description="Reason as one CamelCase word.", min_length=1, max_length=1024)
+    message: str = Field(default="", description="Explanation with object, field, number and remedy.", max_length=32768)
 
 
 class Status(Model):
-    """What every kind's status has."""
+    """Fields of every kind's status."""
 
     observed_generation: int = Field(
-        default=-1, description="metadata.generation that this status speaks of; -1: none."
+        default=-1, description="metadata.generation that the status is about; -1: none yet."
     )
     conditions: list[Condition] = Field(
         default_factory=list,
-        description="Ready, Reconciling, Stalled and the kind's own.",
+        description="Ready, Reconciling, Stalled and conditions of the kind.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
 
 
 class Metadata(Model):
-    """The part of ObjectMeta that Kigi reads."""
+    """Fields of ObjectMeta that Kigi reads."""
 
     name: str
     namespace: str | None = None

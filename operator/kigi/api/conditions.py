@@ -1,4 +1,4 @@
-"""Conditions as kstatus reads them: Ready sums up, Reconciling and Stalled say why not."""
+"""Conditions for kstatus: Ready is the summary; Reconciling and Stalled explain why it is not True."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STORED = "Stored"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One condition before it has a generation and a time."""
+    """A condition without generation and time."""
 
     type: str
     status: bool | None
@@ -33,7 +33,7 @@ class Finding:
 
 
 def summary(*, ready: bool, stalled: bool, reason: str, message: str) -> tuple[Finding, Finding, Finding]:
-    """Ready, Reconciling and Stalled of one cause: of the three, exactly one is True."""
+    """Ready, Reconciling and Stalled with one reason; exactly one of them is True."""
     return (
         Finding(READY, ready, reason, message),
         Finding(RECONCILING, not ready and not stalled, reason, message),
@@ -44,7 +44,7 @@ def summary(*, ready: bool, stalled: bool, reason: str, message: str) -> tuple[F
 def merge_conditions(
     old: Sequence[Condition], findings: Iterable[Finding], *, generation: int, now: datetime
 ) -> list[Condition]:
-    """The whole new list, in the order of ``findings``; ``lastTransitionTime`` moves only with the status."""
+    """The new list in the order of ``findings``; ``lastTransitionTime`` changes only with the status."""
     before = {condition.type: condition for condition in old}
     merged: list[Condition] = []
     for finding in findings:
@@ -68,5 +68,5 @@ def merge_conditions(
 
 
 def problem_findings(error: KigiError) -> tuple[Finding, Finding, Finding]:
-    """Ready, Reconciling and Stalled of an error: Stalled only when a person must act."""
+    """Ready, Reconciling and Stalled of an error: Stalled is True only if a person must act."""
     return summary(ready=False, stalled=isinstance(error, NeedsAction), reason=error.reason, message=str(error))

@@ -26,23 +26,26 @@ TIB = 2**40
 
 
 class LayerRef(Model):
-    """One differential qcow2 file in a repository."""
+    """A differential qcow2 file in a repository."""
 
     digest: DigestText = Field(description="SHA-256 of the file as stored: 'sha256:' and 64 lower-case hex digits.")
-    size_bytes: int = Field(gt=0, le=64 * TIB, description="Length of the file in bytes, not of the virtual disk.")
+    size_bytes: int = Field(gt=0, le=64 * TIB, description="Size of the file in bytes, not of the virtual disk.")
     virtual_size_bytes: int = Field(
-        gt=0, le=64 * TIB, multiple_of=512, description="Size of the virtual disk in bytes; at least the parent's."
+        gt=0,
+        le=64 * TIB,
+        multiple_of=512,
+        description="Size of the virtual disk in bytes, at least that of the parent.",
     )
     repository: str = Field(
         default=DEFAULT_REPOSITORY,
         max_length=63,
         pattern=DNS_LABEL,
-        description="Name of the repository (bucket) that holds the file, as the operator and daemons are configured.",
+        description="Repository that stores the file, by its name in the configuration of operator and daemons.",
     )
 
 
 class VMImageNodeSpec(Model):
-    """Desired identity of an image; everything but the texts is immutable."""
+    """Identity of an image; all fields except description and os are immutable."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -53,20 +56,20 @@ class VMImageNodeSpec(Model):
     )
 
     parent: NameRef | None = Field(
-        default=None, description="Image that this layer is the difference to; none: a root."
+        default=None, description="Image that this layer is based on; omitted: a root image."
     )
     layer: LayerRef = Field(description="The layer file of this image.")
-    description: str | None = Field(default=None, max_length=4096, description="Free text for people.")
+    description: str | None = Field(default=None, max_length=4096, description="Free text.")
     os: str | None = Field(
         default=None, max_length=253, description="Operating system, free text, such as 'debian-12'."
     )
 
 
 class VMImageNodeStatus(Status):
-    """What is known of an image."""
+    """Observed state of an image."""
 
-    depth: int | None = Field(default=None, description="Number of layers from the root to this image, itself counted.")
-    chain: list[str] | None = Field(default=None, description="Digests from the root to this image.")
+    depth: int | None = Field(default=None, description="Number of layers from the root to this image, both included.")
+    chain: list[str] | None = Field(default=None, description="Digests of the layers from the root to this image.")
     chain_size_bytes: int | None = Field(default=None, description="Sum of the layers' file sizes in bytes.")
     children: int | None = Field(default=None, description="Number of images whose parent is this one.")
     cached_on: int | None = Field(default=None, description="Number of nodes that hold the whole chain.")
@@ -81,21 +84,21 @@ class VMImageNode(Model):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.spec.parent) || self.spec.parent.name != self.metadata.name",
-            "spec.parent.name: an image cannot be its own parent; name another image or leave parent out",
+            "spec.parent.name: an image cannot be its own parent; use another image, or omit parent",
         ),
     )
     COLUMNS: ClassVar[tuple[Column, ...]] = (
         READY_COLUMN,
         STATE_COLUMN,
-        Column("Parent", "string", ".spec.parent.name", "Image that it is the difference to."),
+        Column("Parent", "string", ".spec.parent.name", "Image that it is based on."),
         Column("Depth", "integer", ".status.depth", "Number of layers from the root."),
-        Column("Size", "integer", ".spec.layer.sizeBytes", "Length of the layer's file in bytes."),
+        Column("Size", "integer", ".spec.layer.sizeBytes", "Size of the layer's file in bytes."),
         Column("Cached", "integer", ".status.cachedOn", "Number of nodes that hold the whole chain."),
         MESSAGE_COLUMN,
         AGE_COLUMN,
         Column("Chain", "integer", ".status.chainSizeBytes", "Sum of the chain's file sizes in bytes.", 1),
         Column("Virtual", "integer", ".spec.layer.virtualSizeBytes", "Size of the virtual disk in bytes.", 1),
-        Column("Children", "integer", ".status.children", "Number of images that stand on it.", 1),
+        Column("Children", "integer", ".status.children", "Number of images that are based on it.", 1),
         Column("OS", "string", ".spec.os", "Operating system.", 1),
         Column("Digest", "string", ".spec.layer.digest", "SHA-256 of the layer's file.", 1),
     )

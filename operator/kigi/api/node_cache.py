@@ -1,4 +1,4 @@
-"""NodeCache: the wanted and the held layers of one node; spec by the operator, status by that node's daemon alone."""
+"""NodeCache: wanted and held layers of one node. The operator writes spec, only the node's daemon writes status."""
 
 from __future__ import annotations
 
@@ -24,133 +24,142 @@ from kigi.domain.layers import DEFAULT_REPOSITORY
 
 MAX_FILE_BYTES = 64 * 2**40
 MAX_LAYERS = 2000
-"""Of one node; with the daemon's status this stays below etcd's 1.5 MiB."""
+"""Layers of one node; with the daemon's status the object stays below etcd's 1.5 MiB."""
 ATOMIC: dict[str, JsonValue] = {"x-kubernetes-list-type": "atomic"}
-"""Each list here has one writer, who writes it whole; bookkeeping per item would double the size of the object."""
+"""Schema of a list that one writer always replaces; managed fields per item would double the size of the object."""
 DISK_PRIORITY = 100
-"""Of layers that a disk waits for; those below it are prefetched: they give way to the others when room is short."""
+"""Priority of layers that a disk needs. Layers below it are prefetched, and yield when free space is short."""
 MAX_CAPTURES = 1000
 CaptureId = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 VolumeHandle = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9][-a-z0-9.]*$")]
 
 
 class WantedLayer(Model):
-    """One layer that the node shall hold."""
+    """One layer that the node should hold."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.parent) || self.parent != self.digest",
-            "parent: a layer cannot stand on itself; name the layer below, or leave parent out",
+            "parent: a layer cannot be its own parent; name the layer below, or omit parent",
             ".parent",
         ),
     )
 
     digest: DigestText = Field(description="SHA-256 of the file: 'sha256:' and 64 lower-case hex digits.")
-    size_bytes: int = Field(gt=0, le=MAX_FILE_BYTES, description="Length of the file in bytes.")
+    size_bytes: int = Field(gt=0, le=MAX_FILE_BYTES, description="Size of the file in bytes.")
     virtual_size_bytes: int = Field(
         gt=0,
         le=MAX_FILE_BYTES,
         multiple_of=512,
-        description="Size of the virtual disk in bytes, as its header must say.",
+        description="Size of the virtual disk in bytes; the file's header must agree.",
     )
-    parent: DigestText | None = Field(default=None, description="Layer below, as its header must say; none: a root.")
+    parent: DigestText | None = Field(
+        default=None, description="Layer below; the file's header must agree. Omitted: a root."
+    )
     repository: str = Field(
-        default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Where to fetch it."
+        default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Repository to fetch it from."
     )
-    priority: int = Field(default=0, ge=0, le=1000, description="Higher is fetched first and evicted last.")
-    pinned: bool = Field(default=False, description="True: never evicted while listed, even when the budget is short.")
+    priority: int = Field(
+        default=0, ge=0, le=1000, description="Layers of higher priority are fetched first and evicted last."
+    )
+    pinned: bool = Field(default=False, description="True: not evicted while listed, even if the budget is exceeded.")
 
 
 class CaptureOrder(Model):
-    """One overlay of which the node shall make, or keep, a frozen copy."""
+    """One overlay to make a frozen copy of, or whose copy to keep."""
 
-    id: CaptureId = Field(description="Name of the copy.")
+    id: CaptureId = Field(description="Identifier of the copy.")
     volume: VolumeHandle = Field(description="CSI volume handle of the overlay.")
-    parent: DigestText = Field(description="Layer that the overlay stands on, as its header must say.")
+    parent: DigestText = Field(description="Layer below the overlay; the overlay's header must agree.")
     virtual_size_bytes: int = Field(
-        gt=0, le=MAX_FILE_BYTES, multiple_of=512, description="Size of the virtual disk in bytes, as its header says."
+        gt=0,
+        le=MAX_FILE_BYTES,
+        multiple_of=512,
+        description="Size of the virtual disk in bytes; the overlay's header must agree.",
     )
     repository: str = Field(
-        default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Where its layer is stored."
+        default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Repository to store its layer in."
     )
     action: Literal["Check", "Copy", "Keep"] = Field(
-        description="Check: say whether a copy can be made and stored; the VM runs. Copy: make the copy, if there is "
-        "none. Keep: the VM runs on; make none any more."
+        description="Check: report whether a copy can be made and stored, while the VM runs. Copy: make the copy if "
+        "there is none. Keep: the VM runs again; keep the copy and make no other."
     )
-    mounted: bool = Field(default=False, description="A VM has the overlay; it stands still while action is Copy.")
+    mounted: bool = Field(
+        default=False, description="True: a VM has mounted the overlay. It is paused while action is Copy."
+    )
 
 
 class NodeCacheSpec(Model):
-    """What the node shall hold and forget; written by the operator."""
+    """Layers to hold, overlays to delete and copies to make; written by the operator."""
 
     layers: list[WantedLayer] = Field(
         default_factory=list,
         max_length=MAX_LAYERS,
-        description="Layers that the node shall hold.",
+        description="Layers that the node should hold.",
         json_schema_extra=ATOMIC,
     )
     discard: list[VolumeHandle] = Field(
         default_factory=list,
         max_length=MAX_LAYERS,
-        description="Volumes (CSI volume handles) whose overlays shall be deleted from the node.",
+        description="CSI volume handles whose overlays must be deleted from the node.",
         json_schema_extra=ATOMIC,
     )
     captures: list[CaptureOrder] = Field(
         default_factory=list,
         max_length=MAX_CAPTURES,
-        description="Overlays of which frozen copies are made and stored as layers; others that exist are deleted.",
+        description="Overlays to copy and store as layers; copies that are not listed are deleted.",
         json_schema_extra=ATOMIC,
     )
 
 
 class CachedLayer(Model):
-    """One layer as the node sees it."""
+    """One layer as observed on the node."""
 
     digest: str = Field(description="SHA-256 of the file.")
     state: Literal["Held", "Fetching", "Queued", "Refused"] = Field(
-        description="Held: complete and verified. Refused: see reason; it is tried again."
+        description="Held: complete and verified. Refused: see reason; the daemon retries."
     )
-    size_bytes: int = Field(default=0, description="Length of the file in bytes.")
-    fetched_bytes: int = Field(default=0, description="Bytes that are on the node's disk so far.")
-    links: int = Field(default=0, description="Number of volumes that stand on it.")
+    size_bytes: int = Field(default=0, description="Size of the file in bytes.")
+    fetched_bytes: int = Field(default=0, description="Bytes fetched to the node's disk so far.")
+    links: int = Field(default=0, description="Number of volumes that are based on it.")
     need: Literal["Running", "Wanted", "Prefetch", "Idle"] | None = Field(
         default=None,
-        description="Why it stays. Running: a volume stands on it, or it is pinned. Idle: until the room is needed.",
+        description="Why it is kept. Running: a volume needs it, or it is pinned. Idle: until its space is needed.",
     )
-    reason: str | None = Field(default=None, description="Why it is refused, as one CamelCase word.")
-    message: str | None = Field(default=None, max_length=4096, description="Why it is refused, for a person.")
+    reason: str | None = Field(default=None, description="Reason of the refusal as one CamelCase word.")
+    message: str | None = Field(default=None, max_length=4096, description="Explanation of the refusal.")
 
 
 class CachedVolume(Model):
     """One overlay on the node's disk."""
 
     name: str = Field(description="CSI volume handle.")
-    mounted: bool = Field(default=False, description="A pod uses it.")
+    mounted: bool = Field(default=False, description="True: a pod has mounted it.")
 
 
 class CaptureReport(Model):
-    """One frozen copy of an overlay, and the layer that is made of it."""
+    """One frozen copy of an overlay, and the layer that is created from it."""
 
-    id: str = Field(description="Name of the copy.")
+    id: str = Field(description="Identifier of the copy.")
     state: Literal["Possible", "Copied", "Storing", "Stored", "Unchanged", "Refused", "Lost"] = Field(
-        description="Possible: nothing speaks against a copy. Copied: the VM may run on. Refused: see reason; tried "
-        "again. Lost: there is no copy to keep."
+        description="Possible: a copy can be made. Copied: the VM may run again. Refused: see reason; the daemon "
+        "retries. Lost: the copy does not exist any more."
     )
     copied_bytes: int = Field(default=0, description="Bytes of the overlay that were copied.")
-    copy_milliseconds: int = Field(default=0, description="What copying took.")
+    copy_milliseconds: int = Field(default=0, description="Duration of copying in milliseconds.")
     digest: str | None = Field(default=None, description="Digest of the new layer.")
-    size_bytes: int | None = Field(default=None, description="Length of the new layer's file in bytes.")
-    uploaded_bytes: int = Field(default=0, description="Bytes of it that are in the repository.")
-    reason: str | None = Field(default=None, description="Why it does not go on, as one CamelCase word.")
-    message: str | None = Field(default=None, max_length=4096, description="Why it does not go on, for a person.")
+    size_bytes: int | None = Field(default=None, description="Size of the new layer's file in bytes.")
+    uploaded_bytes: int = Field(default=0, description="Bytes uploaded to the repository so far.")
+    reason: str | None = Field(default=None, description="Reason of a refusal or delay as one CamelCase word.")
+    message: str | None = Field(default=None, max_length=4096, description="Explanation of the reason.")
 
 
 class NodeCacheStatus(Status):
-    """What the node holds; written by that node's daemon alone."""
+    """Observed layers, overlays and copies; only the node's daemon writes it."""
 
     layers: list[CachedLayer] = Field(
         default_factory=list,
-        description="Layers held, on their way, or refused.",
+        description="Layers that are held, queued, being fetched, or refused.",
         json_schema_extra=ATOMIC,
     )
     volumes: list[CachedVolume] = Field(
@@ -160,21 +169,27 @@ class NodeCacheStatus(Status):
     )
     captures: list[CaptureReport] = Field(
         default_factory=list,
-        description="Frozen copies of overlays, and what became of them.",
+        description="Frozen copies of overlays and their progress.",
         json_schema_extra=ATOMIC,
     )
-    budget_bytes: int = Field(default=0, description="Bytes that layers may take on the node.")
-    used_bytes: int = Field(default=0, description="Bytes that layers take on the node, unfinished ones included.")
-    free_bytes: int = Field(default=0, description="Bytes free in the file system of the cache.")
-    fetched_bytes_total: int = Field(
-        default=0, description="Bytes of verified layers fetched since the cache was made."
+    budget_bytes: int = Field(default=0, description="Space that layers may use on the node, in bytes.")
+    used_bytes: int = Field(
+        default=0, description="Space that layers use on the node, incomplete ones included, in bytes."
     )
-    peer_address: str | None = Field(default=None, description="host:port where other nodes' daemons fetch layers.")
-    last_heartbeat_time: datetime | None = Field(default=None, description="When the daemon last wrote, RFC 3339.")
+    free_bytes: int = Field(default=0, description="Free space in the cache's file system, in bytes.")
+    fetched_bytes_total: int = Field(
+        default=0, description="Bytes of verified layers fetched since the cache was created."
+    )
+    peer_address: str | None = Field(
+        default=None, description="host:port from which daemons of other nodes fetch layers."
+    )
+    last_heartbeat_time: datetime | None = Field(
+        default=None, description="Time at which the daemon last wrote the status, RFC 3339."
+    )
 
 
 class NodeCache(Model):
-    """The layers of one node; has the node's name."""
+    """Layers and overlays of one node; the object has the node's name."""
 
     KIND: ClassVar[str] = "NodeCache"
     PLURAL: ClassVar[str] = "nodecaches"
@@ -183,14 +198,14 @@ class NodeCache(Model):
     COLUMNS: ClassVar[tuple[Column, ...]] = (
         READY_COLUMN,
         STATE_COLUMN,
-        Column("Used", "integer", ".status.usedBytes", "Bytes that layers take on the node."),
-        Column("Budget", "integer", ".status.budgetBytes", "Bytes that layers may take on the node."),
+        Column("Used", "integer", ".status.usedBytes", "Space that layers use on the node, in bytes."),
+        Column("Budget", "integer", ".status.budgetBytes", "Space that layers may use on the node, in bytes."),
         MESSAGE_COLUMN,
-        Column("Heartbeat", "date", ".status.lastHeartbeatTime", "Time since the daemon last wrote."),
+        Column("Heartbeat", "date", ".status.lastHeartbeatTime", "Time since the daemon last wrote the status."),
         AGE_COLUMN,
-        Column("Free", "integer", ".status.freeBytes", "Bytes free in the file system of the cache.", 1),
-        Column("Fetched", "integer", ".status.fetchedBytesTotal", "Bytes fetched since the cache was made.", 1),
-        Column("Peer", "string", ".status.peerAddress", "Where other nodes fetch layers.", 1),
+        Column("Free", "integer", ".status.freeBytes", "Free space in the cache's file system, in bytes.", 1),
+        Column("Fetched", "integer", ".status.fetchedBytesTotal", "Bytes fetched since the cache was created.", 1),
+        Column("Peer", "string", ".status.peerAddress", "Address from which other nodes fetch layers.", 1),
     )
 
     metadata: Metadata

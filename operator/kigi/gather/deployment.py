@@ -16,7 +16,7 @@ from kigi.planning.view import DeploymentView, MachineState
 
 
 def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -> DeploymentView:
-    """The view of one deployment; its spec must be valid. O(its machines + nodes)."""
+    """The view of one deployment, whose spec must be valid. O(its machines + nodes)."""
     assert not isinstance(record.spec, KigiError)
     meta = record.meta
     key = (meta.namespace or "", meta.name)
@@ -45,13 +45,13 @@ def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -
 
 
 def kubevirt_of(mirror: Mirror) -> KubeVirtState:
-    """What KubeVirt can do here."""
+    """Version and disk hook of the cluster's KubeVirt."""
     for record in mirror.kubevirts:
         if record.state.hook != "Plugin":
             return record.state
         known = mirror.plugins.get(None, plugin.NAME)
         if known is not None and known.intact and not known.meta.deleting:
             return record.state
-        why = f"Plugin {plugin.NAME} is not there yet as it shall be; no VM is started on a layered disk without it"
+        why = f"Plugin {plugin.NAME} does not exist yet as applied; no VM starts on a layered disk without it"
         return KubeVirtState(record.state.version, None, why, pending=True)
     return KubeVirtState(why_not="KubeVirt is not installed: there is no KubeVirt object in the cluster")

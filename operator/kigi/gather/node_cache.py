@@ -31,7 +31,7 @@ def gather_node(mirror: Mirror, name: str) -> NodeView:
         node_exists=mirror.nodes.get(None, name) is not None,
         has_driver=csi is not None and csi.has_driver,
         cache_exists=cache is not None,
-        wishes=(
+        desired=(
             *(DesiredChain(v.chain, PRIORITY_DISK) for v in volumes if not v.meta.deleting),
             *_deployments_prefetches(mirror, volumes),
             *_prefetches(mirror, name),

@@ -33,7 +33,7 @@ def plan_node_cache(view: NodeView) -> Plan:
     discard = sorted(handle for volume, handle in view.terminating if volume not in view.terminating_in_use)
     discard.extend(orphans(view))
     wanted = NodeCacheSpec(
-        layers=wanted_layers(view.wishes),
+        layers=wanted_layers(view.desired),
         discard=sorted(discard[:MAX_LAYERS]),
         captures=list(view.captures)[:MAX_CAPTURES],
     )

@@ -1,4 +1,4 @@
-"""All that may be done. Each step is a small value, safe to apply twice; stopping after any step is safe."""
+"""Steps: small values, each safe to apply twice. Every prefix of a plan's steps is a safe place to stop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class AddFinalizer:
-    """Put FINALIZER on the SystemDeployment, before anything is made for it."""
+    """Add FINALIZER to the SystemDeployment, before anything is created for it."""
 
     namespace: str
     name: str
@@ -17,7 +17,7 @@ class AddFinalizer:
 
 @dataclass(frozen=True, slots=True)
 class RemoveFinalizer:
-    """Take FINALIZER from the SystemDeployment: nothing of it is left."""
+    """Remove FINALIZER from the SystemDeployment, after everything that was created for it is gone."""
 
     namespace: str
     name: str
@@ -25,16 +25,16 @@ class RemoveFinalizer:
 
 @dataclass(frozen=True, slots=True)
 class ApplyObject:
-    """Server-side apply of a whole object under our field manager."""
+    """Server-side apply of a whole object with Kigi's field manager."""
 
     manifest: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class RestartMachine:
-    """End the VirtualMachineInstance ``vmi_uid``; the VM starts a new one from its template.
+    """Delete the VirtualMachineInstance ``vmi_uid``; KubeVirt starts the next one from the VM's template.
 
-    At once, or ``gracefully``: the guest is asked to shut down, and has its time for it.
+    ``gracefully``: the guest is asked to shut down, and has its termination grace period. Otherwise it is killed.
     """
 
     namespace: str
@@ -45,7 +45,7 @@ class RestartMachine:
 
 @dataclass(frozen=True, slots=True)
 class DeleteObject:
-    """Delete one object by kind and name; absent is done. ``uid`` guards against a namesake."""
+    """Delete one object by kind and name; a missing object is success."""
 
     kind: Literal["VirtualMachine", "PersistentVolumeClaim", "PersistentVolume", "NodeCache", "NetworkPolicy"]
     name: str
@@ -54,14 +54,14 @@ class DeleteObject:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseVolume:
-    """Take OVERLAY_FINALIZER from a PersistentVolume: its overlay is gone from the node."""
+    """Remove OVERLAY_FINALIZER from a PersistentVolume, after its overlay is gone from the node."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class EmitEvent:
-    """One transition for people, on the object that is reconciled."""
+    """Event about the object that is reconciled."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -73,7 +73,7 @@ Step = AddFinalizer | RemoveFinalizer | ApplyObject | RestartMachine | DeleteObj
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in the order of safety, and what is waited for when there are none."""
+    """Steps in their safe order, and what the plan waits for if there are none."""
 
     steps: tuple[Step, ...] = ()
     waiting_for: str = ""

@@ -1,4 +1,4 @@
-"""What a decision needs to know, read once; every value is immutable and made by ``gather``."""
+"""Views: everything that one decision reads. ``gather`` builds them once per reconcile; they are immutable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kigi.errors import KigiError
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """One node that can hold disks: its room and its cache. Sizes in bytes, cpu in millicores."""
+    """One node that can hold disks: its free memory and its cache. Sizes in bytes."""
 
     name: str
     ready: bool = True
@@ -30,18 +30,18 @@ class NodeState:
     taints: tuple[tuple[str, str, str], ...] = ()
     """(key, value, effect)."""
     memory_bytes: int = 0
-    """Allocatable memory less what machines of other deployments placed there ask for; this deployment's are not."""
+    """Allocatable memory minus that of other deployments' machines; this deployment's are not subtracted."""
     has_driver: bool = True
-    """The node's CSINode lists disk.kigi.dev: its daemon is registered with the kubelet."""
+    """The node's CSINode lists disk.kigi.dev: the daemon is registered with the kubelet."""
     held: frozenset[Digest] = frozenset()
     fetching: Mapping[Digest, int] = field(default_factory=dict)
-    """Layers on their way, with the bytes that are there."""
+    """Layers that the node fetches or has queued -> bytes fetched so far."""
     refused: Mapping[Digest, tuple[str, str]] = field(default_factory=dict)
-    """Layers that the node cannot get: (reason, message)."""
+    """Layers that the node cannot fetch -> (reason, message)."""
     cache_free_bytes: int = 0
-    """Budget less layers that are wanted on the node; what a new chain can take."""
+    """Budget minus the layers that are wanted on the node: free space for new chains."""
     cache_alive: bool = True
-    """Its daemon has written its NodeCache lately."""
+    """The daemon has written the NodeCache recently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class MachineState:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentView:
-    """Everything that the decision on one SystemDeployment needs."""
+    """Input of the plan of one SystemDeployment."""
 
     namespace: str
     name: str
@@ -105,7 +105,7 @@ class DeploymentView:
     has_finalizer: bool
     spec: SystemDeploymentSpec
     systems: Mapping[str, ResolvedSystem | KigiError]
-    """Every state that the spec names, resolved, or why it cannot be."""
+    """Every state that the spec names, or the error of resolving it."""
     nodes: Mapping[str, NodeState]
     volumes: tuple[VolumeRecord, ...]
     """Volumes of this name, those of a deleted deployment of the same name included; see ``owns``."""
@@ -115,11 +115,11 @@ class DeploymentView:
     now: datetime
     policies: tuple[PolicyRecord, ...] = ()
     changed_by: str = ""
-    """Field manager that wrote the spec last."""
+    """Field manager that wrote the spec last, for the history only."""
     instancetypes: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Kind and name of each instancetype that the machines can name -> bytes of the guest's memory."""
+    """(kind, name) of each instancetype that machines can name -> guest memory in bytes."""
     old_status: SystemDeploymentStatus | None = None
-    """For lastTransitionTime and timings alone; no decision is read from it."""
+    """For transition times, timings, history and messages of the next status; the plan does not read it."""
 
     def owns(self, record: VolumeRecord | MachineRecord | PolicyRecord) -> bool:
         """Whether this deployment created the object, and not another one of the same name or a user."""
@@ -136,7 +136,7 @@ class DeploymentView:
 
 @dataclass(frozen=True, slots=True)
 class DesiredChain:
-    """One deployment's layers on one node, as its volumes and prefetches ask."""
+    """A chain that a node should hold, for a volume or a prefetch."""
 
     chain: tuple[Layer, ...]
     priority: int
@@ -145,35 +145,35 @@ class DesiredChain:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """Everything that the decision on one NodeCache needs."""
+    """Input of the plan of one NodeCache."""
 
     name: str
     node_exists: bool
     has_driver: bool
     cache_exists: bool
-    wishes: tuple[DesiredChain, ...]
-    """Of volumes that are not being deleted, and of prefetches of deployments placed here."""
+    desired: tuple[DesiredChain, ...]
+    """Chains of volumes that are not terminating, and of prefetches."""
     terminating: tuple[tuple[str, str], ...]
-    """(PersistentVolume, handle) that are being deleted and still carry our finalizer."""
+    """(name, handle) of PersistentVolumes that are terminating and still have Kigi's finalizer."""
     terminating_in_use: frozenset[str] = frozenset()
-    """PersistentVolumes of ``terminating`` whose VirtualMachineInstance still runs."""
+    """Names of ``terminating`` volumes whose VMI still runs."""
     spec_current: bool = False
-    """The daemon has acted on the NodeCache's present generation."""
+    """The daemon has acted on the NodeCache's current generation."""
     discard: frozenset[str] = frozenset()
-    """Handles that the NodeCache's present spec tells the daemon to forget."""
+    """Handles in the current NodeCache's ``spec.discard``."""
     volumes: frozenset[str] = frozenset()
-    """Handles whose overlays the daemon reports."""
+    """Handles of overlays that the daemon reports."""
     nameless: frozenset[str] = frozenset()
-    """Those of ``volumes`` that no PersistentVolume names and no pod uses: left by a node that was away too long."""
+    """Handles in ``volumes`` without a PersistentVolume and without a pod: left over on a node that was away."""
     captures: tuple[CaptureOrder, ...] = ()
-    """Copies of overlays that SystemCaptures ask for here."""
+    """Copies of overlays that SystemCaptures request on this node."""
     present: NodeCacheSpec | None = None
-    """The NodeCache's spec as it is; None: there is no NodeCache."""
+    """Current spec of the NodeCache; None: there is no NodeCache."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageView:
-    """Everything that the status of one VMImageNode says."""
+    """Input of the status of one VMImageNode."""
 
     generation: int
     chain: Chain | KigiError
@@ -187,12 +187,12 @@ class ImageView:
 
 @dataclass(frozen=True, slots=True)
 class SystemView:
-    """Everything that the status of one SystemNode says."""
+    """Input of the status of one SystemNode."""
 
     generation: int
     system: ResolvedSystem | KigiError
     parent: ResolvedSystem | None
-    """The parent state; None: a root, or unresolved."""
+    """The parent state; None: a root, or the parent cannot be resolved."""
     now: datetime
     old_status: SystemNodeStatus | None = None
     deleting: bool = False

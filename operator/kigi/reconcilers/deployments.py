@@ -1,4 +1,4 @@
-"""SystemDeployment: disks and machines of a system on its nodes."""
+"""Reconciles SystemDeployments: disks and machines of a system on its nodes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from kigi.runtime.ports import Ports
 from kigi.status.deployments import deployment_status
 from kigi.status.history import entry_text, new_entries
 
-LOOK_AGAIN_S = 30.0
-"""While a deployment is not ready: a silent daemon is no event."""
+RECHECK_S = 30.0
+"""Delay of the next reconcile while a deployment is not ready: a daemon that falls silent causes no event."""
 
 
 async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
-    """One pass. An error of the steps is in the status before it is raised."""
+    """Reconciles one key; returns the delay of the next reconcile in seconds, or None.
+
+    An error of the steps is written to the status before it is raised.
+    """
     record = ports.mirror.deployments.get(key.namespace, key.name)
     if record is None:
         _forget(key)
@@ -41,7 +44,7 @@ async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
         raise
     except KigiError as exc:
         error = exc
-    # A conflict says that the mirror was old: the next pass will be right, and nobody need know.
+    # After a conflict the mirror was out of date: the next reconcile corrects it, so the status does not report it.
     status = deployment_status(view, plan, None if isinstance(error, Conflict) else error)
     if ports.mirror.deployments.get(key.namespace, key.name) is not None:
         await write_status(ports, DEPLOYMENT, record.meta, record.status, status)
@@ -51,11 +54,11 @@ async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
     if error is not None:
         raise error
     ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions)
-    return plan.retry_after_s if ready else min(plan.retry_after_s or LOOK_AGAIN_S, LOOK_AGAIN_S)
+    return plan.retry_after_s if ready else min(plan.retry_after_s or RECHECK_S, RECHECK_S)
 
 
 async def _report_invalid(ports: Ports, record: DeploymentRecord, error: KigiError) -> None:
-    """A stored spec that is none: said, and nothing is touched; the finalizer waits for a spec that can be read."""
+    """Reports a stored spec that does not validate; nothing else changes, and the finalizer stays."""
     old = record.status or SystemDeploymentStatus()
     conditions = merge_conditions(
         old.conditions, problem_findings(error), generation=record.meta.generation, now=ports.now()

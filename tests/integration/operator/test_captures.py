@@ -193,7 +193,7 @@ async def test_deleting_a_capture_in_the_middle_lets_the_vms_go_on(
 
 
 @pytest.mark.timeout(300)
-async def test_the_end_is_the_same_wherever_the_operator_dies(
+async def test_the_result_is_the_same_wherever_the_operator_dies(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient
 ) -> None:
     """Killed after every n-th write; no VM is left standing, and no disk is copied while its VM runs."""

@@ -1,4 +1,4 @@
-"""The operator is killed after its n-th write, for many n, and started again: the end is the same as without."""
+"""The operator is killed after its n-th write, for many n, and restarted: the result is the same as without."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def survive(
 
 
 @pytest.mark.timeout(600)
-async def test_the_end_is_the_same_wherever_the_operator_dies(
+async def test_the_result_is_the_same_wherever_the_operator_dies(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient
 ) -> None:
     deaths = {}

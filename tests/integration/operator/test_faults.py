@@ -1,4 +1,4 @@
-"""The world misbehaves: a silent API server, an old mirror, two operators, a lost node, a killed process."""
+"""Faults: a silent API server, an outdated mirror, two operators, a lost node, a killed process."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def watches(monkeypatch: pytest.MonkeyPatch) -> dict[str, float | bool]:
     return behaviour
 
 
-async def test_an_api_server_that_stops_for_a_minute_only_delays(
+async def test_an_api_server_that_stops_for_a_minute_only_causes_a_delay(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    """Stopped in the middle of a deployment, with its connections open: nobody is told that it is gone."""
+    """Stopped in the middle of a deployment, with its connections open: no client sees the disconnect."""
     settings = FAST.model_copy(
         update={"request_timeout_s": 5.0, "leader_election": True, "namespace": "kigi-system", "lease_s": 15.0}
     )
@@ -77,7 +77,7 @@ async def test_an_api_server_that_stops_for_a_minute_only_delays(
     assert not actors.violations
 
 
-async def test_what_a_watch_never_told_is_found_by_the_resync(
+async def test_the_resync_finds_what_a_watch_missed(
     plane: ControlPlane,
     operator_kubeconfig: str,
     actors: Actors,
@@ -101,7 +101,7 @@ async def vm_is_gone(kube: KubeClient, ns: str) -> bool:
     return not await listing(kube, MACHINE, ns)
 
 
-async def test_a_mirror_that_lags_makes_nothing_twice(
+async def test_a_mirror_that_lags_creates_nothing_twice(
     plane: ControlPlane,
     operator_kubeconfig: str,
     actors: Actors,
@@ -109,7 +109,7 @@ async def test_a_mirror_that_lags_makes_nothing_twice(
     ns: str,
     watches: dict[str, float | bool],
 ) -> None:
-    """Every event comes two seconds late, as from a slow watch cache; only our own writes are seen at once."""
+    """Every event comes two seconds late, as from a slow watch cache; only own writes are seen immediately."""
     watches["delay_s"] = 2.0
     async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(), deployment())
@@ -123,7 +123,7 @@ async def test_a_mirror_that_lags_makes_nothing_twice(
     assert not actors.violations
 
 
-async def test_a_second_operator_takes_over_from_one_that_was_killed(
+async def test_a_second_operator_takes_over_after_the_first_is_killed(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     settings = FAST.model_copy(update={"leader_election": True, "namespace": "kigi-system", "lease_s": 4.0})
@@ -140,7 +140,7 @@ async def test_a_second_operator_takes_over_from_one_that_was_killed(
         await wait_gone(plane, kube, ns)
     finally:
         await second.stop()
-    assert await holder(kube, ""), "a lease that is given back can be taken at once"
+    assert await holder(kube, ""), "a released lease can be acquired immediately"
     assert not actors.violations
 
 
@@ -149,7 +149,7 @@ async def holder(kube: KubeClient, identity: str) -> bool:
     return lease is not None and lease["spec"].get("holderIdentity", "") == identity
 
 
-async def test_a_lost_node_is_left_when_its_object_is_deleted(
+async def test_machines_leave_a_lost_node_when_its_object_is_deleted(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     await actors.add_node("doomed")
@@ -174,7 +174,7 @@ async def test_a_lost_node_is_left_when_its_object_is_deleted(
             actors.alive.discard("doomed")
 
 
-async def test_a_node_that_comes_back_is_rid_of_the_overlays_of_before(
+async def test_a_returning_node_loses_the_overlays_of_before(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     """Their volumes were released with the Node object, so that nothing that is deleted asks for them."""

@@ -1,4 +1,4 @@
-"""Instances that are kept apart, on a real API server."""
+"""Isolation of instances on a real API server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator on a real API server with the real controller manager; KubeVirt, kubelets and daemons are played."""
+"""The operator on a real API server and controller manager; KubeVirt, kubelets and daemons are simulated."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_kubectl_wait_works_on_every_kind(
         assert not actors.violations
 
 
-async def test_a_missing_image_is_said_and_waited_for(
+async def test_a_missing_image_is_reported_and_waited_for(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     async with OperatorRun(operator_kubeconfig):
@@ -100,11 +100,11 @@ async def test_a_missing_image_is_said_and_waited_for(
         late = [item for item in objects if item["metadata"]["name"] == "role-0"]
         apply(plane, ns, *(item for item in objects if item not in late), deployment())
 
-        async def said() -> bool:
+        async def reported() -> bool:
             body = await get_deployment(kube, ns)
             return body is not None and condition(body, "Resolved").get("reason") == "ImageMissing"
 
-        await eventually_async(said, 20)
+        await eventually_async(reported, 20)
         body = await get_deployment(kube, ns)
         assert body is not None
         assert "role-0" in condition(body, "Ready")["message"]
@@ -114,7 +114,7 @@ async def test_a_missing_image_is_said_and_waited_for(
         await wait_gone(plane, kube, ns)
 
 
-async def test_a_vm_of_that_name_that_is_somebody_elses_is_never_touched(
+async def test_a_vm_of_another_owner_with_the_same_name_is_never_changed(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     foreign = {
@@ -132,11 +132,11 @@ async def test_a_vm_of_that_name_that_is_somebody_elses_is_never_touched(
         apply(plane, ns, foreign)
         apply(plane, ns, *trees(1), deployment())
 
-        async def said() -> bool:
+        async def reported() -> bool:
             body = await get_deployment(kube, ns)
             return body is not None and condition(body, "Ready").get("reason") == "NameTaken"
 
-        await eventually_async(said, 30)
+        await eventually_async(reported, 30)
         vm = await kube.get(MACHINE, ns, "class-0-m0")
         assert vm is not None
         assert vm["spec"] == foreign["spec"]
@@ -178,7 +178,7 @@ async def test_an_edited_template_restarts_its_machine_on_its_disk(
     assert not actors.violations
 
 
-async def test_a_hook_that_somebody_takes_from_a_template_comes_back(
+async def test_a_hook_that_is_removed_from_a_template_is_restored(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     async with OperatorRun(operator_kubeconfig):
@@ -207,15 +207,15 @@ async def test_a_hook_that_somebody_takes_from_a_template_comes_back(
 
 
 @pytest.mark.why("StateBesideDisk")
-async def test_a_vm_that_keeps_state_beside_its_disk_is_stalled_over(
+async def test_a_vm_with_state_outside_of_its_disk_stalls_the_deployment(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     """KubeVirt writes into the instance what a preference brings."""
     patch = ("patch", "virtualmachineinstance", "class-0-m0", "-n", ns, "--type=merge", "-p")
 
     async def stalled() -> bool:
-        told = condition(await get_deployment(kube, ns) or {}, "Stalled")
-        return (told.get("status"), told.get("reason")) == ("True", "StateBesideDisk")
+        stalled = condition(await get_deployment(kube, ns) or {}, "Stalled")
+        return (stalled.get("status"), stalled.get("reason")) == ("True", "StateBesideDisk")
 
     async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(1), deployment())

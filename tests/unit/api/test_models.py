@@ -1,4 +1,4 @@
-"""The models read every object that the API server takes, and write it back as it was."""
+"""The models read every object that the API server accepts, and write it back unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _documents() -> list[Any]:
 
 
 @pytest.mark.parametrize("document", _documents())
-def test_an_object_is_read_and_written_back_with_nothing_lost(document: dict[str, Any]) -> None:
+def test_an_object_is_read_and_written_back_without_loss(document: dict[str, Any]) -> None:
     read = MODELS[document["kind"]].model_validate(document)
     assert _contains(read.to_api()["spec"], document["spec"])
     assert MODELS[document["kind"]].model_validate(read.to_api()) == read

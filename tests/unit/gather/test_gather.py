@@ -162,7 +162,7 @@ def test_a_node_wants_the_chains_of_its_live_volumes(mirror: Mirror) -> None:
     mirror.put("PersistentVolume", volume_body(target()))
     mirror.put("PersistentVolume", volume_body(target("gone"), deletionTimestamp="2026-01-01T00:00:00Z"))
     node = gather_node(mirror, "n1")
-    assert [w.chain for w in node.wishes] == [chain_of("top")]
+    assert [w.chain for w in node.desired] == [chain_of("top")]
     assert [name for name, _ in node.terminating] == ["kigi.ns.dep.0.gone.r1"]
 
 
@@ -177,10 +177,10 @@ def test_prefetched_states_are_wanted_where_the_machine_is(mirror: Mirror) -> No
     mirror.put("SystemNode", system_body("b", [{"name": "m", "image": {"name": "next"}}], "a", 3))
     mirror.put("SystemDeployment", deployment_body(4, prefetch=[{"name": "b"}]))
     mirror.put("PersistentVolume", volume_body(target()))
-    wishes = gather_node(mirror, "n1").wishes
-    assert [w.chain[-1].digest for w in wishes] == [chain_of("top")[0].digest, chain_of("next")[0].digest]
-    assert wishes[0].priority > wishes[1].priority
-    assert not gather_node(mirror, "n2").wishes
+    desired = gather_node(mirror, "n1").desired
+    assert [w.chain[-1].digest for w in desired] == [chain_of("top")[0].digest, chain_of("next")[0].digest]
+    assert desired[0].priority > desired[1].priority
+    assert not gather_node(mirror, "n2").desired
 
 
 def test_an_image_counts_the_nodes_that_hold_its_whole_chain(mirror: Mirror) -> None:

@@ -1,4 +1,4 @@
-"""Machines that start after others, and what a VM that does not run is said to be."""
+"""Boot order, and the states of VMs that do not run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_machine_starts_when_those_before_it_are_ready() -> None:
     assert machine(w) == ("Running", None)
 
 
-def test_a_reset_starts_them_in_order_again() -> None:
+def test_a_reset_restarts_machines_in_boot_order() -> None:
     w = world()
     w.settle()
     old = w.vmis["dep-0-web"].uid
@@ -62,7 +62,7 @@ def test_a_reset_starts_them_in_order_again() -> None:
     w.check_settled()
 
 
-def test_a_machine_that_runs_is_not_stopped_because_one_before_it_went_down() -> None:
+def test_a_running_machine_is_not_stopped_when_a_machine_before_it_fails() -> None:
     w = world()
     w.settle()
     del w.vmis["dep-0-db"]
@@ -70,7 +70,7 @@ def test_a_machine_that_runs_is_not_stopped_because_one_before_it_went_down() ->
     assert machine(w) == ("Running", None)
 
 
-def test_nobody_waits_for_a_machine_that_shall_be_off() -> None:
+def test_a_machine_that_is_switched_off_does_not_hold_others_back() -> None:
     w = world(overrides=[{"instance": 0, "machines": [{"name": "db", "running": False}]}])
     w.settle()
     assert machine(w) == ("Running", None)
@@ -83,7 +83,7 @@ def strategies(view: DeploymentView) -> list[str]:
     return [each["spec"]["runStrategy"] for each in applied if each["kind"] == "VirtualMachine"]
 
 
-def test_a_vm_that_is_still_ending_is_turned_on_when_it_has_ended() -> None:
+def test_a_terminating_vm_is_switched_on_after_its_vmi_has_ended() -> None:
     """KubeVirt forgets to start a VM of strategy RerunOnFailure that is turned on while its instance is ending."""
     w = world()
     w.settle()
@@ -107,7 +107,7 @@ def test_a_vm_that_is_still_ending_is_turned_on_when_it_has_ended() -> None:
         ({"vmi": {"ready": False}, "vm": {"printable_status": "Running"}}, "Starting"),
     ],
 )
-def test_a_vm_that_is_not_ready_is_called_by_its_trouble(fields: dict[str, Any], state: str) -> None:
+def test_the_state_of_a_vm_that_is_not_ready_names_its_problem(fields: dict[str, Any], state: str) -> None:
     w = world()
     w.settle()
     view = with_machines(w.view(), "web", **fields)

@@ -1,4 +1,4 @@
-"""Machines with several disks: one revision for all of them, whatever happens to one."""
+"""Machines with several disks: all of them always share one revision."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_another_image_under_one_disk_renews_all_of_them_under_keep_unchanged() 
     w.check_settled()
 
 
-def test_a_disk_that_was_never_made_is_made_on_the_same_node() -> None:
+def test_a_disk_that_was_never_created_is_created_on_the_same_node() -> None:
     w = World(SystemDeploymentSpec.model_validate({"system": {"name": "b"}}))
     made = []
     while "kigi.ns.dep.0.db.r1" not in made:

@@ -1,4 +1,4 @@
-"""A VM that KubeVirt refuses because it remembers the last one is kept off until it has forgotten."""
+"""A VM that KubeVirt refuses because of a ghost record stays off until the record is dropped."""
 
 from __future__ import annotations
 
@@ -54,29 +54,29 @@ def state(view: DeploymentView) -> tuple[str, str | None]:
     return found.state, found.message
 
 
-def test_it_is_halted_for_a_while_and_says_so(view: DeploymentView) -> None:
+def test_a_blocked_vm_is_halted_and_reports_the_reason(view: DeploymentView) -> None:
     until = view.now + FORGOTTEN_AFTER
     assert vms(stuck(view)) == [("Halted", until.isoformat())]
     word, message = state(stuck(view))
     assert (word, "ghost record" in str(message)) == ("Restarting", True)
 
 
-def test_nothing_more_is_done_while_it_ends_and_while_it_waits(view: DeploymentView) -> None:
+def test_a_halted_vm_needs_no_steps_while_it_ends_and_waits(view: DeploymentView) -> None:
     until = view.now + timedelta(seconds=12)
     assert vms(stuck(view, running=False, halted_until=until)) == []
     assert vms(off(view, until)) == []
     assert state(off(view, until))[0] == "Restarting"
 
 
-def test_it_starts_again_when_the_time_is_over(view: DeploymentView) -> None:
+def test_a_halted_vm_starts_when_its_time_is_over(view: DeploymentView) -> None:
     assert vms(off(view, view.now)) == [("Always", None)]
     assert vms(off(view, view.now - timedelta(days=1))) == [("Always", None)]
 
 
-def test_one_that_runs_again_is_left_alone_whatever_its_annotation_says(view: DeploymentView) -> None:
+def test_an_expired_time_does_not_affect_a_running_vm(view: DeploymentView) -> None:
     assert vms(with_first(view, vm={"halted_until": view.now - timedelta(seconds=1)})) == []
 
 
 @pytest.mark.parametrize("value", [None, "", "soon", "2026-11-25", "2026-11-25T10:00:00"])
-def test_an_annotation_that_is_no_time_holds_nobody_back(value: object) -> None:
+def test_an_annotation_that_is_not_a_time_has_no_effect(value: object) -> None:
     assert _time(value) is None

@@ -1,4 +1,4 @@
-"""What a running VM is changes with its template, and its disk stays."""
+"""A changed template restarts the VM; its disk stays."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_an_override_restarts_its_machine_alone() -> None:
 @pytest.mark.parametrize(
     "template", [pytest.param({"after": None}, id="after"), pytest.param({"runStrategy": "RerunOnFailure"}, id="run")]
 )
-def test_when_a_machine_is_started_is_no_reason_to_restart_it(template: dict[str, Any]) -> None:
+def test_fields_that_define_when_a_machine_starts_do_not_restart_it(template: dict[str, Any]) -> None:
     w = settled()
     w.edit("b", "web", **template)
     apply_vms(w)
@@ -125,7 +125,7 @@ def test_another_hook_image_or_kind_is_applied_and_restarts_nothing() -> None:
         assert machine(seen, plan_deployment(seen))[0] == "Running"
 
 
-def test_an_instance_that_does_not_say_what_it_is_stays() -> None:
+def test_a_vmi_without_a_hardware_hash_is_not_restarted() -> None:
     w = settled()
     assert w.plan().steps == ()
     view = with_machines(w.view(), "web", vm={"hardware": ""}, vmi={"hardware": ""})
@@ -137,7 +137,7 @@ def test_an_instance_that_does_not_say_what_it_is_stays() -> None:
     assert restarts(plan_deployment(with_machines(w.view(), "web", vmi={"hardware": ""})).steps) == []
 
 
-def test_a_change_that_is_taken_back_in_time_restarts_nothing() -> None:
+def test_a_change_that_is_reverted_in_time_restarts_nothing() -> None:
     w = settled()
     w.edit("b", "web", memory="2Gi")
     apply_vms(w)
@@ -158,7 +158,7 @@ def test_a_change_that_is_taken_back_in_time_restarts_nothing() -> None:
         pytest.param({"vmi_deleting": True}, "Restarting", None, id="on-its-way"),
     ],
 )
-def test_a_machine_that_stands_still_or_has_ended_is_not_waked_for_it(
+def test_a_paused_or_finished_machine_is_not_restarted_for_its_template(
     changes: dict[str, Any], state: str, message: str | None
 ) -> None:
     w = settled()
@@ -171,7 +171,7 @@ def test_a_machine_that_stands_still_or_has_ended_is_not_waked_for_it(
     assert not is_ready(view)
 
 
-def test_a_machine_that_no_node_takes_starts_anew_with_a_smaller_template() -> None:
+def test_an_unschedulable_machine_restarts_with_a_smaller_template() -> None:
     w = settled()
     w.edit("b", "web", memory="1Mi")
     apply_vms(w)
@@ -179,7 +179,7 @@ def test_a_machine_that_no_node_takes_starts_anew_with_a_smaller_template() -> N
     assert restarts(plan_deployment(view).steps) == [(WEB, True)]
 
 
-def test_a_fresh_disk_is_given_no_grace() -> None:
+def test_a_vmi_on_a_replaced_disk_gets_no_grace_period() -> None:
     w = settled()
     w.change(reset="1")
     while not (found := restarts(w.plan().steps)):
@@ -190,7 +190,7 @@ def test_a_fresh_disk_is_given_no_grace() -> None:
 
 
 @pytest.mark.parametrize("annotation", [HOOK_SIDECARS, ANNOTATION_HARDWARE_HASH])
-def test_an_annotation_that_somebody_takes_from_a_template_is_put_back(annotation: str) -> None:
+def test_an_annotation_that_is_removed_from_a_template_is_restored(annotation: str) -> None:
     w = settled()
     lost = {HOOK_SIDECARS: "sidecars", ANNOTATION_HARDWARE_HASH: "hardware"}[annotation]
     plan = plan_deployment(with_machines(w.view(), "web", vm={lost: ""}))

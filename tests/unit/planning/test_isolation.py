@@ -1,4 +1,4 @@
-"""Instances that are kept apart."""
+"""Isolation of instances by NetworkPolicies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def kinds(w: World) -> set[str]:
     return {step.manifest["kind"] for step in w.plan().steps if isinstance(step, ApplyObject)}
 
 
-def test_no_vm_is_made_before_its_instance_is_isolated() -> None:
+def test_no_vm_is_created_before_its_instance_is_isolated() -> None:
     w = world(isolation="Instances", replicas=2)
     for node in w.nodes.values():
         node.held = {image.digest for image in w.images.values()}
@@ -32,7 +32,7 @@ def test_no_vm_is_made_before_its_instance_is_isolated() -> None:
     assert policy["egress"] == [{"to": [{"podSelector": {"matchLabels": labels}}]}]
 
 
-def test_a_changed_policy_is_put_right_and_an_unwished_one_goes() -> None:
+def test_a_changed_policy_is_corrected_and_an_unneeded_one_deleted() -> None:
     w = world(isolation="Instances")
     w.settle()
     right = w.policies["dep-0"]

@@ -1,4 +1,4 @@
-"""A NodeCache holds no more than the API server takes; what is most wanted comes first."""
+"""A NodeCache has no more entries than one object can hold; those of the highest priority come first."""
 
 from __future__ import annotations
 

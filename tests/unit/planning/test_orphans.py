@@ -1,4 +1,4 @@
-"""Overlays that no PersistentVolume names are ordered away, and no others."""
+"""Overlays without a PersistentVolume are discarded, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where disks go."""
+"""Placement of disks on nodes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_node_that_holds_the_layers_is_taken_first() -> None:
     assert nodes_of(1, node("a"), warm) == ["b"]
 
 
-def test_a_warm_node_takes_no_more_than_its_fair_share_while_others_have_room() -> None:
+def test_a_warm_node_takes_its_fair_share_only_while_others_have_capacity() -> None:
     warm = node("b", held=frozenset({BASE.digest, WEB.digest}))
     assert sorted(nodes_of(4, node("a"), warm)) == ["a", "a", "b", "b"]
 
@@ -67,16 +67,16 @@ def test_spread_goes_by_instances_and_pack_by_fullness() -> None:
     assert nodes_of(3, *pair, strategy="Pack", load={"b": 1}) == ["b", "b", "b"]
 
 
-def test_a_full_node_is_left_for_one_with_memory() -> None:
+def test_a_node_without_free_memory_is_avoided() -> None:
     assert nodes_of(3, node("a", memory_bytes=GIB), node("b"), strategy="Pack", load={"a": 5}) == ["a", "b", "b"]
 
 
-def test_a_node_whose_cache_has_no_room_is_left() -> None:
+def test_a_node_without_free_cache_space_is_avoided() -> None:
     assert nodes_of(1, node("a", cache_free_bytes=109), node("b")) == ["b"]
     assert nodes_of(1, node("a", cache_free_bytes=110), node("b")) == ["a"]
 
 
-def test_a_system_that_fits_nowhere_whole_is_split() -> None:
+def test_a_system_that_fits_on_no_node_is_split() -> None:
     machines = [target(0, f"m{number}") for number in range(4)]
     choices = place(
         {0: machines},
@@ -120,7 +120,7 @@ def test_the_reason_names_bytes_and_strategy() -> None:
         pytest.param(node("a", labels={"pool": "vm"}, taints=(("k", "v", "NoSchedule"),)), "taint", id="taint"),
     ],
 )
-def test_why_no_node_can_be_taken_is_said(state: NodeState, cause: str) -> None:
+def test_the_error_names_why_no_node_is_a_candidate(state: NodeState, cause: str) -> None:
     rules = Placement(node_selector={"pool": "vm"}) if "pool" in state.labels else Placement()
     with pytest.raises(NoNode, match=f"1 nodes .*{cause}"):
         place({0: [target(0)]}, {"a": state}, rules, load={}, home={}, memory_of={(0, "web"): 0})
@@ -153,7 +153,7 @@ def test_machines_without_common_layers_are_scored_each_by_their_own() -> None:
     assert {slot: choice.node for slot, choice in choices.items()} == {(0, "web"): "a", (1, "db"): "b"}
 
 
-def test_memory_of_machines_that_stay_is_not_handed_out_again() -> None:
+def test_memory_of_placed_machines_is_not_assigned_again() -> None:
     unplaced = {2: [target(2)]}
     nodes = {name: node(name, memory_bytes=2 * GIB) for name in ("a", "b")}
     choices = place(
@@ -168,7 +168,7 @@ def test_memory_of_machines_that_stay_is_not_handed_out_again() -> None:
     assert choices[(2, "web")].node == "b"
 
 
-def test_machines_of_one_instance_share_the_room_of_a_cache() -> None:
+def test_machines_of_one_instance_share_the_free_space_of_a_cache() -> None:
     alone = [Layer(digest(f"alone{number}"), 60, GIB) for number in range(2)]
     machines = [target(0, f"m{number}", (layer,)) for number, layer in enumerate(alone)]
     choices = place(
@@ -182,7 +182,7 @@ def test_machines_of_one_instance_share_the_room_of_a_cache() -> None:
     assert sorted(choice.node for choice in choices.values()) == ["a", "b"]
 
 
-def test_instances_of_different_states_share_the_room_of_a_cache() -> None:
+def test_instances_of_different_states_share_the_free_space_of_a_cache() -> None:
     mail, file = Layer(digest("mail"), 60, GIB), Layer(digest("file"), 60, GIB)
     choices = place(
         {0: [target(0, chain=(mail,))], 1: [target(1, chain=(file,), system="b")]},
@@ -195,7 +195,7 @@ def test_instances_of_different_states_share_the_room_of_a_cache() -> None:
     assert {choice.node for choice in choices.values()} == {"a", "b"}
 
 
-def test_layers_that_are_shared_take_the_room_of_a_cache_once() -> None:
+def test_shared_layers_use_the_space_of_a_cache_once() -> None:
     choices = place(
         {0: [target(0)], 1: [target(1, "db", (BASE, DB))]},
         {"a": node("a", cache_free_bytes=130), "b": node("b", cache_free_bytes=130)},

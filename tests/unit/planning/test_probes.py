@@ -1,4 +1,4 @@
-"""KubeVirt's probes and run strategies of what a template asks for."""
+"""Readiness probes and run strategies of VMs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.bodies import machine_body, target
         ),
     ],
 )
-def test_readiness_is_kubevirts_probe(readiness: dict[str, Any], probe: dict[str, Any]) -> None:
+def test_readiness_becomes_a_readiness_probe(readiness: dict[str, Any], probe: dict[str, Any]) -> None:
     body = machine_body(target(template={"readiness": readiness}))
     assert body["spec"]["template"]["spec"]["readinessProbe"] == probe
 
@@ -34,5 +34,5 @@ def test_without_readiness_there_is_no_probe() -> None:
     ("template", "running", "strategy"),
     [({}, True, "Always"), ({"runStrategy": "RerunOnFailure"}, True, "RerunOnFailure"), ({}, False, "Halted")],
 )
-def test_the_run_strategy_is_as_asked_for(template: dict[str, Any], running: bool, strategy: str) -> None:
+def test_the_run_strategy_follows_template_and_target(template: dict[str, Any], running: bool, strategy: str) -> None:
     assert machine_body(target(template=template, running=running))["spec"]["runStrategy"] == strategy

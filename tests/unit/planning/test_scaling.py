@@ -1,4 +1,4 @@
-"""Instances that are added find the room that those before them have left."""
+"""Added instances are placed on the free memory that others leave."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def packed(replicas: int, **spec: Any) -> World:
 
 
 @pytest.mark.parametrize("strategy", ["Pack", "CacheAware"])
-def test_an_added_instance_leaves_a_node_that_this_deployment_has_filled(strategy: str) -> None:
+def test_an_added_instance_avoids_a_node_that_this_deployment_has_filled(strategy: str) -> None:
     world = packed(2)
     world.change(replicas=3, placement={"strategy": strategy})
     assert added_nodes(world, {"n1": 2, "n2": 2}) == {2: {"n2"}}
 
 
-def test_machines_that_get_a_new_disk_keep_their_room() -> None:
+def test_machines_that_get_a_new_disk_keep_their_memory() -> None:
     world = packed(2)
     world.change(replicas=3, reset="again")
     assert added_nodes(world, {"n1": 2, "n2": 2}) == {0: {"n1"}, 1: {"n1"}, 2: {"n2"}}
 
 
-def test_a_node_with_room_left_is_packed_further() -> None:
+def test_pack_continues_on_a_node_with_free_memory() -> None:
     world = packed(2)
     world.change(replicas=3)
     assert added_nodes(world, {"n1": 3, "n2": 3}) == {2: {"n1"}}

@@ -1,4 +1,4 @@
-"""Which machine shall run what, and when it needs a new disk."""
+"""Machine targets: overrides, and when a machine needs a new disk."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_most_specific_override_wins() -> None:
     assert found[(1, "db")].resets == ("all", None, None)
 
 
-def test_an_override_of_an_unknown_machine_names_those_that_there_are() -> None:
+def test_an_override_of_an_unknown_machine_lists_the_known_ones() -> None:
     with pytest.raises(MachineUnknown, match=r"overrides\[0\].machines\[mail\].*it has db, web"):
         targets(overrides=[{"instance": 0, "machines": [{"name": "mail"}]}])
 
@@ -60,7 +60,7 @@ def test_a_state_that_cannot_be_resolved_is_raised() -> None:
         machine_targets(replace(World(spec()).view(), systems={"a": ImageMissing("absent")}))
 
 
-def test_all_named_states_are_known_beforehand() -> None:
+def test_every_state_that_the_spec_names_is_found() -> None:
     named = spec(
         prefetch=[{"name": "p"}],
         overrides=[{"instance": 0, "system": {"name": "o"}, "machines": [{"name": "m", "system": {"name": "x"}}]}],
@@ -95,9 +95,9 @@ def test_when_a_machine_needs_a_new_disk(before: Fingerprint | None, fields: dic
     assert targets(**fields)[(0, "web")].needs_new_disk(before) is new
 
 
-def test_tokens_that_are_gone_are_remembered() -> None:
+def test_removed_reset_tokens_stay_in_the_fingerprint() -> None:
     assert targets()[(0, "web")].fingerprint(OLD).resets == ("t", None, None)
 
 
-def test_a_fingerprint_survives_its_text() -> None:
+def test_a_fingerprint_survives_conversion_to_text() -> None:
     assert Fingerprint.from_text(OLD.to_text()) == OLD

@@ -1,4 +1,4 @@
-"""A machine's template as KubeVirt gets it."""
+"""The VMI template that KubeVirt receives."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ FOREIGN = {
 }
 
 
-def test_cloud_init_stays_beside_a_patch_that_brings_a_volume() -> None:
+def test_cloud_init_is_kept_when_a_patch_adds_a_volume() -> None:
     spec = instance(cloudInit={"userData": "#cloud-config"}, patch={"spec": FOREIGN})
     assert names(spec["volumes"]) == ["kigi-root", "cloud-init", "tools"]
     assert names(spec["domain"]["devices"]["disks"]) == ["kigi-root", "cloud-init", "tools"]
     assert spec["volumes"][1]["cloudInitNoCloud"] == {"userData": "#cloud-config"}
 
 
-def test_without_cloud_init_a_patch_may_bring_its_own() -> None:
+def test_without_cloud_init_a_patch_may_add_its_own() -> None:
     own = {"volumes": [{"name": "cloud-init", "cloudInitConfigDrive": {"userData": "x"}}]}
     spec = instance(patch={"spec": own})
     assert names(spec["volumes"]) == ["kigi-root", "cloud-init"]
@@ -62,7 +62,7 @@ def test_without_cloud_init_a_patch_may_bring_its_own() -> None:
         ),
     ],
 )
-def test_a_preference_brings_no_tpm_that_the_template_does_not_name(
+def test_a_preference_adds_no_tpm_that_the_template_does_not_have(
     template: dict[str, Any], tpm: dict[str, Any] | None
 ) -> None:
     assert instance(**template)["domain"]["devices"].get("tpm") == tpm

@@ -1,4 +1,4 @@
-"""What a deployment says of itself."""
+"""Status of a deployment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def message(status: SystemDeploymentStatus, name: str = "Ready") -> str:
     return next(f"{c.reason}: {c.message}" for c in status.conditions if c.type == name)
 
 
-def test_a_settled_deployment_is_ready_and_says_what_runs() -> None:
+def test_a_settled_deployment_is_ready_and_reports_what_runs() -> None:
     w = world(replicas=2)
     w.settle()
     status = status_of(w.view())
@@ -53,7 +53,7 @@ def test_a_settled_deployment_is_ready_and_says_what_runs() -> None:
     assert {machine.state for instance in status.instances for machine in instance.machines} == {"Running"}
 
 
-def test_a_wish_is_never_told_as_a_fact() -> None:
+def test_a_desired_state_is_never_reported_as_reached() -> None:
     w = world()
     w.settle()
     w.change(system={"name": "b"})
@@ -62,7 +62,7 @@ def test_a_wish_is_never_told_as_a_fact() -> None:
     assert status.observed_generation == 2
 
 
-def test_layers_on_their_way_are_counted() -> None:
+def test_layers_that_are_being_fetched_are_counted() -> None:
     w = world()
     for step in w.plan().steps:
         w.apply(step)
@@ -74,7 +74,7 @@ def test_layers_on_their_way_are_counted() -> None:
     assert status.progress.percent == 33
 
 
-def test_what_a_change_costs_is_kept_while_it_arrives() -> None:
+def test_the_cost_of_a_change_is_kept_while_its_layers_arrive() -> None:
     w = world()
     first = status_of(w.view())
     assert first.plan is not None
@@ -89,7 +89,7 @@ def test_what_a_change_costs_is_kept_while_it_arrives() -> None:
     assert (again.plan.total_bytes, again.plan.missing_bytes) == (7000, 2000)
 
 
-def test_times_are_counted_from_when_the_change_was_seen() -> None:
+def test_timings_start_when_the_change_is_first_seen() -> None:
     w = world()
     first = status_of(w.view())
     w.settle()
@@ -101,7 +101,7 @@ def test_times_are_counted_from_when_the_change_was_seen() -> None:
     assert status.timings.ready_seconds > 0
 
 
-def test_a_closed_gate_stalls_it_and_names_the_gate_while_caches_get_warm() -> None:
+def test_a_missing_feature_gate_stalls_the_deployment_while_caches_get_warm() -> None:
     w = world()
     closed = replace(w.view(), kubevirt=KubeVirtState("1.7.0", None, "set the feature gate Sidecar"))
     plan = plan_deployment(closed)
@@ -134,7 +134,7 @@ def test_a_missing_state_is_waited_for() -> None:
     assert "SystemNode b: spec.parent.name 'a' does not exist" in message(status)
 
 
-def test_a_refusal_of_a_node_is_told_with_its_reason() -> None:
+def test_a_layer_that_a_node_refuses_is_reported_with_the_reason() -> None:
     w = world()
     for step in w.plan().steps:
         w.apply(step)
@@ -154,8 +154,8 @@ def placed(**refused: tuple[str, str]) -> DeploymentView:
     for step in w.plan().steps:
         w.apply(step)
     view = w.view()
-    told = {digest(name): why for name, why in refused.items()}
-    return replace(view, nodes={name: replace(state, refused=told) for name, state in view.nodes.items()})
+    reasons = {digest(name): why for name, why in refused.items()}
+    return replace(view, nodes={name: replace(state, refused=reasons) for name, state in view.nodes.items()})
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def placed(**refused: tuple[str, str]) -> DeploymentView:
         ("NoRoom", "False"),
     ],
 )
-def test_a_refusal_that_a_person_must_mend_stalls_it_until_it_is_mended(reason: str, stalled: str) -> None:
+def test_a_refusal_that_needs_action_stalls_the_deployment_until_it_is_fixed(reason: str, stalled: str) -> None:
     view = placed(base=(reason, "because"))
     status = status_of(view)
     assert conditions(status)["Stalled"] == stalled
@@ -182,12 +182,12 @@ def test_a_refusal_that_a_person_must_mend_stalls_it_until_it_is_mended(reason: 
     assert (conditions(after)["Stalled"], conditions(after)["Reconciling"]) == ("False", "True")
 
 
-def test_a_refusal_that_a_person_must_mend_is_told_before_others() -> None:
+def test_a_refusal_that_needs_action_is_reported_before_others() -> None:
     view = placed(base=("RepositoryUnreachable", "silent"), web=("AccessDenied", "no"), db=("NoRoom", "full"))
     assert message(status_of(view)).startswith("AccessDenied: n")
 
 
-def test_what_a_silent_daemon_refused_is_not_told() -> None:
+def test_refusals_of_a_silent_daemon_are_not_reported() -> None:
     view = placed(base=("AccessDenied", "no"))
     silent = {name: replace(state, cache_alive=False) for name, state in view.nodes.items()}
     assert message(status_of(replace(view, nodes=silent))).startswith("CacheSilent: ")
@@ -202,7 +202,7 @@ def test_a_node_that_is_not_ready_is_named() -> None:
     assert message(status) == f"NodeNotReady: waits for {used}, or for that Node to be deleted"
 
 
-def test_stopped_machines_are_ready_when_they_shall_be_off() -> None:
+def test_stopped_machines_are_ready_if_they_should_be_off() -> None:
     w = world(running=False)
     w.settle()
     status = status_of(w.view())
@@ -212,7 +212,7 @@ def test_stopped_machines_are_ready_when_they_shall_be_off() -> None:
 
 @pytest.mark.parametrize("printable", ["ErrImagePull", "ImagePullBackOff", "ErrorPvcNotFound", "DataVolumeError"])
 @pytest.mark.parametrize("words", ["", "KubeVirt's words"])
-def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_words(printable: str, words: str) -> None:
+def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_message(printable: str, words: str) -> None:
     w = world()
     w.settle()
     view = w.view()
@@ -223,8 +223,8 @@ def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_words(printable: str
     assert (words or printable) in message(status)
 
 
-def test_what_kubevirt_said_of_a_start_is_kept_until_the_next_one_and_for_that_disk_alone() -> None:
-    """Between two starts there is no instance that could say why the first one failed."""
+def test_the_message_of_a_failed_start_is_kept_until_the_next_start_of_the_same_disk() -> None:
+    """Between two starts there is no VMI with the reason why the first one failed."""
     w = world()
     w.settle()
     view = w.view()
@@ -232,7 +232,7 @@ def test_what_kubevirt_said_of_a_start_is_kept_until_the_next_one_and_for_that_d
     def after(old: SystemDeploymentStatus | None, **fields: Any) -> SystemDeploymentStatus:
         return status_of(replace(with_machines(view, "db", **fields), old_status=old))
 
-    def told(status: SystemDeploymentStatus) -> set[str | None]:
+    def messages(status: SystemDeploymentStatus) -> set[str | None]:
         return {
             machine.message for instance in status.instances for machine in instance.machines if machine.name == "db"
         }
@@ -240,14 +240,14 @@ def test_what_kubevirt_said_of_a_start_is_kept_until_the_next_one_and_for_that_d
     waiting = {"vm": {"printable_status": "CrashLoopBackOff"}, "is_off": True}
     starting = {"phase": "Scheduling", "ready": False}
     failed = after(None, vm={"message": "no such link"}, vmi={"phase": "Failed", "ready": False})
-    assert told(after(failed, **waiting)) == {"no such link"}
-    assert told(after(after(failed, **waiting), **waiting)) == {"no such link"}
+    assert messages(after(failed, **waiting)) == {"no such link"}
+    assert messages(after(after(failed, **waiting), **waiting)) == {"no such link"}
     text = failed.model_dump_json(by_alias=True).replace('"revision":1', '"revision":7')
-    assert told(after(SystemDeploymentStatus.model_validate_json(text), **waiting)) == {"CrashLoopBackOff"}
-    assert told(after(failed, vm={"printable_status": "Starting"}, vmi=starting)) == {None}
+    assert messages(after(SystemDeploymentStatus.model_validate_json(text), **waiting)) == {"CrashLoopBackOff"}
+    assert messages(after(failed, vm={"printable_status": "Starting"}, vmi=starting)) == {None}
 
 
-def test_a_vm_whose_preference_brings_state_that_no_reset_reaches_stalls_it() -> None:
+def test_a_vm_with_persistent_state_of_its_preference_stalls_the_deployment() -> None:
     w = world()
     w.settle()
     view = w.view()
@@ -255,11 +255,11 @@ def test_a_vm_whose_preference_brings_state_that_no_reset_reaches_stalls_it() ->
     assert (conditions(status)["Ready"], conditions(status)["Stalled"]) == ("False", "True")
     assert message(status).startswith("StateBesideDisk: SystemNode a: machine ")
     assert "template.patch.spec.domain.devices.tpm.persistent: false" in message(status)
-    told = {machine.message for instance in status.instances for machine in instance.machines}
-    assert told == {"no reset reaches the state of its persistent domain.devices.tpm"}
+    found = {machine.message for instance in status.instances for machine in instance.machines}
+    assert found == {"no reset reaches the state of its persistent domain.devices.tpm"}
 
 
-def test_a_hook_that_is_on_its_way_says_nothing_of_placement() -> None:
+def test_a_pending_hook_does_not_affect_the_placed_condition() -> None:
     w = world()
     w.settle()
     status = status_of(replace(w.view(), kubevirt=KubeVirtState("1.9.0", None, "the Plugin is made", pending=True)))
@@ -267,7 +267,7 @@ def test_a_hook_that_is_on_its_way_says_nothing_of_placement() -> None:
     assert message(status) == "HookPending: the Plugin is made"
 
 
-def test_no_node_is_told_as_a_matter_of_placement() -> None:
+def test_a_missing_candidate_node_is_reported_in_the_placed_condition() -> None:
     w = world()
     w.settle()
     w.change(replicas=2, placement={"nodeSelector": {"pool": "none"}})
@@ -302,13 +302,13 @@ def size(instances: list[InstanceStatus]) -> int:
     return sum(len(json.dumps(instance.to_api())) for instance in instances)
 
 
-def test_as_many_machines_as_fit_into_one_object_are_told_in_full() -> None:
+def test_machines_that_fit_into_one_object_are_reported_in_full() -> None:
     whole = many(2000, ready=False)
     assert shorten_to_fit(whole) == whole
     assert size(whole) < 1_200_000
 
 
-def test_of_the_most_machines_each_keeps_name_state_revision_and_system() -> None:
+def test_each_machine_of_a_shortened_status_keeps_name_state_revision_and_system() -> None:
     whole = [*many(MAX_MACHINES - 500, ready=True), *many(500, ready=False)]
     brief = shorten_to_fit(whole)
     assert size(brief) < 1_200_000 < size(whole)
@@ -320,7 +320,7 @@ def test_of_the_most_machines_each_keeps_name_state_revision_and_system() -> Non
             assert new == old
 
 
-def test_a_brief_status_is_no_change_to_the_history() -> None:
+def test_a_shortened_status_adds_no_history() -> None:
     w = world(replicas=2)
     w.settle()
     view = w.view()
@@ -330,17 +330,17 @@ def test_a_brief_status_is_no_change_to_the_history() -> None:
     assert status_of(replace(view, old_status=brief)).history == first.history
 
 
-def test_a_message_of_kubevirt_is_cut() -> None:
+def test_a_long_message_of_kubevirt_is_cut() -> None:
     w = world()
     w.settle()
     view = w.view()
     name = view.machines[0].vm.machine
     status = status_of(with_machines(view, name, vm={"message": "x" * 1000}, vmi={"phase": "Scheduling"}))
-    said = next(m.message for i in status.instances for m in i.machines if m.message)
-    assert len(said) == MAX_MESSAGE
+    found = next(m.message for i in status.instances for m in i.machines if m.message)
+    assert len(found) == MAX_MESSAGE
 
 
-def test_more_machines_than_one_object_can_tell_of_are_refused() -> None:
+def test_more_machines_than_one_object_can_hold_are_refused() -> None:
     w = world(replicas=1000)
     w.spec = w.spec.model_copy(update={"replicas": MAX_MACHINES})
     status = status_of(w.view())

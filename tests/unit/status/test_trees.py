@@ -25,7 +25,7 @@ def conditions(view: ImageView | SystemView) -> dict[str, Condition]:
 
 
 @pytest.mark.parametrize("view", [IMAGE, SYSTEM, replace(IMAGE, chain=ImageCycle("a circle"))])
-def test_a_deleted_node_says_who_still_uses_it(view: ImageView | SystemView) -> None:
+def test_a_deleted_node_lists_its_users(view: ImageView | SystemView) -> None:
     found = conditions(replace(view, deleting=True, users=USERS))
     assert {kind: c.status for kind, c in found.items()} == {
         "Ready": "False",
@@ -42,5 +42,5 @@ def test_a_node_that_is_only_used_or_only_deleted_is_ready(view: ImageView | Sys
     assert conditions(replace(view, deleting=True))["Ready"].status == "True"
 
 
-def test_a_deleted_image_keeps_what_is_known_of_it() -> None:
+def test_a_deleted_image_keeps_its_status() -> None:
     assert image_status(replace(IMAGE, deleting=True, users=USERS)).depth == len(chain_of("top"))

@@ -1,0 +1,74 @@
+"""Hashes of machine templates: which changes they see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kigi.api.deployment import Placement
+from kigi.domain.systems import ResolvedDisk, ResolvedMachine
+from kigi.planning.hashes import hardware_hash, template_hash
+from tests.support.bodies import chain_of
+
+
+def machine(template: dict[str, Any] | None = None, **fields: Any) -> ResolvedMachine:
+    values = {"name": "m", "image": "top", "chain": chain_of("top"), **fields}
+    return ResolvedMachine(template={"memory": "1Gi"} if template is None else template, **values)
+
+
+def hashes(one: ResolvedMachine, placement: Placement | None = None, hook: Any = "Sidecar", image: str = "hook") -> Any:
+    return hardware_hash(one), template_hash(one, placement or Placement(), hook, image)
+
+
+EXTRA = ResolvedDisk("data", "data", chain_of("data"), "virtio")
+TOLERATING = Placement.model_validate({"tolerations": [{"key": "k", "operator": "Exists"}]})
+
+
+def test_hashes_do_not_depend_on_the_order_of_fields() -> None:
+    assert hashes(machine({"cpu": 1, "memory": "1Gi"})) == hashes(machine({"memory": "1Gi", "cpu": 1}))
+
+
+@pytest.mark.parametrize("fields", [{"name": "other"}, {"image": "other"}, {"chain": chain_of("other")}])
+def test_hashes_do_not_depend_on_name_and_image(fields: dict[str, Any]) -> None:
+    assert hashes(machine(**fields)) == hashes(machine())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(machine({"memory": "2Gi"}), id="memory"),
+        pytest.param(machine({"memory": "1Gi", "networks": []}), id="networks"),
+        pytest.param(machine(disks=(EXTRA,)), id="extra-disk"),
+    ],
+)
+def test_a_change_of_hardware_changes_both_hashes(changed: ResolvedMachine) -> None:
+    assert not set(hashes(changed)) & set(hashes(machine()))
+
+
+def test_the_bus_of_an_extra_disk_is_hardware_and_its_image_is_not() -> None:
+    sata = ResolvedDisk("data", "data", chain_of("data"), "sata")
+    other_image = ResolvedDisk("data", "other", chain_of("other"), "virtio")
+    assert hashes(machine(disks=(sata,)))[0] != hashes(machine(disks=(EXTRA,)))[0]
+    assert hashes(machine(disks=(other_image,))) == hashes(machine(disks=(EXTRA,)))
+
+
+@pytest.mark.parametrize("field", [{"after": ["db"]}, {"runStrategy": "RerunOnFailure"}])
+def test_fields_that_define_when_a_vm_starts_change_the_template_hash_only(field: dict[str, Any]) -> None:
+    before, after = hashes(machine()), hashes(machine({"memory": "1Gi", **field}))
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"placement": TOLERATING}, id="tolerations"),
+        pytest.param({"hook": "Plugin"}, id="hook"),
+        pytest.param({"image": "hook:next"}, id="hook-image"),
+    ],
+)
+def test_settings_of_kigi_change_the_template_hash_only(settings: dict[str, Any]) -> None:
+    before, after = hashes(machine()), hashes(machine(), **settings)
+    assert before[0] == after[0]
+    assert before[1] != after[1]
