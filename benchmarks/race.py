@@ -33,7 +33,7 @@ from benchmarks.race_ways import WAYS, Track, Way
 from demo.__main__ import prepare
 from demo.targets import Target, install_kigi
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.paths import cache_dir
 
 STATES = ("infected", "cleaned")

@@ -22,7 +22,7 @@ from botocore.config import Config
 from demo.console import read_guest
 from demo.story import Chapter, held_layers, wait_ready
 from demo.targets import DemoFailed, Target
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.images import Image, pack_files, write_archive
 from localcluster.paths import cache_dir
 from scenario import kubernetes

@@ -23,7 +23,7 @@ from kigi.errors import KigiError
 from kigi.publishing.image_tree import publish_tree
 from kigi.publishing.layer_folder import LayerFolder
 from localcluster.bounded import DOWNLOAD_S, TimedOut
-from localcluster.full import Cluster, ClusterError
+from localcluster.cluster import Cluster, ClusterError
 from localcluster.paths import cache_dir
 from scenario import kubernetes, real, tiny
 from scenario.packages import BuildFailed

@@ -18,7 +18,7 @@ import yaml
 
 from localcluster.bounded import KUBECTL_S, QUICK_S, TimedOut, run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _KIND = REPOSITORY / "localcluster" / "kind" / "cluster.sh"

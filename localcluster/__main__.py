@@ -6,9 +6,8 @@ import os
 import shlex
 import sys
 
-from localcluster import full
 from localcluster.build import PROGRAMS, BuildFailed, binary
-from localcluster.full import Cluster, ClusterError, Progress
+from localcluster.cluster import Cluster, ClusterError, Progress, build_images, build_programs
 from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES
 from localcluster.processes import StartFailed
 from localcluster.system import PackagesMissing
@@ -79,9 +78,9 @@ def _run(arguments: argparse.Namespace) -> int:
                 say(str(binary(name)))
         case "build":
             release = RELEASES[arguments.kubevirt]
-            full.build_programs(release)
+            build_programs(release)
             say("programs are built")
-            for image in full.build_images(release):
+            for image in build_images(release):
                 say(f"{image.name}: {sum(layer.size_bytes for layer in image.layers) / 1e6:.0f} MB")
         case "image":
             cluster.load_kigi()

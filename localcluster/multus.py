@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.node import Node, pod_network
 
 BRIDGE = "kigi900"

@@ -18,7 +18,7 @@ from rich.markup import escape
 from demo.targets import DemoFailed, Target
 from kigi.errors import KigiError
 from localcluster.build import binary
-from localcluster.full import Cluster, ClusterError
+from localcluster.cluster import Cluster, ClusterError
 from scenario.packages import BuildFailed
 from soak import checks, guests, report, stored
 from soak.model import Finding, Sample

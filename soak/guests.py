@@ -13,7 +13,7 @@ from demo.console import read_guest
 from demo.serial import NoAnswer, ask, terminal
 from demo.story import NAME, Chapter, wait_ready
 from demo.targets import DemoFailed, Target, install_kigi
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 from soak.model import Finding
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from demo.targets import DemoFailed, Target
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.node import Node
 from soak import objects
 from soak.model import Change, LogGrowth, NodeState, ObjectState, Process, Sample, WarningEvent

@@ -18,7 +18,7 @@ from demo.targets import SYSTEM_NAMESPACE, Target, install_kigi
 from kigi.domain.names import API_VERSION
 from localcluster.bounded import run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 
 RUNNING = ("mail1", "desktop1")

@@ -24,7 +24,7 @@ from kigi.mirror.records import CACHE_SILENT_AFTER
 from kigi_cache.node.kube import REQUEST_TIMEOUT_S, WATCH_S
 from kigi_cache.node.node_cache import API_SILENCE_S
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 from tests.e2e.exercise import Exercise, eventually
 

@@ -16,7 +16,7 @@ from demo.targets import Target, install_kigi
 from kigi.domain.names import API_VERSION
 from localcluster.bounded import DOWNLOAD_S, run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.paths import cache_dir
 from scenario import packages, tiny
 from tests.e2e.exercise import Exercise

@@ -17,7 +17,7 @@ from demo.targets import DemoFailed, Target, install_kigi
 from kigi.planning.plugin import build_plugin
 from localcluster.bounded import QUICK_S, run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 from tests.e2e.exercise import RUNNING, Exercise, eventually
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from tests.e2e.exercise import RUNNING, Exercise, eventually, tiny_exercise
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]

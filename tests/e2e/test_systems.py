@@ -13,7 +13,7 @@ import pytest
 
 from demo.console import read_guest
 from demo.story import NAME
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 from tests.e2e.exercise import Exercise, eventually, tiny_exercise
 

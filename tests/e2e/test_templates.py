@@ -14,7 +14,7 @@ from demo.__main__ import prepare
 from demo.targets import DemoFailed, Target, install_kigi
 from localcluster.bounded import QUICK_S, run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.multus import add_multus, bridge_attachment
 from tests.e2e.exercise import Exercise, eventually
 

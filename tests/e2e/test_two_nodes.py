@@ -21,7 +21,7 @@ from kigi.domain.names import API_VERSION
 from localcluster import node
 from localcluster.bounded import DOWNLOAD_S, QUICK_S, run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.paths import cache_dir
 from scenario import kubernetes
 from tests.e2e.exercise import Exercise, eventually

@@ -9,7 +9,7 @@ import pytest
 
 from demo.story import Chapter
 from demo.targets import Target
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from tests.e2e import exercise
 from tests.e2e.exercise import Exercise, eventually
 
