@@ -20,7 +20,7 @@ import botocore.session
 from botocore.config import Config
 
 from demo.console import read_guest
-from demo.story import Chapter, held_layers, wait_ready
+from demo.steps import Chapter, held_layers, wait_ready
 from demo.targets import DemoFailed, Target
 from localcluster.cluster import Cluster
 from localcluster.images import Image, pack_files, write_archive

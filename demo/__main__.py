@@ -15,7 +15,7 @@ from rich.console import Console
 
 from demo.costs import Step
 from demo.report import build_svg, build_table
-from demo.story import Chapter, play
+from demo.steps import Chapter, play
 from demo.targets import DemoFailed, Target, install_kigi, start
 from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import open_repository

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from demo.__main__ import prepare
 from demo.console import read_guest
 from demo.serial import NoAnswer, ask, terminal
-from demo.story import NAME, Chapter, wait_ready
+from demo.steps import NAME, Chapter, wait_ready
 from demo.targets import DemoFailed, Target, install_kigi
 from localcluster.cluster import Cluster
 from scenario import kubernetes

@@ -13,7 +13,7 @@ from typing import Any
 from demo.__main__ import prepare
 from demo.console import read_report
 from demo.serial import ask, terminal
-from demo.story import NAME, Chapter, wait_ready
+from demo.steps import NAME, Chapter, wait_ready
 from demo.targets import SYSTEM_NAMESPACE, Target, install_kigi
 from kigi.domain.names import API_VERSION
 from localcluster.bounded import run

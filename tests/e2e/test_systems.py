@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from demo.console import read_guest
-from demo.story import NAME
+from demo.steps import NAME
 from localcluster.cluster import Cluster
 from scenario import kubernetes
 from tests.e2e.exercise import Exercise, eventually, tiny_exercise

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from demo.__main__ import prepare
-from demo.story import Chapter, wait_ready
+from demo.steps import Chapter, wait_ready
 from demo.targets import Target, install_kigi
 from kigi.domain.names import API_VERSION
 from localcluster import node

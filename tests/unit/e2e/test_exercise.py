@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from demo.story import Chapter
+from demo.steps import Chapter
 from demo.targets import Target
 from localcluster.cluster import Cluster
 from tests.e2e import exercise
