@@ -51,12 +51,12 @@ def main() -> None:
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
-    chapter = prepare(target, options.scenario)
+    published = prepare(target, options.scenario)
     result: dict[str, Any] = {"scenario": options.scenario, "at_once": options.at_once, "ways": {}}
-    result |= {"load_average_before": os.getloadavg()[0], "guests": 0 if options.no_boot else len(chapter.running)}
+    result |= {"load_average_before": os.getloadavg()[0], "guests": 0 if options.no_boot else len(published.running)}
     for kind in WAYS:
         with tempfile.TemporaryDirectory(prefix="kigi-race-", dir=cache_dir()) as scratch:
-            way = kind(Track(cluster, target, chapter, Path(scratch), options.at_once))
+            way = kind(Track(cluster, target, published, Path(scratch), options.at_once))
             result["ways"][way.name] = run(way, boot=not options.no_boot)
     print(table(result))
     if options.json:

@@ -20,7 +20,7 @@ import botocore.session
 from botocore.config import Config
 
 from demo.console import read_guest
-from demo.steps import Chapter, held_layers, wait_ready
+from demo.steps import PublishedExercise, held_layers, wait_ready
 from demo.targets import DemoFailed, Target
 from localcluster.cluster import Cluster
 from localcluster.images import Image, pack_files, write_archive
@@ -39,7 +39,7 @@ class Track:
 
     cluster: Cluster
     target: Target
-    chapter: Chapter
+    published: PublishedExercise
     scratch: Path
     at_once: int
     """Images that a peer fetches at once."""
@@ -64,7 +64,7 @@ class Way(ABC):
 
     @abstractmethod
     def start(self, state: str) -> None:
-        """Order the chapter's running machines on."""
+        """Order the published's running machines on."""
 
     @abstractmethod
     def off(self) -> None:
@@ -82,10 +82,10 @@ class Way(ABC):
     def boot(self, state: str) -> None:
         """Start the machines; returns when each has said on its serial console which machine and state it is."""
         self.start(state)
-        chapter = self.track.chapter
-        for machine in chapter.running:
+        published = self.track.published
+        for machine in published.running:
             said = read_guest(self.track.target, self.namespace, f"{NAME}-0-{machine}")
-            if (said.get("machine"), said.get("state")) != (machine, chapter.manifest.guests[state][machine].state):
+            if (said.get("machine"), said.get("state")) != (machine, published.manifest.guests[state][machine].state):
                 raise DemoFailed(f"{self.name}: {machine} says {said} in {state}")
 
 
@@ -97,15 +97,15 @@ class Kigi(Way):
     @property
     def namespace(self) -> str:
         """That of the exercise."""
-        return self.track.chapter.namespace
+        return self.track.published.namespace
 
     def publish(self, states: Sequence[str]) -> None:
         """The layers are there already; the node must hold none of them."""
-        target, chapter = self.track.target, self.track.chapter
+        target, published = self.track.target, self.track.published
         target.kubectl("delete", "systemdeployment", "--all", "-n", self.namespace, "--timeout=600s")
-        if held_layers(target) & set(chapter.digests.values()):
+        if held_layers(target) & set(published.digests.values()):
             raise DemoFailed("the node holds layers of this exercise already; 'python -m localcluster down' first")
-        target.apply(*kubernetes.system_nodes(chapter.manifest, self.namespace))
+        target.apply(*kubernetes.system_nodes(published.manifest, self.namespace))
 
     def bring(self, state: str) -> None:
         """Ready with the VMs off means that disks and layers are there."""
@@ -113,7 +113,7 @@ class Kigi(Way):
 
     def start(self, state: str) -> None:
         """Overrides turn the machines on."""
-        on = [{"name": machine, "running": True} for machine in self.track.chapter.running]
+        on = [{"name": machine, "running": True} for machine in self.track.published.running]
         self._wish(state, overrides=[{"instance": 0, "machines": on}])
 
     def off(self) -> None:
@@ -140,8 +140,8 @@ class WholeImages(Way):
     def __init__(self, track: Track) -> None:
         super().__init__(track)
         environment = track.target.environment
-        self._folder = cache_dir() / "demo" / track.chapter.variant
-        self._files = {image.name: image.file for image in track.chapter.manifest.images}
+        self._folder = cache_dir() / "demo" / track.published.variant
+        self._files = {image.name: image.file for image in track.published.manifest.images}
         self._bucket = environment["KIGI_S3_BUCKET"]
         self._s3: Any = botocore.session.Session().create_client(
             "s3",
@@ -197,15 +197,15 @@ class WholeImages(Way):
 
     def start(self, state: str) -> None:
         """VMs like Kigi's, on this way's volumes."""
-        root = self.track.chapter.manifest.systems[0]
-        (node, *_) = kubernetes.system_nodes(self.track.chapter.manifest)
+        root = self.track.published.manifest.systems[0]
+        (node, *_) = kubernetes.system_nodes(self.track.published.manifest)
         assert node["metadata"]["name"] == root.name
         templates = {machine["name"]: machine["template"] for machine in node["spec"]["machines"]}
         images = resolved_images(state)
         self.track.target.apply(
             *(
                 self._instance(machine, templates[machine], self.volume(images[machine]))
-                for machine in self.track.chapter.running
+                for machine in self.track.published.running
             )
         )
 
@@ -308,7 +308,7 @@ class Copies(WholeImages):
     def start(self, state: str) -> None:
         """Volumes and claims first."""
         images = resolved_images(state)
-        self.track.target.apply(*(o for m in self.track.chapter.running for o in self._claim(images[m])))
+        self.track.target.apply(*(o for m in self.track.published.running for o in self._claim(images[m])))
         super().start(state)
 
     def volume(self, image: str) -> dict[str, Any]:

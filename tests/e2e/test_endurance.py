@@ -71,10 +71,10 @@ def exercise(cluster: Cluster) -> Exercise:
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
-    chapter = prepare(target, "tiny", NAMESPACE)
+    published = prepare(target, "tiny", NAMESPACE)
     target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
-    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
-    return Exercise(cluster, target, chapter)
+    target.apply(*kubernetes.system_nodes(published.manifest, NAMESPACE))
+    return Exercise(cluster, target, published)
 
 
 @pytest.fixture(scope="session")

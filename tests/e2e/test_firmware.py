@@ -33,8 +33,8 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
-    chapter = prepare(target, "tiny", NAMESPACE)
-    image = chapter.manifest.systems[0].machines[MACHINE]
+    published = prepare(target, "tiny", NAMESPACE)
+    image = published.manifest.systems[0].machines[MACHINE]
     disk = tmp_path_factory.mktemp("efi") / "disk.raw"
     source = cache_dir() / "demo" / "tiny" / f"{image}.qcow2"
     run(["qemu-img", "convert", "-O", "raw", source, disk], timeout_s=DOWNLOAD_S)
@@ -47,7 +47,7 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     machines = [{"name": MACHINE, "image": {"name": "efi"}, "template": template}]
     meta = {"name": "efi", "namespace": NAMESPACE}
     target.apply({"apiVersion": API_VERSION, "kind": "SystemNode", "metadata": meta, "spec": {"machines": machines}})
-    yield Exercise(cluster, target, chapter)
+    yield Exercise(cluster, target, published)
     target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
     target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
 
