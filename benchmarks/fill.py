@@ -1,9 +1,9 @@
 """Fill a node's cache with 1 GiB of layers from a real S3 server, against curl fetching the same objects to files.
 
-Ours hashes every byte, checks each header and commits; curl does none of that. Both take turns in one run, with the
-same number of connections, on one file system whose dirty pages are written out before each turn. A second figure is
-the time until the disk has every byte: our layers persisted, curl's files fsynced. The server runs on the
-same machine, so that its share of the processors is part of both figures.
+Kigi hashes every byte, checks each header and commits; curl does none of that. Both take turns in one run, with the
+same number of connections, on one file system whose dirty pages are written before each turn. A second figure is the
+time until the disk has every byte: Kigi's layers persisted, curl's files fsynced. The server runs on the same machine
+and uses its processors in both measurements.
 
     python -m benchmarks.fill [--rounds 5] [--json FILE]
 """
@@ -40,16 +40,16 @@ from tests.support.layers import environment, make_chain, repositories, upload
 
 LAYERS = 17
 LAYER_BYTES = 62 * 2**20
-"""Of data in each; a little more than 1 GiB together."""
+"""Data of each layer; slightly more than 1 GiB in all layers."""
 TARGET = 0.9
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One fill: seconds until VMs could start, and until the disk has it; processor seconds; most memory it had."""
+    """One fill: seconds until VMs could start, and until the data is persisted; processor seconds; peak memory."""
 
     seconds: float
-    settled_s: float
+    persisted_s: float
     cpu_s: float
     peak_bytes: int
 
@@ -62,10 +62,10 @@ async def _fill(root: Path, source: S3Source, chain: Chain) -> Turn:
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     while filler.store.unpersisted():  # noqa: ASYNC110 (polled from outside)
         await asyncio.sleep(0.01)
-    settled_s = time.perf_counter() - began
+    persisted_s = time.perf_counter() - began
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    return Turn(seconds, settled_s, cpu_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return Turn(seconds, persisted_s, cpu_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def fill_once(root: Path, endpoint: str, bucket: str, rows: list[dict[str, str]]) -> None:
@@ -82,7 +82,7 @@ def fill_once(root: Path, endpoint: str, bucket: str, rows: list[dict[str, str]]
 
 
 def ours(s3: S3Server, bucket: str, chain: Chain, target: Path) -> Turn:
-    """A filler in a process of its own; its start and imports are not counted (the daemon runs already)."""
+    """A filler in its own process; start and imports are not counted, because a daemon is running already."""
     command = [sys.executable, "-m", "benchmarks.fill", "--once", str(target), s3.endpoint, bucket]
     done = subprocess.run(
         [*command, chain_attribute(chain)],
@@ -122,12 +122,12 @@ def curl(s3: S3Server, bucket: str, chain: Chain, target: Path) -> Turn:
         with (target / digest_hex(layer.digest)).open() as file:
             assert os.fstat(file.fileno()).st_size == layer.size_bytes
             os.fsync(file.fileno())
-    settled_s = time.perf_counter() - began
-    return Turn(seconds, settled_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 0)
+    persisted_s = time.perf_counter() - began
+    return Turn(seconds, persisted_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 0)
 
 
 def measure(rounds: int, directory: Path) -> dict[str, Any]:
-    """Fills in turn, each first every other time; ratio = curl's seconds / ours of the same round."""
+    """Both fills in each round, in alternating order; ratio = curl's seconds / our seconds of the same round."""
     chain = make_chain(directory / "src", LAYERS, LAYER_BYTES)
     turns: dict[str, list[Turn]] = {"ours": [], "curl": []}
     with S3Server(directory / "s3") as s3:
@@ -152,11 +152,11 @@ def measure(rounds: int, directory: Path) -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "processors": os.cpu_count(),
         "ratio": _spread([theirs.seconds / mine.seconds for mine, theirs in pairs]),
-        "settled_ratio": _spread([theirs.settled_s / mine.settled_s for mine, theirs in pairs]),
+        "persisted_ratio": _spread([theirs.persisted_s / mine.persisted_s for mine, theirs in pairs]),
         "mb_per_s": {
             name: statistics.median(total / 1e6 / turn.seconds for turn in found) for name, found in turns.items()
         },
-        "settled_s": {name: statistics.median(turn.settled_s for turn in found) for name, found in turns.items()},
+        "persisted_s": {name: statistics.median(turn.persisted_s for turn in found) for name, found in turns.items()},
         "cpu_s": {name: statistics.median(turn.cpu_s for turn in found) for name, found in turns.items()},
         "peak_bytes": max(turn.peak_bytes for turn in turns["ours"]),
         "turns": {name: [asdict(turn) for turn in found] for name, found in turns.items()},
@@ -169,13 +169,12 @@ def _spread(ratios: list[float]) -> dict[str, float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures for a person."""
+    """Text table of the result."""
     lines = [f"{'':6} {'MB/s (median)':>14} {'processor s':>12} {'on disk s':>10}"]
     for name in ("ours", "curl"):
-        lines.append(
-            f"{name:6} {result['mb_per_s'][name]:14.0f} {result['cpu_s'][name]:12.2f} {result['settled_s'][name]:10.2f}"
-        )
-    for label, key in (("our speed / curl's", "ratio"), ("the same until on disk", "settled_ratio")):
+        speed, cpu_s, persisted_s = (result[key][name] for key in ("mb_per_s", "cpu_s", "persisted_s"))
+        lines.append(f"{name:6} {speed:14.0f} {cpu_s:12.2f} {persisted_s:10.2f}")
+    for label, key in (("our speed / curl's", "ratio"), ("the same until on disk", "persisted_ratio")):
         lines.append("{}: min {min:.2f}, median {median:.2f}, max {max:.2f}".format(label, **result[key]))
     lines.append(f"target {TARGET}; our peak memory {result['peak_bytes'] / 2**20:.0f} MiB")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Memory of the operator's mirror for 10,000 machines on 1,000 nodes, fed with the manifests of a real cluster.
 
-In one process and without a server: resident memory before and after, and the time of one reconcile.
-The watches' own buffers come on top; ``create.py`` reports a whole process at a hundred and more machines.
+The result is the growth of resident memory in one process without a server, and the time of one reconcile. Buffers of
+watches are not included; ``create.py`` measures a whole operator process.
 
     python benchmarks/memory.py [--machines 10000] [--nodes 1000] [--json FILE]
 """
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def fill(machines: int, nodes: int) -> Mirror:
-    """A mirror of a cluster in which everything runs; each body goes through JSON, as from the wire."""
+    """Mirror of a cluster in which all VMs run; each body is parsed from JSON, like a response."""
     mirror, versions = Mirror(), itertools.count(1)
 
     def put(body: dict[str, Any], **status: Any) -> None:

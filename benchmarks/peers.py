@@ -1,8 +1,8 @@
 """Eight nodes fetch the same gibibyte at the same time: from each other, against each from the repository.
 
-Each node is a process of its own with its own root, connections and server for the others; the S3 server is real, and
-what it sends is counted in front of it. All on one machine, so the seconds are those of its disk and processors: the
-figure is bytes. Once in 17 layers, once in a single one.
+Each node is a process with its own root, connections and peer server. The S3 server is real, and a proxy counts the
+bytes that it sends. These bytes are the result: the seconds depend on the disk and the processors of the one machine.
+One measurement has 17 layers, another a single layer.
 
     python benchmarks/peers.py [--nodes 8] [--json FILE]
 """
@@ -70,7 +70,7 @@ def _process(*arguments: Any) -> None:
 
 
 async def _turn(scratch: Path, s3: S3Server, chain: Chain, nodes: int, *, peers: bool) -> dict[str, float]:
-    """Seconds until all nodes hold all layers, and bytes that the S3 server sent."""
+    """Seconds until all nodes hold all layers, and bytes sent by the S3 server."""
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(nodes)]
     fork = multiprocessing.get_context("spawn")
     go, done = fork.Barrier(nodes + 1), fork.Barrier(nodes + 1)
@@ -113,7 +113,7 @@ def main() -> None:
                 turn["share"] = turn["s3_bytes"] / total
                 result[f"{shape}, {way}"] = turn
                 print(f"{shape:10} {way:11} {turn['seconds']:6.1f} s   S3 sent {turn['share']:.3f} of one copy")
-            assert result[f"{shape}, peers"]["share"] <= TARGET, "the repository was read more than it may be"
+            assert result[f"{shape}, peers"]["share"] <= TARGET, f"the repository sent more than {TARGET} copies"
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -1,7 +1,7 @@
 """Resolve and plan many machines over many nodes; the time must grow linearly.
 
-Pure code in one process: no server is involved. The peer is the same machine's own floor for the data: building the
-plain manifests (dicts) of the same volumes and claims, with no decision at all.
+Pure code in one process, without a server. The comparison is the lower bound for this data on the same machine:
+building the plain manifests (dicts) of the same volumes and claims without any decision.
 
     python benchmarks/plan.py [--rounds 5] [--json FILE]
 """
@@ -64,7 +64,7 @@ def trees() -> tuple[dict[str, Image], dict[str, System]]:
 
 
 def view(images: dict[str, Image], systems: dict[str, System], machines: int, nodes: int) -> DeploymentView:
-    """A first deployment on nodes with cold caches; resolves the state."""
+    """View of a first deployment on nodes with cold caches; includes resolving the state."""
     chains: dict[str, Chain] = {}
 
     def chain_of(name: str) -> Chain:
@@ -93,7 +93,7 @@ def view(images: dict[str, Image], systems: dict[str, System], machines: int, no
 
 
 def floor(plan: DeploymentPlan) -> list[Any]:
-    """The manifests of the plan's disks with nothing decided."""
+    """Manifests of the plan's disks, built without planning."""
     owner = Owner("team", "exercise", "0" * 36)
     volumes = [build_volume(owner, placed, disk) for placed in plan.placed for disk in placed.disks]
     return volumes + [build_claim(owner, placed, disk) for placed in plan.placed for disk in placed.disks]
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    gc.set_threshold(*GC_THRESHOLD)  # as the operator does
+    gc.set_threshold(*GC_THRESHOLD)  # the operator's setting
     images, systems = trees()
     rows: list[dict[str, Any]] = []
     for machines in (1250, 2500, 5000, 10000):

@@ -1,21 +1,26 @@
-"""Ten VMs from nothing, and after a switch: Kigi against KubeVirt's own two ways, in one run.
+"""Ten VMs on an empty node, and after a switch: Kigi compared with two methods of KubeVirt, in one run.
 
-What is measured, for each way and state: the time from the order until the last of the ten VMs could start (all data on
-the node, in the form that the VM starts from), and then, apart, until the guests that are started have said on their
-serial consoles which machine and state they are. The guests are the same in each way and boot under software emulation.
-Of the tiny exercise all ten are started, of the real one a server and a desktop. Between the states the VMs are off.
-``until on disk`` also waits until the kernel has written everything (sync): Kigi does that for each layer before a VM
-may use it, the other two leave it to the kernel. Nothing is left to be written when a clock starts.
+Measurements for each method and state:
+
+- *until start*: from the request until the last of the ten VMs could start: all data is on the node, in the form that
+  the VM starts from.
+- *until on disk*: also until the kernel has written all data (sync). Kigi persists each layer before a VM may use it;
+  the other two methods leave it to the kernel. All earlier data is written before a clock starts.
+- *guests up*: separately, until the started guests have reported machine and state on their serial consoles. The guests
+  are the same for each method and boot under software emulation: all ten of the tiny exercise, a server and a desktop
+  of the real one. Between the states the VMs are off.
+
+The methods:
 
     kigi           kubectl apply of a SystemDeployment; layers are fetched, verified and committed, volumes bound
     containerDisk  each VM's whole image as an OCI image: fetched and imported into the node's containerd
-    copies         each VM's whole image fetched, and converted to a raw disk of its own, as CDI does for a PVC
+    copies         each VM's whole image fetched, and converted to its own raw disk, as CDI does for a PVC
 
-All three read from the same S3 server. There is no registry in the local cluster: the archives of the OCI images are
-objects, and ``ctr images import`` reads them from curl; a registry would add its own requests. Needs root, the local
-cluster (it is started if it does not run) and 40 GB of disk. The real exercise is 1.3 GB in layers and 6 GB flat.
+All three read from the same S3 server. The local cluster has no registry: the archives of the OCI images are objects,
+and ``ctr images import`` reads them from curl; a registry would add its own requests. Needs root, the local cluster (it
+is started if it is not running) and 40 GB of disk. The real exercise is 1.3 GB in layers and 6 GB flat.
 
-    python benchmarks/race.py [--scenario tiny|real] [--at-once 4] [--no-boot] [--json FILE]
+    python benchmarks/race.py [--scenario tiny|real] [--parallel 4] [--no-boot] [--json FILE]
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ from benchmarks.race_ways import WAYS, Track, Way
 from demo.__main__ import prepare
 from demo.targets import Target, install_kigi
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.paths import cache_dir
 
 STATES = ("infected", "cleaned")
@@ -42,8 +47,8 @@ STATES = ("infected", "cleaned")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", choices=["tiny", "real"], default="real")
-    parser.add_argument("--at-once", type=int, default=4, help="images that a peer fetches at once")
-    parser.add_argument("--no-boot", action="store_true", help="leave the guests' boot out")
+    parser.add_argument("--parallel", type=int, default=4, help="concurrency limit of the peers' image transfers")
+    parser.add_argument("--no-boot", action="store_true", help="do not boot guests")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
     cluster = Cluster()
@@ -51,12 +56,12 @@ def main() -> None:
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
-    chapter = prepare(target, options.scenario)
-    result: dict[str, Any] = {"scenario": options.scenario, "at_once": options.at_once, "ways": {}}
-    result |= {"load_average_before": os.getloadavg()[0], "guests": 0 if options.no_boot else len(chapter.running)}
+    published = prepare(target, options.scenario)
+    result: dict[str, Any] = {"scenario": options.scenario, "parallel": options.parallel, "ways": {}}
+    result |= {"load_average_before": os.getloadavg()[0], "guests": 0 if options.no_boot else len(published.running)}
     for kind in WAYS:
         with tempfile.TemporaryDirectory(prefix="kigi-race-", dir=cache_dir()) as scratch:
-            way = kind(Track(cluster, target, chapter, Path(scratch), options.at_once))
+            way = kind(Track(cluster, target, published, Path(scratch), options.parallel))
             result["ways"][way.name] = run(way, boot=not options.no_boot)
     print(table(result))
     if options.json:
@@ -64,18 +69,18 @@ def main() -> None:
 
 
 def run(way: Way, *, boot: bool) -> list[dict[str, float]]:
-    """Figures of one way, a row for each state: bytes moved, seconds until the VMs could start, seconds of boot."""
+    """One row per state: bytes moved, seconds until the VMs could start and until on disk, seconds of boot."""
     print(f"{way.name}: publishing", flush=True)
     rows = []
     try:
         way.publish(STATES)
         for state in STATES:
             os.sync()
-            row = {"data_s": _seconds(lambda state=state: way.bring(state)), "bytes": way.bytes_moved[-1]}
+            row = {"data_s": _seconds(lambda state=state: way.prepare(state)), "bytes": way.bytes_moved[-1]}
             row["on_disk_s"] = row["data_s"] + _seconds(os.sync)
             if boot:
                 row["boot_s"] = _seconds(lambda state=state: way.boot(state))
-                way.off()
+                way.stop()
             rows.append(row)
             print(f"{way.name}: {state}: {row}", flush=True)
     finally:
@@ -84,7 +89,7 @@ def run(way: Way, *, boot: bool) -> list[dict[str, float]]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures for a person; x says how often longer than Kigi."""
+    """Text table of the result; column x is the time divided by Kigi's."""
     ours = result["ways"]["kigi"]
     lines = [
         f"{'':14} {'state':10} {'MB':>8} {'until start s':>14} {'x':>6} {'until on disk s':>16} {'x':>6} "
@@ -101,9 +106,9 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _seconds(work: Callable[[], None]) -> float:
-    began = time.monotonic()
+    started = time.monotonic()
     work()
-    return time.monotonic() - began
+    return time.monotonic() - started
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The three ways of `race.py` to bring ten VMs into a state: Kigi's, and KubeVirt's own two.
+"""The three methods of `race.py` to run ten VMs in a state: Kigi's, and two of KubeVirt.
 
-Each way first has all data on the node in the form that the VMs start from (``bring``), then starts the VMs (``boot``)
-and takes them off again (``off``). All read from the same S3 server.
+Each method brings all data to the node in the form that the VMs start from (``prepare``), then starts the VMs
+(``boot``) and stops them (``stop``). All read from the same S3 server.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import botocore.session
 from botocore.config import Config
 
 from demo.console import read_guest
-from demo.story import Chapter, held_layers, wait_ready
+from demo.steps import PublishedExercise, held_layers, wait_ready
 from demo.targets import DemoFailed, Target
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.images import Image, pack_files, write_archive
 from localcluster.paths import cache_dir
 from scenario import kubernetes
@@ -30,23 +30,23 @@ from scenario.tree import resolved_images
 
 NAME = "race"
 QEMU = 107
-"""User and group that KubeVirt's VMs run as."""
+"""Number of the user and group of KubeVirt's VMs."""
 
 
 @dataclass(frozen=True)
 class Track:
-    """What all ways run on."""
+    """Cluster, exercise and settings that all methods use."""
 
     cluster: Cluster
     target: Target
-    chapter: Chapter
+    published: PublishedExercise
     scratch: Path
-    at_once: int
-    """Images that a peer fetches at once."""
+    parallel: int
+    """Concurrency limit of the peers' image transfers."""
 
 
 class Way(ABC):
-    """One way. ``bytes_moved`` has one entry for each state that was brought."""
+    """One method. ``bytes_moved`` has one entry per call of ``prepare``."""
 
     name: str
 
@@ -56,37 +56,41 @@ class Way(ABC):
 
     @abstractmethod
     def publish(self, states: Sequence[str]) -> None:
-        """Put everything that ``bring`` fetches into S3; not timed."""
+        """Upload all objects that ``prepare`` fetches to S3; not timed."""
 
     @abstractmethod
-    def bring(self, state: str) -> None:
-        """Returns when all ten VMs of the state could start."""
+    def prepare(self, state: str) -> None:
+        """Bring the data of all ten VMs of the state to the node, in the form that they start from."""
 
     @abstractmethod
     def start(self, state: str) -> None:
-        """Order the chapter's running machines on."""
+        """Request the start of the exercise's running machines, without waiting."""
 
     @abstractmethod
-    def off(self) -> None:
-        """No VM of this way runs any more; not timed."""
+    def stop(self) -> None:
+        """Stop all VMs of this method and wait for their end; not timed."""
 
     @abstractmethod
     def remove(self) -> None:
-        """Nothing of this way is left on the node or in S3."""
+        """Remove all objects of this method from the node and from S3."""
 
     @property
     @abstractmethod
     def namespace(self) -> str:
-        """Of its VMs."""
+        """Namespace of the method's VMs."""
 
     def boot(self, state: str) -> None:
-        """Start the machines; returns when each has said on its serial console which machine and state it is."""
+        """Start the machines and wait until each has reported its machine and state on its serial console.
+
+        Raises DemoFailed if a guest reports another machine or state.
+        """
         self.start(state)
-        chapter = self.track.chapter
-        for machine in chapter.running:
-            said = read_guest(self.track.target, self.namespace, f"{NAME}-0-{machine}")
-            if (said.get("machine"), said.get("state")) != (machine, chapter.manifest.guests[state][machine].state):
-                raise DemoFailed(f"{self.name}: {machine} says {said} in {state}")
+        published = self.track.published
+        for machine in published.running:
+            report = read_guest(self.track.target, self.namespace, f"{NAME}-0-{machine}")
+            expected = (machine, published.manifest.guests[state][machine].state)
+            if (report.get("machine"), report.get("state")) != expected:
+                raise DemoFailed(f"{self.name}: {machine} reports {report} in {state}")
 
 
 class Kigi(Way):
@@ -96,52 +100,52 @@ class Kigi(Way):
 
     @property
     def namespace(self) -> str:
-        """That of the exercise."""
-        return self.track.chapter.namespace
+        """The namespace of the exercise."""
+        return self.track.published.namespace
 
     def publish(self, states: Sequence[str]) -> None:
-        """The layers are there already; the node must hold none of them."""
-        target, chapter = self.track.target, self.track.chapter
+        """The layers are published already. Raises DemoFailed if the node holds one of them."""
+        target, published = self.track.target, self.track.published
         target.kubectl("delete", "systemdeployment", "--all", "-n", self.namespace, "--timeout=600s")
-        if held_layers(target) & set(chapter.digests.values()):
-            raise DemoFailed("the node holds layers of this exercise already; 'python -m localcluster down' first")
-        target.apply(*kubernetes.system_nodes(chapter.manifest, self.namespace))
+        if held_layers(target) & set(published.digests.values()):
+            raise DemoFailed("the node holds layers of this exercise; run 'python -m localcluster down' first")
+        target.apply(*kubernetes.system_nodes(published.manifest, self.namespace))
 
-    def bring(self, state: str) -> None:
-        """Ready with the VMs off means that disks and layers are there."""
-        self.bytes_moved.append(self._apply(state)["plan"]["movedBytes"])
+    def prepare(self, state: str) -> None:
+        """Deploy the state with all VMs off: it is Ready when disks and layers are on the node."""
+        self.bytes_moved.append(self._deploy(state)["plan"]["movedBytes"])
 
     def start(self, state: str) -> None:
-        """Overrides turn the machines on."""
-        on = [{"name": machine, "running": True} for machine in self.track.chapter.running]
-        self._wish(state, overrides=[{"instance": 0, "machines": on}])
+        """Start the machines with overrides."""
+        on = [{"name": machine, "running": True} for machine in self.track.published.running]
+        self._apply(state, overrides=[{"instance": 0, "machines": on}])
 
-    def off(self) -> None:
-        """As it was brought."""
+    def stop(self) -> None:
+        """Apply the deployment without the overrides."""
         deployment = self.track.target.get("systemdeployment", NAME, "-n", self.namespace)
-        self._apply(deployment["spec"]["system"]["name"])
+        self._deploy(deployment["spec"]["system"]["name"])
         _wait_for_no_instances(self.track.target, self.namespace)
 
     def remove(self) -> None:
-        """The deployment goes."""
+        """Delete the deployment."""
         self.track.target.kubectl("delete", "systemdeployment", NAME, "-n", self.namespace, "--timeout=600s")
 
-    def _apply(self, state: str) -> dict[str, Any]:
-        self._wish(state)
+    def _deploy(self, state: str) -> dict[str, Any]:
+        self._apply(state)
         return wait_ready(self.track.target, self.namespace, NAME)
 
-    def _wish(self, state: str, **spec: Any) -> None:
+    def _apply(self, state: str, **spec: Any) -> None:
         self.track.target.apply(kubernetes.system_deployment(NAME, state, self.namespace, running=False, **spec))
 
 
 class WholeImages(Way):
-    """A peer: each machine's whole image, kept on the node once it is there."""
+    """A peer: the whole image of each machine, kept on the node after the first fetch."""
 
     def __init__(self, track: Track) -> None:
         super().__init__(track)
         environment = track.target.environment
-        self._folder = cache_dir() / "demo" / track.chapter.variant
-        self._files = {image.name: image.file for image in track.chapter.manifest.images}
+        self._folder = cache_dir() / "demo" / track.published.variant
+        self._files = {image.name: image.file for image in track.published.manifest.images}
         self._bucket = environment["KIGI_S3_BUCKET"]
         self._s3: Any = botocore.session.Session().create_client(
             "s3",
@@ -156,12 +160,12 @@ class WholeImages(Way):
 
     @property
     def namespace(self) -> str:
-        """One of its own."""
+        """The method's own namespace."""
         return f"{NAME}-{self.name.lower()}"
 
     @abstractmethod
     def pack(self, image: str, flat: Path) -> Path:
-        """The file to store for an image, of which ``flat`` is a qcow2 without backing files."""
+        """File to upload for an image; ``flat`` is the image as a qcow2 file without backing files."""
 
     @abstractmethod
     def fetch(self, image: str) -> None:
@@ -169,10 +173,10 @@ class WholeImages(Way):
 
     @abstractmethod
     def volume(self, image: str) -> dict[str, Any]:
-        """The volume of a VM that starts from an image that is on the node."""
+        """Volume of a VM that starts from an image on the node."""
 
     def publish(self, states: Sequence[str]) -> None:
-        """One object for each image; what was read and written for it is not left in the way of the race."""
+        """Upload one object per image, and sync, so that no write is pending when a clock starts."""
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}
         self.track.target.apply(namespace)
         for image in sorted({image for state in states for image in resolved_images(state).values()}):
@@ -187,41 +191,41 @@ class WholeImages(Way):
                 made.unlink(missing_ok=True)
         os.sync()
 
-    def bring(self, state: str) -> None:
-        """Images that the node lacks, some at once."""
+    def prepare(self, state: str) -> None:
+        """Fetch the images that are missing on the node, at most ``parallel`` concurrently."""
         missing = sorted(set(resolved_images(state).values()) - self._held)
-        with ThreadPoolExecutor(self.track.at_once) as pool:
+        with ThreadPoolExecutor(self.track.parallel) as pool:
             list(pool.map(self.fetch, missing))
         self._held.update(missing)
         self.bytes_moved.append(sum(self._sizes[image] for image in missing))
 
     def start(self, state: str) -> None:
-        """VMs like Kigi's, on this way's volumes."""
-        root = self.track.chapter.manifest.systems[0]
-        (node, *_) = kubernetes.system_nodes(self.track.chapter.manifest)
+        """Create VMIs like Kigi's on this method's volumes."""
+        root = self.track.published.manifest.systems[0]
+        (node, *_) = kubernetes.system_nodes(self.track.published.manifest)
         assert node["metadata"]["name"] == root.name
         templates = {machine["name"]: machine["template"] for machine in node["spec"]["machines"]}
         images = resolved_images(state)
         self.track.target.apply(
             *(
                 self._instance(machine, templates[machine], self.volume(images[machine]))
-                for machine in self.track.chapter.running
+                for machine in self.track.published.running
             )
         )
 
-    def off(self) -> None:
-        """The VMs are deleted."""
+    def stop(self) -> None:
+        """Delete the VMIs."""
         self.track.target.kubectl("delete", "vmi", "--all", "-n", self.namespace, "--timeout=600s")
         _wait_for_no_instances(self.track.target, self.namespace)
 
     def remove(self) -> None:
-        """Namespace and objects go."""
+        """Delete the namespace and the uploaded objects."""
         self.track.target.kubectl("delete", "namespace", self.namespace, "--timeout=600s")
         for image in self._sizes:
             self._s3.delete_object(Bucket=self._bucket, Key=f"{NAME}/{image}")
 
     def url(self, image: str) -> str:
-        """Where curl reads an image."""
+        """Presigned URL from which curl reads an image; valid for an hour."""
         key = {"Bucket": self._bucket, "Key": f"{NAME}/{image}"}
         url: str = self._s3.generate_presigned_url("get_object", Params=key, ExpiresIn=3600)
         return url
@@ -238,7 +242,7 @@ class WholeImages(Way):
             "metadata": {
                 "name": f"{NAME}-0-{machine}",
                 "namespace": self.namespace,
-                # By these the serial console's log is found, as for Kigi's VMs.
+                # read_guest finds the log of the serial console by these labels.
                 "labels": {"kigi.dev/instance": "0", "kigi.dev/machine": machine},
             },
             "spec": {
@@ -253,13 +257,13 @@ class WholeImages(Way):
 class ContainerDisks(WholeImages):
     """OCI images of the whole images, fetched and imported into the node's containerd.
 
-    There is no registry in the local cluster: the archives are objects, and ``ctr images import`` reads them from curl.
+    The local cluster has no registry: the archives are objects, and ``ctr images import`` reads them from curl.
     """
 
     name = "containerDisk"
 
     def pack(self, image: str, flat: Path) -> Path:
-        """An OCI archive with the disk where KubeVirt looks for it."""
+        """An OCI archive with the disk at the path that KubeVirt expects."""
         layer = pack_files({"disk/disk.qcow2": flat}, flat.with_suffix(".layer"))
         path = flat.with_suffix(".tar")
         with path.open("wb") as file:
@@ -268,17 +272,17 @@ class ContainerDisks(WholeImages):
         return path
 
     def fetch(self, image: str) -> None:
-        """From S3 into containerd's content store and snapshots."""
+        """Import the image from S3 into containerd's content store and snapshots."""
         (node, *_) = self.track.cluster.nodes()
         ctr = f"{node.containerd / 'ctr'} --address {node.socket} --namespace k8s.io"
         node.enter("sh", "-c", f"curl -sSf '{self.url(image)}' | {ctr} images import -")
 
     def volume(self, image: str) -> dict[str, Any]:
-        """The image that was imported."""
+        """A containerDisk volume of the imported image."""
         return {"containerDisk": {"image": _image_name(image), "imagePullPolicy": "Never"}}
 
     def remove(self) -> None:
-        """containerd forgets the images, too."""
+        """Also remove the images from containerd."""
         super().remove()
         (node, *_) = self.track.cluster.nodes()
         imported = [name for name in node.ctr("images", "ls", "-q").split() if name.startswith(f"{NAME}.test/")]
@@ -286,16 +290,16 @@ class ContainerDisks(WholeImages):
 
 
 class Copies(WholeImages):
-    """A raw disk for each VM from its whole image: fetched and converted, as CDI does for a PVC."""
+    """A raw disk for each VM, fetched as a whole image and converted, as CDI does for a PVC."""
 
     name = "copies"
 
     def pack(self, image: str, flat: Path) -> Path:
-        """As it is."""
+        """The flat image itself."""
         return flat
 
     def fetch(self, image: str) -> None:
-        """From S3 to a file, and from that to the volume's disk.img."""
+        """Download the image from S3 to a file, and convert that to the volume's disk.img."""
         folder = self._disks / image
         folder.mkdir(parents=True)
         fetched = folder / "fetched"
@@ -306,24 +310,24 @@ class Copies(WholeImages):
         os.chown(folder / "disk.img", QEMU, QEMU)
 
     def start(self, state: str) -> None:
-        """Volumes and claims first."""
+        """Create volumes and claims before the VMIs."""
         images = resolved_images(state)
-        self.track.target.apply(*(o for m in self.track.chapter.running for o in self._claim(images[m])))
+        self.track.target.apply(*(o for m in self.track.published.running for o in self._claim(images[m])))
         super().start(state)
 
     def volume(self, image: str) -> dict[str, Any]:
-        """The claim of the copy."""
+        """The claim of the image's copy."""
         return {"persistentVolumeClaim": {"claimName": image}}
 
     def remove(self) -> None:
-        """Volumes and files go, too."""
+        """Also delete the volumes and the files."""
         super().remove()
         self.track.target.kubectl("delete", "pv", "-l", f"race={NAME}", "--timeout=120s")
         shutil.rmtree(self._disks)
 
     @property
     def _disks(self) -> Path:
-        """Where the node sees them at /var/lib/kigi/race."""
+        """Folder of the disks, which is /var/lib/kigi/race inside the node."""
         (node, *_) = self.track.cluster.nodes()
         return node.directory / "kigi" / NAME
 
@@ -357,7 +361,7 @@ def _image_name(image: str) -> str:
 
 
 def _wait_for_no_instances(target: Target, namespace: str) -> None:
-    """Neither VMs nor their pods: the next ones have the processors for themselves."""
+    """Wait until no VM and no pod is left, so that they do not slow down the next measurement."""
     for kind in ("vmi", "pods"):
         if target.get(kind, "-n", namespace)["items"]:
             target.kubectl("wait", "--for=delete", kind, "--all", "-n", namespace, "--timeout=600s")

@@ -39,18 +39,18 @@ VERBS: dict[str, Sequence[str]] = {
 
 
 def measure(command: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Processor and wall seconds of one run, its output thrown away."""
-    began = time.perf_counter()
+    """Processor and wall seconds of one run; its output is discarded."""
+    started = time.perf_counter()
     out = os.open(os.devnull, os.O_WRONLY)
     actions = [(os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, out, 2)]
     child = os.posix_spawn(command[0], list(command), environment, file_actions=actions)
     _, _, usage = os.wait4(child, 0)
     os.close(out)
-    return usage.ru_utime + usage.ru_stime, time.perf_counter() - began
+    return usage.ru_utime + usage.ru_stime, time.perf_counter() - started
 
 
 def world(plane: ControlPlane) -> None:
-    """Ten machines in three states, a deployment, and a node that can take them."""
+    """Create ten machines in three states, a deployment, and a node that can run them."""
     install_crds(plane)
     install_kubevirt_crds(plane)
     install_kubevirt_object(plane)
@@ -86,7 +86,7 @@ def main() -> None:
             "kubectl get": (kubectl, "get", "systemdeployments.kigi.dev"),
             **{name: (*KIGI, *verb) for name, verb in VERBS.items()},
         }
-        for command in commands.values():  # compiled modules, the API server's caches
+        for command in commands.values():  # warms compiled modules and the API server's caches
             measure(command, environment)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for _ in range(arguments.rounds):

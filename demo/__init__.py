@@ -1,1 +1,1 @@
-"""The main job from nothing: a cluster, ten VMs, three states, and what each step moved."""
+"""The demo: start a cluster, run ten VMs through three states, and measure the bytes that each step moves."""

@@ -1,4 +1,4 @@
-"""``make demo``: the main job on a fresh machine, and its report."""
+"""``make demo``: runs the exercise on a fresh machine and writes a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from demo.costs import Step
 from demo.report import build_svg, build_table
-from demo.story import Chapter, play
+from demo.steps import PublishedExercise, run_steps
 from demo.targets import DemoFailed, Target, install_kigi, start
 from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import open_repository
@@ -23,84 +23,91 @@ from kigi.errors import KigiError
 from kigi.publishing.image_tree import publish_tree
 from kigi.publishing.layer_folder import LayerFolder
 from localcluster.bounded import DOWNLOAD_S, TimedOut
-from localcluster.full import Cluster, ClusterError
+from localcluster.cluster import Cluster, ClusterError
 from localcluster.paths import cache_dir
 from scenario import kubernetes, real, tiny
 from scenario.packages import BuildFailed
 
 BUILDERS = {"tiny": tiny.build, "real": real.build}
 SAMPLE = ("mail1", "desktop1")
-"""A server and a desktop. Two cores emulate every guest: of the real exercise, and of second instances, these run."""
+"""A server and a desktop: the VMs that run in the real exercise and in second instances.
+
+Two cores emulate all guests and cannot run more of them in reasonable time.
+"""
 
 console = Console(width=None if sys.stdout.isatty() else 190)
 _started = time.monotonic()
 
 
-def say(text: str) -> None:
-    """One line with the seconds since the start."""
+def progress(text: str) -> None:
+    """Print a line with the seconds since the start."""
     console.print(f"[dim]{time.monotonic() - _started:7.1f} s[/dim] {text}")
 
 
 def main() -> int:
-    """Exit status 0 when every step was done and checked."""
+    """Run the demo; the exit status is 0 if every step succeeded and passed its checks, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--cluster", choices=["local", "kind"], default="local")
-    parser.add_argument("--only", choices=sorted(BUILDERS), help="one exercise instead of both")
+    parser.add_argument("--only", choices=sorted(BUILDERS), help="run this exercise only")
     parser.add_argument(
         "--prepare",
         action="store_true",
-        help="start, install and publish the tiny exercise; deploy nothing, and keep it",
+        help="start the cluster, install Kigi and publish the tiny exercise, but deploy nothing; keeps the cluster",
     )
-    parser.add_argument("--keep", action="store_true", help="leave the local cluster running")
+    parser.add_argument("--keep", action="store_true", help="keep the local cluster running")
     parser.add_argument("--out", type=Path, default=Path(".out/demo"), help="folder of report.json and report.svg")
     options = parser.parse_args()
     steps: list[Step] = []
     try:
         target = start(options.cluster)
-        say("the cluster runs; installing Kigi")
+        progress("the cluster runs; installing Kigi")
         install_kigi(target)
         if options.prepare:
-            chapter = prepare(target, "tiny")
-            target.apply(*kubernetes.system_nodes(chapter.manifest, chapter.namespace))
-            say(f"namespace {chapter.namespace} has {len(chapter.layer_bytes)} images and the states of the exercise")
+            published = prepare(target, "tiny")
+            target.apply(*kubernetes.system_nodes(published.manifest, published.namespace))
+            images = len(published.layer_bytes)
+            progress(f"namespace {published.namespace} has {images} images and the states of the exercise")
             return 0
         for variant in [options.only] if options.only else ["tiny", "real"]:
-            chapter = prepare(target, variant)
-            play(target, chapter, say, lambda step: _note(steps, step, options.out))
-            target.kubectl("delete", "systemdeployment", "--all", "-n", chapter.namespace, "--timeout=600s")
-            _nothing_left(target, chapter.namespace)
+            published = prepare(target, variant)
+            run_steps(target, published, progress, lambda step: _note(steps, step, options.out))
+            target.kubectl("delete", "systemdeployment", "--all", "-n", published.namespace, "--timeout=600s")
+            _check_removed(target, published.namespace)
     except (DemoFailed, KigiError, ClusterError, BuildFailed, TimedOut) as exc:
-        console.print(f"[red]the demo stopped:[/red] {exc}")
-        console.print("the cluster still runs; look with 'python -m localcluster kubectl get ksd,knc -A'")
+        console.print(f"[red]the demo failed:[/red] {exc}")
+        console.print("the cluster keeps running; inspect it with 'python -m localcluster kubectl get ksd,knc -A'")
         return 1
     console.print(build_table(steps))
-    say(f"report in {options.out}")
+    progress(f"report in {options.out}")
     if options.cluster == "local" and not options.keep:
         left = Cluster().down()
-        say("the cluster is gone" if not left else f"still there: {left}")
+        progress("the cluster is removed" if not left else f"not removed: {left}")
     return 0
 
 
-def prepare(target: Target, variant: str, namespace: str | None = None) -> Chapter:
-    """Build the exercise (cached), publish its layers, apply its VMImageNodes in a namespace of that name."""
+def prepare(target: Target, variant: str, namespace: str | None = None) -> PublishedExercise:
+    """Build the exercise (cached), publish its layers, and apply its VMImageNodes in ``namespace``.
+
+    The default namespace is ``tiny-exercise`` or ``real-exercise``.
+    """
     folder = cache_dir() / "demo" / variant
-    say(f"{variant}: building the exercise's disks (what is in the cache is not built again)")
+    progress(f"{variant}: building the disks that are not in the cache")
     manifest = BUILDERS[variant](folder)
-    say(f"{variant}: publishing {len(manifest.images)} layers")
+    progress(f"{variant}: publishing {len(manifest.images)} layers")
     os.environ.update(target.environment)
     objects = asyncio.run(_publish(folder))
     namespace = namespace or f"{variant}-exercise"
     target.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     target.apply(*({**each, "metadata": {**each["metadata"], "namespace": namespace}} for each in objects))
     layer_bytes: Mapping[str, int] = {each["metadata"]["name"]: each["spec"]["layer"]["sizeBytes"] for each in objects}
-    everyone = tuple(manifest.roles)
-    return Chapter(
+    all_machines = tuple(manifest.roles)
+    return PublishedExercise(
         variant=variant,
         manifest=manifest,
         namespace=namespace,
         layer_bytes=layer_bytes,
         digests={each["metadata"]["name"]: each["spec"]["layer"]["digest"] for each in objects},
-        running=everyone if variant == "tiny" else SAMPLE,
+        running=all_machines if variant == "tiny" else SAMPLE,
         second_running=SAMPLE if variant == "tiny" else (),
     )
 
@@ -112,7 +119,7 @@ async def _publish(folder: Path) -> list[dict]:  # type: ignore[type-arg]
 
 
 def _note(steps: list[Step], step: Step, out: Path) -> None:
-    """Show the table as it grows, and write the report anew."""
+    """Print the step's row and rewrite the report with all steps so far."""
     steps.append(step)
     console.print(build_table(steps[-1:]))
     out.mkdir(parents=True, exist_ok=True)
@@ -122,8 +129,8 @@ def _note(steps: list[Step], step: Step, out: Path) -> None:
         (out / f"report-{variant}.svg").write_text(build_svg(mine, f"Ten VMs, three states ({variant} exercise)"))
 
 
-def _nothing_left(target: Target, namespace: str) -> None:
-    """Deleting the deployment left no VM, claim, volume or overlay."""
+def _check_removed(target: Target, namespace: str) -> None:
+    """Raise DemoFailed if a VM, claim, volume or overlay of the deleted deployment is left."""
     kinds = "virtualmachines,virtualmachineinstances,persistentvolumeclaims"
     left = [f"{o['kind']} {o['metadata']['name']}" for o in target.get(kinds, "-n", namespace)["items"]]
     selector = f"kigi.dev/namespace={namespace}"
@@ -131,8 +138,8 @@ def _nothing_left(target: Target, namespace: str) -> None:
     for cache in target.get("nodecaches")["items"]:
         left += [f"overlay {v['name']}" for v in cache["status"].get("volumes", []) if f".{namespace}." in v["name"]]
     if left:
-        raise DemoFailed(f"deleting the deployment left {', '.join(left)}")
-    say(f"{namespace}: deleted, and nothing is left")
+        raise DemoFailed(f"after the deletion of the deployment these are left: {', '.join(left)}")
+    progress(f"{namespace}: the deployment and all its disks are deleted")
 
 
 if __name__ == "__main__":

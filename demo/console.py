@@ -1,4 +1,4 @@
-"""What guests say on their serial consoles, which KubeVirt keeps in a log beside each VM."""
+"""Reads guests' reports from the log of their serial console, which KubeVirt keeps for each VM."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _LINE = re.compile(r"^KIGI-GUEST (machine=.*)$", re.MULTILINE)
 
 
 def read_guest(target: Target, namespace: str, vm: str, timeout_s: float = 900) -> dict[str, str]:
-    """The fields of the newest ``KIGI-GUEST key=value ...`` line of the VM that runs now.
+    """Wait for a ``KIGI-GUEST key=value ...`` line of the running VM, and return the newest one's fields.
 
-    Raises DemoFailed when its guest reports nothing in time.
+    Raises DemoFailed if the guest reports nothing within ``timeout_s``.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -28,10 +28,10 @@ def read_guest(target: Target, namespace: str, vm: str, timeout_s: float = 900) 
 
 
 def read_report(target: Target, namespace: str, vm: str, uid: str | None = None) -> dict[str, str] | str:
-    """Fields of the guest's newest report, or why there is none yet.
+    """Fields of the guest's newest report; a string with the reason if there is no report yet.
 
-    ``uid`` is that of a VirtualMachineInstance: only its pod counts. Without it the newest pod of the VM counts, which
-    after a reset or a restart may still be that of the run before.
+    With ``uid``, only the pod of the VirtualMachineInstance with that uid is read. Without it the newest pod of the VM
+    is read, which shortly after a reset or a restart may be the pod of the previous run.
     """
     try:
         pod = _newest_pod(target, namespace, vm, uid)
@@ -45,7 +45,7 @@ def read_report(target: Target, namespace: str, vm: str, uid: str | None = None)
 
 
 def _newest_pod(target: Target, namespace: str, vm: str, uid: str | None) -> str | None:
-    """The pod of that instance, or of the VM's newest run; earlier ones may still be ending."""
+    """Name of the running pod of the VMI with ``uid``, or else of the VM's newest run; None if none runs."""
     _, instance, machine = vm.split("-", 2)
     selector = f"kubevirt.io=virt-launcher,kigi.dev/instance={instance},kigi.dev/machine={machine}"
     if uid is not None:

@@ -1,4 +1,4 @@
-"""What each step would have moved in other ways; pure arithmetic over the published images."""
+"""Bytes that a step would move with other methods; pure arithmetic over the published images."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from scenario.tree import resolved_images
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of the story as it was measured; sizes in bytes, times in seconds."""
+    """Measurements of one step of the demo."""
 
     variant: str
     name: str
     moved_bytes: int
     """Bytes that the nodes' daemons fetched."""
     minimum_bytes: int
-    """Layers that the nodes lacked, each once: nothing that restores the same bits from these layers moves less."""
+    """Size of the layers that were missing on the nodes, each counted once: the minimum for these layers."""
     full_bytes: int
-    """Without trees and caches: the whole flat image of every VM that gets a new disk."""
+    """Size without trees and caches: the whole flat image of every VM that gets a new disk."""
     image_cache_bytes: int
-    """One flat image per VM and a cache of whole images on each node: what containerDisk or Nova move."""
+    """Size with one flat image per VM and a cache of whole images on each node, as with containerDisk or Nova."""
     seconds: Mapping[str, float | None] = field(default_factory=dict)
-    """Until each phase was reached since the change was seen; ``guests``: until every guest said who it is."""
+    """Phase -> seconds from the observed change to the phase; ``guests``: until every guest has reported."""
 
     @property
     def saved(self) -> float:
-        """Share of ``full_bytes`` that was not moved."""
+        """Share of ``full_bytes`` that was not moved, 0 to 1."""
         return 1 - self.moved_bytes / self.full_bytes if self.full_bytes else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """All figures."""
+        """All fields and ``saved``, for report.json."""
         return {**asdict(self), "saved": self.saved}
 
 
 class Ledger:
-    """What a node would hold if it kept layers, and if it kept whole images."""
+    """Models two caches of a node, one of layers and one of whole images, over the steps of the demo."""
 
     def __init__(self, manifest: Manifest, layer_bytes: Mapping[str, int], held: Collection[str] = ()) -> None:
-        """``layer_bytes``: image -> bytes of its published layer; ``held``: images whose layers are there already."""
+        """``layer_bytes``: image -> size of its published layer; ``held``: images whose layers are cached already."""
         self._manifest = manifest
         self._layer_bytes = layer_bytes
         self._flat = {image.name: image.flat_size_bytes for image in manifest.images}
@@ -49,7 +49,10 @@ class Ledger:
         self._images: set[str] = set()
 
     def book(self, state: str, machines: Sequence[str] | None = None) -> tuple[int, int, int]:
-        """(minimum, full, image cache) bytes of giving every machine of ``state`` (or these) a new disk."""
+        """Bytes (minimum, full, image cache) of giving every machine of ``state``, or ``machines``, a new disk.
+
+        Adds the layers and images to the caches.
+        """
         tops = [image for machine, image in resolved_images(state).items() if machines is None or machine in machines]
         layers = {layer.name for top in tops for layer in self._manifest.chain(top)}
         minimum = sum(self._layer_bytes[name] for name in layers - self._layers)

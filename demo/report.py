@@ -1,4 +1,4 @@
-"""The report: a table for the terminal, JSON, and a picture."""
+"""The report of the demo: a table for the terminal and an SVG figure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _COLOURS = {"full": "#c9ced6", "image cache": "#8fa3bf", "moved": "#1f7a4d"}
 
 
 def mb(size_bytes: int) -> str:
-    """Megabytes (10^6) with the digits that a person wants."""
+    """Size in megabytes (10^6 bytes): one decimal from 0.1 MB on, three below."""
     return f"{size_bytes / 1e6:,.1f}" if size_bytes >= 1e5 or size_bytes == 0 else f"{size_bytes / 1e6:.3f}"
 
 
 def build_table(steps: Sequence[Step]) -> Table:
-    """One row a step."""
-    table = Table(title="What each step moved (MB = 10^6 bytes), and how long it took (s)", title_justify="left")
+    """Table with one row per step."""
+    table = Table(title="Data moved (MB = 10^6 bytes) and duration (s) of each step", title_justify="left")
     table.add_column("exercise")
     table.add_column("step")
     for name in ("moved", "minimum", "each VM's full image", "flat images, cached", "saved", *PHASES):
@@ -41,7 +41,7 @@ def build_table(steps: Sequence[Step]) -> Table:
 
 
 def build_svg(steps: Sequence[Step], title: str) -> str:
-    """Horizontal bars on a linear scale, three for each step; a bar below two pixels is drawn with two."""
+    """SVG figure with three horizontal bars per step on a linear scale; every bar has at least two pixels."""
     width, left, row, top = 860, 210, 62, 56
     scale = (width - left - 130) / max(step.full_bytes for step in steps)
 

@@ -1,4 +1,4 @@
-"""The cluster that the demo runs on: the local one, or kind where there is Docker."""
+"""The cluster that the demo runs on: the local cluster, or kind on a machine with Docker."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import yaml
 
 from localcluster.bounded import KUBECTL_S, QUICK_S, TimedOut, run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _KIND = REPOSITORY / "localcluster" / "kind" / "cluster.sh"
 SYSTEM_NAMESPACE = "kigi-system"
 GET_S = 120.0
-"""For reading some objects, on a machine that is busy with guests."""
+"""Timeout for reading objects, on a machine that is busy with guests."""
 _KIND_S = 3600.0
-"""For kind: its image, the cluster, KubeVirt's release and Kigi's image."""
+"""Timeout for kind: its image, the cluster, KubeVirt's release and Kigi's image."""
 
 
 class DemoFailed(RuntimeError):
-    """A step did not get where it should; the text says which and what came back."""
+    """A step of the demo failed; the message has the step or command and its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,16 @@ class Target:
     """A running cluster with KubeVirt, an S3 server and the image ``kigi:dev``."""
 
     environment: Mapping[str, str]
-    """KUBECONFIG, KIGI_S3_ENDPOINT, KIGI_S3_BUCKET and AWS_* as ``kigi publish`` reads them.
+    """KUBECONFIG, KIGI_S3_ENDPOINT, KIGI_S3_BUCKET and AWS_*, which ``kigi publish`` reads.
 
-    KIGI_READER_*, where the server has such a user: the credentials that the daemons get, which may not write.
+    Optionally KIGI_READER_*: credentials with read access only, for the daemons.
     """
     kubectl_path: str
 
     def kubectl(
         self, *arguments: str, objects: list[dict[str, Any]] | None = None, timeout_s: float = KUBECTL_S
     ) -> str:
-        """What kubectl prints; ``objects`` are given on its standard input. Raises DemoFailed, also after timeout_s."""
+        """Standard output of kubectl with ``objects`` as its input. Raises DemoFailed, also after ``timeout_s``."""
         text = yaml.safe_dump_all(objects) if objects is not None else None
         command = [self.kubectl_path, *arguments]
         environment = {**os.environ, **self.environment}
@@ -60,19 +60,19 @@ class Target:
         return done.stdout
 
     def get(self, *arguments: str) -> dict[str, Any]:
-        """``kubectl get ... -o json``. Raises DemoFailed, also when the API server does not answer in time."""
+        """Result of ``kubectl get ... -o json``. Raises DemoFailed, also if the API server does not answer in time."""
         answer: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json", timeout_s=GET_S))
         return answer
 
     def apply(self, *objects: dict[str, Any]) -> None:
-        """``kubectl apply`` of these objects, as a user or a pipeline would."""
+        """Apply these objects with ``kubectl apply --server-side``."""
         self.kubectl(
             "apply", "--server-side", "--force-conflicts", "--field-manager=demo", "-f", "-", objects=list(objects)
         )
 
 
 def start(kind: str) -> Target:
-    """Bring the cluster up, or go on with the one that runs."""
+    """Start the cluster of this kind, ``local`` or ``kind``, or use the running one. Raises DemoFailed."""
     if kind == "local":
         cluster = Cluster()
         cluster.up()
@@ -81,14 +81,14 @@ def start(kind: str) -> Target:
     for program in ("docker", "kind", "kubectl"):
         if shutil.which(program) is None:
             raise DemoFailed(f"CLUSTER=kind needs the program {program}; without Docker use CLUSTER=local")
-    subprocess.run(["bash", str(_KIND), "up"], check=True, timeout=_KIND_S)  # its progress is for the terminal
+    subprocess.run(["bash", str(_KIND), "up"], check=True, timeout=_KIND_S)  # prints its progress to the terminal
     lines = run(["bash", _KIND, "env"], timeout_s=QUICK_S).stdout.splitlines()
     pairs = (shlex.split(line)[1].partition("=") for line in lines)
     return Target({name: value for name, _, value in pairs}, "kubectl")
 
 
 def install_kigi(target: Target) -> None:
-    """Everything of ``manifests/``, with the S3 server as repository; returns when operator and daemon are ready."""
+    """Apply ``manifests/`` with the S3 server as repository, and wait until operator and daemons are ready."""
     repositories = {
         "repositories": {
             "default": {
@@ -108,7 +108,8 @@ def install_kigi(target: Target) -> None:
         *(_object("Secret", name, data=_credentials(target.environment, role)) for name, role in roles.items()),
     )
     target.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(REPOSITORY / "manifests"))
-    # This cluster's kubelet evicts nobody for a full disk, and the machine's disk is its user's.
+    # The disk of a developer's machine may have little free space, and the local cluster's kubelet does not evict pods
+    # when the disk fills.
     target.kubectl(
         "-n", SYSTEM_NAMESPACE, "set", "env", "daemonset/kigi-node-cache", "-c", "cache", "KIGI_MIN_FREE=1Gi"
     )
@@ -120,20 +121,20 @@ def install_kigi(target: Target) -> None:
 
 
 def _credentials(environment: Mapping[str, str], role: str) -> dict[str, str]:
-    """Data of a Secret with the access key of that role."""
+    """Data of a Secret, from the variables ``<role>_ACCESS_KEY_ID`` and ``<role>_SECRET_ACCESS_KEY``."""
     keys = {"accessKeyId": f"{role}_ACCESS_KEY_ID", "secretAccessKey": f"{role}_SECRET_ACCESS_KEY"}
     return {field: base64.b64encode(environment[name].encode()).decode() for field, name in keys.items()}
 
 
 def _wait_for_caches(target: Target) -> None:
-    """Every node's daemon has reported: its NodeCache is there and Ready has been said."""
+    """Wait until every NodeCache has a status. Raises DemoFailed after 120 s."""
     deadline = time.monotonic() + 120
     while True:
         caches = target.get("nodecaches")["items"]
         if caches and all(cache.get("status", {}).get("observedGeneration", -1) >= 0 for cache in caches):
             return
         if time.monotonic() > deadline:
-            raise DemoFailed(f"no NodeCache was reported in 120 s; there are {len(caches)}")
+            raise DemoFailed(f"not every daemon has reported within 120 s; {len(caches)} NodeCaches exist")
         time.sleep(0.5)
 
 

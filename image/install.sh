@@ -1,9 +1,9 @@
 #!/bin/sh
-# Builds Kigi's image inside a Debian trixie root. `Dockerfile` runs it, and `localcluster` runs it in a chroot where
-# there is no container runtime: one recipe, the same image.
+# Builds Kigi's image inside a Debian trixie root. Both `Dockerfile` and `localcluster` run it, the latter in a chroot
+# without a container runtime, so that both make the same image.
 #
 #   install.sh dependencies SOURCE   Debian packages and the locked Python packages (slow, changes rarely)
-#   install.sh kigi SOURCE           Kigi itself (seconds)
+#   install.sh kigi SOURCE           Kigi (seconds)
 set -eu
 
 step=$1
@@ -13,10 +13,10 @@ venv=/opt/kigi
 case $step in
 dependencies)
     apt-get update -q
-    # qemu-utils makes and checks overlays; util-linux and mount hold the bind mounts of the CSI plugin.
+    # qemu-utils creates and checks overlays; the CSI plugin needs util-linux and mount for bind mounts.
     apt-get install -q -y --no-install-recommends \
         ca-certificates mount python3 python3-venv qemu-utils util-linux
-    # The operator's user: libraries ask for the name that belongs to the number.
+    # The operator's user: libraries need a name for its number.
     useradd --uid 65532 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin kigi
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --no-cache-dir --require-hashes --only-binary :all: -r "$source/requirements.lock"
@@ -24,7 +24,7 @@ dependencies)
     rm -rf /var/lib/apt/lists/*
     ;;
 kigi)
-    # The build writes into its source folder: work on a copy.
+    # The build writes into its source folder, so it gets a copy.
     work=$(mktemp -d)
     cp -r "$source/." "$work"
     "$venv/bin/pip" install --quiet --no-cache-dir --no-deps --no-build-isolation --no-index "$work"

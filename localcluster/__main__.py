@@ -6,9 +6,8 @@ import os
 import shlex
 import sys
 
-from localcluster import full
 from localcluster.build import PROGRAMS, BuildFailed, binary
-from localcluster.full import Cluster, ClusterError, Progress
+from localcluster.cluster import Cluster, ClusterError, Progress, build_images, build_programs
 from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES
 from localcluster.processes import StartFailed
 from localcluster.system import PackagesMissing
@@ -19,28 +18,28 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m localcluster", description="A real Kubernetes with KubeVirt on this machine."
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    up = verbs.add_parser("up", help="build what is missing and start what does not run")
-    up.add_argument("--without", action="append", default=[], choices=["kubevirt", "kigi"], help="leave a part out")
-    up.add_argument("--nodes", type=int, default=1, help="number of nodes, each in namespaces of its own (default 1)")
+    up = verbs.add_parser("up", help="build missing programs and start all parts that are not running")
+    up.add_argument("--without", action="append", default=[], choices=["kubevirt", "kigi"], help="leave out this part")
+    up.add_argument("--nodes", type=int, default=1, help="number of nodes, each in its own namespaces (default 1)")
     up.add_argument(
-        "--kubevirt", choices=RELEASES, help=f"a release (default: the one that is up, or {DEFAULT_RELEASE})"
+        "--kubevirt",
+        choices=RELEASES,
+        help=f"release of KubeVirt (default: that of the running cluster, or {DEFAULT_RELEASE})",
     )
-    verbs.add_parser("down", help="stop and remove everything; fails if something is left")
+    verbs.add_parser("down", help="stop and remove everything; exit code 1 if something is left")
     verbs.add_parser("status", help="state of each part as JSON; exit code 1 if it is not healthy")
     verbs.add_parser("env", help="shell lines with KUBECONFIG and the S3 settings")
-    build = verbs.add_parser("build", help="build into the cache, start nothing")
-    build.add_argument(
-        "programs", nargs="*", help="these programs alone; default: all that the cluster has, and images"
-    )
-    build.add_argument("--kubevirt", choices=RELEASES, default=DEFAULT_RELEASE, help="the release to build")
-    verbs.add_parser("image", help="build Kigi's image from the present source and load it on every node")
+    build = verbs.add_parser("build", help="build programs and images into the cache without starting anything")
+    build.add_argument("programs", nargs="*", help="programs to build; default: all programs and images of the cluster")
+    build.add_argument("--kubevirt", choices=RELEASES, default=DEFAULT_RELEASE, help="release of KubeVirt to build")
+    verbs.add_parser("image", help="build Kigi's image from the current source and load it on every node")
     for name in ("kubectl", "virtctl"):
         verbs.add_parser(name, help=f"{name} on this cluster", add_help=False)
     return parser
 
 
 def main() -> int:
-    """Run one verb; 0 if it did what it says."""
+    """Run one verb; the exit status is 0 on success, 1 otherwise."""
     if len(sys.argv) > 1 and sys.argv[1] in ("kubectl", "virtctl"):
         cluster = Cluster()
         program = cluster.release.command("virtctl") if sys.argv[1] == "virtctl" else binary("kubectl")
@@ -56,14 +55,14 @@ def main() -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     cluster = Cluster()
-    say = Progress()
+    progress = Progress()
     match arguments.verb:
         case "up":
             cluster.up(without=arguments.without, nodes=arguments.nodes, release=arguments.kubevirt)
             print("environment: eval $(python -m localcluster env)")
         case "down":
             left = cluster.down()
-            print("\n".join(["still there:", *left]) if left else "nothing is left")
+            print("\n".join(["still present:", *left]) if left else "the cluster is removed")
             return 1 if left else 0
         case "status":
             status = cluster.status()
@@ -74,18 +73,18 @@ def _run(arguments: argparse.Namespace) -> int:
                 print(f"export {name}={shlex.quote(value)}")
         case "build" if arguments.programs:
             if unknown := sorted(set(arguments.programs) - set(PROGRAMS)):
-                raise BuildFailed(f"{', '.join(unknown)}: not among {', '.join(PROGRAMS)}")
+                raise BuildFailed(f"unknown programs: {', '.join(unknown)}; known are {', '.join(PROGRAMS)}")
             for name in arguments.programs:
-                say(str(binary(name)))
+                progress(str(binary(name)))
         case "build":
             release = RELEASES[arguments.kubevirt]
-            full.build_programs(release)
-            say("programs are built")
-            for image in full.build_images(release):
-                say(f"{image.name}: {sum(layer.size_bytes for layer in image.layers) / 1e6:.0f} MB")
+            build_programs(release)
+            progress("programs are built")
+            for image in build_images(release):
+                progress(f"{image.name}: {sum(layer.size_bytes for layer in image.layers) / 1e6:.0f} MB")
         case "image":
             cluster.load_kigi()
-            say("kigi:dev is on every node")
+            progress("kigi:dev is on every node")
     return 0
 
 

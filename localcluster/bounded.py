@@ -1,7 +1,7 @@
-"""Commands, inputs and locks with a deadline: nothing on this machine is waited for without end.
+"""Commands, their inputs, and locks: every wait has a deadline.
 
-A command runs in a session of its own. At its deadline, or when this process is interrupted, its whole process group
-is killed, so that no child of it runs on.
+Each command runs in its own session. At its deadline, or when this process is interrupted, the whole process group of
+the command is killed, so that none of its children keeps running.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from pathlib import Path
 from typing import IO
 
 QUICK_S = 60.0
-"""For commands that read or change something on this machine: dpkg-query, ip, mount."""
+"""Timeout of short commands on this machine: dpkg-query, ip, mount."""
 KUBECTL_S = 1000.0
-"""For kubectl: more than any ``--timeout`` that is given to ``kubectl wait`` or ``delete`` (900 s)."""
+"""Timeout of kubectl: longer than every ``--timeout`` of ``kubectl wait`` and ``delete`` (at most 900 s)."""
 DOWNLOAD_S = 1800.0
-"""For a package manager or a module download."""
+"""Timeout of a package manager or a module download."""
 BUILD_S = 4 * 3600.0
-"""For a build from source, and for whoever waits for another process that builds. KubeVirt takes 20 minutes."""
+"""Timeout of a build from source, and of waiting for another process that builds. KubeVirt takes 20 minutes."""
 _END_S = 10.0
-"""From SIGKILL to the end of a process."""
+"""Time that a process gets to end after SIGKILL."""
 _CUT = 2000
+"""Characters of a command's output that an error message keeps."""
 
 
 class TimedOut(RuntimeError):
-    """A command, or another process that holds a lock, did not end in time; the text says what was waited for."""
+    """A command, or another process that holds a lock, did not end in time; the message names it."""
 
 
 def run(
@@ -46,10 +47,10 @@ def run(
     output: IO[bytes] | None = None,
     merged: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """The ended command with its output; its standard input is ``input_text``, or empty.
+    """Run the command to its end; its standard input is ``input_text``, or empty.
 
-    ``output`` takes both output streams; ``merged`` puts the error stream into stdout. Raises TimedOut after
-    ``timeout_s``, and with ``check`` CalledProcessError if the command fails.
+    With ``output`` both output streams go into that file; with ``merged`` stderr goes into stdout. Raises TimedOut
+    after ``timeout_s``, and CalledProcessError if ``check`` is set and the command fails.
     """
     words = [str(word) for word in command]
     process = subprocess.Popen(
@@ -67,7 +68,7 @@ def run(
         stdout, stderr = process.communicate(input_text, timeout=timeout_s)
     except subprocess.TimeoutExpired as exc:
         printed = "".join(part for part in _end(process) if part).strip()[-_CUT:]
-        raise TimedOut(f"{' '.join(words)}: no end within {timeout_s:.0f} s; it printed {printed!r}") from exc
+        raise TimedOut(f"{' '.join(words)}: did not end within {timeout_s:.0f} s; its output: {printed!r}") from exc
     except BaseException:
         _end(process)
         raise
@@ -78,9 +79,9 @@ def run(
 
 
 def feed(command: Sequence[str | Path], produce: Callable[[IO[bytes]], None], *, timeout_s: float) -> None:
-    """Run a command whose standard input ``produce`` writes; a command that does not read it is killed in time.
+    """Run a command and let ``produce`` write its standard input; a command that stops reading is killed in time.
 
-    Raises TimedOut, or CalledProcessError with the output as its stderr.
+    Raises TimedOut after ``timeout_s``, or CalledProcessError with the command's output as its stderr.
     """
     words = [str(word) for word in command]
     with tempfile.TemporaryFile() as printed:
@@ -107,14 +108,17 @@ def feed(command: Sequence[str | Path], produce: Callable[[IO[bytes]], None], *,
         printed.seek(0)
         text = printed.read().decode(errors="replace")[-_CUT:]
         if expired.is_set():
-            raise TimedOut(f"{' '.join(words)}: its input was not taken within {timeout_s:.0f} s; it printed {text!r}")
+            raise TimedOut(f"{' '.join(words)}: did not end within {timeout_s:.0f} s of input; its output: {text!r}")
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, words, stderr=text)
 
 
 @contextmanager
 def locked(path: Path, what: str, *, timeout_s: float = BUILD_S) -> Iterator[None]:
-    """Hold the lock of this file; ``what`` is what its holder does. Raises TimedOut if another process keeps it."""
+    """Hold an exclusive lock on this file; ``what`` describes the holder's work, for the error message.
+
+    Raises TimedOut if another process still holds the lock after ``timeout_s``.
+    """
     deadline = time.monotonic() + timeout_s
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -134,7 +138,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> tuple[str, str]:
-    """Kill the process group; what it printed, as far as that is text. A process that does not end is left."""
+    """Kill the process group and return its remaining output if that is text; ("", "") if the process does not end."""
     _kill_group(process)
     try:
         stdout, stderr = process.communicate(timeout=_END_S)

@@ -1,4 +1,4 @@
-"""Go programs of the cluster, built on demand from the pinned modules under ``go/`` into the cache."""
+"""Builds the cluster's Go programs on demand from the pinned modules under ``go/`` into the cache."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _STAMP = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, v
 
 
 class BuildFailed(RuntimeError):
-    """A program could not be built; the text names the log and ends with its last lines."""
+    """A program could not be built; the message names the log and ends with its last lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One folder under ``go/`` with a go.mod, and programs that are built by one ``go build``."""
+    """One folder under ``go/`` with a go.mod, and the programs that one ``go build`` makes from it."""
 
     folder: str
     programs: tuple[tuple[str, str], ...]
-    """(name of the program, package) of each."""
+    """Pairs of program name and Go package."""
     ldflags: str = "-s -w"
     tags: str = ""
     cgo: bool = False
@@ -45,10 +45,10 @@ def _programs(prefix: str, *names: str, suffix: str = "") -> tuple[tuple[str, st
     return tuple((name.rpartition("/")[2] + suffix, f"{prefix}/{name}") for name in names)
 
 
-def _kubevirt(folder: str, version: str, suffix: str, *more: str) -> tuple[Module, Module]:
-    """The commands of a release: those without cgo, ``more`` among them, and those with it."""
+def _kubevirt(folder: str, version: str, suffix: str, *extra: str) -> tuple[Module, Module]:
+    """Two modules of one release: commands without cgo (including ``extra``), and commands with cgo."""
     services = ("sidecars", "virt-api", "virt-chroot", "virt-controller", "virt-freezer", "virt-operator")
-    plain = (*services, "virt-probe", "virt-tail", "virtctl", *more)
+    plain = (*services, "virt-probe", "virt-tail", "virtctl", *extra)
     linked = ("virt-handler", "virt-launcher", "virt-launcher-monitor")
     headers = ("libvirt-dev", "pkg-config", "gcc", "libc6-dev")
     commands, ldflags = "kubevirt.io/kubevirt/cmd", f"-s -w -X kubevirt.io/client-go/version.gitVersion={version}"
@@ -102,13 +102,13 @@ MODULES = (
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 _MODULE_OF = {name: module for module in MODULES for name, _ in module.programs}
 PROGRAMS = tuple(_MODULE_OF)
-"""All that ``binary`` can build."""
+"""Names of all programs that ``binary`` can build."""
 
 
 def binary(name: str) -> Path:
-    """Path of a program, built first if it is not in the cache (minutes, the first time).
+    """Path of a program; a program that is not in the cache is built first, which takes minutes.
 
-    Raises KeyError for a program that no module has, BuildFailed otherwise. Safe to call from several processes.
+    Raises KeyError for an unknown program, BuildFailed if the build fails. Safe to call from several processes.
     """
     module = _MODULE_OF[name]
     path = directory(module) / name
@@ -118,7 +118,7 @@ def binary(name: str) -> Path:
 
 
 def directory(module: Module) -> Path:
-    """Where the module's programs are, once built: named by everything that they are made from."""
+    """Folder of the module's programs; its name is a hash of all inputs of the build."""
     key = hashlib.sha256()
     folder = _GO / module.folder
     for file in (*sorted(folder.rglob("go.*")), *sorted(folder.rglob("*.go"))):
@@ -139,34 +139,34 @@ def _go_version() -> str:
 def _build(module: Module) -> None:
     target = directory(module)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(_beside(target, ".lock"), f"it builds {module.programs[0][0]}"):
+    with locked(_beside(target, ".lock"), f"building {module.programs[0][0]}"):
         if target.exists():
             return
         if module.packages:
             ensure_apt_packages(module.packages)
         names = ", ".join(name for name, _ in module.programs)
         log = _beside(target, ".log")
-        _say(f"building {names} (once; minutes; log {log})")
+        _report(f"building {names}; this takes minutes the first time; log: {log}")
         started = time.monotonic()
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
             _go_build(module, Path(scratch), log)
             os.chmod(scratch, 0o755)
             os.rename(scratch, target)
             Path(scratch).mkdir()
-        _say(f"built {names} in {time.monotonic() - started:.0f} s")
+        _report(f"built {names} in {time.monotonic() - started:.0f} s")
 
 
 def _beside(directory: Path, ending: str) -> Path:
     return directory.with_name(directory.name + ending)
 
 
-def _say(text: str) -> None:
-    """To stderr: what `kubectl ... -o json` and the like print stays theirs."""
+def _report(text: str) -> None:
+    """Print to stderr, so that the standard output of a command such as `kubectl ... -o json` stays unchanged."""
     print(text, file=sys.stderr, flush=True)
 
 
 def _go_build(module: Module, scratch: Path, log: Path) -> None:
-    """One ``go build`` for all; each program is then named as ``Module.programs`` says."""
+    """Run one ``go build`` for all programs of the module, then give them the names of ``Module.programs``."""
     command = ["go", "build", "-trimpath", "-ldflags", module.ldflags, "-o", f"{scratch}/"]
     if module.tags:
         command += ["-tags", module.tags]
@@ -183,6 +183,6 @@ def _go_build(module: Module, scratch: Path, log: Path) -> None:
 
 
 def _default_name(package: str) -> str:
-    """What ``go build`` calls the program of a package: its last part that is not a version."""
+    """Name that ``go build`` gives to a package's program: the last part of its path that is not a version."""
     *rest, last = package.split("/")
     return rest[-1] if last.startswith("v") and last[1:].isdigit() else last

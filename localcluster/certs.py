@@ -1,4 +1,4 @@
-"""Certificates and kubeconfigs of a control plane, all from one throw-away authority."""
+"""Certificates and kubeconfigs of a control plane, issued by a local certificate authority."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_LIFE = timedelta(days=365)
+_VALIDITY = timedelta(days=365)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Files of a certificate and its key."""
+    """Paths of a certificate (or public key) and of its private key."""
 
     certificate: Path
     key: Path
 
 
 class Authority:
-    """A certificate authority that lives in ``directory`` and issues there; made on first use, loaded afterwards."""
+    """A certificate authority with its files in ``directory``; created on first use, loaded afterwards."""
 
     def __init__(self, directory: Path, name: str = "ca") -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ class Authority:
         self._key = key
 
     def issue(self, name: str, common_name: str, organizations: Sequence[str] = (), hosts: Sequence[str] = ()) -> Pair:
-        """A certificate for a client and, with ``hosts`` (names or addresses), a server; issued once per ``name``."""
+        """Certificate for a client and, with ``hosts`` (names or addresses), a server; issued once per ``name``."""
         pair = Pair(self.directory / f"{name}.crt", self.directory / f"{name}.key")
         if pair.certificate.exists():
             return pair
@@ -51,7 +51,7 @@ class Authority:
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         builder = _builder(x509.Name(attributes), self._certificate.subject, key.public_key())
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-        # Python 3.13 and OpenSSL's strict mode refuse a certificate that does not name its authority's key.
+        # Python 3.13 and OpenSSL's strict mode refuse a certificate without the identifier of its authority's key.
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = builder.add_extension(issuer, critical=False)
         if hosts:
@@ -62,7 +62,7 @@ class Authority:
         return pair
 
     def kubeconfig(self, name: str, server: str, common_name: str, organizations: Sequence[str] = ()) -> Path:
-        """A kubeconfig with a client certificate; written anew each time, as the server's port may have changed."""
+        """A kubeconfig with a client certificate; rewritten at each call, as the server's port may have changed."""
         pair = self.issue(name, common_name, organizations)
         user = {
             "client-certificate-data": _base64(pair.certificate.read_bytes()),
@@ -94,7 +94,7 @@ class Authority:
 
 
 def service_account_keys(directory: Path) -> Pair:
-    """Public (``certificate``) and private key by which service account tokens are checked and signed."""
+    """RSA keys of service account tokens: ``certificate`` (public) verifies them, ``key`` signs them."""
     pair = Pair(directory / "service-account.pub", directory / "service-account.key")
     if not pair.certificate.exists():
         key = rsa.generate_private_key(65537, 2048)
@@ -105,7 +105,7 @@ def service_account_keys(directory: Path) -> Pair:
 
 
 def write_kubeconfig(path: Path, server: str, authority: Path, user: dict[str, str]) -> Path:
-    """A kubeconfig of one cluster and one user (its fields as kubeconfig has them)."""
+    """Write a kubeconfig with one cluster and one user; ``user`` has the fields of a kubeconfig's user."""
     cluster = {"server": server, "certificate-authority-data": _base64(authority.read_bytes())}
     config = {
         "apiVersion": "v1",
@@ -124,7 +124,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     builder = builder.serial_number(x509.random_serial_number())
-    return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + _LIFE)
+    return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + _VALIDITY)
 
 
 def _general_name(host: str) -> x509.GeneralName:

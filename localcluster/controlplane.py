@@ -1,4 +1,4 @@
-"""A real control plane: etcd, kube-apiserver and, if asked for, controller manager and scheduler."""
+"""A real control plane: etcd, kube-apiserver and, on request, controller manager and scheduler."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ _SERVER_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.de
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the API server is reached and what it allows. The defaults are for tests: loopback, a free port."""
+    """Address and features of the API server. The defaults suit tests: loopback and a free port."""
 
     address: str = "127.0.0.1"
     port: int = 0
-    """0: a free one."""
+    """0: choose a free port."""
     advertise_address: str | None = None
     hosts: tuple[str, ...] = ()
-    """Further names and addresses of the server's certificate."""
+    """Additional names and addresses in the server's certificate."""
     pods: bool = False
-    """A kubelet will run pods: privileged ones too, aggregated APIs, logs and exec."""
+    """Enable everything that pods need: privileged containers, aggregated APIs, logs and exec."""
     detached: bool = False
-    """The processes outlive this one."""
+    """The processes keep running after this process ends."""
 
 
 class ControlPlane:
-    """etcd and kube-apiserver below ``directory``; ready in some seconds. A context manager for tests.
+    """etcd and kube-apiserver with their files in ``directory``; ready in seconds. A context manager for tests.
 
-    The same directory may be started again, also after a crash: data and certificates are kept there.
+    A later start on the same directory continues with its data, ports and certificates, also after a crash.
     """
 
     def __init__(self, directory: Path, parts: Sequence[Part] = (), options: Options | None = None) -> None:
@@ -57,7 +57,7 @@ class ControlPlane:
         self.kubeconfig = self.user_kubeconfig("admin", ["system:masters"])
 
     def start(self) -> Self:
-        """Start what does not run yet; returns when the API server is ready. Raises StartFailed."""
+        """Start the processes that are not running and wait until the API server is ready. Raises StartFailed."""
         try:
             self._start()
         except BaseException:
@@ -67,7 +67,7 @@ class ControlPlane:
         return self
 
     def stop(self) -> None:
-        """Stop all its processes; the data stays."""
+        """Stop all processes and keep the data. Raises StopFailed if one of them does not end."""
         failures = []
         for name in ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
             try:
@@ -78,7 +78,7 @@ class ControlPlane:
             raise StopFailed("; ".join(failures))
 
     def delete(self) -> None:
-        """Stop it and remove its directory."""
+        """Stop all processes and remove the directory."""
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -89,16 +89,17 @@ class ControlPlane:
         self.delete()
 
     def user_kubeconfig(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """A kubeconfig for that user in exactly these groups, by a client certificate."""
-        # Files by the whole identity: the same name with other groups is another user, and "ca" a user like any other.
+        """A kubeconfig with a client certificate of this user in exactly these groups."""
+        # The file name contains the groups: the same name with other groups is another user. The prefix "user-" keeps a
+        # user named "ca" apart from the authority's files.
         key = hashlib.sha256("\0".join([user, *sorted(groups)]).encode()).hexdigest()[:8]
         return self.authority.kubeconfig(f"user-{user.replace(':', '-')}-{key}", self.server, user, groups)
 
     def token_kubeconfig(self, namespace: str, account: str, *arguments: str) -> Path:
         """A kubeconfig with a new token of an existing service account, valid for an hour.
 
-        ``arguments`` go to ``kubectl create token``: ``--bound-object-kind=Pod``, ``--bound-object-name=...`` bind it
-        to a pod, and so to that pod's node.
+        ``arguments`` are passed to ``kubectl create token``. For example, ``--bound-object-kind=Pod`` and
+        ``--bound-object-name=NAME`` bind the token to a pod and to that pod's node.
         """
         token = self.kubectl("create", "token", account, f"--namespace={namespace}", *arguments).strip()
         key = hashlib.sha256(token.encode()).hexdigest()[:8]
@@ -106,12 +107,12 @@ class ControlPlane:
         return write_kubeconfig(path, self.server, self.authority.pair.certificate, {"token": token})
 
     def kubectl(self, *arguments: str, input_text: str | None = None) -> str:
-        """What ``kubectl`` prints. Raises CalledProcessError with its stderr if it fails, TimedOut if it goes on."""
+        """Standard output of ``kubectl``. Raises CalledProcessError with its stderr, or TimedOut."""
         command = [str(binary("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
         return run(command, timeout_s=KUBECTL_S, input_text=input_text).stdout
 
     def is_ready(self) -> bool:
-        """The API server says that it is ready."""
+        """Whether ``/readyz`` of the API server answers 200."""
         return self._get_ok("/readyz")
 
     def _start(self) -> None:
@@ -126,7 +127,7 @@ class ControlPlane:
                 self.processes.start(name, [binary(name), *self._part_flags(part)])
 
     def _start_etcd(self) -> None:
-        # The same ports as before: an API server that outlived etcd goes on asking there.
+        # The ports stay the same, because an API server that survived etcd reconnects to them.
         client, peer = self._kept_port("etcd"), self._kept_port("etcd-peer")
         self.processes.start(
             "etcd",
@@ -172,7 +173,7 @@ class ControlPlane:
             "--allow-privileged=true",
         ]
         if not self.options.pods:
-            # No controller manager makes the service account of each namespace, which this plugin would wait for.
+            # This plugin waits for each namespace's service account, which only the controller manager creates.
             return [*flags, "--disable-admission-plugins=ServiceAccount"]
         front = Authority(pki, "front-proxy-ca")
         proxy = front.issue("front-proxy-client", "front-proxy-client")
@@ -215,7 +216,7 @@ class ControlPlane:
         return "127.0.0.1" if self.options.address == "0.0.0.0" else self.options.address
 
     def _kept_port(self, name: str) -> int:
-        """The port of this directory: whoever was told it finds the server again after a restart."""
+        """The port recorded in this directory: clients find the server there after a restart."""
         return kept_port(self.directory / f"{name}.port")
 
     def _get_ok(self, path: str) -> bool:

@@ -1,7 +1,7 @@
-"""OCI images without a container runtime: layers from directories, and the stream that ``ctr images import`` reads.
+"""OCI images without a container runtime: layers from directories, and the archive that ``ctr images import`` reads.
 
 A layer is an uncompressed tar, so its digest is also its diff id and unpacking costs one copy. Entries are sorted: the
-same tree gives the same digest, and containerd keeps one copy of a layer that many images name.
+same tree gives the same digest, and containerd stores a layer once for all images that contain it.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _MEDIA = "application/vnd.oci.image"
-_EPOCH = 1577836800  # 2020-01-01T00:00:00Z, for files that are made here
+_EPOCH = 1577836800  # 2020-01-01T00:00:00Z: time of all files that have no source on disk
 _CAPABILITY = "security.capability"
 
 
@@ -32,7 +32,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What ``docker build`` would have made: a name with tag, layers from the bottom up, and the run configuration."""
+    """Equivalent of a ``docker build`` result: a name with tag, layers from the bottom up, the run configuration."""
 
     name: str
     layers: tuple[Layer, ...]
@@ -43,7 +43,7 @@ class Image:
 
 
 class _Hashing(io.RawIOBase):
-    """A writer that hashes and counts what passes through."""
+    """A writer that hashes and counts the bytes that it forwards to ``target``."""
 
     def __init__(self, target: IO[bytes]) -> None:
         self._target = target
@@ -63,7 +63,7 @@ def pack(root: Path, target: Path, *, exclude: Iterable[str] = ()) -> Layer:
     """Layer of every file below ``root``, written to ``target`` (replaced only when complete).
 
     ``root`` may be the upper directory of an overlay mount: a removed file becomes an OCI whiteout, a replaced
-    directory an opaque one. ``exclude`` are paths relative to ``root`` that are left out with all that is below them.
+    directory becomes opaque. ``exclude`` lists paths relative to ``root`` to leave out, with everything below them.
     """
     skipped = {Path(item) for item in exclude}
     part = target.with_suffix(".part")
@@ -86,8 +86,8 @@ def pack_files(
 ) -> Layer:
     """Layer of single files: path in the image -> file on disk, text or bytes; all 0755 and owned by root.
 
-    ``capabilities`` gives files their ``security.capability`` attribute, as ``file_capability`` makes it.
-    ``directories`` are made, or handed over, to the user and group of that number.
+    ``capabilities``: path -> ``security.capability`` attribute, as ``file_capability`` returns it. ``directories``:
+    path -> number of the user and group that own the directory.
     """
     part = target.with_suffix(".part")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -115,13 +115,16 @@ def pack_files(
 
 
 def file_capability(number: int) -> bytes:
-    """Attribute that permits one capability and makes it effective (VFS_CAP_REVISION_2, linux/capability.h)."""
+    """``security.capability`` attribute that permits one capability and makes it effective.
+
+    Source: VFS_CAP_REVISION_2 in linux/capability.h.
+    """
     revision_2, effective = 0x02000000, 0x000001
     return struct.pack("<5I", revision_2 | effective, 1 << number, 0, 0, 0)
 
 
 def load(target: Path) -> Layer | None:
-    """The layer that ``pack`` left at ``target`` before, or None."""
+    """The layer that ``pack`` or ``pack_files`` wrote to ``target`` earlier, or None if there is none."""
     try:
         known = json.loads(target.with_suffix(".json").read_text())
         if target.stat().st_size == known["size"]:
@@ -132,9 +135,9 @@ def load(target: Path) -> Layer | None:
 
 
 def write_archive(images: Sequence[Image], stream: IO[bytes], present: Collection[str] = ()) -> None:
-    """Write the OCI archive of all ``images`` to ``stream``; a layer that several of them name is written once.
+    """Write the OCI archive of all ``images`` to ``stream``; a layer of several images is written once.
 
-    Layers whose digest is in ``present`` are left out: whoever reads the archive has them.
+    Layers with a digest in ``present`` are left out: the reader of the archive has them already.
     """
     manifests = []
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as archive:
@@ -199,16 +202,16 @@ def _walk(root: Path, skipped: set[Path]) -> Iterator[Path]:
 
 def _add(archive: tarfile.TarFile, path: Path, name: Path, links: dict[tuple[int, int], str]) -> None:
     status = path.lstat()
-    if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:  # overlayfs marks a removed file so
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:  # overlayfs's mark of a removed file
         _add_bytes(archive, str(name.parent / f".wh.{name.name}"), b"")
         return
     if stat.S_ISSOCK(status.st_mode):
         return
     info = archive.gettarinfo(str(path), arcname=str(name))
     info.uname = info.gname = ""
-    # Kept, in whole seconds: Python takes a compiled module for stale if its source has another time than it recorded.
+    # The time is kept, in whole seconds: Python recompiles a module if the time of its source has changed.
     info.mtime = int(status.st_mtime)
-    # Hard links are found here and not by tarfile, which remembers them by the path outside the archive.
+    # Hard links are detected here, because tarfile would link to the path outside the archive.
     if info.isreg() or info.islnk():
         info.type, info.linkname, info.size = tarfile.REGTYPE, "", status.st_size
         key = (status.st_dev, status.st_ino)

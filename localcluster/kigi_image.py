@@ -1,4 +1,4 @@
-"""Kigi's own image, made by the Dockerfile's steps without a container runtime."""
+"""Kigi's own image, built with the steps of the Dockerfile but without a container runtime."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from localcluster import rootfs
 from localcluster.images import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-NAME = "docker.io/library/kigi:dev"  # what the kubelet makes of `kigi:dev`
+NAME = "docker.io/library/kigi:dev"  # the full name to which the kubelet expands `kigi:dev`
 _SOURCES = ("pyproject.toml", "README.md", "LICENSE", "operator", "node-cache-daemon")
 _ENV = {
     "PATH": "/opt/kigi/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -15,10 +15,10 @@ _ENV = {
 
 
 def build_kigi_image(cache: Path) -> Image:
-    """The image ``kigi:dev``.
+    """Build the image ``kigi:dev``, or take it from the cache.
 
-    Debian packages and locked dependencies are one layer, cached by requirements.lock and image/; Kigi's source is
-    another, so that a change of the source costs seconds.
+    One layer has Debian packages and locked dependencies and depends on requirements.lock and image/. Another layer has
+    Kigi's source, so that a rebuild after a change of the source takes seconds.
     """
     image = REPOSITORY / "image"
     lock = REPOSITORY / "requirements.lock"
@@ -27,7 +27,7 @@ def build_kigi_image(cache: Path) -> Image:
         cache, rootfs.base(cache), "kigi-dependencies",
         "mkdir -p /tmp/kigi && cp /run/kigi-build/repository/requirements.lock /tmp/kigi/\n"
         "sh /run/kigi-build/repository/image/install.sh dependencies /tmp/kigi",
-        lend={"repository": REPOSITORY}, salt=(recipe, lock.read_bytes()),
+        binds={"repository": REPOSITORY}, salt=(recipe, lock.read_bytes()),
     )  # fmt: skip
     sources = _digest_of_sources()
     copy = " ".join(f"/run/kigi-build/repository/{name}" for name in _SOURCES)
@@ -35,10 +35,10 @@ def build_kigi_image(cache: Path) -> Image:
         cache, below, "kigi-source",
         f"mkdir -p /tmp/kigi && cp -r {copy} /tmp/kigi/\n"
         "sh /run/kigi-build/repository/image/install.sh kigi /tmp/kigi",
-        lend={"repository": REPOSITORY}, salt=(sources,),
+        binds={"repository": REPOSITORY}, salt=(sources,),
     )  # fmt: skip
     kept = {path.name for path in root.directories}
-    for step in ("kigi-source-", "kigi-dependencies-"):  # a day of work would leave gigabytes of them
+    for step in ("kigi-source-", "kigi-dependencies-"):  # old ones add up to gigabytes within a day of work
         rootfs.forget(cache, step, kept)
     return Image(NAME, root.layers, env=_ENV)
 

@@ -1,7 +1,7 @@
 """KubeVirt from its Go module and Debian packages: its images, and its installation by its own virt-operator.
 
-Nothing of KubeVirt is kept here. Commands are built from the module, the CRD and the operator's RBAC are read from the
-module's folder in the Go module cache, and virt-operator installs the rest.
+This repository contains no part of KubeVirt. Commands are built from the Go module, the CRD and the operator's RBAC are
+read from the module's folder in the Go module cache, and virt-operator installs the rest.
 """
 
 import json
@@ -21,22 +21,23 @@ from localcluster.images import Image
 NAMESPACE = "kubevirt"
 _REGISTRY = "registry.local/kubevirt"
 _COMPILE_S = 600.0
-"""For one C file."""
+"""Timeout for compiling one C file."""
 
-# libvirt, QEMU, firmware and TPM for virt-launcher; nftables, iproute2 and procps for virt-handler. One root for all of
-# them: the layer is stored once on the node.
+# libvirt, QEMU, firmware and TPM for virt-launcher; nftables, iproute2 and procps for virt-handler. All images share
+# one root, so that the node stores its layer once.
 _PACKAGES = (
     "qemu-system-x86 qemu-utils libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-log libvirt-clients seabios "
     "ovmf swtpm swtpm-tools ipxe-qemu nftables iproute2 procps acl passt xorriso libcap2-bin"
 )
-# Debian builds no virtqemud. libvirtd with the QEMU driver serves the same protocol on a socket of another name.
+# Debian has no virtqemud. libvirtd with the QEMU driver serves the same protocol on a socket with another name.
 _VIRTQEMUD = """#!/bin/sh
 mkdir -p /var/run/libvirt
 ln -sf libvirt-sock /var/run/libvirt/virtqemud-sock
 exec /usr/sbin/libvirtd "$@"
 """
-# virt-handler looks for serial consoles below /proc/PID/root/var/run: Debian's absolute link there would lead it into
-# its own root. KubeVirt knows EFI firmware by names of its own.
+# virt-handler searches for serial consoles below /proc/PID/root/var/run. Debian's /var/run is an absolute link, which
+# would resolve inside virt-handler's own root, so it is replaced by a relative one. The links in OVMF have the names
+# under which KubeVirt searches for EFI firmware.
 _ROOT_SCRIPT = f"""
 groupadd --gid 107 qemu
 useradd --uid 107 --gid 107 --home-dir /home/qemu --no-create-home --shell /usr/sbin/nologin qemu
@@ -49,7 +50,7 @@ ln -sf /usr/bin/qemu-system-x86_64 /usr/libexec/qemu-kvm
 for part in CODE VARS; do ln -sf "OVMF_${{part}}_4M.fd" "/usr/share/OVMF/OVMF_$part.fd"; done
 chown root:root /var/lib/libvirt /var/cache/libvirt
 """
-# virt-launcher runs as user 107 and hands this capability on; without it the kernel refuses to start it (EPERM).
+# virt-launcher runs as user 107 and needs this capability on its file: without it the kernel refuses the exec (EPERM).
 _CAP_NET_BIND_SERVICE = 10
 _CAPABILITIES = {"usr/bin/virt-launcher-monitor": images.file_capability(_CAP_NET_BIND_SERVICE)}
 _LAUNCHER = ("virt-launcher", "virt-launcher-monitor", "virt-freezer", "virt-probe", "virt-tail")
@@ -58,32 +59,32 @@ _QEMU_USER = 107
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A version of KubeVirt that the cluster can run, and in what it differs from the others."""
+    """A version of KubeVirt that the cluster can run, and its differences from other versions."""
 
     version: str
     folder: str
-    """Below ``go/``, with the pins; the stored layers are named by it too."""
+    """Folder below ``go/`` with the pinned module; also a prefix of the names of stored layers."""
     gate: str
-    """Feature gate that lets Kigi at the disks."""
+    """Feature gate that Kigi's access to the disks needs."""
     suffix: str = ""
-    """Of its commands' names among ``build.PROGRAMS``."""
+    """Suffix of the release's commands in ``build.PROGRAMS``."""
     deployments: tuple[str, ...] = ("virt-operator", "virt-api", "virt-controller")
     launcher: tuple[str, ...] = _LAUNCHER
     directories: Mapping[str, int] = field(default_factory=dict)
-    """In virt-launcher's image, with their owner."""
+    """Additional directories of virt-launcher's image: path -> number of the owner."""
     configuration: Mapping[str, Any] = field(default_factory=dict)
-    """More of the KubeVirt object's."""
+    """Additional fields of the KubeVirt object's ``spec.configuration``."""
 
     def command(self, name: str) -> Path:
-        """Path of a command, e.g. ``virtctl``, built first if the cache lacks it."""
+        """Path of a command such as ``virtctl``; built first if it is not in the cache."""
         return binary(f"{name}{self.suffix}")
 
     def image_name(self, component: str) -> str:
-        """Name of the image of a component, e.g. ``virt-api``."""
+        """Image name, with registry and tag, of a component such as ``virt-api``."""
         return f"{_REGISTRY}/{component}:{self.version}"
 
     def source(self) -> Path:
-        """Folder of KubeVirt's module in the Go module cache, fetched if it is not there."""
+        """Folder of KubeVirt's module in the Go module cache; downloaded if missing."""
         folder = Path(__file__).parent / "go" / self.folder
         command = ["go", "mod", "download", "-json", f"kubevirt.io/kubevirt@{self.version}"]
         answer = run(command, timeout_s=DOWNLOAD_S, cwd=folder)
@@ -99,9 +100,9 @@ RELEASES: Mapping[str, Release] = {
         suffix="-1.9",
         deployments=("virt-operator", "virt-api", "virt-controller", "virt-exportproxy"),
         launcher=(*_LAUNCHER, "libvirt-hook-client"),
-        # virt-launcher puts libvirt-hook-client in the place of the hook that its image has there.
+        # virt-launcher replaces the hook of its image by libvirt-hook-client, so it must own this directory.
         directories={"etc/libvirt/hooks": _QEMU_USER},
-        # It has images of its own, which nothing here needs; what the commands know of it is a stand-in.
+        # virt-template has its own images, which this cluster does not need; its Go modules here are stand-ins.
         configuration={"virtTemplateDeployment": {"enabled": False}},
     ),
 }
@@ -109,10 +110,7 @@ DEFAULT_RELEASE = "1.7"
 
 
 def build_images(cache: Path, release: Release) -> list[Image]:
-    """The images of all components.
-
-    Takes a minute the first time (Debian packages), then about a second.
-    """
+    """Images of all components. Takes a minute the first time (Debian packages), then about a second."""
     command, module = release.command, release.source()
     source = module / "cmd/virt-launcher"
     root = rootfs.extend(cache, rootfs.base(cache), "kubevirt", _ROOT_SCRIPT)
@@ -126,7 +124,7 @@ def build_images(cache: Path, release: Release) -> list[Image]:
         "etc/libvirt/virtlogd.conf": b"",
         "etc/libvirt/hooks/qemu": source / "qemu",
     }
-    # The path of a built command names everything that it was built from.
+    # The path of a built command contains a hash of all its inputs.
     state = rootfs.key(
         str(command("virt-api")), str(command("virt-handler")), _VIRTQEMUD, repr(_CAPABILITIES), repr(release)
     )
@@ -151,7 +149,7 @@ def build_images(cache: Path, release: Release) -> list[Image]:
 
 
 def _build_container_disk(cache: Path, version: str, module: Path) -> Path:
-    """The static helper that keeps a containerDisk's socket open; one C file of the module."""
+    """The static helper that keeps a containerDisk's socket open, compiled from one C file of the module."""
     target = cache / "bin" / f"container-disk-{version}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +159,7 @@ def _build_container_disk(cache: Path, version: str, module: Path) -> Path:
 
 
 def operator_manifests(release: Release) -> list[dict[str, Any]]:
-    """Objects to apply, in order: namespace, KubeVirt's CRD, virt-operator's RBAC, virt-operator itself."""
+    """Objects to apply, in this order: namespace, KubeVirt's CRD, virt-operator's RBAC, virt-operator."""
     generated = release.source() / "manifests/generated"
     values = {"Namespace": NAMESPACE}
     objects: list[dict[str, Any]] = [
@@ -236,7 +234,7 @@ def _operator_deployment(release: Release) -> dict[str, Any]:
 
 
 def kubevirt_object(release: Release) -> dict[str, Any]:
-    """The KubeVirt object: software emulation, a way to the disks, one replica of each part, small requests."""
+    """The KubeVirt object: software emulation, the release's feature gate, one replica per part, small requests."""
     return {
         "apiVersion": "kubevirt.io/v1",
         "kind": "KubeVirt",
@@ -249,7 +247,7 @@ def kubevirt_object(release: Release) -> dict[str, Any]:
                 "developerConfiguration": {
                     "useEmulation": True,
                     "featureGates": [release.gate],
-                    # Ten guests share two cores: a guest's CPU asks for a fiftieth of a core.
+                    # Ten guests share two cores: each guest CPU requests a fiftieth of a core.
                     "cpuAllocationRatio": 50,
                 },
                 **release.configuration,
@@ -270,7 +268,7 @@ def kubevirt_object(release: Release) -> dict[str, Any]:
 
 
 def _cpu_request(kind: str, component: str, cpu: str) -> dict[str, str]:
-    """A patch: with KubeVirt's own 10m, ten booting guests leave its controllers a fiftieth of the CPU."""
+    """Patch of a component's CPU request: with KubeVirt's 10m, ten booting guests leave it a fiftieth of the CPU."""
     container = {"name": component, "resources": {"requests": {"cpu": cpu}}}
     patch = {"spec": {"template": {"spec": {"containers": [container]}}}}
     return {"resourceType": kind, "resourceName": component, "type": "strategic", "patch": json.dumps(patch)}

@@ -1,7 +1,7 @@
-"""Multus, for VMs with more networks than the pod's: added to a cluster that runs, gone with it.
+"""Adds Multus to a running cluster, for VMs with more networks than the pod network; `down` removes it.
 
-Source: the thin plugin of Multus 4 (docs/configuration.md there): a CNI plugin that calls the node's own for a pod's
-first network, and for the others does what the NetworkAttachmentDefinitions say that the pod's annotation names.
+Source: docs/configuration.md of Multus 4, thin plugin. This CNI plugin delegates a pod's first network to the node's
+own plugin. For the other networks it follows the NetworkAttachmentDefinitions in the pod's annotation.
 """
 
 import json
@@ -11,15 +11,15 @@ from typing import Any
 import yaml
 
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.node import Node, pod_network
 
 BRIDGE = "kigi900"
-"""A link on which NetworkAttachmentDefinitions may join VMs: `down` removes it as it does those of the nodes."""
+"""Name of a bridge for NetworkAttachmentDefinitions; `down` removes it with the nodes' bridges."""
 
 
 def add_multus(cluster: Cluster) -> None:
-    """From now on each new pod of the nodes that run gets its networks by Multus. Idempotent."""
+    """Let Multus set up the networks of all new pods on the current nodes. Idempotent."""
     cluster.kubectl("apply", "--server-side", "-f", "-", input_text=yaml.safe_dump(_definition()))
     cluster.kubectl(
         "wait", "--for=condition=Established", "crd/network-attachment-definitions.k8s.cni.cncf.io", "--timeout=60s"
@@ -29,13 +29,12 @@ def add_multus(cluster: Cluster) -> None:
         shutil.copy2(binary("multus"), member.extra_plugins / "multus")
         incoming = member.networks / "multus.new"
         incoming.write_text(json.dumps(_network(cluster, member)))
-        incoming.rename(
-            member.networks / "00-multus.conf"
-        )  # containerd takes the first by name, as soon as it is there
+        # containerd uses the first configuration by name as soon as it appears.
+        incoming.rename(member.networks / "00-multus.conf")
 
 
 def bridge_attachment(name: str, namespace: str) -> dict[str, Any]:
-    """A NetworkAttachmentDefinition that joins VMs of one node at layer 2, without addresses."""
+    """A NetworkAttachmentDefinition that connects VMs of one node at layer 2, without IP addresses."""
     config = {"cniVersion": "1.0.0", "name": name, "type": "bridge", "bridge": BRIDGE, "ipam": {}}
     return {
         "apiVersion": "k8s.cni.cncf.io/v1",

@@ -1,7 +1,7 @@
-"""Real nodes: containerd and kubelet in namespaces of their own, a bridge for the pods of each.
+"""Real nodes: containerd and kubelet in their own namespaces, and a bridge for each node's pods.
 
-The machine keeps nothing of a node but one directory, one bridge and one cgroup per controller; `stop`,
-`clean_machine` and `remove` take these away, also when what made them was killed.
+Outside its namespaces a node has only one directory, one bridge and one cgroup per controller. `stop`, `clean_machine`
+and `remove` remove these, also after the process that made them was killed.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from localcluster.images import Image
 
 CGROUP = "kigi-local"
 COMMAND_S = 300.0
-"""Limit of a command in the node."""
+"""Timeout of a command in the node."""
 _IMPORT_S = 1800.0
-"""Limit of an import of images."""
+"""Timeout of an import of images."""
 _BRIDGE = re.compile(r"kigi\d+")
 _CGROUPS = Path("/sys/fs/cgroup")
 _PROGRAMS = {
@@ -51,10 +51,10 @@ int main(void) {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Where a node lives and what it runs. ``directory`` belongs to the node alone and is removed with it.
+    """A node's files and programs. ``directory`` is used by this node only and removed with it.
 
-    ``number`` (from 1) gives it a bridge ``kigi<number>`` and the pod network 10.244.<number>.0/24, whose first address
-    is the node's own: independent of the machine's network, and of other nodes on the same machine.
+    ``number`` (from 1) determines its bridge ``kigi<number>`` and its pod network 10.244.<number>.0/24, in which the
+    node has the first address. Both are independent of the machine's network and of other nodes.
     """
 
     name: str
@@ -69,12 +69,12 @@ class Node:
 
     @property
     def bridge(self) -> str:
-        """Link that joins its pods."""
+        """Bridge of the node's pods."""
         return f"kigi{self.number}"
 
     @property
     def address(self) -> str:
-        """The node's address, the gateway of its pods; the machine answers there."""
+        """IP address of the node, which is the gateway of its pods and an address of the machine."""
         return node_address(self.number)
 
     @property
@@ -84,23 +84,23 @@ class Node:
 
     @property
     def networks(self) -> Path:
-        """Folder of CNI configurations, of which containerd takes the first by name."""
+        """Folder of CNI configurations; containerd uses the first by name."""
         return self.directory / "cni"
 
     @property
     def extra_plugins(self) -> Path:
-        """Folder of CNI plugins beside ``plugins``; it may be missing."""
+        """Folder of additional CNI plugins; it may be missing."""
         return self.directory / "plugins"
 
     def start(self) -> None:
-        """Start it detached; returns when containerd answers. Raises RuntimeError with the end of its log."""
+        """Start the node detached and wait for containerd's socket. Raises RuntimeError with the end of its log."""
         if find_init(self.directory) is not None:
             return
         stop(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         add_bridge(self.number)
         _make_cgroups(self.name)
-        for place in node_init.BOUND.values():
+        for place in node_init.BIND_MOUNTS.values():
             Path(place).mkdir(parents=True, exist_ok=True)
         self._write_config()
         with (self.directory / "init.log").open("ab") as log:
@@ -117,7 +117,7 @@ class Node:
             time.sleep(0.05)
 
     def load(self, wanted: Sequence[Image]) -> None:
-        """Import images; only layers that the node lacks are moved. Raises RuntimeError with what ctr said."""
+        """Import images; layers that the node has are not sent. Raises RuntimeError with ctr's error output."""
         present = set(self.ctr("content", "ls", "--quiet").split())
         command = self._inside("ctr", "images", "import", "--all-platforms", "-")
         try:
@@ -126,11 +126,11 @@ class Node:
             raise RuntimeError(f"import of {[image.name for image in wanted]}: {error.stderr}") from error
 
     def ctr(self, *arguments: str) -> str:
-        """Run ``ctr`` in Kubernetes' namespace, inside the node."""
+        """Standard output of ``ctr``, run in the node and in containerd's namespace ``k8s.io``."""
         return _output(self._inside("ctr", *arguments))
 
     def enter(self, *command: str, timeout_s: float = COMMAND_S) -> str:
-        """Standard output of a command run in the node's mount and PID namespaces.
+        """Standard output of a command that runs in the node's mount and PID namespaces.
 
         Raises RuntimeError if it fails or does not end within ``timeout_s``.
         """
@@ -139,7 +139,7 @@ class Node:
     def _inside(self, program: str, *arguments: str) -> list[str]:
         pid = find_init(self.directory)
         if pid is None:
-            raise RuntimeError("the node does not run")
+            raise RuntimeError(f"node {self.name} is not running; start it with 'python -m localcluster up'")
         command = [program, *arguments]
         if program == "ctr":
             command = [str(self.containerd / "ctr"), "--address", str(self.socket), "--namespace", "k8s.io", *arguments]
@@ -151,7 +151,7 @@ class Node:
         (self.networks / "10-bridge.conflist").write_text(json.dumps(pod_network(self)))
         (directory / "containerd.toml").write_text(_containerd_config(self))
         (directory / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet_config(self)))
-        # The name servers as they are now: inside the node /run is its own, and resolv.conf often links there.
+        # A copy: resolv.conf is often a link into /run, and the node has another /run.
         (directory / "resolv.conf").write_text(Path("/etc/resolv.conf").read_text())
         commands = {
             "containerd": [str(self.containerd / "containerd"), "--config", str(directory / "containerd.toml")],
@@ -167,12 +167,12 @@ class Node:
 
 
 def node_address(number: int) -> str:
-    """Address of a node by its number."""
+    """IP address of the node with this number."""
     return f"10.244.{number}.1"
 
 
 def add_bridge(number: int) -> None:
-    """Make a node's bridge with its address, if it is not there. The CNI plugin takes it as it is."""
+    """Make a node's bridge with its address if it is missing. The CNI plugin uses an existing bridge unchanged."""
     if not (_LINKS / f"kigi{number}").exists():
         _ip("link", "add", f"kigi{number}", "type", "bridge")
         _ip("address", "add", f"{node_address(number)}/24", "dev", f"kigi{number}")
@@ -180,7 +180,7 @@ def add_bridge(number: int) -> None:
 
 
 def build_pause_image(cache: Path) -> Image:
-    """The sandbox image: one static binary that holds a pod's namespaces open."""
+    """The pods' sandbox image: one static binary that keeps the namespaces of a pod open."""
     target = cache / "layers" / f"pause-{rootfs.key(_PAUSE)}.tar"
     layer = images.load(target)
     if layer is None:
@@ -193,7 +193,7 @@ def build_pause_image(cache: Path) -> Image:
 
 
 def find_init(directory: Path) -> int | None:
-    """Process id (as the machine sees it) of the node's process 1, or None if the node does not run."""
+    """Process id, in the machine's PID namespace, of the node's process 1; None if the node is not running."""
     for pid, arguments in _processes():
         if arguments[-3:] == ["-m", "localcluster.node_init", str(directory)] and "unshare" not in arguments[0]:
             return pid
@@ -201,7 +201,7 @@ def find_init(directory: Path) -> int | None:
 
 
 def stop(directory: Path, timeout_s: float = 30) -> None:
-    """Kill every process of the node; its directory stays. Safe to repeat, and after a crash."""
+    """Kill every process of the node and keep its directory. Safe to repeat, also after a crash."""
     doomed = [
         pid for pid, arguments in _processes() if "localcluster.node_init" in arguments and str(directory) in arguments
     ]
@@ -211,7 +211,7 @@ def stop(directory: Path, timeout_s: float = 30) -> None:
 
 
 def kill_strays(directory: Path) -> None:
-    """Kill programs that work below ``directory`` and are on no record, as a killed start leaves them."""
+    """Kill unrecorded programs of the cluster that use ``directory``; a killed start may leave some."""
     strays = [pid for pid, arguments in _processes() if _belongs(arguments, directory) and _is_program(arguments)]
     for pid in strays:
         _kill(pid)
@@ -219,17 +219,17 @@ def kill_strays(directory: Path) -> None:
 
 
 def clean_machine(timeout_s: float = 30) -> None:
-    """Remove the bridges and cgroups of all (stopped) nodes. Raises OSError if a process still sits in a cgroup."""
+    """Remove the bridges and cgroups of all (stopped) nodes. Raises OSError if a cgroup still has a process."""
     for link in _bridges():
         for port in sorted((_LINKS / link / "brif").iterdir()):
-            # A pod's end of it goes with the pod's namespaces, which may take a while to go.
+            # The kernel removes a pod's link with the pod's namespaces, perhaps only now.
             with contextlib.suppress(subprocess.CalledProcessError):
                 _ip("link", "delete", port.name)
         _ip("link", "delete", link)
     deadline = time.monotonic() + timeout_s
     while leftover := list(_cgroups()):
         for path in leftover:
-            # Processes of a killed namespace leave their cgroup a moment after their parent is gone.
+            # Processes of a killed namespace leave their cgroup shortly after their parent has ended.
             try:
                 path.rmdir()
             except OSError:
@@ -239,17 +239,17 @@ def clean_machine(timeout_s: float = 30) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a stopped node's directory and the mount points that it needed, if they are empty."""
+    """Remove a stopped node's directory, and those of its mount points that are empty."""
     shutil.rmtree(directory, ignore_errors=True)
-    for place in node_init.BOUND.values():
+    for place in node_init.BIND_MOUNTS.values():
         try:
             Path(place).rmdir()
         except OSError:
-            continue  # was there before, with something in it, or never made
+            continue  # not empty: it existed before; or it was never made
 
 
 def leftovers(directory: Path) -> list[str]:
-    """What of a node is still there; empty when `stop` and `remove` did all of their work."""
+    """Remains of a node; empty after `stop`, `clean_machine` and `remove`."""
     found = [
         f"process {pid}: {' '.join(arguments)[:120]}"
         for pid, arguments in _processes()
@@ -288,12 +288,12 @@ def _wait_for_end(pids: Sequence[int], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while any(Path(f"/proc/{pid}").exists() and not _is_zombie(pid) for pid in pids):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"processes {list(pids)} do not end")
+            raise RuntimeError(f"processes {list(pids)} have not ended {timeout_s:.0f} s after SIGKILL")
         time.sleep(0.05)
 
 
 def pod_network(node: Node) -> dict[str, object]:
-    """CNI configuration of the network that every pod of the node is on."""
+    """CNI configuration of the pod network, which every pod of the node uses."""
     return {
         "cniVersion": "1.0.0",
         "name": "pods",
@@ -364,14 +364,15 @@ def _kubelet_config(node: Node) -> dict[str, object]:
         "evictionHard": {},
         "makeIPTablesUtilChains": False,
         "resolvConf": str(node.directory / "resolv.conf"),
-        # No DNS of its own: pods that ask for the cluster's get the machine's, without a warning event for each sync.
+        # The cluster has no DNS: its pods use the machine's name servers. Without this entry the kubelet would write a
+        # warning event at each sync of a pod with dnsPolicy ClusterFirst.
         "clusterDNS": _name_servers(),
         "clusterDomain": "cluster.local",
         "maxPods": 200,
         "podPidsLimit": -1,
         "serializeImagePulls": False,
         "registerNode": True,
-        # Ten virtual machines start at once on two cores: the default of 5 queries a second would be the brake.
+        # Ten virtual machines start concurrently on two cores: the default of 5 queries a second would slow them down.
         "kubeAPIQPS": 100,
         "kubeAPIBurst": 200,
         "runtimeRequestTimeout": "10m",
@@ -388,7 +389,7 @@ def _name_servers() -> list[str]:
 def _make_cgroups(node: str) -> None:
     for path in (controller / CGROUP / part for controller in _controllers() for part in ("", node)):
         path.mkdir(exist_ok=True)
-        for name in ("cpuset.cpus", "cpuset.mems"):  # a new cpuset of cgroup v1 starts empty and takes no process
+        for name in ("cpuset.cpus", "cpuset.mems"):  # a new cpuset of cgroup v1 is empty and accepts no process
             if (path / name).exists() and not (path / name).read_text().strip():
                 (path / name).write_text((path.parent / name).read_text())
 
@@ -407,7 +408,7 @@ def _controllers() -> Iterator[Path]:
 
 
 def _cgroups() -> Iterator[Path]:
-    """Every cgroup of the node, the deepest first."""
+    """Every cgroup of the local cluster, the deepest first."""
     for controller in _controllers():
         if (controller / CGROUP).exists():
             for directory, _, _ in os.walk(controller / CGROUP, topdown=False):
@@ -420,7 +421,7 @@ def _processes() -> Iterator[tuple[int, list[str]]]:
             try:
                 arguments = (path / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
             except OSError:
-                continue  # it ended meanwhile
+                continue  # the process has ended
             if arguments != [""] and int(path.name) != os.getpid():
                 yield int(path.name), arguments
 

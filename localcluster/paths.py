@@ -1,4 +1,4 @@
-"""Where things are kept: the cache of built programs, and the state of the running cluster."""
+"""Paths of the cache of built programs and of the running cluster's state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """Directory of everything that was built and can be built again; made when absent.
+    """Directory of built files, which can be deleted and built again; created if missing.
 
     ``$KIGI_CACHE``, else ``kigi`` below the user's cache directory.
     """
@@ -19,5 +19,5 @@ def cache_dir() -> Path:
 
 
 def state_dir() -> Path:
-    """Directory of the local cluster that runs on this machine; ``$KIGI_LOCAL`` or ``/var/lib/kigi-local``."""
+    """Directory of this machine's local cluster: ``$KIGI_LOCAL`` or ``/var/lib/kigi-local``."""
     return Path(os.environ.get("KIGI_LOCAL") or "/var/lib/kigi-local")

@@ -1,4 +1,4 @@
-"""Processes of the cluster: started with a log and a record, stopped by exactly that record, also after a crash."""
+"""Processes of the cluster: each has a log, and a record by which any later process can stop it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StartFailed(RuntimeError):
-    """A process ended, or did not become ready in time; the text ends with its log."""
+    """A process ended, or did not become ready in time; the message ends with the tail of its log."""
 
 
 class StopFailed(RuntimeError):
-    """A process did not end although it was killed; its record is kept."""
+    """A process did not end after SIGKILL; its record is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A process as it was started: the start time tells it from a later one with the same pid."""
+    """Identity of a started process: the start time distinguishes it from a later process with the same pid."""
 
     name: str
     pid: int
@@ -43,12 +43,12 @@ class Record:
 
 
 class Processes:
-    """Named processes below one directory: ``NAME.log`` and ``NAME.pid`` of each."""
+    """Named processes with their files in one directory: each has ``NAME.log`` and ``NAME.pid``."""
 
     def __init__(self, directory: Path, *, detached: bool = False) -> None:
-        """Not ``detached``: the processes die with this one, however it ends.
+        """Unless ``detached``, the kernel kills the processes when this process ends in any way.
 
-        The kernel takes the thread that starts a process for its parent: start them from one that lives as long.
+        The kernel counts the starting thread as the parent, so the thread that calls ``start`` must not end earlier.
         """
         self.directory = directory
         self.detached = detached
@@ -56,7 +56,7 @@ class Processes:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
-        """Start ``command`` in a session of its own, with its output appended to ``NAME.log``."""
+        """Start ``command`` in its own session and append its output to ``NAME.log``."""
         with self.log(name).open("ab") as output:
             child = subprocess.Popen(
                 [str(part) for part in command],
@@ -69,25 +69,25 @@ class Processes:
             )
         self._children[name] = child
         record = Record(name, child.pid, _start_time(child.pid) or 0)
-        # Renamed into place: a record that is there is whole, whenever this process is killed.
+        # Renamed into place: an existing record is complete, even if this process is killed now.
         incoming = self._record_path(name).with_suffix(".pid-new")
         incoming.write_text(json.dumps(asdict(record)))
         incoming.rename(self._record_path(name))
 
     def wait_until(self, name: str, ready: Callable[[], bool], timeout_s: float = 60) -> None:
-        """Wait until ``ready`` says so; raises StartFailed if ``name`` ends first or time runs out."""
+        """Poll ``ready`` until it is true. Raises StartFailed if the process ends first or ``timeout_s`` has passed."""
         deadline = time.monotonic() + timeout_s
         while not ready():
             if not self.is_running(name):
                 child = self._children.get(name)
                 status = child.returncode if child is not None else "unknown"
-                raise StartFailed(f"{name} ended (status {status}); {self.log(name)} ends:\n{self.tail(name)}")
+                raise StartFailed(f"{name} ended (status {status}); end of {self.log(name)}:\n{self.tail(name)}")
             if time.monotonic() > deadline:
-                raise StartFailed(f"{name} not ready in {timeout_s:.0f} s; {self.log(name)} ends:\n{self.tail(name)}")
+                raise StartFailed(f"{name} not ready in {timeout_s:.0f} s; end of {self.log(name)}:\n{self.tail(name)}")
             time.sleep(0.05)
 
     def is_running(self, name: str) -> bool:
-        """The process of that name, ours or of an earlier life of this directory, is alive."""
+        """Whether the process is alive; it may have been started by an earlier user of this directory."""
         child = self._children.get(name)
         if child is not None and child.poll() is not None:
             return False
@@ -95,18 +95,18 @@ class Processes:
         return record is not None and _is_alive(record)
 
     def names(self) -> list[str]:
-        """Names of all processes on record."""
+        """Names of all recorded processes, running or not."""
         return sorted(path.stem for path in self.directory.glob("*.pid"))
 
     def pid(self, name: str) -> int | None:
-        """Its pid, if it is on record and alive."""
+        """Pid of the process, or None if it is not recorded or has ended."""
         record = self._record(name)
         return record.pid if record is not None and _is_alive(record) else None
 
     def stop(self, name: str, timeout_s: float = 10, sig: signal.Signals = signal.SIGTERM) -> None:
-        """End the process group: politely, then at once. Does nothing if it is gone already.
+        """End the process group with ``sig``, and with SIGKILL after ``timeout_s``. An ended process is accepted.
 
-        Raises StopFailed, and keeps the record, if the kernel does not end it.
+        Raises StopFailed, and keeps the record, if the process survives SIGKILL.
         """
         record = self._record(name)
         if record is not None and _is_alive(record):
@@ -121,7 +121,7 @@ class Processes:
         self._record_path(name).unlink(missing_ok=True)
 
     def stop_all(self) -> None:
-        """Everything on record, the last started first. Raises StopFailed at the end for what would not go."""
+        """Stop all recorded processes, the last started first. Raises StopFailed at the end if some did not end."""
         names = [name for name in reversed(self._children) if self._record_path(name).exists()]
         failures = []
         for name in [*names, *(name for name in self.names() if name not in names)]:
@@ -133,11 +133,11 @@ class Processes:
             raise StopFailed("; ".join(failures))
 
     def log(self, name: str) -> Path:
-        """Where its output goes."""
+        """Path of the process's log."""
         return self.directory / f"{name}.log"
 
     def tail(self, name: str, characters: int = 2000) -> str:
-        """The end of its log."""
+        """End of the process's log, or "" if there is none."""
         path = self.log(name)
         return path.read_text(errors="replace")[-characters:] if path.exists() else ""
 
@@ -152,11 +152,11 @@ class Processes:
 
     def _kill(self, record: Record) -> None:
         _signal_group(record.pid, signal.SIGKILL)
-        # Only its disappearance says that its ports and files are free; seen to take over 10 s on a busy machine.
+        # Ports and files are free only when the process has disappeared; this took over 10 s on a busy machine.
         deadline = time.monotonic() + _KILL_S
         while _is_alive(record):
             if time.monotonic() > deadline:
-                raise StopFailed(f"{record.name} (pid {record.pid}) is still there {_KILL_S} s after SIGKILL")
+                raise StopFailed(f"{record.name} (pid {record.pid}) still exists {_KILL_S} s after SIGKILL")
             self._reap(record.name)
             time.sleep(0.02)
 
@@ -167,20 +167,20 @@ class Processes:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago, and that the kernel gives to no outgoing connection.
+    """A TCP port that was free a moment ago and is outside the kernel's range for outgoing connections.
 
-    From the kernel's own range, a client that retries while its server is down may come from the server's very port,
-    which the server then cannot have back.
+    From that range, a client that retries while its server is down could get the server's own port as source port, and
+    the server could not bind to it again.
     """
     for _ in range(_PORT_TRIES):
         with socket.socket() as probe, suppress(OSError):
             probe.bind((address, random.randrange(*_PORTS)))
             return int(probe.getsockname()[1])
-    raise OSError(f"no free port of {address} among {_PORT_TRIES} tries from {_PORTS[0]} to {_PORTS[1]}")
+    raise OSError(f"no free port at {address} in {_PORT_TRIES} attempts between {_PORTS[0]} and {_PORTS[1]}")
 
 
 def kept_port(path: Path, address: str = "127.0.0.1") -> int:
-    """The port that ``path`` remembers; a free one the first time."""
+    """The port recorded in the file ``path``; the first call chooses a free port and records it."""
     if not path.exists():
         incoming = path.with_suffix(".port-new")
         incoming.write_text(str(free_port(address)))
@@ -189,7 +189,7 @@ def kept_port(path: Path, address: str = "127.0.0.1") -> int:
 
 
 def is_listening(address: str, port: int) -> bool:
-    """Somebody accepts connections there."""
+    """Whether a server accepts TCP connections at this address."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex((address, port)) == 0
@@ -197,7 +197,7 @@ def is_listening(address: str, port: int) -> bool:
 
 def _die_with_parent(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the kernel knew of our wish
+    if os.getppid() != parent:  # the parent ended before prctl took effect
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -211,7 +211,7 @@ def _start_time(pid: int) -> int | None:
 
 
 def _has_threads(pid: int) -> bool:
-    """Threads outlive a killed process's first one for a while, and hold its ports and locks until they end."""
+    """Whether a process still has threads: they may outlive its first thread and hold ports and locks."""
     try:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except (FileNotFoundError, ProcessLookupError):

@@ -1,7 +1,7 @@
-"""Debian root file systems for the images: debootstrap below, overlay layers with packages above.
+"""Debian root file systems for the images: a base from debootstrap, and overlay layers with packages above it.
 
-Each step runs in a mount and PID namespace of its own: whatever happens, no mount stays behind. The machine's network
-settings (name servers, CA bundle, proxies, package indexes) are lent to the step and never become part of a layer.
+Each step runs in its own mount and PID namespace, so no mount outlives it. The step can use the machine's network
+settings (name servers, CA bundle, proxies, package indexes), which never become part of a layer.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from localcluster.images import Layer
 
 SUITE = "trixie"
 
-# Read by pip, apt and curl; passed on because a development machine may reach the world only through them.
-_LENT_ENVIRONMENT = (
+# Read by pip, apt and curl: a development machine may reach package mirrors only with these settings.
+_NETWORK_ENVIRONMENT = (
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
     "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT",
 )  # fmt: skip
 _STEP_S = 2 * DOWNLOAD_S
-"""For one step: debootstrap, or packages fetched and installed."""
-_IN_USE_S = 1800  # no build takes longer from a step's end to the import of its layer
+"""Timeout of one step: debootstrap, or download and installation of packages."""
+_IN_USE_S = 1800  # a build imports a layer within this time after the layer's step
 _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
-_LENT = "/run/kigi-build"  # below a tmpfs that exists only inside the step
+_BUILD = "/run/kigi-build"  # on a tmpfs that exists only during the step
 
-# Everything that a layer never needs: package lists, caches, docs that nobody reads inside an image.
+# Removes files that an image does not need: package lists, caches and logs.
 _SCRUB = """rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
 rm -rf /var/log/*.log /var/log/apt /tmp/* /root/.cache
 """
@@ -40,7 +40,7 @@ rm -rf /var/log/*.log /var/log/apt /tmp/* /root/.cache
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A finished stack: directories (bottom first) to build upon, and the layers made of them."""
+    """A finished root file system: its overlay directories, bottom first, and the image layers made of them."""
 
     directories: tuple[Path, ...]
     layers: tuple[Layer, ...]
@@ -48,33 +48,33 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Mirrors:
-    """Where Debian's packages come from: those of this machine's apt, whatever its release is."""
+    """URLs of Debian's package mirrors, taken from this machine's apt whatever its release is."""
 
     main: str
     security: str
 
     @classmethod
     def of_this_machine(cls) -> Mirrors:
-        """Raises RuntimeError if apt has none; ``$KIGI_DEBIAN_MIRROR`` goes before what apt has."""
+        """Mirrors of this machine's apt; ``$KIGI_DEBIAN_MIRROR`` has priority. Raises RuntimeError without a mirror."""
         command = ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"]
         lines = run(command, timeout_s=QUICK_S).stdout.split("\n")
         sites = {release: site for site, _, release in (line.partition(" ") for line in lines) if site}
         main = os.environ.get("KIGI_DEBIAN_MIRROR") or next((s for r, s in sites.items() if "-" not in r), None)
         if main is None:
             raise RuntimeError(
-                "apt's sources on this machine name no Debian mirror; add one, or set KIGI_DEBIAN_MIRROR"
+                "apt's sources on this machine have no Debian mirror; add one, or set KIGI_DEBIAN_MIRROR"
             )
         security = next((s for r, s in sites.items() if r.endswith("-security")), None)
         return cls(main, security or f"{main.rstrip('/')}-security")
 
     def sources(self) -> str:
-        """sources.list of the image."""
+        """Content of the image's sources.list."""
         main = f"deb {self.main} {SUITE} main\ndeb {self.main} {SUITE}-updates main\n"
         return f"{main}deb {self.security} {SUITE}-security main\n"
 
 
 def key(*parts: str | bytes) -> str:
-    """Short name of a content: the same parts give the same 16 hex digits."""
+    """Hash of the parts as 16 hex digits."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -83,11 +83,11 @@ def key(*parts: str | bytes) -> str:
 
 
 def base(cache: Path) -> Root:
-    """Debian's minimal system, as `debian:trixie-slim` is for the Dockerfile."""
+    """Debian's minimal system, the equivalent of the Dockerfile's `debian:trixie-slim`."""
     mirrors = Mirrors.of_this_machine()
     name = f"base-{SUITE}-{key(mirrors.sources(), '2')}"
     directory, target = cache / "roots" / name, cache / "layers" / f"{name}.tar"
-    with locked(directory.with_suffix(".lock"), f"it makes {directory.name}"):
+    with locked(directory.with_suffix(".lock"), f"building {directory.name}"):
         layer = images.load(target)
         if layer is None or not directory.is_dir():
             part = directory.with_suffix(".part")
@@ -95,10 +95,10 @@ def base(cache: Path) -> Root:
             part.parent.mkdir(parents=True, exist_ok=True)
             _run(["debootstrap", "--variant=minbase", SUITE, str(part), mirrors.main], cache / "logs" / f"{name}.log")
             (part / "etc/apt/sources.list").write_text(mirrors.sources())
-            # debootstrap leaves this machine's name and name servers behind; the cluster brings its own.
-            for lent in ("etc/resolv.conf", "etc/hostname"):
-                (part / lent).unlink(missing_ok=True)
-                (part / lent).write_text("")
+            # debootstrap copies this machine's host name and name servers; containers get those of the cluster.
+            for copied in ("etc/resolv.conf", "etc/hostname"):
+                (part / copied).unlink(missing_ok=True)
+                (part / copied).write_text("")
             for path in (
                 "var/cache/apt/archives",
                 "var/lib/apt/lists",
@@ -123,25 +123,25 @@ def extend(
     name: str,
     script: str,
     *,
-    lend: Mapping[str, Path] | None = None,
+    binds: Mapping[str, Path] | None = None,
     salt: Sequence[bytes] = (),
 ) -> Root:
-    """``below`` and one layer more: what ``script`` (sh) changes when it runs in it as root.
+    """``below`` and one more layer with the changes that ``script`` (sh) makes when it runs in it as root.
 
-    The result is cached by the script, the layers below and ``salt`` (contents that the script reads). ``lend`` are
-    directories bound read-only under /run/kigi-build/<name> while it runs. Raises CalledProcessError, with the end of
-    the log.
+    The cache key is the script, the layers below and ``salt`` (contents that the script reads). ``binds`` are
+    directories mounted read-only at /run/kigi-build/<name> while the script runs. Raises CalledProcessError with the
+    end of the log.
     """
     name = f"{name}-{key(script, *(layer.digest for layer in below.layers), *salt)}"
     directory, target = cache / "roots" / name, cache / "layers" / f"{name}.tar"
-    with locked(directory.with_suffix(".lock"), f"it makes {directory.name}"):
+    with locked(directory.with_suffix(".lock"), f"building {directory.name}"):
         layer = images.load(target)
         if layer is None or not directory.is_dir():
             part, work = directory.with_suffix(".part"), directory.with_suffix(".work")
             for path in (part, work):
                 shutil.rmtree(path, ignore_errors=True)
                 path.mkdir(parents=True)
-            _in_root(below.directories, part, work, script, lend or {}, cache / "logs" / f"{name}.log")
+            _in_root(below.directories, part, work, script, binds or {}, cache / "logs" / f"{name}.log")
             shutil.rmtree(work)
             shutil.rmtree(directory, ignore_errors=True)
             part.replace(directory)
@@ -150,7 +150,7 @@ def extend(
 
 
 def forget(cache: Path, prefix: str, kept: Collection[str]) -> None:
-    """Remove the stored steps whose name starts with ``prefix``, but not ``kept`` or what a build may be using."""
+    """Remove stored steps with this name prefix, except ``kept`` and those young enough to be in use by a build."""
     limit = time.time() - _IN_USE_S
     for folder in ("roots", "layers"):
         for path in (cache / folder).glob(f"{prefix}*"):
@@ -158,7 +158,9 @@ def forget(cache: Path, prefix: str, kept: Collection[str]) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _in_root(lowers: Sequence[Path], upper: Path, work: Path, script: str, lend: Mapping[str, Path], log: Path) -> None:
+def _in_root(
+    lowers: Sequence[Path], upper: Path, work: Path, script: str, binds: Mapping[str, Path], log: Path
+) -> None:
     merged = work.with_suffix(".merged")
     merged.mkdir(exist_ok=True)
     lower = ":".join(str(path) for path in reversed(lowers))
@@ -168,9 +170,9 @@ def _in_root(lowers: Sequence[Path], upper: Path, work: Path, script: str, lend:
         f"mount -t proc proc {merged}/proc",
         f"mount --rbind /dev {merged}/dev",
         f"mount -t tmpfs tmpfs {merged}/run",
-        f"mkdir -p {merged}{_LENT} {merged}/run/lock",
+        f"mkdir -p {merged}{_BUILD} {merged}/run/lock",
         f"mount --bind /etc/resolv.conf {merged}/etc/resolv.conf",
-        # Packages must not start services while they are installed.
+        # Keeps packages from starting services while they are installed.
         f"printf '#!/bin/sh\\nexit 101\\n' > {merged}/usr/sbin/policy-rc.d && chmod +x {merged}/usr/sbin/policy-rc.d",
     ]
     environment = {
@@ -178,13 +180,13 @@ def _in_root(lowers: Sequence[Path], upper: Path, work: Path, script: str, lend:
         "HOME": "/root",
         "LC_ALL": "C.UTF-8",
         "DEBIAN_FRONTEND": "noninteractive",
-        **{name: os.environ[name] for name in _LENT_ENVIRONMENT if name in os.environ},
+        **{name: os.environ[name] for name in _NETWORK_ENVIRONMENT if name in os.environ},
     }
     if _CA_BUNDLE.exists():
-        steps.append(f"cp {_CA_BUNDLE} {merged}{_LENT}/ca.crt")
-        environment.update(dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE", "CURL_CA_BUNDLE"), f"{_LENT}/ca.crt"))
-    for name, path in lend.items():
-        steps.append(f"mkdir -p {merged}{_LENT}/{name} && mount --bind -o ro {path} {merged}{_LENT}/{name}")
+        steps.append(f"cp {_CA_BUNDLE} {merged}{_BUILD}/ca.crt")
+        environment.update(dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE", "CURL_CA_BUNDLE"), f"{_BUILD}/ca.crt"))
+    for name, path in binds.items():
+        steps.append(f"mkdir -p {merged}{_BUILD}/{name} && mount --bind -o ro {path} {merged}{_BUILD}/{name}")
     steps.append(f'chroot {merged} sh -euc "$KIGI_SCRIPT"')
     steps.append(f"rm -f {merged}/usr/sbin/policy-rc.d")
     try:

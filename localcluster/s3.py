@@ -1,8 +1,8 @@
-"""A real S3 server, versitygw over a directory, for the repository of layers.
+"""A real S3 server for the repository of layers: versitygw over a directory.
 
-Seen with versitygw v1.8.0: PutObject and CompleteMultipartUpload honour ``If-None-Match: *`` (412 when the key
-exists), ranged GET answers 206, ListMultipartUploads and ListParts serve resumed uploads, and a bucket policy lets a
-second user read and not write. ``tests/integration/test_localcluster.py`` shows each.
+``tests/integration/test_localcluster.py`` shows these properties of versitygw v1.8.0: PutObject and
+CompleteMultipartUpload honour ``If-None-Match: *`` (412 when the key exists), ranged GET answers 206,
+ListMultipartUploads and ListParts serve resumed uploads, and a bucket policy can permit a second user to read only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Credentials:
 
 ROOT = Credentials("kigi-publisher", "kigi-publisher-secret")
 READER = Credentials("kigi-reader", "kigi-reader-secret")
-"""Of the user that ``S3Server.grant_reading`` makes: reads the buckets granted to it, and nothing else."""
+"""User that ``S3Server.grant_reading`` creates: it can only read, and only buckets granted to it."""
 _REGION = "us-east-1"
 
 
@@ -45,7 +45,7 @@ class _Client(Protocol):
 
 
 class S3Server:
-    """versitygw below ``directory``; buckets are the folders of ``directory/data``. A context manager for tests."""
+    """versitygw with its files in ``directory``; buckets are folders of ``directory/data``. A context manager."""
 
     def __init__(self, directory: Path, address: str = "127.0.0.1", port: int = 0, *, detached: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,11 +62,11 @@ class S3Server:
 
     @property
     def data(self) -> Path:
-        """Folder with one folder per bucket, the objects as files in it."""
+        """Folder with one folder per bucket, which has the objects as files."""
         return self.directory / "data"
 
     def start(self) -> Self:
-        """Start it; returns when it listens. Raises StartFailed."""
+        """Start the server and wait until it listens. Raises StartFailed."""
         for folder in (self.data, self.directory / "iam", self.directory / "meta"):
             folder.mkdir(exist_ok=True)
         if not self.processes.is_running("versitygw"):
@@ -86,11 +86,11 @@ class S3Server:
         return self
 
     def stop(self) -> None:
-        """Stop it; the buckets stay."""
+        """Stop the server and keep the buckets."""
         self.processes.stop("versitygw")
 
     def delete(self) -> None:
-        """Stop it and remove its directory."""
+        """Stop the server and remove its directory."""
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -101,17 +101,17 @@ class S3Server:
         self.delete()
 
     def create_bucket(self, name: str) -> str:
-        """Make a bucket (a folder, as the posix backend has it) and give its name back.
+        """Create a bucket (a folder, in versitygw's posix backend) and return its name.
 
-        3 to 63 characters: the server answers requests for shorter names with InvalidBucketName.
+        The name needs 3 to 63 characters: the server answers InvalidBucketName to requests for shorter names.
         """
         (self.data / name).mkdir(parents=True, exist_ok=True)
         return name
 
     def grant_reading(self, bucket: str) -> Credentials:
-        """Let READER read and list ``bucket`` and nothing else of it; for daemons. May be called again.
+        """Permit READER, the daemons' user, to list and read ``bucket``; returns its credentials. Idempotent.
 
-        Replaces the bucket's policy. The server must run. Raises RuntimeError with what the server said.
+        Replaces the bucket's policy. Needs a running server. Raises RuntimeError with the server's error.
         """
         self._create_user(READER)
         client = self._client()
@@ -130,16 +130,16 @@ class S3Server:
         return READER
 
     def _create_user(self, user: Credentials) -> None:
-        who = [f"--access={user.access_key}", f"--secret={user.secret_key}", "--role=user"]
+        created = [f"--access={user.access_key}", f"--secret={user.secret_key}", "--role=user"]
         server = [f"--access={ROOT.access_key}", f"--secret={ROOT.secret_key}", f"--endpoint-url={self.endpoint}"]
-        command = [str(binary("versitygw")), "admin", *server, "create-user", *who]
+        command = [str(binary("versitygw")), "admin", *server, "create-user", *created]
         done = run(command, timeout_s=QUICK_S, check=False)
         if done.returncode and "XAdminUserExists" not in done.stderr:
             raise RuntimeError(f"versitygw admin create-user {user.access_key}: {done.stderr.strip()}")
 
     def _client(self) -> _Client:
-        # botocore's stubs know no client by its service's name; this one is what the name says.
-        made: object = get_session().create_client(
+        # botocore's stubs have no type for the client of a service; the protocol has the methods used here.
+        client: object = get_session().create_client(
             "s3",
             region_name=_REGION,
             endpoint_url=self.endpoint,
@@ -147,10 +147,10 @@ class S3Server:
             aws_secret_access_key=ROOT.secret_key,
             config=Config(s3={"addressing_style": "path"}),
         )
-        return cast(_Client, made)
+        return cast(_Client, client)
 
     def is_healthy(self) -> bool:
-        """It answers HTTP."""
+        """Whether the server answers an HTTP request."""
         connection = http.client.HTTPConnection(self.address, self.port, timeout=2)
         try:
             connection.request("GET", "/")

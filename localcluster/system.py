@@ -1,4 +1,4 @@
-"""Debian packages that the parts of the cluster need on the machine itself."""
+"""Debian packages that the cluster needs on the machine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from localcluster.bounded import DOWNLOAD_S, QUICK_S, run
 
 
 class PackagesMissing(RuntimeError):
-    """Debian packages are missing and this process may not install them; the text lists them."""
+    """Debian packages are missing and could not be installed; the message lists them."""
 
 
 def missing_packages(packages: Sequence[str]) -> list[str]:
-    """Those of ``packages`` that dpkg does not know as installed."""
+    """The packages that are not installed, according to dpkg."""
     form = "--showformat=${binary:Package} ${db:Status-Status}\n"
     listing = run(["dpkg-query", "--show", form, *packages], timeout_s=QUICK_S, check=False)
     installed = {
@@ -24,7 +24,7 @@ def missing_packages(packages: Sequence[str]) -> list[str]:
 
 
 def ensure_apt_packages(packages: Sequence[str]) -> None:
-    """Installs what is missing, when root; raises PackagesMissing otherwise."""
+    """Install missing packages. Raises PackagesMissing if this process is not root or apt-get fails."""
     missing = missing_packages(packages)
     if not missing:
         return
@@ -32,10 +32,10 @@ def ensure_apt_packages(packages: Sequence[str]) -> None:
         raise PackagesMissing(f"install these Debian packages first: {' '.join(missing)}")
     print(f"installing Debian packages: {' '.join(missing)}", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    # A fresh machine may still be at its own upgrades.
-    patience = ("-o", "DPkg::Lock::Timeout=300")
-    install = ["apt-get", "install", *patience, "--quiet=2", "--yes", "--no-install-recommends", *missing]
-    for command in (["apt-get", "update", *patience, "--quiet=2"], install):
+    # A fresh machine may still be installing its own upgrades.
+    lock_timeout = ("-o", "DPkg::Lock::Timeout=300")
+    install = ["apt-get", "install", *lock_timeout, "--quiet=2", "--yes", "--no-install-recommends", *missing]
+    for command in (["apt-get", "update", *lock_timeout, "--quiet=2"], install):
         done = run(command, timeout_s=DOWNLOAD_S, env=environment, check=False)
         if done.returncode != 0:
             raise PackagesMissing(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")

@@ -1,4 +1,4 @@
-"""Builds the ten-VM exercise, tells what moving it costs, and prints its Kubernetes objects."""
+"""Builds the ten-VM exercise, prints the bytes that deploying it moves, and prints its Kubernetes objects."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BUILDERS: Mapping[str, Callable[[Path], Manifest]] = {"tiny": tiny.build, "real"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 1 with the reason on standard error."""
+    """Run one verb; the exit status is 0, or 1 with the reason on standard error."""
     options = _parser().parse_args(arguments)
     if options.verb == "sizes":
         print(table(load(options.folder)))
     elif options.verb == "objects":
-        made = load(options.folder)
+        manifest = load(options.folder)
         objects = [
-            *kubernetes.system_nodes(made, options.namespace),
+            *kubernetes.system_nodes(manifest, options.namespace),
             kubernetes.system_deployment(options.name, options.system, options.namespace),
         ]
         print(yaml.safe_dump_all(objects, sort_keys=False), end="")
@@ -38,15 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _build(variant: str, out: Path) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    began = time.monotonic()
+    started = time.monotonic()
     try:
-        made = BUILDERS[variant](out)
+        manifest = BUILDERS[variant](out)
     except BuildFailed as exc:
-        print(f"not built: {exc}", file=sys.stderr)
+        print(f"the build failed: {exc}", file=sys.stderr)
         return 1
-    total = sum(image.file_size_bytes for image in made.images)
-    print(f"{len(made.images)} layers, {total / 1e6:.1f} MB, in {time.monotonic() - began:.1f} s: {out}")
-    print(table(made))
+    total = sum(image.file_size_bytes for image in manifest.images)
+    print(f"{len(manifest.images)} layers, {total / 1e6:.1f} MB, in {time.monotonic() - started:.1f} s: {out}")
+    print(table(manifest))
     return 0
 
 
@@ -55,14 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     build = verbs.add_parser("build", help="build the layers and manifest.json")
     build.add_argument("variant", choices=sorted(BUILDERS))
-    build.add_argument("--out", type=Path, required=True, help="folder for the layers; made if missing")
-    sizes = verbs.add_parser("sizes", help="what first deployment and switches move")
+    build.add_argument("--out", type=Path, required=True, help="folder for the layers; created if missing")
+    sizes = verbs.add_parser("sizes", help="print the bytes that the first deployment and each switch move")
     sizes.add_argument("folder", type=Path, help="folder of a build")
     objects = verbs.add_parser("objects", help="print the SystemNodes and a SystemDeployment as YAML")
     objects.add_argument("folder", type=Path, help="folder of a build")
-    objects.add_argument("--namespace", help="namespace of the objects; left out: that of kubectl's context")
+    objects.add_argument("--namespace", help="namespace of the objects (default: that of kubectl's context)")
     objects.add_argument("--name", default="exercise", help="name of the deployment")
-    objects.add_argument("--system", default="infected", help="state that it runs")
+    objects.add_argument("--system", default="infected", help="state of the system that the deployment runs")
     return parser
 
 

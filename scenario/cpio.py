@@ -1,4 +1,4 @@
-"""An initramfs as the kernel reads it: a cpio archive of the "newc" kind, the same bytes for the same entries.
+"""Initramfs archives: cpio in the "newc" format, with the same bytes for the same entries.
 
 Source: Linux Documentation/driver-api/early-userspace/buffer-format.
 """
@@ -13,7 +13,7 @@ _FILE, _DIRECTORY, _LINK, _CHARACTER = 0o100000, 0o040000, 0o120000, 0o020000
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One entry of the archive; ``path`` is relative, and parents come before their children."""
+    """One entry of the archive; ``path`` is relative, and a folder must precede its content."""
 
     path: str
     mode: int
@@ -37,12 +37,12 @@ class Node:
 
     @classmethod
     def character(cls, path: str, major: int, minor: int) -> Node:
-        """A character device; /dev/console must be there before init mounts anything."""
+        """A character device, such as /dev/console, which init needs before it mounts anything."""
         return cls(path, _CHARACTER | 0o600, device=(major, minor))
 
 
 def archive(nodes: Iterable[Node]) -> bytes:
-    """The archive of these nodes, uncompressed, all owned by root and dated 1970."""
+    """Uncompressed archive of the entries; all are owned by root and dated 1970."""
     parts: list[bytes] = []
     for inode, node in enumerate((*nodes, Node("TRAILER!!!", 0)), start=1):
         name = node.path.encode() + b"\0"

@@ -1,6 +1,6 @@
-"""The Kubernetes objects of a build: a SystemNode for each state, and a SystemDeployment, for ``kubectl apply``.
+"""Kubernetes objects of a build, for ``kubectl apply``: a SystemNode for each state, and a SystemDeployment.
 
-The VMImageNodes are not made here: publishing a layer gives its digest, and with it the object.
+VMImageNodes are not among them: they contain digests, which are known only when the layers are published.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from scenario.manifest import Manifest, System, Variant
 API_VERSION = "kigi.dev/v1alpha1"
 
 MEMORY: Mapping[Variant, Mapping[str, str]] = {
-    # Debian's cloud kernel with an initramfs starts in 80 MiB under SeaBIOS, and not in 64.
+    # Under SeaBIOS, Debian's cloud kernel with an initramfs starts with 80 MiB but not with 64 MiB.
     "tiny": {"server": "96Mi", "desktop": "96Mi"},
     "real": {"server": "512Mi", "desktop": "1Gi"},
 }
 
 
 def system_nodes(manifest: Manifest, namespace: str | None = None) -> list[dict[str, Any]]:
-    """A SystemNode for each state, parents first; only the root has templates, its children inherit them."""
+    """A SystemNode for each state, parents first. Only the root has templates; its children inherit them."""
     return [_system_node(manifest, system, namespace) for system in manifest.systems]
 
 
 def system_deployment(
     name: str = "exercise", system: str = "infected", namespace: str | None = None, **spec: Any
 ) -> dict[str, Any]:
-    """A SystemDeployment of this state; ``spec`` adds fields of its spec, such as ``replicas=2``."""
+    """A SystemDeployment of this state; ``spec`` adds fields to its spec, such as ``replicas=2``."""
     return {
         "apiVersion": API_VERSION,
         "kind": "SystemDeployment",
@@ -42,7 +42,7 @@ def _system_node(manifest: Manifest, system: System, namespace: str | None) -> d
         entry: dict[str, Any] = {"name": machine, "image": {"name": image}}
         if system.parent is None:
             size = "desktop" if manifest.roles[machine] == "desktop" else "server"
-            # The interface is left to the default: one, on the pod network, by masquerade.
+            # No interface is given: the default is one on the pod network, by masquerade.
             entry["template"] = {"cpu": 1, "memory": MEMORY[manifest.variant][size]}
         machines.append(entry)
     spec: dict[str, Any] = {"description": system.description, "machines": machines}

@@ -1,4 +1,4 @@
-"""The description of a build, ``manifest.json``: which file is which image, and which state has which images."""
+"""The description of a build, ``manifest.json``: the file of each image, and the images of each state."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Variant = Literal["tiny", "real"]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One node of the image tree. ``file`` is relative to the manifest; sizes are in bytes.
+    """One node of the image tree. ``file`` is relative to the manifest.
 
-    ``flat_size_bytes``: length of one qcow2 file without parent that holds the same disk.
+    ``flat_size_bytes``: length of a qcow2 file without a parent that has the same disk content.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One state of the system; ``machines``: machine -> image, only what differs from the parent state."""
+    """One state of the system; ``machines``: machine -> image, only those that differ from the parent state."""
 
     name: str
     parent: str | None
@@ -45,7 +45,7 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """What a machine says of itself on its serial console in one state of the system."""
+    """Expected report of a machine on its serial console in one state of the system."""
 
     image: str
     state: str
@@ -55,7 +55,7 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A finished build: ``images`` in topological order, ``roles``: machine -> role, ``guests``: state -> machine."""
+    """A finished build. ``images``: parents first; ``roles``: machine -> role; ``guests``: state -> machine."""
 
     variant: Variant
     images: tuple[Image, ...]
@@ -64,7 +64,7 @@ class Manifest:
     guests: Mapping[str, Mapping[str, Guest]]
 
     def save(self, folder: Path) -> None:
-        """Write it as ``folder/manifest.json``."""
+        """Write the manifest to ``folder/manifest.json``."""
         (folder / FILE).write_text(json.dumps(_camel(asdict(self)), indent=1) + "\n")
 
     def chain(self, image: str) -> tuple[Image, ...]:
@@ -96,7 +96,7 @@ def load(folder: Path) -> Manifest:
 def describe(
     variant: Variant, levels: Sequence[Level], folder: Path, files: Mapping[str, str], virtual_size_bytes: int
 ) -> Manifest:
-    """The manifest of these levels, whose ``files`` (image -> file name) lie in ``folder``."""
+    """The manifest of these levels; ``files``: image -> file name in ``folder``."""
     flat = _flat_sizes(levels, folder, files, virtual_size_bytes)
     return Manifest(
         variant=variant,

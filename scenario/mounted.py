@@ -1,8 +1,8 @@
 """A layer under construction: a writable qcow2 above its parent, mounted and changed in place, then reduced.
 
-The layer is never copied whole. qemu-storage-daemon shows the qcow2 file as a plain one (FUSE), a shell in a mount
-namespace of its own mounts its partition and changes it, and what differs from the parent becomes the final layer.
-Nothing outlives the build: the mounts and the loop device end with the namespace, the daemon with this process.
+The layer is never copied as a whole. qemu-storage-daemon exports the qcow2 file as a raw file (FUSE). A shell in its
+own mount namespace mounts the partition and changes it. The clusters that differ from the parent form the final layer.
+The kernel removes the mounts and the loop device with the namespace, and ends the daemon with this process.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from scenario.packages import BuildFailed, run
 
 START_TIMEOUT_S = 20
 _SCRIPT_S = 2 * DOWNLOAD_S
-"""For the script of one level: packages are fetched and installed under it."""
+"""Timeout of one level's script, which downloads and installs packages."""
 PARTITION_START = 1 << 20
-"""Offset of the only partition in bytes; the boot loader's first stage lies before it."""
+"""Offset of the only partition in bytes; the boot loader's first stage is before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """One disk shown as a plain file: the guest's bytes, whatever layers they come from."""
+    """A qcow2 image to export as a raw file with the guest's view of the disk."""
 
     image: Path
     writable: bool
@@ -39,7 +39,7 @@ class Export:
 
 @contextmanager
 def exported(*exports: Export) -> Iterator[tuple[Path, ...]]:
-    """The plain files of these qcow2 images, in the same order, until the context ends.
+    """Raw files with the disks of these images, in the same order, until the context ends.
 
     Raises BuildFailed if qemu-storage-daemon does not start or does not end in time.
     """
@@ -62,13 +62,13 @@ def exported(*exports: Export) -> Iterator[tuple[Path, ...]]:
                 daemon.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 daemon.kill()
-                raise BuildFailed("qemu-storage-daemon does not end; something still uses its disk") from None
+                raise BuildFailed("qemu-storage-daemon does not end; a process still uses its disk") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _export_options(number: int, export: Export, shown: Path) -> list[str]:
-    # An unfinished layer is thrown away after a crash: flushes to the disk would only cost time.
+    # An unfinished layer is discarded after a crash, so flushes to the disk are not needed.
     mode = {"cache": {"no-flush": True}, "discard": "unmap", "detect-zeroes": "unmap"} if export.writable else {}
     file = {"driver": "file", "filename": str(export.image), "locking": "off"}
     node = {"driver": "qcow2", "node-name": f"disk{number}", "read-only": not export.writable, "file": file, **mode}
@@ -83,7 +83,7 @@ def _export_options(number: int, export: Export, shown: Path) -> list[str]:
 
 def _await_start(daemon: subprocess.Popen[bytes], folder: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    # The daemon writes its pid file when all exports are there.
+    # The daemon writes its pid file when all exports exist.
     while not (folder / "pid").exists():
         if daemon.poll() is not None or time.monotonic() > deadline:
             raise BuildFailed(f"qemu-storage-daemon does not start: {(folder / 'log').read_text().strip()}")
@@ -97,9 +97,9 @@ def create(path: Path, size_bytes: int, backing: str | None) -> None:
 
 
 def reduce(dirty: Path, parent: Path | None, final: Path, size_bytes: int) -> Difference:
-    """Write ``final``: the clusters in which ``dirty`` differs from ``parent``; its backing name is ``parent``'s.
+    """Write ``final`` with the clusters in which ``dirty`` differs from ``parent``, its backing file.
 
-    ``dirty`` must lie above ``parent``, so that all that may differ is allocated in it.
+    ``parent`` must also be the backing file of ``dirty``: then every cluster that may differ is allocated in ``dirty``.
     """
     candidates = _candidates(dirty, parent)
     exports = [Export(dirty, writable=False)] + ([Export(parent, writable=False)] if parent else [])
@@ -121,9 +121,9 @@ def _reader(descriptor: int) -> ReadCluster:
 
 
 def _candidates(dirty: Path, parent: Path | None) -> list[int]:
-    """Clusters that ``dirty`` itself holds, but for those that are known to be zeros both there and in ``parent``.
+    """Clusters allocated in ``dirty``, without those that the tables mark as zeros both there and in ``parent``.
 
-    Discarding all free blocks leaves most of a disk in that state; reading it would take most of a build.
+    Discarding free blocks marks most of a disk as zeros; reading those clusters would take most of the build's time.
     """
     held, zeros = _mapped(dirty)
     if parent is None:
@@ -133,7 +133,7 @@ def _candidates(dirty: Path, parent: Path | None) -> list[int]:
 
 
 def _mapped(image: Path) -> tuple[set[int], set[int]]:
-    """Clusters of which the file itself holds a part, and clusters that are all zeros by its chain's tables."""
+    """Clusters at least partly allocated in the file itself, and clusters that the chain's tables mark as all zeros."""
     held: set[int] = set()
     zeros: set[int] = set()
     for extent in json.loads(run("qemu-img", "map", "--output=json", image)):
@@ -146,18 +146,18 @@ def _mapped(image: Path) -> tuple[set[int], set[int]]:
 
 
 def run_mounted(export: Path, script: str, shares: dict[str, Path], content: Path) -> None:
-    """Run a shell script in namespaces of its own; its ``attach`` mounts the export's partition at ``$root``.
+    """Run a shell script in its own namespaces; its function ``attach`` mounts the export's partition at ``$root``.
 
-    ``shares``: path in the guest -> folder of this machine that is mounted there (package caches). ``content``: tar
-    archive that the script finds as ``$content``. ``inside CMD`` runs a command in the guest's file system; no service
-    is started by it. When the script has ended, all is written, freed blocks are discarded, and nothing is mounted.
+    ``shares``: path in the guest -> folder of this machine to mount there (package caches). ``content``: tar archive,
+    available as ``$content``. ``inside CMD`` runs a command in the guest's file system. After the script, all data is
+    written and all file systems are unmounted.
     """
     binds = "\n".join(
         f'mkdir -p "$root{inside}" && mount --bind "{folder}" "$root{inside}"' for inside, folder in shares.items()
     )
     with tempfile.TemporaryDirectory(prefix="kigi-root-") as root:
         whole = _PROLOGUE.format(start=PARTITION_START) + "share() {\n:\n" + binds + "\n}\n" + script + _EPILOGUE
-        # The namespace's first process gets SIGKILL when unshare dies, and unshare when the build does.
+        # unshare gets SIGKILL when the build ends, and the namespace's first process when unshare ends.
         run(
             "setpriv", "--pdeathsig", "KILL",
             "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",

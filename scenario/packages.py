@@ -1,4 +1,4 @@
-"""Debian packages as files: fetched with apt and unpacked, never installed on this machine."""
+"""Debian packages as files: downloaded with apt and unpacked, but not installed on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from localcluster import bounded
 
 
 class BuildFailed(Exception):
-    """A tool failed while the scenario was built; the message has its command line and its last output."""
+    """A tool failed or is missing; the message has its command line and the end of its output, or the remedy."""
 
 
 def run(
@@ -22,9 +22,9 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout_s: float = bounded.DOWNLOAD_S,
 ) -> str:
-    """Output of a command.
+    """Standard output and error of a command.
 
-    Raises BuildFailed if it cannot be started, ends with another status than 0, or does not end in time.
+    Raises BuildFailed if it cannot start, exits with a status other than 0, or does not end within ``timeout_s``.
     """
     words = [str(word) for word in command]
     try:
@@ -40,7 +40,7 @@ def run(
     except bounded.TimedOut as exc:
         raise BuildFailed(str(exc)) from exc
     except FileNotFoundError as exc:
-        raise BuildFailed(f"{words[0]} is not on this machine; scenario/README.md lists what a build needs") from exc
+        raise BuildFailed(f"{words[0]} is not installed; scenario/README.md lists the requirements of a build") from exc
     if done.returncode:
         tail = "\n".join(done.stdout.splitlines()[-20:])
         raise BuildFailed(f"{' '.join(words)} ended with {done.returncode}:\n{tail}")
@@ -48,7 +48,7 @@ def run(
 
 
 def cache_dir() -> Path:
-    """Where built things are kept between runs, outside the repository."""
+    """Folder of packages and finished levels that later builds use; outside the repository."""
     base = os.environ.get("KIGI_CACHE")
     if base:
         return Path(base) / "scenario"
@@ -57,16 +57,16 @@ def cache_dir() -> Path:
 
 
 def kernel_package() -> str:
-    """Name of the package that the newest linux-image-cloud-amd64 stands for."""
+    """Name of the kernel package that the newest linux-image-cloud-amd64 depends on."""
     shown = run("apt-cache", "show", "--no-all-versions", "linux-image-cloud-amd64")
     found = re.search(r"^Depends: (linux-image-\S+)", shown, re.MULTILINE)
     if not found:
-        raise BuildFailed("apt knows no linux-image-cloud-amd64; run apt-get update")
+        raise BuildFailed("apt has no package linux-image-cloud-amd64; run apt-get update")
     return found[1]
 
 
 def unpack(packages: Sequence[str], cache: Path) -> dict[str, Path]:
-    """Package -> folder with its contents, fetched once per version."""
+    """Package -> folder with its contents; each version is downloaded only once."""
     shown = run("apt-cache", "show", "--no-all-versions", *packages)
     names = re.findall(r"^Package: (\S+)", shown, re.MULTILINE)
     versions = dict(zip(names, re.findall(r"^Version: (\S+)", shown, re.MULTILINE), strict=True))

@@ -1,7 +1,7 @@
 """The real variant: Debian with its services, built level by level; each level is the difference to its parent.
 
-Levels are kept in the cache under a hash of what they are made of and of their parent, so a change in one level builds
-only that one and its children again. Needs root, loop devices and a mirror of Debian in apt's sources.
+The cache stores each level under a hash of its inputs and of its parent's hash, so that after a change only that level
+and its children are rebuilt. Needs root, loop devices and a mirror of Debian in apt's sources.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ logger = logging.getLogger(__name__)
 SUITE = "bookworm"
 DISK_BYTES = 4 << 30
 CLOCK = 1_767_225_600
-"""Time stamp of the levels' own files: 2026-01-01 00:00 UTC."""
+"""Time stamp of the files below ``levels/``: 2026-01-01 00:00 UTC."""
 FORMAT = "1"
-"""Part of every level's key; raise it when the way of building changes what comes out."""
+"""Part of every level's key; increase it when a change of this module changes the result of a build."""
 
-# Groups, inode tables and bitmaps close together and few, no journal: a level then touches few clusters of 64 KiB.
+# Few groups, inode tables and bitmaps, all close together, and no journal: a level then changes few 64 KiB clusters.
 MKE2FS = (
     "-q", "-t", "ext4", "-b", "4096", "-I", "256", "-N", "131072", "-m", "0", "-L", "root",
     "-U", "6b696769-0000-4000-8000-000000000011", "-G", "64",
@@ -42,9 +42,9 @@ MKE2FS = (
 
 
 def build(out: Path) -> Manifest:
-    """Build every layer that the cache lacks, link all into ``out``, and describe them in ``out/manifest.json``.
+    """Build all layers that are not in the cache, link all into ``out``, and write ``out/manifest.json``.
 
-    Raises BuildFailed if a tool is missing or fails; finished levels stay in the cache for the next try.
+    Raises BuildFailed if a tool is missing or fails; finished levels stay in the cache for the next attempt.
     """
     if os.geteuid() != 0:
         raise BuildFailed("the real variant mounts file systems; run it as root")
@@ -70,7 +70,7 @@ def build(out: Path) -> Manifest:
 def _build_level(level: Level, parent: Path | None, final: Path) -> None:
     logger.info("%s: building", level.name)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=final.parent) as scratch:
-        # The parent's name is relative, so the unfinished layer stands beside it.
+        # The parent's name is relative, so the unfinished layer must be in the same folder.
         dirty = final.with_name(f".{final.name}.dirty")
         dirty.unlink(missing_ok=True)
         try:
@@ -91,7 +91,7 @@ def _build_level(level: Level, parent: Path | None, final: Path) -> None:
 
 
 def _key(level: Level, parent_key: str) -> str:
-    """Hash of everything that decides the level's content, but the packages' versions."""
+    """Hash of all inputs of the level except the packages' versions."""
     recipe = {
         "format": FORMAT,
         "parent": parent_key,
@@ -141,7 +141,7 @@ def _format(disk: Path) -> None:
 
 
 def _shares() -> dict[str, Path]:
-    """Package lists and archives lie in the cache, not in the layers."""
+    """Folders for package lists and archives, mounted into the guest: they stay in the cache and out of the layers."""
     base = cache_dir() / "apt"
     shares = {"/var/cache/apt/archives": base / "archives", "/var/lib/apt/lists": base / "lists"}
     for folder in shares.values():
@@ -150,15 +150,15 @@ def _shares() -> dict[str, Path]:
 
 
 def debian_sources() -> list[str]:
-    """Lines for sources.list: the mirrors of this machine's apt, with the suites of the guest."""
-    said = run("apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages")
+    """Lines for sources.list: the guest's suites from the mirrors of this machine's apt. Raises BuildFailed."""
+    targets = run("apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages")
     sites: dict[str, str] = {}
-    for line in said.splitlines():
+    for line in targets.splitlines():
         site, _, release = line.partition(" ")
         if release == SUITE or release.startswith(f"{SUITE}-"):
             sites[release] = site
     if SUITE not in sites:
-        raise BuildFailed(f"apt's sources on this machine have no {SUITE}; add a mirror of it")
+        raise BuildFailed(f"apt's sources on this machine do not include {SUITE}; add a mirror that has it")
     return [f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {site} {suite} main"
             for suite, site in sorted(sites.items())]  # fmt: skip
 
@@ -172,7 +172,7 @@ def _script(level: Level) -> str:
     parts += [f'rm -rf "$root{path}"' for path in level.removed]
     extract = 'tar --extract --file "$content" --directory "$root" --no-overwrite-dir --numeric-owner'
     if not level.packages and not level.script:
-        # Nothing runs in the guest's file system, so nothing else in it changes.
+        # No command runs in the guest's file system, so it needs no package caches and no cleaning.
         return "\n".join([*parts, "umask 022", extract, ""])
     parts += ["umask 022", extract, "share", _POLICY]
     if level.packages:
@@ -188,7 +188,7 @@ def _script(level: Level) -> str:
     if level.parent is None:
         loader = unpack(("extlinux",), cache_dir())["extlinux"]
         parts.append(f'"{loader}/usr/bin/extlinux" --install "$root/boot/extlinux"')
-    # Freed blocks are discarded one by one; together they fill clusters that singly they do not.
+    # The mount discards freed blocks one by one; fstrim discards them in larger extents, which fill whole clusters.
     parts += [_CLEAN, 'fstrim "$root"']
     return "\n".join([*parts, ""])
 
@@ -200,13 +200,13 @@ def _debootstrap() -> str:
 
 
 _LEFT = 'rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/archives/*'
-"""What debootstrap leaves where the later levels have the shared folders mounted."""
+"""Removes debootstrap's files from the directories where later levels mount the shared folders."""
 
 _POLICY = """
 printf '#!/bin/sh\\nexit 101\\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 """
-"""Packages then start no service while they are installed."""
+"""Keeps packages from starting services while they are installed."""
 
 _CLEAN = """
 rm -f "$root/usr/sbin/policy-rc.d"

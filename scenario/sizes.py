@@ -1,6 +1,6 @@
-"""What deploying and switching the exercise moves, in bytes of layer files, against ways without trees or cache.
+"""Bytes of layer files that deployment and switches of the exercise move, compared with whole images.
 
-Pure: it reads the manifest alone. The published layers may be a little smaller or larger than the files of a build.
+Pure: the only input is the manifest. Published layers may be slightly smaller or larger than the files of a build.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scenario.tree import resolved_images
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One step in bytes: ``moved_bytes`` with trees and cache, ``full_bytes`` with a whole flat image for every VM."""
+    """One step: ``moved_bytes`` with trees and cache, ``full_bytes`` with a whole flat image for every VM."""
 
     name: str
     moved_bytes: int
@@ -23,7 +23,7 @@ class Move:
 
     @property
     def saved(self) -> float:
-        """Share of ``full_bytes`` that is not moved, 0 to 1."""
+        """Share of ``full_bytes`` that trees and cache save, 0 to 1."""
         return 1 - self.moved_bytes / self.full_bytes
 
 
@@ -42,7 +42,7 @@ def moves(manifest: Manifest) -> Iterator[Move]:
 
 
 def table(manifest: Manifest) -> str:
-    """``moves`` for people, in MB (10^6 bytes)."""
+    """``moves`` as a text table, in MB (10^6 bytes)."""
     lines = [f"{'':32}{'layers':>7}{'moved MB':>11}{'full MB':>11}{'saved':>9}"]
     lines += [
         f"{move.name:32}{move.layers:7}{move.moved_bytes / 1e6:11.2f}{move.full_bytes / 1e6:11.1f}{move.saved:9.2%}"

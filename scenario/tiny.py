@@ -1,8 +1,8 @@
-"""The tiny variant: the same trees with the same names, a few megabytes in all, built in seconds and without root.
+"""The tiny variant: the same trees with the same names in a few megabytes, built in seconds and without root.
 
-Each disk has two parts: FAT with the boot loader, Debian's cloud kernel and an initramfs (only the root layer has data
-there), and ext4 with the files of the levels, which ``guest/tiny-init`` mounts. All of it is made in memory and by
-tools that write into files, with a fixed clock, so equal inputs give equal layers.
+Each disk has two partitions: FAT with the boot loader, Debian's cloud kernel and an initramfs (only the root layer has
+data there), and ext4 with the files of the levels, which ``guest/tiny-init`` mounts. The disks are built in memory and
+by tools that write into files, with a fixed clock, so that equal inputs give equal layers.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ DISK_BYTES = DATA_START + DATA_BYTES
 CLOCK = 1_767_225_600
 """Every time stamp on the disks: 2026-01-01 00:00 UTC."""
 FILLER_BYTES = {"base": MIB, "role": MIB // 2, "machine": 0, "state": 0}
-"""Stands for the software of a level, so that the tree's shape shows in the sizes."""
+"""Size of a filler file by kind of level. It represents the level's software, so that sizes reflect the tree."""
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
-"""What the guest loads, beside what these depend on; ext4 and the serial port are built into the kernel."""
+"""Kernel modules that the guest loads, with their dependencies; ext4 and the serial port are built into the kernel."""
 KERNEL_OPTIONS = "console=ttyS0,115200 quiet loglevel=3 panic=5 mitigations=off no_timer_check random.trust_cpu=on"
 BOOT_CONFIG = f"""DEFAULT kigi
 PROMPT 0
@@ -49,9 +49,9 @@ _FIXED_CLOCK = {"SOURCE_DATE_EPOCH": str(CLOCK), "E2FSPROGS_FAKE_TIME": str(CLOC
 
 
 def build(out: Path) -> Manifest:
-    """Build every layer into the empty or missing folder ``out`` and describe them in ``out/manifest.json``.
+    """Build all layers into the folder ``out``, created if missing, and write ``out/manifest.json``.
 
-    Raises BuildFailed if a tool is missing or fails. Takes seconds, and one download when the cache is empty.
+    Raises BuildFailed if a tool is missing or fails. Takes seconds, and downloads packages if the cache is empty.
     """
     out.mkdir(parents=True, exist_ok=True)
     levels = image_levels()
@@ -100,7 +100,7 @@ def _empty_disk(work: Path) -> bytes:
     data = work / "data.img"
     with data.open("wb") as file:
         file.truncate(DATA_BYTES)
-    # No journal: a level then changes only the blocks it is about. The init syncs after every write of its own.
+    # No journal: a level then changes only the blocks of its files. The guest's init syncs after each of its writes.
     run(
         "mke2fs", "-q", "-t", "ext4", "-b", "4096", "-I", "256", "-N", "512", "-m", "0", "-L", "kigi-data",
         "-U", "6b696769-0000-4000-8000-000000000001", "-O", "^has_journal,^resize_inode,^metadata_csum,^64bit",
@@ -114,7 +114,7 @@ def _empty_disk(work: Path) -> bytes:
 
 
 def _partition(start: int, size: int, kind: int, active: bool = False) -> bytes:
-    # Heads and cylinders are all ones: the loader reads by sector number.
+    # Heads and cylinders are all ones: the boot loader uses sector numbers.
     no_chs = b"\xfe\xff\xff"
     return (
         struct.pack("<B3sB3s", 0x80 if active else 0, no_chs, kind, no_chs)
@@ -155,16 +155,17 @@ def _initrd(kernel: Path, busybox: Path) -> bytes:
 
 
 def modules_in_order(kernel: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """File name -> contents of these kernel modules and all that they depend on, each after its dependencies.
+    """File name -> contents of these kernel modules and all their dependencies, each after its dependencies.
 
-    The package has no modules.dep, that is made at installation; the modules themselves say what they need.
+    The package has no modules.dep, which installation would make; the field ``depends`` of each module is used instead.
+    Raises BuildFailed for a module that is not in the package.
     """
     files = {path.stem.replace("-", "_"): path for path in kernel.rglob("*.ko")}
     order: dict[str, bytes] = {}
 
     def add(name: str) -> None:
         if name not in files:
-            raise BuildFailed(f"the kernel package has no module {name}; scenario/tiny.py names what it loads")
+            raise BuildFailed(f"the kernel package has no module {name}; MODULES in scenario/tiny.py lists the modules")
         if files[name].name in order:
             return
         data = files[name].read_bytes()
@@ -186,9 +187,9 @@ def _apply(level: Level, disk: bytes, work: Path) -> bytes:
     if size := FILLER_BYTES[level.kind]:
         files[f"/usr/share/kigi/{level.name}"] = Entry(_filler(level.name, size))
     script = "\n".join(_debugfs_script(files, level.removed, work / "content"))
-    said = run("debugfs", "-w", "-f", "-", data, stdin=script + "\n", env=_FIXED_CLOCK)
-    for line in said.splitlines():
-        # debugfs ends with 0 whatever happens. It says "already exists" of folders that earlier levels made.
+    output = run("debugfs", "-w", "-f", "-", data, stdin=script + "\n", env=_FIXED_CLOCK)
+    for line in output.splitlines():
+        # debugfs always exits with 0. It prints "already exists" for folders of earlier levels.
         if ":" in line and not line.startswith(("debugfs", "Allocated inode")) and "already exists" not in line:
             if "File not found" in line:
                 continue

@@ -1,11 +1,12 @@
-"""What the exercise consists of: ten machines, the levels of their image tree, and the three states of the system.
+"""The content of the exercise: ten machines, the levels of their image tree, and the three states of the system.
 
-The story: a mail with a malicious attachment is opened on desktop1. The intruder's program spreads to desktop2 and to
-one server of each kind, opens the mail relay, turns a DNS name to his own address, empties the proxy's block list and
-spoils the shared files (*infected*). The program is removed (*cleaned*); what it changed is not yet repaired. Then the
-servers are configured as they were and work again (*restored*). The other machines are never touched.
+The story: a user opens a mail with a malicious attachment on desktop1. The intruder's program spreads to desktop2 and
+to one server of each kind. It opens the mail relay, changes a DNS name to the intruder's address, empties the proxy's
+block list and damages the shared files (*infected*). Then the program is removed, but its changes are not yet repaired
+(*cleaned*). Then the servers get their former configuration and work again (*restored*). The other machines do not
+change.
 
-Pure apart from reading the files below ``levels/``, which are the contents of each level.
+Pure, except that it reads the contents of the levels from the files below ``levels/``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LEVELS_DIR = Path(__file__).with_name("levels")
 Kind = Literal["base", "role", "machine", "state"]
 DOMAIN = "lab.example"
 ORIGINAL = "original"
-"""The state that a machine names which no state has changed yet."""
+"""Name of the state that an unchanged machine reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One node of the image tree: what it adds to its parent.
+    """One node of the image tree, with its changes to the parent in order of their application.
 
-    ``files``: absolute path -> content; ``removed``: absolute paths deleted before; ``packages``: Debian packages;
-    ``script``: shell script run in the guest's file system after both (real variant only).
+    ``removed``: absolute paths to delete; ``files``: absolute path -> content; ``packages``: Debian packages;
+    ``script``: shell script to run in the guest's file system. Only the real variant uses packages and script.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One of the ten VMs; ``address`` is its fixed one inside the exercise."""
+    """One of the ten VMs; ``address`` is its fixed IP address inside the exercise."""
 
     name: str
     role: str
@@ -62,7 +63,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One node of the system tree; ``images`` names only the machines that differ from the parent."""
+    """One node of the system tree; ``images``: machine -> image, only those that differ from the parent."""
 
     name: str
     parent: str | None
@@ -90,9 +91,9 @@ ROLE_PARENT = {
     "desktop": "desktop-base",
 }
 INFECTED = ("mail1", "dns1", "proxy1", "fileserver1", "desktop1", "desktop2")
-"""The machines that the incident reaches; cleaning changes each of them again."""
+"""Machines that *infected* changes; *cleaned* changes each of them too."""
 REPAIRED = ("mail1", "dns1", "proxy1", "fileserver1")
-"""Those of them that *restored* configures anew; a cleaned desktop needs nothing more."""
+"""Machines that *restored* changes; the desktops need no repair after *cleaned*."""
 
 CHANGED_BY = {"infected": INFECTED, "cleaned": INFECTED, "restored": REPAIRED}
 STATE_PARENT = {"infected": None, "cleaned": "infected", "restored": "cleaned"}
@@ -104,7 +105,7 @@ STATE_TEXT = {
 
 
 def image_levels() -> tuple[Level, ...]:
-    """All levels of the image tree, every parent before its children."""
+    """All levels of the image tree, parents before children."""
     levels = [
         _level("base", None, "base"),
         _level("server-base", "base", "base"),
@@ -182,7 +183,7 @@ def _machine_level(machine: Machine) -> Level:
 
 
 def _state_level(machine: str, state: str, parent: str) -> Level:
-    """The files of ``levels/<state>`` are on every changed machine, those of ``levels/<machine>-<state>`` on it."""
+    """Level of a machine in a state: files of ``levels/<state>`` (all machines) and ``levels/<machine>-<state>``."""
     name = f"{machine}-{state}"
     files = {
         "/etc/kigi/state": Entry(f"{state}\n".encode()),
@@ -202,7 +203,7 @@ def read_files(level: str) -> dict[str, Entry]:
         if path.is_symlink():
             entries[inside] = Entry(link=str(path.readlink()))
         elif path.is_file():
-            # git keeps one bit of the mode; a checkout's umask must not reach the guest.
+            # git stores only the executable bit; the umask of a checkout must not affect the guest.
             entries[inside] = Entry(path.read_bytes(), 0o755 if path.stat().st_mode & 0o100 else 0o644)
     return entries
 

@@ -1,1 +1,1 @@
-"""Endurance: the ten VMs of the tiny exercise run undisturbed, and every change beside heartbeats is reported."""
+"""The soak test: the ten VMs of the tiny exercise run undisturbed, and every change except heartbeats is reported."""

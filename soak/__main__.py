@@ -1,4 +1,4 @@
-"""``make soak``: ten VMs run undisturbed for an hour, and nothing but heartbeats may change."""
+"""``make soak``: ten VMs run undisturbed for an hour; only heartbeats may change during this time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.markup import escape
 from demo.targets import DemoFailed, Target
 from kigi.errors import KigiError
 from localcluster.build import binary
-from localcluster.full import Cluster, ClusterError
+from localcluster.cluster import Cluster, ClusterError
 from scenario.packages import BuildFailed
 from soak import checks, guests, report, stored
 from soak.model import Finding, Sample
@@ -29,13 +29,13 @@ _started = time.monotonic()
 _BROKEN = (DemoFailed, KigiError, ClusterError, BuildFailed, RuntimeError, OSError, subprocess.SubprocessError)
 
 
-def say(text: str) -> None:
-    """One line with the seconds since the start."""
+def progress(text: str) -> None:
+    """Print a line with the seconds since the start."""
     console.print(f"[dim]{time.monotonic() - _started:7.1f} s[/dim] {escape(text)}")
 
 
 def main() -> int:
-    """Exit status 0 if nothing but heartbeats changed, 1 if something did, 2 if the VMs could not be deployed."""
+    """Run the soak test; the exit status is 0 without findings, 1 with findings, 2 if the VMs could not be deployed."""
     options = _parser().parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if options.judge:
@@ -45,38 +45,43 @@ def main() -> int:
     cluster.up()
     target = Target(cluster.environment(), str(binary("kubectl")))
     try:
-        chapter = guests.deploy(cluster, target)
-        say("Ready; waiting for the guests' reports")
-        before = guests.reports(target, chapter)
+        published = guests.deploy(cluster, target)
+        progress("Ready; waiting for the guests' reports")
+        before = guests.reports(target, published)
     except _BROKEN as exc:
-        say(f"not deployed: {exc}")
+        progress(f"the VMs could not be deployed: {exc}")
         return 2
-    say(f"{len(before)} guests have reported; settling for {options.settle:.0f} s")
+    progress(f"{len(before)} guests have reported; waiting {options.settle:.0f} s before the first sample")
     time.sleep(options.settle)
     samples, findings = observe(cluster, target, options)
     findings += checks.find(samples)
     _save(options.out, samples, findings, cluster)
-    say("asking every guest again")
+    progress("requesting another report from every guest")
     findings += _guarded("guests", lambda: guests.ask_again(cluster, target, before))
-    say("deleting the deployment")
+    progress("deleting the deployment")
     findings += _guarded("removal", lambda: [*guests.remove(target), *guests.node_leftovers(cluster)])
     figures = _save(options.out, samples, findings, cluster)
     _show(figures, findings)
-    say(f"{len(findings)} findings in {figures['minutes']} minutes, {len(samples)} samples; report in {options.out}")
+    progress(
+        f"{len(findings)} findings in {figures['minutes']} minutes, {len(samples)} samples; report in {options.out}"
+    )
     return 1 if findings else 0
 
 
 def judge(path: Path) -> int:
-    """Decide on samples that were taken before; guests and removal are not among them. Exit status 1 with findings."""
+    """Check the samples of an earlier run, without its guests and its removal; the exit status is 1 with findings."""
     samples = stored.load(path)
     findings = checks.find(samples)
     _show(report.build(samples, findings, {}), findings)
-    say(f"{len(findings)} findings in {checks.span_s(samples) / 60:.1f} minutes, {len(samples)} samples")
+    progress(f"{len(findings)} findings in {checks.span_s(samples) / 60:.1f} minutes, {len(samples)} samples")
     return 1 if findings else 0
 
 
 def observe(cluster: Cluster, target: Target, options: argparse.Namespace) -> tuple[list[Sample], list[Finding]]:
-    """Samples of the given minutes, each written to ``samples.jsonl`` at once. An interrupt ends them: a finding."""
+    """Take samples for ``options.minutes`` and write each to ``samples.jsonl`` immediately.
+
+    An interrupt ends the sampling and is a finding.
+    """
     sampler = Sampler(cluster, target)
     samples: list[Sample] = []
     findings: list[Finding] = []
@@ -88,7 +93,7 @@ def observe(cluster: Cluster, target: Target, options: argparse.Namespace) -> tu
                 samples.append(sampler.take())
                 file.write(stored.line(samples[-1]))
                 file.flush()
-                _progress(samples)
+                _report_progress(samples)
                 if due > end:
                     break
                 time.sleep(max(0.0, due - time.monotonic()))
@@ -97,13 +102,13 @@ def observe(cluster: Cluster, target: Target, options: argparse.Namespace) -> tu
     return samples, findings
 
 
-def _progress(samples: list[Sample]) -> None:
-    """A line for each failure, and one every 20 samples."""
+def _report_progress(samples: list[Sample]) -> None:
+    """Print a line for each failure of the last sample, and one every 20 samples."""
     for failure in samples[-1].failures:
-        say(f"sample {len(samples)}: {failure}")
+        progress(f"sample {len(samples)}: {failure}")
     if len(samples) % 20 == 1:
         found = len(checks.find(samples)) if len(samples) > 1 else 0
-        say(f"sample {len(samples)}, taken in {samples[-1].took_s} s; {found} findings so far")
+        progress(f"sample {len(samples)}, taken in {samples[-1].took_s} s; {found} findings so far")
 
 
 def _show(figures: dict[str, Any], findings: list[Finding]) -> None:
@@ -128,11 +133,13 @@ def _save(out: Path, samples: list[Sample], findings: list[Finding], cluster: Cl
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60, help="time under observation (default 60)")
-    parser.add_argument("--settle", type=float, default=120, help="seconds before it (default 120)")
+    parser.add_argument("--minutes", type=float, default=60, help="duration of the sampling (default 60)")
+    parser.add_argument("--settle", type=float, default=120, help="seconds to wait before the sampling (default 120)")
     parser.add_argument("--every", type=float, default=15, help="seconds between two samples (default 15)")
     parser.add_argument("--out", type=Path, default=Path(".out/soak"), help="folder of samples.jsonl and report.json")
-    parser.add_argument("--judge", type=Path, metavar="FILE", help="decide again on this samples.jsonl; run nothing")
+    parser.add_argument(
+        "--judge", type=Path, metavar="FILE", help="check this samples.jsonl of an earlier run; runs no cluster"
+    )
     return parser
 
 

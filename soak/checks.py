@@ -1,4 +1,4 @@
-"""Decides from the samples what was not as it should be: pure functions, each from samples to findings."""
+"""Finds unexpected changes in the samples. Each check is a pure function from samples to findings."""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ from itertools import pairwise
 from soak.model import Finding, NodeState, ObjectState, Sample
 
 HEARTBEAT_KINDS = frozenset({"NodeCache", "Lease", "Node"})
-"""Kinds that are written again and again with nothing new: their writes are figures, not findings."""
+"""Kinds that are written periodically without new content: their writes are not findings."""
 WINDOW = 5
-"""Samples at each end of which the fewest or the least counts: connections of a pool, and heaps, breathe."""
+"""Number of samples at the start and at the end; descriptors and memory are compared by the minimum of each window,
+because pools of connections and heaps vary."""
 MAY_OPEN = 4
-"""Descriptors that a process may have more of at the end than at the start."""
+"""Number of descriptors that a process may gain between start and end."""
 WARM_S = 600.0
-"""Memory is compared from here on: imports, pools and caches are filled."""
+"""Memory is compared from this time on, when imports, pools and caches have been filled."""
 MAY_GROW_SHARE, MAY_GROW_BYTES = 0.10, 8 * 2**20
-"""A process may grow by the greater of the two."""
+"""A process may grow by the larger of these two."""
 LOG_LINES_PER_MINUTE, LOG_BYTES_PER_MINUTE = 6.0, 3072.0
-"""Most that one container may log on average while nothing changes."""
+"""Maximum that one container may log on average while the cluster does not change."""
 
 REPEATED_EVENTS = frozenset({("kubevirt", "AdvancedFeatureUse")})
-"""Namespace and reason of Warning Events that are no change. virt-operator repeats this one about every minute while
+"""Namespace and reason of Warning Events that are not findings. virt-operator repeats this one about every minute while
 ``infra.replicas`` of the KubeVirt object is set, as it is in the local cluster."""
 
 Check = Callable[[Sequence[Sample]], Iterator[Finding]]
 
 
 def find(samples: Sequence[Sample]) -> list[Finding]:
-    """All findings, in the order of the checks. The first sample is the baseline."""
+    """Findings of all checks, in their order. The first sample is the baseline."""
     return [finding for check in CHECKS for finding in check(samples)]
 
 
 def failed_samples(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """Parts that could not be read. Without two readable samples of a part nothing of it was checked."""
+    """Parts that could not be read, and parts that fewer than two samples have: these could not be compared."""
     for sample in samples:
         for failure in sample.failures:
             yield Finding("sample", failure.partition(":")[0], failure, sample.at_s)
     for part in ("objects", "events", "counts", "nodes"):
-        # No Event at all may be so, for Events expire; everything else has some.
+        # Events expire, so an empty list of them is valid; all other parts must have content.
         parts = [getattr(sample, part) for sample in samples]
         if sum(one is not None and (bool(one) or part == "events") for one in parts) < 2:
-            yield Finding("sample", part, f"fewer than two samples have {part}: nothing of them was compared")
+            yield Finding("sample", part, f"fewer than two samples have {part}: they could not be compared")
 
 
 def conditions(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """Status, reason, message or lastTransitionTime of a condition changed, or a condition came or went."""
+    """Status, reason, message or lastTransitionTime of a condition changed, or a condition was added or removed."""
     for sample, name, old, new in _object_pairs(samples):
         for kind in sorted(old.conditions.keys() | new.conditions.keys()):
             before, after = old.conditions.get(kind), new.conditions.get(kind)
@@ -55,7 +56,7 @@ def conditions(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def restarts(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """A container restarted, or another took its place."""
+    """A container restarted or was replaced."""
     for sample, name, old, new in _object_pairs(samples):
         for container in sorted(old.containers.keys() & new.containers.keys()):
             before, after = old.containers[container], new.containers[container]
@@ -65,7 +66,7 @@ def restarts(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def not_ready(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """A container of a pod that has not finished is not ready; reported at the first sample of each such stretch."""
+    """A container of an unfinished pod is not ready; reported at the first sample of each unready period."""
     before: set[tuple[str, str]] = set()
     for sample in samples:
         if sample.objects is None:
@@ -91,7 +92,7 @@ def phases(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def objects(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """An object appeared, vanished, or was made again."""
+    """An object was created, deleted or recreated."""
     for old, new in pairwise([sample for sample in samples if sample.objects is not None]):
         before, after = old.objects or {}, new.objects or {}
         for name in sorted(after.keys() - before.keys()):
@@ -100,11 +101,11 @@ def objects(samples: Sequence[Sample]) -> Iterator[Finding]:
             yield Finding("objects", name, "vanished", new.at_s)
         for name in sorted(before.keys() & after.keys()):
             if before[name].uid != after[name].uid:
-                yield Finding("objects", name, f"made again: uid {before[name].uid} became {after[name].uid}", new.at_s)
+                yield Finding("objects", name, f"recreated: uid {before[name].uid} became {after[name].uid}", new.at_s)
 
 
 def changes(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """Any other field of an object changed. Conditions have a check of their own."""
+    """A field other than a condition changed; ``conditions`` checks conditions."""
     for sample in samples[1:]:
         for change in sample.changes:
             if ".conditions" not in f".{change.path}":
@@ -112,7 +113,7 @@ def changes(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def writes(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """An object that has no heartbeat was written, be it without an effect: how often, and by which field managers."""
+    """An object without a heartbeat was written, even without effect; the text has the count and the field managers."""
     times: dict[str, int] = {}
     managers: dict[str, set[str]] = {}
     for _, name, old, new in _object_pairs(samples):
@@ -127,7 +128,7 @@ def writes(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def stored_objects(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """The API server stores more, or fewer, objects of a kind at the end than at the start; Events do not count."""
+    """The number of stored objects of a kind, except Events, differs between start and end."""
     readable = [sample for sample in samples if sample.counts]
     if len(readable) < 2:
         return
@@ -139,7 +140,7 @@ def stored_objects(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def warning_events(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """An Event of type Warning is new, or happened again."""
+    """An Event of type Warning is new or was repeated."""
     readable = [sample for sample in samples if sample.warnings is not None]
     for old, new in pairwise(readable):
         before = old.warnings or {}
@@ -153,7 +154,7 @@ def warning_events(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def mounts(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """A mount of a node came or went."""
+    """A node gained or lost a mount."""
     for sample, node, old, new in _node_pairs(samples):
         before, after = Counter(old.mounts), Counter(new.mounts)
         for name in sorted(before.keys() | after.keys()):
@@ -172,7 +173,7 @@ def processes(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def descriptors(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """A process has more open descriptors: the fewest of the last samples against the fewest of the first ones."""
+    """A process gained more than ``MAY_OPEN`` descriptors, by the minima of the first and the last window."""
     for name, series in process_series(samples, lambda process: process.descriptors).items():
         values = [value for _, value in series]
         if len(values) >= 2 * WINDOW:
@@ -194,7 +195,7 @@ def memory(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def log_rates(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """A container logs more than nothing but heartbeats explains."""
+    """A container logs more than an unchanged cluster explains."""
     minutes = span_s(samples) / 60
     for name, (lines, size_bytes, _, _) in log_totals(samples).items():
         if minutes and (lines / minutes > LOG_LINES_PER_MINUTE or size_bytes / minutes > LOG_BYTES_PER_MINUTE):
@@ -227,7 +228,7 @@ def span_s(samples: Sequence[Sample]) -> float:
 
 
 def log_totals(samples: Sequence[Sample]) -> dict[str, tuple[int, int, int, int]]:
-    """Container -> lines, bytes, warnings and errors since the first sample."""
+    """Container -> (lines, bytes, warnings, errors) logged since the first sample."""
     totals: dict[str, tuple[int, int, int, int]] = {}
     for sample in samples[1:]:
         for node in (sample.nodes or {}).values():
@@ -240,7 +241,7 @@ def log_totals(samples: Sequence[Sample]) -> dict[str, tuple[int, int, int, int]
 
 
 def process_series(samples: Sequence[Sample], figure: Callable[..., float]) -> dict[str, list[tuple[float, float]]]:
-    """``node program pid@start`` -> seconds and figure of each sample that has the process."""
+    """``node program pid@start`` -> (seconds, figure) of each sample with this process."""
     series: dict[str, list[tuple[float, float]]] = {}
     for sample in samples:
         for node, state in (sample.nodes or {}).items():
@@ -250,7 +251,7 @@ def process_series(samples: Sequence[Sample], figure: Callable[..., float]) -> d
 
 
 def _object_pairs(samples: Sequence[Sample]) -> Iterator[tuple[Sample, str, ObjectState, ObjectState]]:
-    """Later sample, object, and its states in two samples in a row that have it; unreadable samples are left out."""
+    """(later sample, object, earlier state, later state) of each object in consecutive readable samples."""
     for old, new in pairwise([sample for sample in samples if sample.objects is not None]):
         before, after = old.objects or {}, new.objects or {}
         for name in sorted(before.keys() & after.keys()):

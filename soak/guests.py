@@ -1,4 +1,4 @@
-"""Deploys the ten VMs of the tiny exercise, asks their guests, and removes them."""
+"""Deploys the ten VMs of the tiny exercise, checks the reports of their guests, and removes them."""
 
 from __future__ import annotations
 
@@ -11,38 +11,43 @@ from concurrent.futures import ThreadPoolExecutor
 from demo.__main__ import prepare
 from demo.console import read_guest
 from demo.serial import NoAnswer, ask, terminal
-from demo.story import NAME, Chapter, wait_ready
+from demo.steps import NAME, PublishedExercise, wait_ready
 from demo.targets import DemoFailed, Target, install_kigi
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 from soak.model import Finding
 
 NAMESPACE = "soak"
 _REPORT = re.compile(r"KIGI-GUEST (machine=[^\n]*)(\n?)")
 _FIELDS = ("machine", "state", "boot", "mac", "uuid", "serial")
-_LEAVE_S = 300.0
+_REMOVAL_S = 300.0
+"""Time in which all objects must disappear after the deletion."""
 _CONSOLES = 3
-"""Consoles at a time: two cores emulate ten guests."""
+"""Concurrency limit of open consoles: two cores emulate ten guests."""
 
 
-def deploy(cluster: Cluster, target: Target) -> Chapter:
-    """Kigi as it is now, and the first state with all machines on, Ready. Raises DemoFailed."""
+def deploy(cluster: Cluster, target: Target) -> PublishedExercise:
+    """Install the current Kigi, and deploy the first state with all machines until it is Ready. Raises DemoFailed."""
     cluster.load_kigi()
     install_kigi(target)
-    chapter = prepare(target, "tiny", NAMESPACE)
-    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
-    target.apply(kubernetes.system_deployment(NAME, chapter.manifest.systems[0].name, NAMESPACE))
+    published = prepare(target, "tiny", NAMESPACE)
+    target.apply(*kubernetes.system_nodes(published.manifest, NAMESPACE))
+    target.apply(kubernetes.system_deployment(NAME, published.manifest.systems[0].name, NAMESPACE))
     wait_ready(target, NAMESPACE, NAME)
-    return chapter
+    return published
 
 
-def reports(target: Target, chapter: Chapter) -> dict[str, dict[str, str]]:
-    """Machine -> fields of its guest's report, from the logs of the consoles. Raises DemoFailed if one is another's."""
-    machines = list(chapter.manifest.roles)
+def reports(target: Target, published: PublishedExercise) -> dict[str, dict[str, str]]:
+    """Machine -> fields of its guest's report, from the consoles' logs.
+
+    Raises DemoFailed if a guest reports nothing, or another machine or state than expected.
+    """
+    machines = list(published.manifest.roles)
     with ThreadPoolExecutor(_CONSOLES) as pool:
-        heard = list(pool.map(lambda machine: read_guest(target, NAMESPACE, _vm(machine)), machines))
-    found = dict(zip(machines, heard, strict=True))
-    expected = chapter.manifest.guests[chapter.manifest.systems[0].name]
+        found = dict(
+            zip(machines, pool.map(lambda name: read_guest(target, NAMESPACE, _vm(name)), machines), strict=True)
+        )
+    expected = published.manifest.guests[published.manifest.systems[0].name]
     for machine, fields in found.items():
         if (fields.get("machine"), fields.get("state")) != (machine, expected[machine].state):
             raise DemoFailed(f"{machine} reports {fields}, not machine={machine} state={expected[machine].state}")
@@ -50,7 +55,7 @@ def reports(target: Target, chapter: Chapter) -> dict[str, dict[str, str]]:
 
 
 def ask_again(cluster: Cluster, target: Target, before: Mapping[str, Mapping[str, str]]) -> list[Finding]:
-    """Findings of asking each guest on its serial console: no answer, or another boot or identity than before."""
+    """Request a report on each guest's serial console; no answer, another boot or another identity are findings."""
     with ThreadPoolExecutor(_CONSOLES) as pool:
         return [
             finding
@@ -63,15 +68,15 @@ def _ask(cluster: Cluster, target: Target, machine: str, before: Mapping[str, st
     command = [str(cluster.release.command("virtctl")), "console", "-n", NAMESPACE, _vm(machine)]
     environment = {**os.environ, **target.environment}
     try:
-        heard = ask(lambda: terminal(command, environment), "report", "KIGI-GUEST machine=")
+        output = ask(lambda: terminal(command, environment), "report", "KIGI-GUEST machine=")
     except (NoAnswer, OSError) as exc:
         return [Finding("guests", machine, str(exc))]
-    return compare(machine, before, heard)
+    return compare(machine, before, output)
 
 
-def compare(machine: str, before: Mapping[str, str], heard: str) -> list[Finding]:
-    """Findings of one guest by the last report in ``heard``; of a line that was cut, the last field does not count."""
-    last, whole = _REPORT.findall(heard.replace("\r", ""))[-1]
+def compare(machine: str, before: Mapping[str, str], output: str) -> list[Finding]:
+    """Findings of one guest from the last report in ``output``; the last field of an incomplete line is ignored."""
+    last, whole = _REPORT.findall(output.replace("\r", ""))[-1]
     fields = last.split() if whole else last.split()[:-1]
     now = dict(field.partition("=")[::2] for field in fields)
     return [
@@ -82,7 +87,7 @@ def compare(machine: str, before: Mapping[str, str], heard: str) -> list[Finding
 
 
 def remove(target: Target) -> list[Finding]:
-    """Delete the deployment and its namespace; findings of what is left of it in the cluster."""
+    """Delete the deployment and its namespace; objects that are left after ``_REMOVAL_S`` are findings."""
     findings = []
     for command in (
         ("delete", "systemdeployment", NAME, "-n", NAMESPACE, "--timeout=600s"),
@@ -92,14 +97,14 @@ def remove(target: Target) -> list[Finding]:
             target.kubectl(*command)
         except DemoFailed as exc:
             findings.append(Finding("removal", NAME, str(exc)))
-    deadline = time.monotonic() + _LEAVE_S
+    deadline = time.monotonic() + _REMOVAL_S
     while (left := leftovers(target)) and time.monotonic() < deadline:
         time.sleep(2)
-    return [*findings, *(Finding("removal", one, f"is left {_LEAVE_S:.0f} s after the deletion") for one in left)]
+    return [*findings, *(Finding("removal", one, f"exists {_REMOVAL_S:.0f} s after the deletion") for one in left)]
 
 
 def leftovers(target: Target) -> list[str]:
-    """Objects of the namespace, volumes, and overlays on the nodes that still exist."""
+    """Existing objects of the namespace, PersistentVolumes, and overlays that NodeCaches list."""
     kinds = "virtualmachines,virtualmachineinstances,persistentvolumeclaims,pods"
     left = [f"{one['kind']} {one['metadata']['name']}" for one in target.get(kinds, "-n", NAMESPACE)["items"]]
     selector = f"kigi.dev/namespace={NAMESPACE}"
@@ -111,7 +116,7 @@ def leftovers(target: Target) -> list[str]:
 
 
 def node_leftovers(cluster: Cluster) -> list[Finding]:
-    """Overlays and mounts of the namespace that are still on a node."""
+    """Overlays and mounts of the namespace that exist on a node, as findings."""
     script = f"ls /var/lib/kigi/volumes | grep '[.]{NAMESPACE}[.]'; grep '[.]{NAMESPACE}[.]' /proc/1/mountinfo; true"
     found = []
     for node in cluster.nodes():

@@ -1,4 +1,4 @@
-"""Values of one sample, as the checks read them and as ``samples.jsonl`` keeps them."""
+"""Values of a sample, for the checks and for ``samples.jsonl``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One entry of ``status.conditions``; heartbeat and probe times are left out."""
+    """One entry of ``status.conditions`` without heartbeat and probe times."""
 
     status: str
     reason: str = ""
@@ -31,23 +31,23 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class ObjectState:
-    """What one API object shows, without resourceVersion, generation and heartbeats."""
+    """Compared fields of one API object."""
 
     uid: str
     version: str
-    """resourceVersion: any write of the object changes it."""
+    """resourceVersion; every write of the object changes it."""
     phase: str = ""
-    """``status.phase``; of a VirtualMachine its printableStatus, of a Lease its holder."""
+    """``status.phase``; for a VirtualMachine its printableStatus, for a Lease its holder."""
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     containers: Mapping[str, Container] = field(default_factory=dict)
-    """Of a Pod."""
+    """Name -> container, for a Pod."""
     writers: Mapping[str, str] = field(default_factory=dict)
     """Field manager and subresource -> time of its last write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A field of an object that differs from the sample before; heartbeats are no changes."""
+    """A field of an object that differs from the previous sample; heartbeats do not count."""
 
     object: str
     path: str
@@ -68,24 +68,24 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class LogGrowth:
-    """What one container logged since the sample before."""
+    """Log output of one container since the previous sample."""
 
     lines: int = 0
     size_bytes: int = 0
     warnings: int = 0
     errors: int = 0
     examples: tuple[str, ...] = ()
-    """The first warnings and errors, cut."""
+    """The first warnings and errors, truncated."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What is read inside one node."""
+    """Observations inside one node."""
 
     mounts: tuple[str, ...]
-    """Sorted ``mount point (type)`` of the node's process 1; a place that is mounted twice is listed twice."""
+    """Sorted ``mount point (type)`` of the node's process 1; a path that is mounted twice is listed twice."""
     processes: Mapping[str, Process]
-    """``program pid@start`` -> figures: a process that is replaced has another key."""
+    """``program pid@start`` -> figures; a replacement of a process has another key."""
     logs: Mapping[str, LogGrowth]
     """``pod/container`` -> growth."""
 
@@ -102,7 +102,7 @@ class WarningEvent:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The cluster at one moment. A part that could not be read is None, and ``failures`` says why."""
+    """The cluster at one moment. A part that could not be read is None, and ``failures`` has the reason."""
 
     at_s: float
     """Seconds since the first sample."""
@@ -114,26 +114,26 @@ class Sample:
     """``Kind namespace/name`` -> state."""
     changes: tuple[Change, ...] = ()
     events: Mapping[str, int] | None = None
-    """``type reason object`` -> how often it happened, while the API server keeps the Event."""
+    """``type reason object`` -> number of occurrences of the Event, until the API server expires it."""
     warnings: Mapping[str, WarningEvent] | None = None
     """uid of the Event -> Event."""
     counts: Mapping[str, int] | None = None
-    """Resource -> number of stored objects, from the API server's metrics, which lag by up to a minute."""
+    """Resource -> number of stored objects, from the API server's metrics, which are up to a minute old."""
     nodes: Mapping[str, NodeState] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All of it."""
+        """All fields, for one line of ``samples.jsonl``."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that changed, grew or failed while nothing but heartbeats should have."""
+    """An unexpected change, growth or failure."""
 
     check: str
-    """Which check, e.g. ``restarts``."""
+    """Name of the check, such as ``restarts``."""
     subject: str
-    """Which object, process or container."""
+    """Name of the object, process or container."""
     text: str
     at_s: float | None = None
-    """When, in seconds since the first sample; None: over the whole run."""
+    """Seconds since the first sample; None: concerns the whole run."""

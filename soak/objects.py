@@ -1,4 +1,4 @@
-"""Reduces API objects to the states that are compared; pure."""
+"""Reduces API objects to comparable states; pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from soak.model import Change, Condition, Container, ObjectState, WarningEvent
 
 _CUT = 200
-"""Characters of a value that a change keeps."""
+"""Maximum length of a value in a change."""
 _METADATA = ("name", "namespace", "uid", "labels", "annotations", "finalizers", "deletionTimestamp", "ownerReferences")
 _HEARTBEAT_KEYS = frozenset({"lastHeartbeatTime", "lastProbeTime", "renewTime", "observedGeneration"})
 _HEARTBEATS: Mapping[str, frozenset[str]] = {
-    # The free bytes of the node's file system change with everything that the machine does.
+    # Every write on the machine changes the free bytes of the node's file system.
     "NodeCache": frozenset({"freeBytes"}),
     # virt-handler's heartbeat, and the kubelet's list of images.
     "Node": frozenset({"kubevirt.io/heartbeat", "images", "volumesInUse", "volumesAttached"}),
@@ -22,18 +22,18 @@ _HEARTBEATS: Mapping[str, frozenset[str]] = {
 _COUNT = re.compile(r"^(apiserver_resource_objects|apiserver_storage_objects)\{([^}]*)\} ([-+.\de]+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 UNCOUNTED = frozenset({"events", "events.events.k8s.io"})
-"""Resources whose number changes by itself: Events expire."""
+"""Resources whose number changes without a cause: Events expire."""
 
 
 def key(item: Mapping[str, Any]) -> str:
-    """``Kind namespace/name``, or ``Kind name`` of a cluster-scoped object."""
+    """``Kind namespace/name``, or ``Kind name`` for a cluster-scoped object."""
     metadata = item["metadata"]
     namespace = f"{metadata['namespace']}/" if metadata.get("namespace") else ""
     return f"{item['kind']} {namespace}{metadata['name']}"
 
 
 def state(item: Mapping[str, Any]) -> ObjectState:
-    """The state of one object, as ``kubectl get -o json --show-managed-fields`` gives it."""
+    """State of an object from ``kubectl get -o json --show-managed-fields``."""
     metadata, status = item["metadata"], item.get("status") or {}
     spec = item.get("spec") or {}
     phase = status.get("phase") or status.get("printableStatus") or ""
@@ -50,7 +50,7 @@ def state(item: Mapping[str, Any]) -> ObjectState:
 
 
 def essence(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The object without what a heartbeat or a mere write changes: what `differences` compares."""
+    """The object without the fields that heartbeats and writes without effect change; input of `differences`."""
     kept: dict[str, Any] = {name: value for name, value in item.items() if name != "metadata"}
     kept["metadata"] = {name: item["metadata"][name] for name in _METADATA if name in item["metadata"]}
     dropped = _HEARTBEAT_KEYS | _HEARTBEATS.get(item["kind"], frozenset())
@@ -61,7 +61,7 @@ def essence(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(name: str, old: Any, new: Any, path: str = "") -> Iterable[Change]:
-    """Every field in which two essences of one object differ, by the path of the smallest differing part."""
+    """Every field in which two essences of one object differ, with the path of the smallest differing part."""
     if isinstance(old, dict) and isinstance(new, dict):
         for field in sorted(old.keys() | new.keys()):
             yield from differences(name, old.get(field), new.get(field), f"{path}.{field}")
@@ -73,7 +73,7 @@ def differences(name: str, old: Any, new: Any, path: str = "") -> Iterable[Chang
 
 
 def event_counts(items: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """``type reason object`` -> how often it happened."""
+    """``type reason object`` -> number of occurrences."""
     counts: dict[str, int] = {}
     for item in items:
         name = f"{item.get('type', '')} {item.get('reason', '')} {_involved(item)}"

@@ -1,7 +1,7 @@
-"""What a node shows of mounts, Kigi's processes and their logs, as JSON; runs inside the node by its path.
+"""Script that runs inside a node and prints its mounts, Kigi's processes and their logs as JSON.
 
-Takes one argument, a JSON object: ``offsets`` maps each log file to the bytes that were read of it. null: nothing was
-read yet, and all files are taken as read to their ends. Needs nothing but the standard library.
+The argument is a JSON object: ``offsets`` maps each log file to the number of bytes read so far. null: nothing was read
+yet; the script then reads nothing and returns the ends of all files. It uses the standard library only.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ PROC = Path("/proc")
 LOGS = Path("/var/log/pods")
 SYSTEM_NAMESPACE = "kigi-system"
 SIDECAR = "hook-sidecar"
-"""KubeVirt names the containers of hooks so, with a number."""
+"""Prefix of the names of KubeVirt's hook containers; a number follows."""
 MAX_READ = 4 * 2**20
-"""Bytes of one file that are looked at in one run; the rest counts as bytes only."""
+"""Bytes of one file that one run examines; of the rest only the size counts."""
 _EXAMPLES, _CUT = 5, 400
 _PLAIN_ERROR = re.compile(r"\b(error|exception|traceback|refused|cannot|fatal|panic)\b", re.IGNORECASE)
 _PLAIN_WARNING = re.compile(r"\bwarn(ing)?\b", re.IGNORECASE)
 
 
 def main() -> None:
-    """Print everything."""
+    """Print mounts, processes, growth of logs and the next offsets as one JSON object."""
     offsets: dict[str, int] | None = json.loads(sys.argv[1])["offsets"]
     logs, read = read_logs(LOGS, offsets)
     print(json.dumps({"mounts": mounts((PROC / "1/mountinfo").read_text()), "processes": processes(), "logs": logs,
@@ -55,12 +55,12 @@ def processes(proc: Path = PROC) -> dict[str, dict[str, float]]:
                     fields = (path / "stat").read_text().rpartition(")")[2].split()
                     found[f"{program} {path.name}@{fields[19]}"] = _figures(path, fields)
             except OSError:
-                continue  # it ended meanwhile
+                continue  # the process has ended
     return found
 
 
 def program_of(command_line: bytes) -> str | None:
-    """Which of Kigi's programs runs: as the command itself, or as the script of an interpreter."""
+    """Name of Kigi's program with this command line, run directly or by an interpreter; None for other programs."""
     arguments = command_line.decode(errors="replace").split("\0")
     return next((name for name in map(os.path.basename, arguments[:3]) if name in PROGRAMS), None)
 
@@ -75,7 +75,7 @@ def _figures(path: Path, stat: list[str]) -> dict[str, float]:
 
 
 def read_logs(root: Path, offsets: Mapping[str, int] | None) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """Growth of each of Kigi's containers since ``offsets``, and the next offsets.
+    """``pod/container`` -> growth of its logs since ``offsets``, and the next offsets.
 
     A file that is shorter than its offset was rotated and is read from its start.
     """
@@ -96,7 +96,7 @@ def read_logs(root: Path, offsets: Mapping[str, int] | None) -> tuple[dict[str, 
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    """``pod/container`` and log file. The kubelet's layout: ``NAMESPACE_POD_UID/CONTAINER/RESTARTS.log``."""
+    """(``namespace/pod/container``, log file); the kubelet's layout is ``NAMESPACE_POD_UID/CONTAINER/RESTARTS.log``."""
     for file in sorted(root.glob("*/*/*.log")):
         namespace, pod, _ = file.parent.parent.name.split("_")
         container = file.parent.name
@@ -115,7 +115,10 @@ def _count(entry: dict[str, Any], text: str) -> None:
 
 
 def severity(line: str) -> str | None:
-    """``errors``, ``warnings`` or None of a line of a CRI log (time, stream, tag, text), by its JSON level or words."""
+    """``errors``, ``warnings`` or None for a line of a CRI log (time, stream, tag, text).
+
+    Decided by the JSON field ``level``, or by words of a plain text.
+    """
     text = line.split(" ", 3)[-1]
     try:
         level = str(json.loads(text)["level"]).lower()

@@ -1,4 +1,4 @@
-"""Figures of a run, as a table for the terminal and as JSON; pure."""
+"""Figures of a run: tables for the terminal, and JSON; pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from soak import checks
 from soak.model import Finding, Process, Sample
 
 _SHOWN = 3
-"""Findings of one check and subject that the terminal shows; report.json has all."""
+"""Maximum number of findings per check and subject on the terminal; report.json has all."""
 
 
 def build(samples: Sequence[Sample], findings: Sequence[Finding], context: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of report.json."""
+    """Content of report.json; ``context`` adds fields."""
     minutes = checks.span_s(samples) / 60
     return {
         **context,
@@ -36,7 +36,7 @@ def build(samples: Sequence[Sample], findings: Sequence[Finding], context: Mappi
 
 
 def process_figures(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """Process -> descriptors and MiB at both ends (fewest of a window), the most MiB, and CPU seconds per minute."""
+    """Process -> descriptors and MiB at start and end (minimum of a window), maximum MiB, CPU seconds per minute."""
     minutes = checks.span_s(samples) / 60
     figures = {}
     for name, series in checks.process_series(samples, lambda process: process).items():
@@ -54,7 +54,7 @@ def process_figures(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
 
 
 def log_figures(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """Container -> lines and bytes a minute, warnings and errors."""
+    """Container -> lines and bytes per minute, number of warnings and errors."""
     minutes = checks.span_s(samples) / 60 or 1.0
     return {
         name: {
@@ -68,7 +68,7 @@ def log_figures(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
 
 
 def write_figures(samples: Sequence[Sample]) -> dict[str, int]:
-    """Object -> intervals in which it was written, heartbeats included."""
+    """Object -> number of intervals between samples in which it was written, heartbeats included."""
     times: dict[str, int] = {}
     readable = [sample.objects for sample in samples if sample.objects is not None]
     for old, new in pairwise(readable):
@@ -79,8 +79,8 @@ def write_figures(samples: Sequence[Sample]) -> dict[str, int]:
 
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
-    """Processes and logs, one row each."""
-    processes = Table(title="Kigi's processes, first and last", title_justify="left")
+    """Tables of processes and logs, with one row per process and container."""
+    processes = Table(title="Kigi's processes at start and end", title_justify="left")
     for column in ("process", "descriptors", "MiB", "most MiB", "CPU s/min"):
         processes.add_column(column, justify="left" if column == "process" else "right")
     for name, one in sorted(report["processes"].items()):
@@ -102,7 +102,7 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
-    """Findings for the terminal: a few of each check and subject, and how many more."""
+    """Findings as lines for the terminal; more than ``_SHOWN`` of one check and subject are summed up."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.check, finding.subject), []).append(finding)

@@ -1,4 +1,4 @@
-"""Takes samples of a running cluster: the API by kubectl, the nodes by a probe inside each of them."""
+"""Takes samples of a running cluster: API objects by kubectl, nodes by a probe inside each node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from demo.targets import DemoFailed, Target
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.node import Node
 from soak import objects
 from soak.model import Change, LogGrowth, NodeState, ObjectState, Process, Sample, WarningEvent
@@ -24,7 +24,7 @@ KINDS = (
     *("persistentvolumeclaims", "deployments.apps", "daemonsets.apps", "nodes", "leases.coordination.k8s.io"),
 )
 REQUEST_S, KUBECTL_S = 20, 60
-"""Limits of one request, and of all requests of one kubectl."""
+"""Timeout of one request, and of one kubectl command with all its requests."""
 PROBE_S = 45
 _PROBE = Path(__file__).with_name("probe.py")
 _ERRORS = (DemoFailed, RuntimeError, OSError, ValueError, KeyError, subprocess.SubprocessError)
@@ -32,7 +32,7 @@ _Part = TypeVar("_Part")
 
 
 class Sampler:
-    """Takes one sample after the other; keeps what the next one is compared with."""
+    """Takes samples; keeps objects and log offsets of the previous sample for the comparison with the next one."""
 
     def __init__(self, cluster: Cluster, target: Target) -> None:
         self._target = target
@@ -43,7 +43,7 @@ class Sampler:
         self._started = time.monotonic()
 
     def take(self) -> Sample:
-        """One sample. A part that fails is None in it, and never raises: its error is in ``failures``."""
+        """Take one sample. Does not raise: a part that cannot be read is None, with its error in ``failures``."""
         began = time.monotonic()
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
         failures: list[str] = []
@@ -65,9 +65,9 @@ class Sampler:
         )
 
     def _objects(self) -> tuple[dict[str, ObjectState], tuple[Change, ...]]:
-        """States of all objects, and changes since the last sample that could be read.
+        """States of all objects, and changes since the last readable sample.
 
-        Objects that appeared or vanished are not among the changes.
+        Created and deleted objects are not among the changes.
         """
         items = self._get(",".join(self._kinds), "--show-managed-fields")
         states = {objects.key(item): objects.state(item) for item in items}
@@ -102,7 +102,7 @@ class Sampler:
 
 
 def node_state(answer: Mapping[str, Any]) -> NodeState:
-    """The probe's answer as values."""
+    """NodeState from the JSON output of ``probe.py``."""
     return NodeState(
         mounts=tuple(answer["mounts"]),
         processes={name: Process(**figures) for name, figures in answer["processes"].items()},

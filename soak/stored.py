@@ -1,4 +1,4 @@
-"""Samples in ``samples.jsonl``, one a line, and back."""
+"""Writes samples to ``samples.jsonl``, one per line, and reads them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _Part = TypeVar("_Part")
 
 
 def line(sample: Sample) -> str:
-    """The sample as one line of JSON."""
+    """The sample as one line of JSON, with a newline."""
     return json.dumps(sample.to_json(), sort_keys=True) + "\n"
 
 
 def load(path: Path) -> list[Sample]:
-    """All samples of a file. Raises ValueError, KeyError or TypeError if it is not one of this version."""
+    """All samples of a file. Raises ValueError, KeyError or TypeError for a file of another format."""
     with path.open() as file:
         return [_sample(json.loads(text)) for text in file]
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The same cluster as `python -m localcluster`, with kind, KubeVirt's release and `docker build` in the places of the
-# parts that are built there from source. Needs docker, kind and kubectl.
+# The same cluster as `python -m localcluster`, but with kind, KubeVirt's release and `docker build` instead of programs
+# built from source. Needs docker, kind and kubectl.
 #
-#   cluster.sh up      create it, install KubeVirt, load kigi:dev, start an S3 server beside it
+#   cluster.sh up      create the cluster, install KubeVirt, load kigi:dev, start an S3 server
 #   cluster.sh image   build kigi:dev again and load it
 #   cluster.sh env     shell lines with KUBECONFIG and the S3 settings
-#   cluster.sh down    remove it all
+#   cluster.sh down    remove the cluster, the S3 server and their files
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -32,7 +32,7 @@ up() {
         kind create cluster --config "$here/kind.yaml" --kubeconfig "$kubeconfig" --wait 5m
     fi
     if ! docker inspect "$server" >/dev/null 2>&1; then
-        # On kind's own network: pods and this machine reach it by the same address.
+        # On kind's network: pods and this machine reach it at the same address.
         docker run --detach --name "$server" --network kind --volume "$state/s3:/data" \
             --env ROOT_ACCESS_KEY="$access_key" --env ROOT_SECRET_KEY="$secret_key" \
             "$versitygw" --port :9000 posix --sidecar /tmp /data
@@ -59,8 +59,8 @@ environment() {
 down() {
     kind delete cluster --name "$cluster" --kubeconfig "$kubeconfig"
     docker rm --force "$server" >/dev/null 2>&1 || true
-    # Containers wrote below these as root.
-    rm -rf "$state" || echo "remove $state and /var/lib/kigi-kind as root" >&2
+    # Containers wrote to these directories as root.
+    rm -rf "$state" || echo "not removed: delete $state and /var/lib/kigi-kind as root" >&2
 }
 
 case ${1:-} in

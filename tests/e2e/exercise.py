@@ -13,12 +13,12 @@ from typing import Any
 from demo.__main__ import prepare
 from demo.console import read_report
 from demo.serial import ask, terminal
-from demo.story import NAME, Chapter, wait_ready
+from demo.steps import NAME, PublishedExercise, wait_ready
 from demo.targets import SYSTEM_NAMESPACE, Target, install_kigi
 from kigi.domain.names import API_VERSION
 from localcluster.bounded import run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 
 RUNNING = ("mail1", "desktop1")
@@ -42,14 +42,14 @@ class Exercise:
 
     cluster: Cluster
     target: Target
-    chapter: Chapter
+    published: PublishedExercise
     deployment: str = NAME
     index: int = 0
 
     @property
     def namespace(self) -> str:
         """Of everything."""
-        return self.chapter.namespace
+        return self.published.namespace
 
     def vm(self, machine: str) -> str:
         """Name of a machine's VM."""
@@ -178,8 +178,8 @@ def tiny_exercise(cluster: Cluster, namespace: str) -> Iterator[Exercise]:
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
-    chapter = prepare(target, "tiny", namespace)
-    target.apply(*kubernetes.system_nodes(chapter.manifest, namespace))
-    yield Exercise(cluster, target, chapter)
+    published = prepare(target, "tiny", namespace)
+    target.apply(*kubernetes.system_nodes(published.manifest, namespace))
+    yield Exercise(cluster, target, published)
     target.kubectl("delete", "systemdeployment", "--all", "-n", namespace, "--timeout=600s")
     target.kubectl("delete", "namespace", namespace, "--timeout=300s")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 from tests.e2e.exercise import RUNNING, Exercise, eventually, tiny_exercise
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from tests.support.guests import layered_disk
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

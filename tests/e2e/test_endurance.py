@@ -24,7 +24,7 @@ from kigi.mirror.records import CACHE_SILENT_AFTER
 from kigi_cache.node.kube import REQUEST_TIMEOUT_S, WATCH_S
 from kigi_cache.node.node_cache import API_SILENCE_S
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 from tests.e2e.exercise import Exercise, eventually
 
@@ -71,10 +71,10 @@ def exercise(cluster: Cluster) -> Exercise:
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
-    chapter = prepare(target, "tiny", NAMESPACE)
+    published = prepare(target, "tiny", NAMESPACE)
     target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
-    target.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
-    return Exercise(cluster, target, chapter)
+    target.apply(*kubernetes.system_nodes(published.manifest, NAMESPACE))
+    return Exercise(cluster, target, published)
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 import pytest
 
 from demo.__main__ import prepare
-from demo.story import NAME, wait_ready
+from demo.steps import NAME, wait_ready
 from demo.targets import Target, install_kigi
 from kigi.domain.names import API_VERSION
 from localcluster.bounded import DOWNLOAD_S, run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.paths import cache_dir
 from scenario import packages, tiny
 from tests.e2e.exercise import Exercise
@@ -33,8 +33,8 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
-    chapter = prepare(target, "tiny", NAMESPACE)
-    image = chapter.manifest.systems[0].machines[MACHINE]
+    published = prepare(target, "tiny", NAMESPACE)
+    image = published.manifest.systems[0].machines[MACHINE]
     disk = tmp_path_factory.mktemp("efi") / "disk.raw"
     source = cache_dir() / "demo" / "tiny" / f"{image}.qcow2"
     run(["qemu-img", "convert", "-O", "raw", source, disk], timeout_s=DOWNLOAD_S)
@@ -47,7 +47,7 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     machines = [{"name": MACHINE, "image": {"name": "efi"}, "template": template}]
     meta = {"name": "efi", "namespace": NAMESPACE}
     target.apply({"apiVersion": API_VERSION, "kind": "SystemNode", "metadata": meta, "spec": {"machines": machines}})
-    yield Exercise(cluster, target, chapter)
+    yield Exercise(cluster, target, published)
     target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
     target.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
 

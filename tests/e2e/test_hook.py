@@ -16,7 +16,7 @@ import pytest
 from demo.targets import Target
 from localcluster import kubevirt
 from localcluster.bounded import QUICK_S
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from tests.e2e.exercise import RUNNING, Exercise, eventually, tiny_exercise
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 import pytest
 
 from demo.__main__ import prepare
-from demo.story import NAME
+from demo.steps import NAME
 from demo.targets import DemoFailed, Target, install_kigi
 from kigi.planning.plugin import build_plugin
 from localcluster.bounded import QUICK_S, run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 from tests.e2e.exercise import RUNNING, Exercise, eventually
 
@@ -35,9 +35,9 @@ def target(cluster: Cluster) -> Target:
 
 @pytest.fixture(scope="module")
 def exercise(cluster: Cluster, target: Target) -> Iterator[Exercise]:
-    chapter = prepare(target, "tiny")
-    target.apply(*kubernetes.system_nodes(chapter.manifest, chapter.namespace))
-    one = Exercise(cluster, target, chapter)
+    published = prepare(target, "tiny")
+    target.apply(*kubernetes.system_nodes(published.manifest, published.namespace))
+    one = Exercise(cluster, target, published)
     one.apply("infected")
     one.wait_ready()
     yield one
@@ -52,11 +52,11 @@ def identity(exercise: Exercise) -> dict[str, dict[str, str]]:
 
 def test_guests_say_which_machine_and_state_they_are(exercise: Exercise, identity: dict[str, dict[str, str]]) -> None:
     for name in RUNNING:
-        state = exercise.chapter.manifest.guests["infected"][name].state
+        state = exercise.published.manifest.guests["infected"][name].state
         exercise.says(name, machine=name, state=state, boot="1")
         assert exercise.machine(name)["state"] == "Running"
     assert len({each["mac"] for each in identity.values()}) == len(RUNNING)
-    others = set(exercise.chapter.manifest.roles) - set(RUNNING)
+    others = set(exercise.published.manifest.roles) - set(RUNNING)
     assert {exercise.machine(name)["state"] for name in others} == {"Stopped"}
 
 
@@ -137,7 +137,7 @@ def test_a_switch_and_back_changes_the_state_and_not_the_identity(
         exercise.apply(state, {"mail1": {"reset": "one"}})
         exercise.wait_ready()
         for name in RUNNING:
-            expected = exercise.chapter.manifest.guests[state][name].state
+            expected = exercise.published.manifest.guests[state][name].state
             exercise.says(name, machine=name, state=expected, boot="1", **identity[name])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from tests.e2e.exercise import RUNNING, Exercise, eventually, tiny_exercise
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
@@ -101,7 +101,7 @@ def test_twenty_switches_leak_nothing(exercise: Exercise) -> None:
         print(f"switch {number}: {_told(looks[-1])}")
     eventually(lambda: Remains.of(exercise) == before, f"{before} again, now {Remains.of(exercise)}", 180)
     for name in RUNNING:
-        exercise.says(name, state=exercise.chapter.manifest.guests["infected"][name].state, boot="1")
+        exercise.says(name, state=exercise.published.manifest.guests["infected"][name].state, boot="1")
         assert exercise.machine(name)["revision"] == SWITCHES + 1
     print(f"after: {Remains.of(exercise)}")
     first, last = looks[WARM - 1], looks[-1]

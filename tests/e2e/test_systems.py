@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from demo.console import read_guest
-from demo.story import NAME
-from localcluster.full import Cluster
+from demo.steps import NAME
+from localcluster.cluster import Cluster
 from scenario import kubernetes
 from tests.e2e.exercise import Exercise, eventually, tiny_exercise
 
@@ -46,7 +46,7 @@ def two_instances(reset: str = "never") -> dict[str, Any]:
 def check_guests(exercise: Exercise, state: str, boot: str = "1") -> dict[str, dict[str, str]]:
     """Every guest of the first instance says that it is that machine in that state; what it says of its hardware."""
     identity = {}
-    for name, guest in exercise.chapter.manifest.guests[state].items():
+    for name, guest in exercise.published.manifest.guests[state].items():
         said = exercise.says(name, machine=name, state=guest.state, marker=guest.marker, boot=boot)
         identity[name] = {key: said[key] for key in ("mac", "uuid", "serial")}
     return identity
@@ -70,7 +70,7 @@ def uids(exercise: Exercise, instance: int) -> dict[str, str]:
 def test_ten_guests_say_which_machine_and_state_they_are(
     exercise: Exercise, identity: dict[str, dict[str, str]]
 ) -> None:
-    assert len(uids(exercise, 0)) == len(exercise.chapter.manifest.roles) == len(identity) == MACHINES
+    assert len(uids(exercise, 0)) == len(exercise.published.manifest.roles) == len(identity) == MACHINES
     for key in ("mac", "uuid", "serial"):
         assert len({each[key] for each in identity.values()}) == MACHINES
 
@@ -97,7 +97,7 @@ def test_a_switch_changes_just_the_machines_that_differ(
     before = uids(exercise, 0)
     deploy(exercise, new)
     after = uids(exercise, 0)
-    guests = exercise.chapter.manifest.guests
+    guests = exercise.published.manifest.guests
     changed = {name for name in guests[new] if guests[new][name].image != guests[old][name].image}
     assert changed
     assert {name for name in after if after[name] != before[name]} == changed
@@ -135,7 +135,7 @@ def test_a_system_that_is_off_has_disks_and_no_vms_running(exercise: Exercise) -
     deploy(exercise, "infected", running=False)
     eventually(lambda: uids(exercise, 0) == {}, "the VMs' end", 300)
     count = int(exercise.node(f"ls /var/lib/kigi/volumes | grep -c '[.]{NAMESPACE}[.]' || true"))
-    assert count == len(exercise.chapter.manifest.roles)
+    assert count == len(exercise.published.manifest.roles)
 
 
 def test_it_comes_on_again_with_its_writes_and_its_identity(

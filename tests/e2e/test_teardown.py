@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from localcluster.bounded import QUICK_S, run
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.paths import state_dir
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

@@ -14,7 +14,7 @@ from demo.__main__ import prepare
 from demo.targets import DemoFailed, Target, install_kigi
 from localcluster.bounded import QUICK_S, run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.multus import add_multus, bridge_attachment
 from tests.e2e.exercise import Exercise, eventually
 
@@ -30,18 +30,18 @@ def lab(cluster: Cluster) -> Iterator[Exercise]:
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
-    chapter = prepare(target, "tiny")
-    machines = chapter.manifest.systems[0].machines
+    published = prepare(target, "tiny")
+    machines = published.manifest.systems[0].machines
     instancetype = {
         "apiVersion": "instancetype.kubevirt.io/v1beta1",
         "kind": "VirtualMachineInstancetype",
-        "metadata": {"name": "small", "namespace": chapter.namespace},
+        "metadata": {"name": "small", "namespace": published.namespace},
         "spec": {"cpu": {"guest": 1}, "memory": {"guest": "112Mi"}},
     }
     preference = {
         "apiVersion": "instancetype.kubevirt.io/v1beta1",
         "kind": "VirtualMachinePreference",
-        "metadata": {"name": "random", "namespace": chapter.namespace},
+        "metadata": {"name": "random", "namespace": published.namespace},
         "spec": {"devices": {"preferredRng": {}}},
     }
     target.apply(
@@ -50,7 +50,7 @@ def lab(cluster: Cluster) -> Iterator[Exercise]:
         _object(
             "SystemNode",
             STATE,
-            chapter.namespace,
+            published.namespace,
             machines=[
                 {
                     "name": "store",
@@ -72,8 +72,8 @@ def lab(cluster: Cluster) -> Iterator[Exercise]:
             ],
         ),
     )
-    deploy(target, chapter.namespace, isolation="Instances")
-    one = Exercise(cluster, target, chapter)
+    deploy(target, published.namespace, isolation="Instances")
+    one = Exercise(cluster, target, published)
     yield one
     target.kubectl("delete", "systemdeployment", "--all", "-n", one.namespace, "--timeout=600s")
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from demo.__main__ import prepare
-from demo.story import Chapter, wait_ready
+from demo.steps import PublishedExercise, wait_ready
 from demo.targets import Target, install_kigi
 from kigi.domain.names import API_VERSION
 from localcluster import node
 from localcluster.bounded import DOWNLOAD_S, QUICK_S, run
 from localcluster.build import binary
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from localcluster.paths import cache_dir
 from scenario import kubernetes
 from tests.e2e.exercise import Exercise, eventually
@@ -41,19 +41,19 @@ def target(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     found = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(found)
     eventually(lambda: len(found.get("nodecaches")["items"]) == 2, "both nodes' caches", 120)
-    chapter = prepare(found, "tiny", NAMESPACE)
-    found.apply(*kubernetes.system_nodes(chapter.manifest, NAMESPACE))
-    publish_fresh(found, chapter, tmp_path_factory.mktemp("fresh"))
+    published = prepare(found, "tiny", NAMESPACE)
+    found.apply(*kubernetes.system_nodes(published.manifest, NAMESPACE))
+    publish_fresh(found, published, tmp_path_factory.mktemp("fresh"))
     yield found
     found.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
     found.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
 
 
-def publish_fresh(target: Target, chapter: Chapter, directory: Path) -> None:
+def publish_fresh(target: Target, published: PublishedExercise, directory: Path) -> None:
     """A state whose layer no node has seen, whatever other tests have left in the caches."""
     image = f"{MACHINE}-infected"
     layers, disk = cache_dir() / "published", directory / "fresh.qcow2"
-    below = layers / f"{chapter.digests[image].removeprefix('sha256:')}.qcow2"
+    below = layers / f"{published.digests[image].removeprefix('sha256:')}.qcow2"
     _output("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", disk)
     size = int(json.loads(_output("qemu-img", "info", "--output=json", disk))["virtual-size"])
     _output("qemu-io", "-c", f"write -P {os.urandom(1)[0] | 1} {size - CLUSTER} {CLUSTER - 512}", str(disk))
@@ -104,8 +104,8 @@ def running_on(target: Target, name: str) -> list[str]:
 
 
 def exercise(cluster: Cluster, target: Target, name: str, index: int = 0) -> Exercise:
-    chapter = prepare(target, "tiny", NAMESPACE)
-    return Exercise(cluster, target, chapter, deployment=name, index=index)
+    published = prepare(target, "tiny", NAMESPACE)
+    return Exercise(cluster, target, published, deployment=name, index=index)
 
 
 def test_an_instance_goes_where_its_layers_are(cluster: Cluster, target: Target) -> None:

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from demo.story import Chapter
+from demo.steps import PublishedExercise
 from demo.targets import Target
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from tests.e2e import exercise
 from tests.e2e.exercise import Exercise, eventually
 
@@ -41,8 +41,8 @@ class Api:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Exercise:
     monkeypatch.setattr(exercise.time, "sleep", lambda _: None)
-    chapter = SimpleNamespace(namespace="ns")
-    return Exercise(cast(Cluster, None), cast(Target, Api()), cast(Chapter, chapter))
+    published = SimpleNamespace(namespace="ns")
+    return Exercise(cast(Cluster, None), cast(Target, Api()), cast(PublishedExercise, published))
 
 
 def test_the_next_run_is_waited_for_before_its_guest_is_asked(store: Exercise) -> None:
@@ -57,6 +57,6 @@ def test_the_next_run_is_waited_for_before_its_guest_is_asked(store: Exercise) -
 def test_an_error_names_what_was_waited_for_and_what_was_heard_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exercise.time, "sleep", lambda _: None)
     monkeypatch.setattr(exercise, "eventually", lambda check, what: eventually(check, what, 0.05))
-    one = Exercise(cast(Cluster, None), cast(Target, Api()), cast(Chapter, SimpleNamespace(namespace="ns")))
+    one = Exercise(cast(Cluster, None), cast(Target, Api()), cast(PublishedExercise, SimpleNamespace(namespace="ns")))
     with pytest.raises(AssertionError, match=r"a report of store with .*boot.*7.*; last: .*'boot': '1'"):
         one.says("store", boot="7")

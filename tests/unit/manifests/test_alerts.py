@@ -1,4 +1,4 @@
-"""Every alert asks for metrics that exist, and has a page that says what to do."""
+"""Every alert uses existing metrics and has a runbook page with the steps of its mitigation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RULES: list[dict[str, Any]] = [
     for rule in group["rules"]
 ]
 RUNBOOK = ROOT / "docs/runbook"
-HEADINGS = ["What it says", "What it means for users", "Look", "Do"]
+HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 
 
 def metric_samples() -> set[str]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from demo.targets import DemoFailed, Target
-from localcluster.full import Cluster
+from localcluster.cluster import Cluster
 from soak.sampling import Sampler
 
 

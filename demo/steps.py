@@ -1,4 +1,4 @@
-"""The story: deploy, switch twice, reset, add an instance; each step applied as a user would, measured and checked."""
+"""The steps of the demo: deploy, switch twice, reset, add an instance. Each is applied, measured and checked."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from scenario.manifest import Manifest
 
 NAME = "exercise"
 READY_S = 1800
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Chapter:
-    """One exercise: its build, its namespace, and the machines that run. All ten are deployed in any case."""
+class PublishedExercise:
+    """An exercise whose images are published, its namespace, and the machines to run. All ten are always deployed."""
 
     variant: str
     manifest: Manifest
@@ -30,47 +30,58 @@ class Chapter:
     digests: Mapping[str, str]
     """Image -> digest of its layer."""
     running: Sequence[str]
-    """Machines of the first instance that are on; the others are deployed all the same, their caches warm."""
+    """Machines of the first instance to start; the others are deployed switched off, with their layers cached."""
     second_running: Sequence[str]
-    """The same for the second instance."""
+    """Machines of the second instance to start."""
 
 
-def play(target: Target, chapter: Chapter, say: Say, done: Callable[[Step], None]) -> None:
-    """All steps of a chapter in order; ``done`` gets each when it is measured. Raises DemoFailed."""
-    first, second, third = (system.name for system in chapter.manifest.systems)
-    target.kubectl("delete", "systemdeployment", "--all", "-n", chapter.namespace, "--timeout=600s")
+def run_steps(target: Target, published: PublishedExercise, progress: Progress, done: Callable[[Step], None]) -> None:
+    """Run all steps in order and pass each measured step to ``done``. Raises DemoFailed if a check fails.
+
+    A step fails if the bytes that it moved are not exactly the minimum.
+    """
+    first, second, third = (system.name for system in published.manifest.systems)
+    target.kubectl("delete", "systemdeployment", "--all", "-n", published.namespace, "--timeout=600s")
     held = held_layers(target)
-    here = [image for image, digest in chapter.digests.items() if digest in held]
-    ledger = Ledger(chapter.manifest, chapter.layer_bytes, here)
-    target.apply(*kubernetes.system_nodes(chapter.manifest, chapter.namespace))
-    story: list[tuple[str, str, dict[str, Any], int]] = [
+    cached = [image for image, digest in published.digests.items() if digest in held]
+    ledger = Ledger(published.manifest, published.layer_bytes, cached)
+    target.apply(*kubernetes.system_nodes(published.manifest, published.namespace))
+    steps: list[tuple[str, str, dict[str, Any], int]] = [
         (f"deploy {first}", first, {}, 1),
         (f"switch to {second}", second, {}, 1),
         (f"switch to {third}", third, {}, 1),
         ("reset", third, {"reset": "again"}, 1),
         ("second instance", third, {"reset": "again", "replicas": 2}, 2),
     ]
-    for name, state, changes, replicas in story:
-        say(f"{chapter.variant}: {name}")
-        step = _step(target, chapter, ledger, name, state, changes, replicas)
+    for name, state, changes, replicas in steps:
+        progress(f"{published.variant}: {name}")
+        step = _step(target, published, ledger, name, state, changes, replicas)
         if step.moved_bytes != step.minimum_bytes:
-            raise DemoFailed(f"{name}: {step.moved_bytes} bytes moved, {step.minimum_bytes} were needed")
+            raise DemoFailed(f"{name}: {step.moved_bytes} bytes moved, but the minimum is {step.minimum_bytes}")
         done(step)
 
 
 def _step(
-    target: Target, chapter: Chapter, ledger: Ledger, name: str, state: str, changes: dict[str, Any], replicas: int
+    target: Target,
+    published: PublishedExercise,
+    ledger: Ledger,
+    name: str,
+    state: str,
+    changes: dict[str, Any],
+    replicas: int,
 ) -> Step:
     before = fetched_bytes(target)
     started = time.monotonic()
-    wish = kubernetes.system_deployment(NAME, state, chapter.namespace, **changes, **_running(chapter, replicas))
-    target.apply(wish)
-    status = wait_ready(target, chapter.namespace, NAME)
-    guests_s = _check_guests(target, chapter, state, replicas, started)
+    deployment = kubernetes.system_deployment(
+        NAME, state, published.namespace, **changes, **_running(published, replicas)
+    )
+    target.apply(deployment)
+    status = wait_ready(target, published.namespace, NAME)
+    guests_s = _check_guests(target, published, state, replicas, started)
     minimum, full, image_cache = ledger.book(state)
     timings = status.get("timings", {})
     return Step(
-        variant=chapter.variant,
+        variant=published.variant,
         name=name,
         moved_bytes=fetched_bytes(target) - before,
         minimum_bytes=minimum,
@@ -87,20 +98,23 @@ def _step(
 
 
 def fetched_bytes(target: Target) -> int:
-    """Bytes that all daemons have fetched since they were made, as their NodeCaches report."""
+    """Bytes that all daemons have fetched since their caches were created, as their NodeCaches report."""
     caches = target.get("nodecaches")["items"]
     return sum(cache.get("status", {}).get("fetchedBytesTotal", 0) for cache in caches)
 
 
 def held_layers(target: Target) -> set[str]:
-    """Digests of the layers that the nodes hold: none on a fresh cluster."""
+    """Digests of the layers in the nodes' caches; empty on a fresh cluster."""
     caches = target.get("nodecaches")["items"]
     layers = (layer for cache in caches for layer in cache.get("status", {}).get("layers", []))
     return {layer["digest"] for layer in layers if layer["state"] == "Held"}
 
 
 def wait_ready(target: Target, namespace: str, name: str, timeout_s: float = READY_S) -> dict[str, Any]:
-    """The status of a deployment that is Ready in its present generation. Raises DemoFailed with what it waits for."""
+    """Wait until the deployment is Ready in its current generation, and return its status.
+
+    Raises DemoFailed with the condition's message, after ``timeout_s`` or when the deployment is Stalled.
+    """
     deadline = time.monotonic() + timeout_s
     message = "no status"
     while time.monotonic() < deadline:
@@ -117,9 +131,9 @@ def wait_ready(target: Target, namespace: str, name: str, timeout_s: float = REA
     raise DemoFailed(f"{name} is not Ready after {timeout_s:.0f} s: {message}")
 
 
-def _running(chapter: Chapter, replicas: int) -> dict[str, Any]:
-    """Fields of the spec that turn on just the machines of the chapter."""
-    wanted = (chapter.running, chapter.second_running)[:replicas]
+def _running(published: PublishedExercise, replicas: int) -> dict[str, Any]:
+    """Fields of the spec that start only the machines of ``running`` and ``second_running``."""
+    wanted = (published.running, published.second_running)[:replicas]
     overrides = [
         {"instance": instance, "machines": [{"name": machine, "running": True} for machine in machines]}
         for instance, machines in enumerate(wanted)
@@ -128,18 +142,22 @@ def _running(chapter: Chapter, replicas: int) -> dict[str, Any]:
     return {"running": False, "overrides": overrides}
 
 
-def _check_guests(target: Target, chapter: Chapter, state: str, replicas: int, started: float) -> float:
-    """Seconds until every running guest has said on its serial console that it is that machine in that state."""
+def _check_guests(target: Target, published: PublishedExercise, state: str, replicas: int, started: float) -> float:
+    """Wait for the reports of all running guests; returns the seconds since ``started``.
+
+    Raises DemoFailed if a guest reports another machine or state than expected.
+    """
     expected = {
-        f"{NAME}-{instance}-{machine}": chapter.manifest.guests[state][machine]
-        for instance, machines in enumerate((chapter.running, chapter.second_running)[:replicas])
+        f"{NAME}-{instance}-{machine}": published.manifest.guests[state][machine]
+        for instance, machines in enumerate((published.running, published.second_running)[:replicas])
         for machine in machines
     }
     with ThreadPoolExecutor(4) as pool:
-        answers = pool.map(lambda vm: read_guest(target, chapter.namespace, vm), expected)
-        heard = dict(zip(expected, answers, strict=True))
+        reports = dict(
+            zip(expected, pool.map(lambda vm: read_guest(target, published.namespace, vm), expected), strict=True)
+        )
     for vm, guest in expected.items():
         machine = vm.split("-", 2)[2]
-        if (heard[vm].get("machine"), heard[vm].get("state")) != (machine, guest.state):
-            raise DemoFailed(f"{vm} says {heard[vm]} instead of machine={machine} state={guest.state}")
+        if (reports[vm].get("machine"), reports[vm].get("state")) != (machine, guest.state):
+            raise DemoFailed(f"{vm} reports {reports[vm]} instead of machine={machine} state={guest.state}")
     return time.monotonic() - started

@@ -1,7 +1,7 @@
 """The whole cluster on this machine: control plane, S3, nodes, KubeVirt, and Kigi's image on every node.
 
-Everything of it is below the state directory, in processes on record there, and in links, cgroups and one address that
-`down` finds by their names: a start that was killed anywhere is cleaned up, or continued, from what is there.
+All files are below the state directory, which also records the processes. `down` finds links, cgroups and the service
+address by their names. So `down` can clean up, and `up` can continue, after a start that was killed at any point.
 """
 
 import json
@@ -38,7 +38,7 @@ _WEBHOOK_WITHIN_S = 300.0
 
 
 class ClusterError(RuntimeError):
-    """The cluster did not get where it should; the text says what was tried and what came back."""
+    """An operation on the cluster failed; the message has the command and its error output."""
 
 
 @dataclass
@@ -48,74 +48,75 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
 
     def __call__(self, text: str) -> None:
-        """Print ``text`` behind the time."""
+        """Print ``text`` after the elapsed seconds."""
         print(f"[{time.monotonic() - self.started:6.1f} s] {text}", flush=True)
 
 
 class Cluster:
-    """The local cluster of this machine. There is one: addresses and names of links are fixed."""
+    """The local cluster of this machine. Only one can exist, because its addresses and link names are fixed."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory or state_dir()
 
     @property
     def kubeconfig(self) -> Path:
-        """Of the administrator; there once `up` has started the control plane."""
+        """The administrator's kubeconfig; `up` writes it when it has started the control plane."""
         return self.directory / "kubeconfig"
 
     @property
     def release(self) -> Release:
-        """The KubeVirt that this cluster was started with; the default one if there is no cluster."""
+        """The KubeVirt release of this cluster; the default release if there is no cluster."""
         return RELEASES[self._release_name() or DEFAULT_RELEASE]
 
     def up(self, *, without: Sequence[str] = (), nodes: int = 1, release: str | None = None) -> None:
-        """Start what does not run: idempotent. ``without`` may name ``kubevirt`` and ``kigi``.
+        """Start the parts that are not running; idempotent. ``without`` may name ``kubevirt`` and ``kigi``.
 
-        ``release`` names one of ``kubevirt.RELEASES``; a cluster keeps its own until `down`. Raises ClusterError, or
-        what a part raises; what was started stays, for a look and the next try.
+        ``release`` is a key of ``kubevirt.RELEASES``; a cluster keeps its release until `down`. Raises ClusterError,
+        BuildFailed, StartFailed, PackagesMissing or RuntimeError. After an error the started parts keep running, for
+        inspection and for the next attempt.
         """
         _require_root()
         ensure_apt_packages(_PACKAGES)
-        say = Progress()
+        progress = Progress()
         self.directory.mkdir(parents=True, exist_ok=True)
-        with locked(self.directory / "lock", "it starts or changes the cluster"):
+        with locked(self.directory / "lock", "starting or changing the cluster"):
             chosen = None if "kubevirt" in without else self._choose(release)
             build_programs(chosen)
-            say("programs are built")
+            progress("programs are built")
             images = _InBackground(lambda: list(build_images(chosen, kigi="kigi" not in without)))
             plane = self._start_control_plane()
-            say(f"API server is ready at {plane.server}")
+            progress(f"API server is ready at {plane.server}")
             server = self._start_s3()
-            say(f"S3 server is ready at {server.endpoint}")
+            progress(f"S3 server is ready at {server.endpoint}")
             members = [self._node(plane, number) for number in range(1, nodes + 1)]
             if nodes > 1:
-                self._forward()
+                self._enable_forwarding()
             for member in members:
                 member.start()
             built = images.result()
-            say("images are built")
+            progress("images are built")
             for member in members:
                 self._load(member, built)
             names = [one.name for one in members]
             for condition in ("create", "condition=Ready"):
                 self.kubectl("wait", f"--for={condition}", "--timeout=120s", *(f"node/{name}" for name in names))
             self.kubectl("label", "node", *names, "--overwrite", "node-role.kubernetes.io/control-plane=")
-            say(f"{len(members)} node(s) ready, images imported")
+            progress(f"{len(members)} node(s) ready, images imported")
             if chosen is not None:
                 self._deploy_kubevirt(chosen)
-                say(f"KubeVirt {chosen.version} is deployed")
+                progress(f"KubeVirt {chosen.version} is deployed")
             (self.directory / "up").write_text(json.dumps({"without": list(without), "nodes": nodes}))
 
     def load_kigi(self) -> None:
-        """Build Kigi's image from the present source and bring it to every node: seconds after a change."""
+        """Build Kigi's image from the current source and import it on every node; takes seconds after a change."""
         image = build_kigi_image(cache_dir())
         for member in self.nodes():
             self._load(member, [image])
 
     def down(self) -> list[str]:
-        """Stop and remove everything; what could still be found afterwards is returned, so empty is right.
+        """Stop and remove everything; returns descriptions of what is left, empty on success.
 
-        Works without knowledge of what was started: after a crash, a half-done `up`, or kill -9.
+        Needs no record of the started parts: it also works after a crash, an interrupted `up`, or kill -9.
         """
         _require_root()
         directory = self.directory
@@ -126,7 +127,7 @@ class Cluster:
             if (directory / part).exists():
                 processes = Processes(directory / part, detached=True)
                 for name in processes.names():
-                    processes.stop(name, sig=signal.SIGKILL)  # their data is removed: nothing to finish
+                    processes.stop(name, sig=signal.SIGKILL)  # a clean end is not needed: the data is removed
         node.kill_strays(directory)
         node.clean_machine()
         _service_address("delete")
@@ -137,13 +138,13 @@ class Cluster:
         return self.leftovers()
 
     def leftovers(self) -> list[str]:
-        """What of a cluster is on this machine: processes, mounts, cgroups, links, addresses, files."""
+        """Remains of a cluster on this machine: processes, mounts, cgroups, links, addresses, files."""
         found = node.leftovers(self.directory)
         return [*found, f"address {SERVICE_ADDRESS}"] if _has_service_address() else found
 
     def status(self) -> dict[str, Any]:
-        """State of each part: ``healthy`` sums up what `up` was asked for."""
-        wanted = self._wanted()
+        """State of each part; ``healthy`` is true if every part that `up` was asked for works."""
+        wanted = self._requested()
         running = {
             name: Processes(self.directory / part).is_running(name)
             for part, names in (
@@ -187,17 +188,17 @@ class Cluster:
         }
 
     def s3(self) -> S3Server:
-        """The S3 server, whether it runs or not; pods reach it under the same endpoint."""
+        """The S3 server, running or not; pods and this machine use the same endpoint."""
         return S3Server(self.directory / "s3", node.node_address(1), _S3_PORT, detached=True)
 
     def nodes(self) -> list[Node]:
-        """The nodes that run."""
+        """All nodes that `up` has made, by number."""
         plane = self._control_plane()
         numbers = sorted(int(path.name.rpartition("-")[2]) for path in (self.directory / "nodes").glob("*"))
         return [self._node(plane, number) for number in numbers]
 
     def kubectl(self, *arguments: str, input_text: str | None = None, timeout_s: float = KUBECTL_S) -> str:
-        """What kubectl prints. Raises ClusterError with its error text, also when it does not end in time."""
+        """Standard output of kubectl. Raises ClusterError with its stderr, also after ``timeout_s``."""
         command = [str(binary("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
         try:
             result = run(command, timeout_s=timeout_s, input_text=input_text, check=False)
@@ -215,14 +216,14 @@ class Cluster:
         return plane
 
     def _control_plane(self) -> ControlPlane:
-        # Only on the service address: pods and this machine reach it there, the machine's network does not.
+        # Only on the service address: reachable from pods and this machine, but not from the machine's network.
         options = Options(
             address=SERVICE_ADDRESS, port=443, advertise_address=node.node_address(1), pods=True, detached=True
         )
         return ControlPlane(self.directory / "control-plane", ("controller-manager", "scheduler"), options)
 
     def _start_s3(self) -> S3Server:
-        node.add_bridge(1)  # its address must be there before the server binds to it
+        node.add_bridge(1)  # the server binds to the bridge's address
         server = self.s3().start()
         server.create_bucket(BUCKET)
         server.grant_reading(BUCKET)
@@ -243,7 +244,7 @@ class Cluster:
         )
 
     def _load(self, member: Node, images: Sequence[Image]) -> None:
-        """Import the images that this node does not have as they are now."""
+        """Import the images that are new or have changed since the last import on this node."""
         record = member.directory / "imported.json"
         seen: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
         wanted = {image.name: repr(image) for image in images}
@@ -253,11 +254,11 @@ class Cluster:
             record.write_text(json.dumps(seen | wanted))
 
     def _choose(self, name: str | None) -> Release:
-        """The release of this name, or the one that is there; on record before any of it runs."""
+        """The release of this name, or that of the existing cluster; recorded before any part of it runs."""
         present = self._release_name()
         if name and present and name != present:
             raise ClusterError(
-                f"KubeVirt {present} is in this cluster: 'python -m localcluster down' comes before {name}"
+                f"this cluster has KubeVirt {present}; run 'python -m localcluster down' before 'up --kubevirt {name}'"
             )
         name = name or present or DEFAULT_RELEASE
         (self.directory / "kubevirt").write_text(name)
@@ -278,10 +279,13 @@ class Cluster:
             self.kubectl("wait", "-n", kubevirt.NAMESPACE, "pod", "--all", "--for=condition=Ready", "--timeout=300s")
         except ClusterError as error:
             pods = self.kubectl("get", "pods", "-A", "-o", "wide")
-            raise ClusterError(f"KubeVirt did not get Deployed: {error}\n{pods}") from error
+            raise ClusterError(f"KubeVirt did not become Deployed: {error}\n{pods}") from error
 
     def _apply_kubevirt_object(self, release: Release) -> None:
-        """In a cluster that was up before, virt-operator checks changes of it, and comes up again at the same time."""
+        """Apply the KubeVirt object; retries while virt-operator, whose webhook checks it, is still starting.
+
+        The webhook exists already in a cluster that was started before.
+        """
         text = yaml.safe_dump(kubevirt.kubevirt_object(release))
         end = time.monotonic() + _WEBHOOK_WITHIN_S
         while True:
@@ -293,8 +297,8 @@ class Cluster:
                     raise
                 time.sleep(1)
 
-    def _forward(self) -> None:
-        """Let the machine forward between the bridges of several nodes, until `down`."""
+    def _enable_forwarding(self) -> None:
+        """Let the machine forward packets between the bridges of several nodes, until `down`."""
         record = self.directory / "ip_forward"
         if not record.exists():
             record.write_text(_FORWARDING.read_text())
@@ -305,7 +309,7 @@ class Cluster:
         if record.exists():
             _FORWARDING.write_text(record.read_text())
 
-    def _wanted(self) -> dict[str, Any] | None:
+    def _requested(self) -> dict[str, Any] | None:
         try:
             wanted: dict[str, Any] = json.loads((self.directory / "up").read_text())
         except FileNotFoundError:
@@ -314,7 +318,7 @@ class Cluster:
 
 
 class _InBackground:
-    """A function that runs in a thread; its error appears where the result is asked for."""
+    """A function that runs in a thread; ``result`` returns its value or raises its error."""
 
     def __init__(self, function: Callable[[], list[Image]]) -> None:
         self._function = function
@@ -332,14 +336,14 @@ class _InBackground:
     def result(self) -> list[Image]:
         self._thread.join(BUILD_S)
         if self._thread.is_alive():
-            raise TimedOut(f"the images are not built after {BUILD_S:.0f} s")
+            raise TimedOut(f"the images were not built within {BUILD_S:.0f} s")
         if self._error is not None:
             raise self._error
         return self._value
 
 
 def build_programs(release: Release | None) -> None:
-    """Build every program of the cluster that the cache lacks: about 20 minutes on two cores the first time."""
+    """Build every program of the cluster that is not in the cache: about 20 minutes on two cores the first time."""
     for name in ("etcd", "kube-apiserver", "versitygw", "containerd", "bridge", "runc"):
         binary(name)
     if release is not None:
@@ -348,7 +352,7 @@ def build_programs(release: Release | None) -> None:
 
 
 def build_images(release: Release | None, *, kigi: bool = True) -> Iterator[Image]:
-    """All images of the cluster, built if the cache lacks them; None leaves KubeVirt out."""
+    """All images of the cluster; missing ones are built. ``release`` None leaves out KubeVirt."""
     ensure_apt_packages(_PACKAGES)
     cache = cache_dir()
     yield node.build_pause_image(cache)
@@ -374,4 +378,4 @@ def _has_service_address() -> bool:
 
 def _require_root() -> None:
     if os.geteuid() != 0:
-        raise ClusterError("the local cluster needs root: it makes namespaces, mounts, links and cgroups")
+        raise ClusterError("run this as root: the local cluster makes namespaces, mounts, links and cgroups")
