@@ -1,11 +1,11 @@
 """Settings from environment variables: the base class of each program's settings, and errors that name the variable.
 
     class Settings(EnvironmentSettings):
-        workers: int = Field(default=8, ge=1, validation_alias="KIGI_WORKERS", description="Objects reconciled at once.")
+        workers: int = Field(default=8, ge=1, validation_alias="KIGI_WORKERS", description="Concurrent reconciles.")
 
     settings = load_settings(Settings)
 
-``tools.configdoc`` makes ``docs/reference/configuration.md`` from the fields: every one needs a description with its unit.
+``tools.configdoc`` makes ``docs/reference/configuration.md`` from the fields: each needs a description with its unit.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from kigi.mirror.records import CacheRecord, CaptureRecord, DeploymentRecord, Im
 
 
 def parse_image(body: Mapping[str, Any], meta: Meta) -> ImageRecord:
+    """VMImageNode; the record holds SpecInvalid instead of the image if the spec does not validate."""
     image: Image | SpecInvalid
     try:
         spec = VMImageNodeSpec.model_validate(body.get("spec") or {})
@@ -41,6 +42,7 @@ def parse_image(body: Mapping[str, Any], meta: Meta) -> ImageRecord:
 
 
 def parse_system(body: Mapping[str, Any], meta: Meta) -> SystemRecord:
+    """SystemNode; the record holds SpecInvalid instead of the state if the spec does not validate."""
     system: System | SpecInvalid
     try:
         spec = SystemNodeSpec.model_validate(body.get("spec") or {})
@@ -69,6 +71,7 @@ def parse_system(body: Mapping[str, Any], meta: Meta) -> SystemRecord:
 
 
 def parse_deployment(body: Mapping[str, Any], meta: Meta) -> DeploymentRecord:
+    """SystemDeployment, with the field manager that wrote the spec last; SpecInvalid for an invalid spec."""
     spec: SystemDeploymentSpec | SpecInvalid
     try:
         spec = SystemDeploymentSpec.model_validate(body.get("spec") or {})
@@ -88,6 +91,7 @@ def spec_manager(metadata: Mapping[str, Any]) -> str:
 
 
 def parse_capture(body: Mapping[str, Any], meta: Meta) -> CaptureRecord:
+    """SystemCapture; the record holds SpecInvalid for an invalid spec."""
     spec: SystemCaptureSpec | SpecInvalid
     try:
         spec = SystemCaptureSpec.model_validate(body.get("spec") or {})
@@ -97,6 +101,7 @@ def parse_capture(body: Mapping[str, Any], meta: Meta) -> CaptureRecord:
 
 
 def parse_prefetch(body: Mapping[str, Any], meta: Meta) -> PrefetchRecord:
+    """SystemPrefetch; the record holds SpecInvalid for an invalid spec."""
     spec: SystemPrefetchSpec | SpecInvalid
     try:
         spec = SystemPrefetchSpec.model_validate(body.get("spec") or {})
@@ -106,6 +111,7 @@ def parse_prefetch(body: Mapping[str, Any], meta: Meta) -> PrefetchRecord:
 
 
 def parse_cache(body: Mapping[str, Any], meta: Meta) -> CacheRecord:
+    """NodeCache; an invalid spec is None, and an invalid status counts as empty."""
     try:
         spec = NodeCacheSpec.model_validate(body.get("spec") or {})
     except ValidationError:

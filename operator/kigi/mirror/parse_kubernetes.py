@@ -15,6 +15,7 @@ from kigi.mirror.records import ANNOTATION_AVAILABLE, CsiNodeRecord, NodeRecord
 
 
 def parse_node(body: Mapping[str, Any], meta: Meta) -> NodeRecord:
+    """Node: readiness, labels, taints and allocatable memory in bytes."""
     spec, status = body.get("spec") or {}, body.get("status") or {}
     return NodeRecord(
         meta=meta,
@@ -27,11 +28,13 @@ def parse_node(body: Mapping[str, Any], meta: Meta) -> NodeRecord:
 
 
 def parse_csi_node(body: Mapping[str, Any], meta: Meta) -> CsiNodeRecord:
+    """CSINode: whether Kigi's driver is registered on the node."""
     drivers = (body.get("spec") or {}).get("drivers") or ()
     return CsiNodeRecord(meta, any(driver.get("name") == names.CSI_DRIVER for driver in drivers))
 
 
 def parse_volume(body: Mapping[str, Any], meta: Meta) -> VolumeRecord:
+    """PersistentVolume of Kigi's driver; a damaged chain or fingerprint is empty."""
     metadata, spec = body["metadata"], body.get("spec") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     csi = spec.get("csi") or {}
@@ -53,6 +56,7 @@ def parse_volume(body: Mapping[str, Any], meta: Meta) -> VolumeRecord:
 
 
 def parse_claim(body: Mapping[str, Any], meta: Meta) -> ClaimRecord:
+    """PersistentVolumeClaim of a deployment."""
     labels = body["metadata"].get("labels") or {}
     phase = (body.get("status") or {}).get("phase")
     return ClaimRecord(
@@ -65,6 +69,7 @@ def parse_claim(body: Mapping[str, Any], meta: Meta) -> ClaimRecord:
 
 
 def parse_policy(body: Mapping[str, Any], meta: Meta) -> PolicyRecord:
+    """NetworkPolicy of an instance."""
     labels = body["metadata"].get("labels") or {}
     return PolicyRecord(
         meta=meta,

@@ -16,6 +16,7 @@ from kigi.planning import plugin
 
 
 def parse_machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
+    """VirtualMachine; its memory is None if an instancetype defines it."""
     metadata, spec = body["metadata"], body.get("spec") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     of_template = ((spec.get("template") or {}).get("metadata") or {}).get("annotations") or {}
@@ -41,6 +42,7 @@ def parse_machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
 
 
 def parse_vmi(body: Mapping[str, Any], meta: Meta) -> VmiRecord:
+    """VirtualMachineInstance."""
     labels, status = body["metadata"].get("labels") or {}, body.get("status") or {}
     return VmiRecord(
         meta=meta,
@@ -59,6 +61,7 @@ def parse_vmi(body: Mapping[str, Any], meta: Meta) -> VmiRecord:
 
 
 def parse_kubevirt(body: Mapping[str, Any], meta: Meta) -> KubeVirtRecord:
+    """The KubeVirt object, reduced to its version and feature gates."""
     developer = (body.get("spec") or {}).get("configuration", {}).get("developerConfiguration") or {}
     status = body.get("status") or {}
     kept = {
@@ -70,9 +73,11 @@ def parse_kubevirt(body: Mapping[str, Any], meta: Meta) -> KubeVirtRecord:
 
 
 def parse_plugin(body: Mapping[str, Any], meta: Meta) -> PluginRecord:
+    """A Plugin of KubeVirt 1.9; it is intact if its spec equals Kigi's."""
     return PluginRecord(meta, meta.name == plugin.NAME and body.get("spec") == plugin.build_plugin()["spec"])
 
 
 def parse_instancetype(body: Mapping[str, Any], meta: Meta) -> InstancetypeRecord:
+    """Instancetype of a namespace or of the cluster: bytes of the guest's memory."""
     memory = ((body.get("spec") or {}).get("memory") or {}).get("guest")
     return InstancetypeRecord(meta, bytes_of(memory, DEFAULT_MEMORY))

@@ -26,10 +26,12 @@ def time_of(value: object) -> datetime | None:
 
 
 def bytes_of(value: object, default: str) -> int:
+    """Bytes of a Kubernetes quantity, of ``default`` if it is unset, 0 if it is not a quantity."""
     return _quantity(str(value) if value else default)
 
 
 def int_of(text: object) -> int:
+    """The number in a label; 0 for anything else."""
     try:
         return int(str(text))
     except ValueError:
