@@ -7,23 +7,23 @@ from prometheus_client import Counter, Gauge, Histogram
 QUEUE_DEPTH = Gauge("kigi_queue_depth", "Objects that wait for a worker.")
 RECONCILE_SECONDS = Histogram(
     "kigi_reconcile_seconds",
-    "Duration of one pass over one object, in seconds.",
+    "Duration of one reconcile, in seconds.",
     ["kind"],
     buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60),
 )
-RECONCILE_ERRORS = Counter("kigi_reconcile_errors_total", "Passes that ended in an error.", ["kind", "reason"])
+RECONCILE_ERRORS = Counter("kigi_reconcile_errors_total", "Reconciles that ended in an error.", ["kind", "reason"])
 STEPS = Counter("kigi_steps_total", "Steps carried out.", ["step"])
 LEADER = Gauge("kigi_leader", "1 while this process leads.")
 SYNCED = Gauge("kigi_mirror_synced", "1 when every kind has been listed.")
 MIRROR_OBJECTS = Gauge("kigi_mirror_objects", "Objects in memory.", ["kind"])
 MISSING_BYTES = Gauge(
-    "kigi_deployment_missing_bytes", "Bytes of layers that the nodes lack.", ["namespace", "deployment"]
+    "kigi_deployment_missing_bytes", "Bytes of layers that the nodes do not hold yet.", ["namespace", "deployment"]
 )
-READY_INSTANCES = Gauge("kigi_deployment_ready_instances", "Instances as wished.", ["namespace", "deployment"])
-RESYNC_FOUND = Counter("kigi_resync_found_total", "Objects that a listing found other than the watch said.", ["kind"])
+READY_INSTANCES = Gauge("kigi_deployment_ready_instances", "Ready instances.", ["namespace", "deployment"])
+RESYNC_FOUND = Counter("kigi_resync_found_total", "Changes of objects that a resync found before a watch.", ["kind"])
 
 
 def forget_deployments() -> None:
-    """Removes what was measured of every deployment: another operator follows them now."""
+    """Removes the series of every deployment, when another operator takes over."""
     MISSING_BYTES.clear()
     READY_INSTANCES.clear()
