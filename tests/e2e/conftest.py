@@ -1,4 +1,4 @@
-"""The local cluster for the tests of this tier: started once, used by all, kept if it ran before."""
+"""The local cluster for the tests of this tier: started once for all tests, and kept if it ran before."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from localcluster.cluster import Cluster
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The whole cluster with KubeVirt and `kigi:dev`. Needs root; the first start builds for half an hour."""
+    """The whole cluster with KubeVirt and `kigi:dev`. Needs root; the first start builds programs for half an hour."""
     if os.geteuid() != 0:
         pytest.skip("the local cluster needs root")
     one = Cluster()
@@ -25,7 +25,7 @@ LAST = ("test_endurance.py", "test_two_nodes.py", "test_teardown.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is marked ``first`` starts what lives on; it is asked last, before a second node and ``down`` change all."""
+    """Order: tests marked ``first``, which start a long-running VM; other files; then the files of ``LAST``."""
 
     def place(item: pytest.Item) -> int:
         if item.get_closest_marker("first"):

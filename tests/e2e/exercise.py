@@ -1,4 +1,4 @@
-"""The tiny exercise on the local cluster: two of its ten guests run, and can be asked and told things."""
+"""The tiny exercise on the local cluster: two of its ten guests run; tests read their reports and send commands."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from scenario import kubernetes
 RUNNING = ("mail1", "desktop1")
 VIRTCTL_S = 180.0
 READY_S = 1200.0
-"""For a deployment of a few guests; less than the limit of any test, so that its error is the one that is seen."""
+"""Timeout of a deployment with few guests; shorter than every test's timeout, so that its error is reported."""
 
 
 def eventually(check: Callable[[], Any], what: str, timeout_s: float = 600) -> Any:
-    """What ``check`` gives, once that is true."""
+    """Poll ``check`` until its result is true, and return the result; ``what`` is for the error message."""
     deadline = time.monotonic() + timeout_s
     while not (found := check()):
-        assert time.monotonic() < deadline, f"{what} did not come in {timeout_s:.0f} s"
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
         time.sleep(1)
     return found
 
@@ -48,7 +48,7 @@ class Exercise:
 
     @property
     def namespace(self) -> str:
-        """Of everything."""
+        """Namespace of all objects of the exercise."""
         return self.published.namespace
 
     def vm(self, machine: str) -> str:
@@ -56,28 +56,28 @@ class Exercise:
         return f"{self.deployment}-{self.index}-{machine}"
 
     def apply(self, state: str, machines: dict[str, dict[str, Any]] | None = None, **spec: Any) -> None:
-        """``kubectl apply`` of the deployment; ``machines`` are overrides, those of RUNNING are on unless told so."""
+        """Apply the deployment. ``machines``: name -> fields of its override; machines in RUNNING run by default."""
         overrides = {name: {"running": True} | (machines or {}).get(name, {}) for name in RUNNING}
         listed = [{"name": name, **fields} for name, fields in overrides.items()]
         spec = {"running": False, "overrides": [{"instance": self.index, "machines": listed}], **spec}
         self.target.apply(kubernetes.system_deployment(self.deployment, state, self.namespace, **spec))
 
     def wait_ready(self) -> dict[str, Any]:
-        """The status of the deployment, Ready as it was last applied."""
+        """Wait until the deployment is Ready in its current generation, and return its status."""
         return wait_ready(self.target, self.namespace, self.deployment, READY_S)
 
     def status(self) -> dict[str, Any]:
-        """The status as it is."""
+        """The current status of the deployment."""
         status: dict[str, Any] = self.target.get("systemdeployment", self.deployment, "-n", self.namespace)["status"]
         return status
 
     def machine(self, name: str) -> dict[str, Any]:
-        """A machine of the instance, as the status has it."""
+        """Status of a machine of the instance."""
         machines = self.status()["instances"][self.index]["machines"]
         return next(dict(machine) for machine in machines if machine["name"] == name)
 
     def capture(self, name: str, **spec: Any) -> dict[str, Any]:
-        """The status of a SystemCapture of the instance, once it is Ready."""
+        """Capture the instance, wait until the SystemCapture is Ready, and return its status."""
         spec = {"deployment": {"name": self.deployment}, "instance": self.index, **spec}
         metadata = {"name": name, "namespace": self.namespace}
         self.target.apply({"apiVersion": API_VERSION, "kind": "SystemCapture", "metadata": metadata, "spec": spec})
@@ -90,7 +90,7 @@ class Exercise:
         return status
 
     def instance(self, machine: str) -> dict[str, Any]:
-        """The VirtualMachineInstance."""
+        """The machine's VirtualMachineInstance."""
         return self.target.get("virtualmachineinstance", self.vm(machine), "-n", self.namespace)
 
     def vmi_uid(self, machine: str) -> str | None:
@@ -99,10 +99,10 @@ class Exercise:
         return next((str(one["metadata"]["uid"]) for one in found if one["metadata"]["name"] == self.vm(machine)), None)
 
     def next_run(self, machine: str, before: str | None, timeout_s: float = 300) -> str:
-        """uid of the VM's next VirtualMachineInstance after ``before``, once there is one.
+        """Wait until the VM has another VirtualMachineInstance than ``before``, and return its uid.
 
-        After a reset the status has the new revision while the old guest still runs, and reports and answers as the
-        new one would: whatever is asked before this returns may be answered by the old guest.
+        After a reset the status already has the new revision while the old guest still runs. Its reports and answers
+        look like those of the new guest: commands that are sent before this returns may reach the old guest.
         """
         found = eventually(
             lambda: uid if (uid := self.vmi_uid(machine)) not in (before, None) else None,
@@ -111,25 +111,25 @@ class Exercise:
         )
         return str(found)
 
-    def says(self, machine: str, /, **fields: str) -> dict[str, str]:
-        """The report of the guest of the VM's present run, once it has these fields."""
-        heard: list[Any] = ["nothing was asked yet"]
+    def report(self, machine: str, /, **fields: str) -> dict[str, str]:
+        """Wait until the guest of the VM's current run reports these fields, and return its report."""
+        last: list[Any] = ["no report yet"]
 
         def reported() -> dict[str, str] | None:
             uid = self.vmi_uid(machine)
-            heard[0] = read_report(self.target, self.namespace, self.vm(machine), uid) if uid else "no instance"
-            return heard[0] if isinstance(heard[0], dict) and fields.items() <= heard[0].items() else None
+            last[0] = read_report(self.target, self.namespace, self.vm(machine), uid) if uid else "no instance"
+            return last[0] if isinstance(last[0], dict) and fields.items() <= last[0].items() else None
 
         try:
             return dict(eventually(reported, f"a report of {machine} with {fields}"))
         except AssertionError as exc:
-            raise AssertionError(f"{exc}; last: {heard[0]!r}") from exc
+            raise AssertionError(f"{exc}; last: {last[0]!r}") from exc
 
-    def tell(self, machine: str, order: str, answer: str, timeout_s: float = 180) -> None:
-        """Give the guest an order on its serial console, until it answers."""
+    def send(self, machine: str, line: str, answer: str, timeout_s: float = 180) -> None:
+        """Send the guest a command on its serial console, and wait for the answer."""
         command = [str(self.cluster.release.command("virtctl")), "console", "-n", self.namespace, self.vm(machine)]
         environment = {**os.environ, **self.target.environment}
-        ask(lambda: terminal(command, environment), order, answer, timeout_s=timeout_s)
+        ask(lambda: terminal(command, environment), line, answer, timeout_s=timeout_s)
 
     def virtctl(self, *arguments: str) -> None:
         """Run virtctl in the exercise's namespace."""
@@ -137,11 +137,11 @@ class Exercise:
         run(command, timeout_s=VIRTCTL_S, env={**os.environ, **self.target.environment})
 
     def node(self, script: str) -> str:
-        """What a shell script says that runs on the node, as root."""
+        """Output of a shell script that runs on the first node as root."""
         return self.cluster.nodes()[0].enter("sh", "-c", script)
 
     def launcher(self, machine: str) -> str:
-        """Name of the pod that the VM runs in."""
+        """Name of the VM's running pod."""
         selector = f"kubevirt.io=virt-launcher,kigi.dev/machine={machine},kigi.dev/instance={self.index}"
         selector += f",kigi.dev/deployment={self.deployment}"
         pods = self.target.get("pods", "-n", self.namespace, "-l", selector)["items"]
@@ -149,18 +149,18 @@ class Exercise:
         return str(name)
 
     def domain(self, machine: str) -> str:
-        """libvirt's XML of the VM that runs."""
+        """libvirt's XML of the running VM."""
         command = ("exec", "-n", self.namespace, self.launcher(machine), "-c", "compute", "--")
         return self.target.kubectl(*command, "virsh", "dumpxml", f"{self.namespace}_{self.vm(machine)}")
 
     def containers(self, selector: str) -> dict[str, bool]:
-        """Containers of Kigi's own pods with that label: ID, and whether it is ready."""
+        """Containers of Kigi's own pods with that label: ID -> whether it is ready."""
         pods = self.target.get("pods", "-n", SYSTEM_NAMESPACE, "-l", selector)["items"]
         found = [container for pod in pods for container in pod["status"].get("containerStatuses", [])]
         return {str(each.get("containerID", "")): bool(each["ready"]) for each in found}
 
     def kill_containers(self, selector: str) -> None:
-        """SIGKILL to all of them; returns when others have taken their places."""
+        """Kill all these containers (SIGKILL), and wait until ready ones have replaced them."""
         old = self.containers(selector)
         for identity in old:
             self.cluster.nodes()[0].ctr("task", "kill", "--signal", "SIGKILL", identity.partition("//")[2])
@@ -174,7 +174,7 @@ class Exercise:
 
 @contextmanager
 def tiny_exercise(cluster: Cluster, namespace: str) -> Iterator[Exercise]:
-    """The tiny exercise with its states in a namespace of its own, and Kigi as it is now; nothing is deployed yet."""
+    """The current Kigi, and the tiny exercise's images and states in ``namespace``, without a deployment."""
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)

@@ -1,4 +1,4 @@
-"""A running instance is captured and deployed again: what its guests wrote is there, what they wrote later is not.
+"""A running instance is captured and deployed: the copies have the guests' earlier writes and none of the later ones.
 
 The tests build on each other, in this order.
 """
@@ -27,10 +27,10 @@ def exercise(cluster: Cluster) -> Iterator[Exercise]:
         yield one
 
 
-def test_what_guests_wrote_becomes_a_state_and_they_run_on(exercise: Exercise) -> None:
-    exercise.tell("mail1", "write kept", "KIGI-WROTE kept")
+def test_writes_of_guests_become_a_state_while_the_guests_keep_running(exercise: Exercise) -> None:
+    exercise.send("mail1", "write kept", "KIGI-WROTE kept")
     before = {name: exercise.vmi_uid(name) for name in RUNNING}
-    status = exercise.capture(STATE, description="what the third lesson left")
+    status = exercise.capture(STATE, description="the state after the third lesson")
     assert {name: exercise.vmi_uid(name) for name in RUNNING} == before
     methods = {machine["name"]: machine["method"] for machine in status["machines"]}
     assert {name for name, method in methods.items() if method == "Pause"} == set(RUNNING)
@@ -39,12 +39,12 @@ def test_what_guests_wrote_becomes_a_state_and_they_run_on(exercise: Exercise) -
     assert {state for name, state in states.items() if name not in RUNNING} == {"Unchanged"}
     conditions = exercise.instance("mail1")["status"]["conditions"]
     assert not any(condition["type"] == "Paused" for condition in conditions)
-    exercise.tell("mail1", "show", "KIGI-WRITTEN kept")
-    exercise.tell("mail1", "write later", "KIGI-WROTE later")
+    exercise.send("mail1", "show", "KIGI-WRITTEN kept")
+    exercise.send("mail1", "write later", "KIGI-WROTE later")
 
 
-def test_copies_of_the_captured_state_go_on_from_that_moment(exercise: Exercise) -> None:
-    """Two instances of it beside the one that it was captured from."""
+def test_copies_of_the_captured_state_continue_from_the_moment_of_the_capture(exercise: Exercise) -> None:
+    """Two instances of the new state run in parallel to the captured instance."""
     fork = replace(exercise, deployment="fork")
     on = [{"name": "mail1", "running": True}]
     overrides = [{"instance": number, "machines": on} for number in (0, 1)]
@@ -55,9 +55,9 @@ def test_copies_of_the_captured_state_go_on_from_that_moment(exercise: Exercise)
     assert status["plan"]["missingBytes"] < status["plan"]["totalBytes"] / 10
     for index in (0, 1):
         copy = replace(fork, index=index)
-        copy.says("mail1", machine="mail1", boot="2")
-        copy.tell("mail1", "show", "KIGI-WRITTEN kept")
-    exercise.tell("mail1", "show", "KIGI-WRITTEN later")
+        copy.report("mail1", machine="mail1", boot="2")
+        copy.send("mail1", "show", "KIGI-WRITTEN kept")
+    exercise.send("mail1", "show", "KIGI-WRITTEN later")
     fork.target.kubectl("delete", "systemdeployment", "fork", "-n", NAMESPACE, "--timeout=600s")
 
 
@@ -71,7 +71,7 @@ def test_vms_that_are_off_are_captured_too(exercise: Exercise) -> None:
     assert "pauseMilliseconds" not in status["machines"][0]
 
 
-def test_nothing_is_left_of_the_captures_on_the_node(exercise: Exercise) -> None:
+def test_deleted_captures_leave_no_files_on_the_node(exercise: Exercise) -> None:
     exercise.target.kubectl("delete", "systemcapture", "--all", "-n", NAMESPACE, "--timeout=60s")
     assert exercise.node("ls /var/lib/kigi/captures") == ""
     assert exercise.target.get("systemnode", STATE, "-n", NAMESPACE)["spec"]["parent"] == {"name": "infected"}

@@ -1,4 +1,4 @@
-"""The local cluster is a real one: pods with mounts, the API and S3 from inside, and a VM on a layered disk."""
+"""The local cluster runs pods with mounts and a VM on a layered disk; pods reach the API server and S3."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def apply(cluster: Cluster, *documents: dict[str, Any]) -> None:
 
 
 def eventually(check: Callable[[], bool], timeout_s: float, what: str) -> float:
-    """Seconds until ``check`` held."""
+    """Poll ``check`` until it is true, and return the seconds."""
     started = time.monotonic()
     while not check():
         assert time.monotonic() - started < timeout_s, f"{what} did not happen in {timeout_s:.0f} s"
@@ -58,7 +58,7 @@ def pod(name: str, script: str, **container: Any) -> dict[str, Any]:
 
 
 def finish(cluster: Cluster, name: str) -> str:
-    """The log of a pod that ended well."""
+    """Wait until the pod has succeeded, and return its log."""
 
     def ended() -> bool:
         phase = cluster.kubectl("get", "pod", "-n", NAMESPACE, name, "-o", "jsonpath={.status.phase}")
@@ -161,9 +161,9 @@ def test_a_virtual_machine_boots_from_the_top_of_a_chain_of_layers(cluster: Clus
     seconds = eventually(lambda: phase(cluster) == "Running", 300, "phase Running")
     print(f"Running after {seconds:.1f} s")
     launcher = ("-n", NAMESPACE, "-l", "vm.kubevirt.io/name=guest", "-c", "guest-console-log")
-    said = lambda: cluster.kubectl("logs", *launcher)  # noqa: E731
-    eventually(lambda: "written by the top" in said(), 120, "text on the serial console")
-    assert "written by the root" not in said()
+    console_log = lambda: cluster.kubectl("logs", *launcher)  # noqa: E731
+    eventually(lambda: "written by the top" in console_log(), 120, "text on the serial console")
+    assert "written by the root" not in console_log()
     cluster.kubectl("delete", "vmi", "-n", NAMESPACE, "guest", "--wait=true", "--timeout=120s")
     cluster.kubectl("delete", "pv", name, "--wait=false")
 

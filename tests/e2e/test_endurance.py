@@ -1,7 +1,7 @@
-"""A VM outlives every timeout that could end it, and a virt-launcher that is killed ends its pod and starts again.
+"""A VM survives every timeout that could end it, and after a kill of virt-launcher its pod ends and the VM restarts.
 
-The VM starts before all other tests of this tier and lives while they run; what it is asked then comes after them. The
-last test removes it: when the session ends, the cluster may be gone.
+The VM starts before all other tests of this tier and runs during them; the checks of this file run afterwards. The last
+test removes the VM, because the cluster may be gone at the end of the session.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ MACHINE, OTHER = "mail1", "desktop1"
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 MARGIN_S = 30.0
 SIDECAR_ENDS_S = (MISSES + 1) * PERIOD_S + MARGIN_S
-"""From virt-launcher's death to the sidecar's end."""
+"""Maximum time from the end of virt-launcher to the end of the sidecar."""
 
 
 def timeouts_s() -> dict[str, float]:
-    """Timeouts of hook, daemon, operator and manifests after which something might take a running VM for lost."""
+    """Timeouts of hook, daemon, operator and manifests after which a component might treat a running VM as lost."""
     found = {
         "the hook waits for virt-launcher": APPEARS_WITHIN_S + MISSES * PERIOD_S,
         "the daemon's watch ends": WATCH_S + REQUEST_TIMEOUT_S,
@@ -57,8 +57,8 @@ def timeouts_s() -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Life:
-    """The VM as it started."""
+class FirstRun:
+    """The VM's first run: uid of its VMI, name of its pod, and its guest's report."""
 
     uid: str
     pod: str
@@ -67,7 +67,7 @@ class Life:
 
 @pytest.fixture(scope="session")
 def exercise(cluster: Cluster) -> Exercise:
-    """The tiny exercise; one of its machines will run."""
+    """The tiny exercise, of which one machine runs."""
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
@@ -78,11 +78,11 @@ def exercise(cluster: Cluster) -> Exercise:
 
 
 @pytest.fixture(scope="session")
-def life(exercise: Exercise) -> Life:
+def first_run(exercise: Exercise) -> FirstRun:
     exercise.apply("infected", {OTHER: {"running": False}})
     exercise.wait_ready()
-    report = exercise.says(MACHINE, machine=MACHINE, boot="1")
-    return Life(exercise.vmi_uid(MACHINE) or "", exercise.launcher(MACHINE), report)
+    report = exercise.report(MACHINE, machine=MACHINE, boot="1")
+    return FirstRun(exercise.vmi_uid(MACHINE) or "", exercise.launcher(MACHINE), report)
 
 
 def pod_of(exercise: Exercise, name: str) -> dict[str, Any]:
@@ -90,21 +90,21 @@ def pod_of(exercise: Exercise, name: str) -> dict[str, Any]:
 
 
 def statuses(pod: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of its containers, and of the init containers that go on running."""
+    """Statuses of the pod's containers, and of its init containers that keep running."""
     init = [one for one in pod["status"].get("initContainerStatuses", []) if "running" in one.get("state", {})]
     return [*init, *pod["status"].get("containerStatuses", [])]
 
 
 def age_s(pod: dict[str, Any]) -> float:
-    """Of the container that started last; 0 if one does not run."""
+    """Age of the container that started last; 0 if a container is not running."""
     started = [one["state"].get("running", {}).get("startedAt") for one in statuses(pod)]
     if not all(started):
         return 0.0
     return (datetime.now(UTC) - max(datetime.fromisoformat(each) for each in started)).total_seconds()
 
 
-def complaints(pod: dict[str, Any], vmi: dict[str, Any], deployment: dict[str, Any], uid: str) -> list[str]:
-    """What is not as in an undisturbed life."""
+def disturbances(pod: dict[str, Any], vmi: dict[str, Any], deployment: dict[str, Any], uid: str) -> list[str]:
+    """Signs of a disturbance: unready or restarted containers, conditions that are not Ready, another VMI."""
     found = [
         f"container {one['name']}: ready {one['ready']}, restarts {one['restartCount']}"
         for one in statuses(pod)
@@ -123,7 +123,7 @@ def has_sidecar(exercise: Exercise) -> bool:
 
 
 def processes(exercise: Exercise, pod: dict[str, Any], container: str, pattern: str) -> list[str]:
-    """Process IDs on the node that match ``pgrep`` arguments, in the pod's container whose name begins so."""
+    """Process IDs on the node that match the ``pgrep`` arguments, in the pod's container with this name prefix."""
     (identity,) = (one["containerID"].partition("//")[2] for one in statuses(pod) if one["name"].startswith(container))
     script = f"for p in $(pgrep {pattern}); do grep -q {identity} /proc/$p/cgroup && echo $p; done; true"
     return exercise.node(script).split()
@@ -138,19 +138,19 @@ def is_gone(exercise: Exercise, pid: str) -> bool:
 
 
 @pytest.mark.first
-def test_a_vm_starts_that_is_to_outlive_every_timeout(life: Life) -> None:
-    assert life.uid
-    assert life.report["boot"] == "1"
+def test_the_vm_starts_before_all_other_tests(first_run: FirstRun) -> None:
+    assert first_run.uid
+    assert first_run.report["boot"] == "1"
 
 
-def test_it_is_undisturbed_when_every_timeout_has_passed(exercise: Exercise, life: Life) -> None:
+def test_the_vm_is_undisturbed_after_every_timeout(exercise: Exercise, first_run: FirstRun) -> None:
     limit = max(timeouts_s().values()) + MARGIN_S
     print(f"every timeout has passed after {limit:.0f} s: {timeouts_s()}")
     exercise.wait_ready()
     deadline = time.monotonic() + limit + 60
     while True:
-        pod = pod_of(exercise, life.pod)
-        assert complaints(pod, exercise.instance(MACHINE), exercise.status(), life.uid) == []
+        pod = pod_of(exercise, first_run.pod)
+        assert disturbances(pod, exercise.instance(MACHINE), exercise.status(), first_run.uid) == []
         age = age_s(pod)
         if age > limit:
             break
@@ -159,22 +159,22 @@ def test_it_is_undisturbed_when_every_timeout_has_passed(exercise: Exercise, lif
     print(f"the youngest container of the pod is {age:.0f} s old")
     if has_sidecar(exercise):
         assert len(hooks(exercise, pod)) == 1
-    exercise.tell(MACHINE, "write kept", "KIGI-WROTE kept")
-    exercise.says(MACHINE, **life.report)
+    exercise.send(MACHINE, "write kept", "KIGI-WROTE kept")
+    exercise.report(MACHINE, **first_run.report)
 
 
-def test_the_hook_finds_virt_launchers_socket_in_the_table_of_the_pod(exercise: Exercise, life: Life) -> None:
+def test_the_hook_finds_virt_launchers_socket_in_the_pods_socket_table(exercise: Exercise, first_run: FirstRun) -> None:
     if not has_sidecar(exercise):
         pytest.skip("this KubeVirt has no hook in the VM's pod")
-    (pid,) = hooks(exercise, pod_of(exercise, life.pod))
+    (pid,) = hooks(exercise, pod_of(exercise, first_run.pod))
     sockets = read_sockets(exercise.node(f"cat /proc/{pid}/net/unix"))
     assert sockets.launcher, "virt-launcher's command socket"
     assert sockets.others, "libvirt's sockets"
 
 
-def test_a_virt_launcher_that_is_killed_ends_its_pod_and_the_vm_starts_again(exercise: Exercise, life: Life) -> None:
-    """It calls no Shutdown, so that the sidecar ends by its watch alone."""
-    pod = pod_of(exercise, life.pod)
+def test_the_pod_of_a_killed_virt_launcher_ends_and_the_vm_restarts(exercise: Exercise, first_run: FirstRun) -> None:
+    """A killed virt-launcher calls no Shutdown, so the sidecar ends by its own check of the socket."""
+    pod = pod_of(exercise, first_run.pod)
     (launcher,) = processes(exercise, pod, "compute", "-x virt-launcher")
     sidecar = hooks(exercise, pod) if has_sidecar(exercise) else []
     started = time.monotonic()
@@ -182,7 +182,7 @@ def test_a_virt_launcher_that_is_killed_ends_its_pod_and_the_vm_starts_again(exe
     for pid in sidecar:
         eventually(partial(is_gone, exercise, pid), "the sidecar's end", SIDECAR_ENDS_S)
         print(f"the sidecar ended after {time.monotonic() - started:.0f} s")
-    selector = f"kubevirt.io/created-by={life.uid}"
+    selector = f"kubevirt.io/created-by={first_run.uid}"
 
     def ended() -> bool:
         pods = exercise.target.get("pods", "-n", NAMESPACE, "-l", selector)["items"]
@@ -190,13 +190,13 @@ def test_a_virt_launcher_that_is_killed_ends_its_pod_and_the_vm_starts_again(exe
 
     eventually(ended, "the pod's end", SIDECAR_ENDS_S + MARGIN_S)
     print(f"the pod ended after {time.monotonic() - started:.0f} s")
-    exercise.next_run(MACHINE, life.uid)
+    exercise.next_run(MACHINE, first_run.uid)
     exercise.wait_ready()
-    exercise.says(MACHINE, machine=MACHINE, boot="2")
-    exercise.tell(MACHINE, "show", "KIGI-WRITTEN kept")
+    exercise.report(MACHINE, machine=MACHINE, boot="2")
+    exercise.send(MACHINE, "show", "KIGI-WRITTEN kept")
 
 
-def test_nothing_of_it_is_left(exercise: Exercise) -> None:
+def test_deletion_removes_pods_overlays_and_namespace(exercise: Exercise) -> None:
     exercise.target.kubectl("delete", "systemdeployment", "--all", "-n", NAMESPACE, "--timeout=600s")
     eventually(lambda: exercise.target.get("pods", "-n", NAMESPACE)["items"] == [], "the pods' end", 300)
     assert exercise.node(f"ls /var/lib/kigi/volumes | grep '[.]{NAMESPACE}[.]' || true") == ""

@@ -1,4 +1,4 @@
-"""EFI and a TPM that keep nothing beyond a run of their VM, by a guest that has both on a layered disk."""
+"""A guest on a layered disk with EFI and a TPM, both of which lose their state at each start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENTRY = f"title kigi\nlinux /vmlinuz\ninitrd /initrd\noptions {tiny.KERNEL_OPTIO
 
 @pytest.fixture(scope="module")
 def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exercise]:
-    """One machine: an image of the exercise with a loader for EFI, published as one layer more."""
+    """One machine: an image of the exercise with a loader for EFI, published as an additional layer."""
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
@@ -53,7 +53,7 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def add_efi_loader(disk: Path) -> None:
-    """Beside the loader for BIOS on the boot part of a tiny disk (raw)."""
+    """Add a loader for EFI to the boot partition of a tiny disk (raw), which has one for BIOS."""
     found = packages.unpack(("systemd-boot-efi", "mtools"), packages.cache_dir())
     tools, part = found["mtools"] / "usr/bin", f"{disk}@@{tiny.BOOT_START}"
     entry = disk.with_name("kigi.conf")
@@ -70,11 +70,11 @@ def deploy(lab: Exercise, **spec: str) -> None:
     lab.target.apply({"apiVersion": API_VERSION, "kind": "SystemDeployment", "metadata": meta, "spec": full})
 
 
-def test_a_guest_boots_by_efi_and_has_a_tpm_before_and_after_a_reset(lab: Exercise) -> None:
+def test_a_guest_boots_with_efi_and_has_a_tpm_before_and_after_a_reset(lab: Exercise) -> None:
     deploy(lab)
-    first = lab.says(MACHINE, machine=MACHINE, boot="1")
-    lab.tell(MACHINE, "firmware", "KIGI-FIRMWARE efi tpm=yes")
-    lab.tell(MACHINE, "write before", "KIGI-WROTE before")
+    first = lab.report(MACHINE, machine=MACHINE, boot="1")
+    lab.send(MACHINE, "firmware", "KIGI-FIRMWARE efi tpm=yes")
+    lab.send(MACHINE, "write before", "KIGI-WROTE before")
     domain = ElementTree.fromstring(lab.domain(MACHINE))
     assert [each.get("type") for each in domain.iterfind("devices/disk/driver")] == ["qcow2"]
     assert domain.find("os/loader") is not None
@@ -84,7 +84,7 @@ def test_a_guest_boots_by_efi_and_has_a_tpm_before_and_after_a_reset(lab: Exerci
     before = lab.vmi_uid(MACHINE)
     deploy(lab, reset="before the exercise")
     lab.next_run(MACHINE, before)
-    again = lab.says(MACHINE, machine=MACHINE, boot="1")
-    lab.tell(MACHINE, "firmware", "KIGI-FIRMWARE efi tpm=yes")
-    lab.tell(MACHINE, "show", "KIGI-WRITTEN none")
-    assert (again["mac"], again["uuid"], again["serial"]) == (first["mac"], first["uuid"], first["serial"])
+    second = lab.report(MACHINE, machine=MACHINE, boot="1")
+    lab.send(MACHINE, "firmware", "KIGI-FIRMWARE efi tpm=yes")
+    lab.send(MACHINE, "show", "KIGI-WRITTEN none")
+    assert (second["mac"], second["uuid"], second["serial"]) == (first["mac"], first["uuid"], first["serial"])

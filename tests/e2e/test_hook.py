@@ -1,4 +1,4 @@
-"""No VM starts on a layered disk without the hook: KubeVirt's gate off and on again, a hook that fails or is killed.
+"""No VM starts on a layered disk without the hook: tests with KubeVirt's gate off, and with failing and killed hooks.
 
 The tests build on each other, in this order, on one deployment.
 """
@@ -46,19 +46,19 @@ def gate_off(exercise: Exercise) -> Iterator[None]:
 
 @pytest.fixture
 def sidecar(exercise: Exercise) -> None:
-    """For tests of the hook in a VM's own pod."""
+    """Skip tests of the sidecar in a VM's pod if this KubeVirt has none."""
     if exercise.cluster.release.gate != "Sidecar":
         pytest.skip("this KubeVirt has no hook in the VM's pod")
 
 
 def hooks(exercise: Exercise) -> set[str]:
-    """Process IDs on the node."""
+    """Process IDs of the hooks on the node."""
     return set(exercise.node("pgrep -f '[k]igi-disk-hook' || true").split())
 
 
 @contextmanager
 def hooks_killed(exercise: Exercise) -> Iterator[None]:
-    """Every hook that starts on the node meanwhile dies at once."""
+    """Within the context, kill every new hook on the node immediately."""
     done, others = threading.Event(), hooks(exercise)
 
     def kill() -> None:
@@ -77,48 +77,48 @@ def hooks_killed(exercise: Exercise) -> Iterator[None]:
 
 
 def stalled(exercise: Exercise) -> str:
-    """Reason and message of the condition Stalled, empty if it is not True."""
+    """Reason and message of the condition Stalled, or "" if it is not True."""
     for condition in exercise.status().get("conditions", []):
         if condition["type"] == "Stalled" and condition["status"] == "True":
             return f"{condition['reason']}: {condition['message']}"
     return ""
 
 
-def goes_on(exercise: Exercise) -> None:
-    """Without another word it is Ready in the end."""
+def wait_until_recovered(exercise: Exercise) -> None:
+    """Wait until the deployment is no longer Stalled and becomes Ready, without another change of its spec."""
     eventually(lambda: not stalled(exercise), "the end of Stalled", 60)
     exercise.wait_ready()
 
 
-def test_without_the_gate_nothing_starts_and_with_it_it_goes_on_by_itself(exercise: Exercise) -> None:
+def test_without_the_gate_no_vm_starts_and_with_it_the_deployment_continues(exercise: Exercise) -> None:
     with gate_off(exercise):
         exercise.apply("infected")
-        said = eventually(lambda: stalled(exercise), "the condition Stalled", 120)
-        assert said.startswith("HookUnavailable")
-        assert exercise.cluster.release.gate in said
+        stalled_text = eventually(lambda: stalled(exercise), "the condition Stalled", 120)
+        assert stalled_text.startswith("HookUnavailable")
+        assert exercise.cluster.release.gate in stalled_text
         assert exercise.target.get("virtualmachineinstances", "-n", NAMESPACE)["items"] == []
-    goes_on(exercise)
+    wait_until_recovered(exercise)
     for name in RUNNING:
-        exercise.says(name, machine=name, boot="1")
+        exercise.report(name, machine=name, boot="1")
 
 
-def test_a_gate_that_goes_leaves_running_guests_alone_and_holds_a_reset_back(exercise: Exercise) -> None:
+def test_a_gate_that_is_turned_off_does_not_disturb_running_guests_but_delays_a_reset(exercise: Exercise) -> None:
     before = {name: exercise.vmi_uid(name) for name in RUNNING}
-    exercise.tell("mail1", "write kept", "KIGI-WROTE kept")
+    exercise.send("mail1", "write kept", "KIGI-WROTE kept")
     with gate_off(exercise):
         exercise.apply("infected", {"mail1": {"reset": "held back"}})
-        said = eventually(lambda: stalled(exercise), "the condition Stalled", 120)
-        assert said.startswith("HookUnavailable")
+        stalled_text = eventually(lambda: stalled(exercise), "the condition Stalled", 120)
+        assert stalled_text.startswith("HookUnavailable")
         assert {name: exercise.vmi_uid(name) for name in RUNNING} == before
-    goes_on(exercise)
-    exercise.says("mail1", machine="mail1", boot="1")
-    exercise.tell("mail1", "show", "KIGI-WRITTEN none")
+    wait_until_recovered(exercise)
+    exercise.report("mail1", machine="mail1", boot="1")
+    exercise.send("mail1", "show", "KIGI-WRITTEN none")
     assert exercise.vmi_uid("desktop1") == before["desktop1"]
 
 
 @pytest.mark.usefixtures("sidecar")
-def test_a_vm_whose_hook_is_killed_does_not_run_and_a_reset_brings_it_back(exercise: Exercise) -> None:
-    """KubeVirt does not say so: virt-launcher waits for its hook, and gives up after some minutes."""
+def test_a_vm_whose_hook_is_killed_does_not_run_and_a_reset_repairs_it(exercise: Exercise) -> None:
+    """KubeVirt does not report it: virt-launcher waits for its hook, and gives up after some minutes."""
     old = exercise.vmi_uid("mail1")
     with hooks_killed(exercise):
         exercise.apply("infected", {"mail1": {"reset": "killed"}})
@@ -130,21 +130,21 @@ def test_a_vm_whose_hook_is_killed_does_not_run_and_a_reset_brings_it_back(exerc
             time.sleep(1)
     exercise.apply("infected", {"mail1": {"reset": "healed"}})
     exercise.wait_ready()
-    exercise.says("mail1", machine="mail1", boot="1")
+    exercise.report("mail1", machine="mail1", boot="1")
 
 
 @pytest.mark.usefixtures("sidecar")
-def test_a_hook_that_dies_later_does_not_disturb_the_guest_and_is_told(exercise: Exercise) -> None:
+def test_a_hook_that_ends_later_does_not_disturb_the_guest_and_is_reported(exercise: Exercise) -> None:
     known = hooks(exercise)
     exercise.apply("infected", {"mail1": {"reset": "later"}})
     exercise.wait_ready()
-    exercise.says("mail1", machine="mail1", boot="1")
+    exercise.report("mail1", machine="mail1", boot="1")
     uid = exercise.vmi_uid("mail1")
     exercise.node(f"kill -9 {' '.join(hooks(exercise) - known)}")
     eventually(lambda: "hook-sidecar" in exercise.machine("mail1").get("message", ""), "the lost part", 120)
-    exercise.says("mail1", machine="mail1", boot="1")
+    exercise.report("mail1", machine="mail1", boot="1")
     assert exercise.vmi_uid("mail1") == uid
     exercise.virtctl("restart", exercise.vm("mail1"))
     exercise.next_run("mail1", uid)
     exercise.wait_ready()
-    exercise.says("mail1", machine="mail1", boot="2")
+    exercise.report("mail1", machine="mail1", boot="2")

@@ -1,4 +1,4 @@
-"""Every life of a VM, told from inside the guest: the tiny exercise's mail1 and desktop1 under a real KubeVirt.
+"""The life cycle of a VM as its guest reports it: the tiny exercise's mail1 and desktop1 under a real KubeVirt.
 
 The tests build on each other, in this order, on one deployment: guests take a minute to boot under emulation.
 """
@@ -46,39 +46,39 @@ def exercise(cluster: Cluster, target: Target) -> Iterator[Exercise]:
 
 @pytest.fixture(scope="module")
 def identity(exercise: Exercise) -> dict[str, dict[str, str]]:
-    """What each guest knew of its hardware at first."""
-    return {name: {key: exercise.says(name)[key] for key in IDENTITY} for name in RUNNING}
+    """Machine -> MAC, UUID and serial number of the guest's first report."""
+    return {name: {key: exercise.report(name)[key] for key in IDENTITY} for name in RUNNING}
 
 
-def test_guests_say_which_machine_and_state_they_are(exercise: Exercise, identity: dict[str, dict[str, str]]) -> None:
+def test_guests_report_their_machine_and_state(exercise: Exercise, identity: dict[str, dict[str, str]]) -> None:
     for name in RUNNING:
         state = exercise.published.manifest.guests["infected"][name].state
-        exercise.says(name, machine=name, state=state, boot="1")
+        exercise.report(name, machine=name, state=state, boot="1")
         assert exercise.machine(name)["state"] == "Running"
     assert len({each["mac"] for each in identity.values()}) == len(RUNNING)
     others = set(exercise.published.manifest.roles) - set(RUNNING)
     assert {exercise.machine(name)["state"] for name in others} == {"Stopped"}
 
 
-def test_writes_outlive_a_reboot_and_a_restart_of_the_vm(exercise: Exercise) -> None:
-    exercise.tell("mail1", "write kept", "KIGI-WROTE kept")
+def test_writes_survive_a_reboot_and_a_restart_of_the_vm(exercise: Exercise) -> None:
+    exercise.send("mail1", "write kept", "KIGI-WROTE kept")
     uid = exercise.vmi_uid("mail1")
-    exercise.tell("mail1", "reboot", "KIGI-BYE reboot")
-    exercise.says("mail1", boot="2")
+    exercise.send("mail1", "reboot", "KIGI-BYE reboot")
+    exercise.report("mail1", boot="2")
     assert exercise.vmi_uid("mail1") == uid
     exercise.virtctl("restart", exercise.vm("mail1"))
     exercise.next_run("mail1", uid)
-    exercise.says("mail1", boot="3")
-    exercise.tell("mail1", "show", "KIGI-WRITTEN kept")
+    exercise.report("mail1", boot="3")
+    exercise.send("mail1", "show", "KIGI-WRITTEN kept")
 
 
-def test_a_guest_that_powers_itself_off_is_started_again_with_its_writes(exercise: Exercise) -> None:
-    exercise.tell("mail1", "poweroff", "KIGI-BYE poweroff")
-    exercise.says("mail1", boot="4")
-    exercise.tell("mail1", "show", "KIGI-WRITTEN kept")
+def test_a_guest_that_powers_itself_off_restarts_with_its_writes(exercise: Exercise) -> None:
+    exercise.send("mail1", "poweroff", "KIGI-BYE poweroff")
+    exercise.report("mail1", boot="4")
+    exercise.send("mail1", "show", "KIGI-WRITTEN kept")
 
 
-def test_a_paused_vm_is_not_ready_and_is_called_paused(exercise: Exercise) -> None:
+def test_a_paused_vm_is_not_ready_and_its_state_is_paused(exercise: Exercise) -> None:
     exercise.virtctl("pause", "vm", exercise.vm("mail1"))
     eventually(lambda: exercise.machine("mail1")["state"] == "Paused", "state Paused", 120)
     assert not exercise.status()["instances"][0]["ready"]
@@ -98,8 +98,8 @@ def test_a_migration_is_refused(exercise: Exercise) -> None:
         exercise.target.apply(migration)
 
 
-def test_kubevirts_1_9_way_would_change_this_domain_in_the_same_way(exercise: Exercise) -> None:
-    """1.9 with our Plugin makes the same disks of the domain that 1.7 made, before its hook."""
+def test_kubevirt_1_9_would_change_this_domain_in_the_same_way(exercise: Exercise) -> None:
+    """Applied to the domain before the hook of 1.7, the Plugin of 1.9 gives the same disks as that hook."""
     after = ElementTree.fromstring(exercise.domain("mail1"))
     (driver,) = (
         disk.find("driver")
@@ -117,20 +117,20 @@ def test_kubevirts_1_9_way_would_change_this_domain_in_the_same_way(exercise: Ex
     assert [each.get("type") for each in changed if each is not None] == ["qcow2"]
 
 
-def test_a_reset_of_one_machine_throws_its_writes_away_and_leaves_the_others_alone(
+def test_a_reset_of_one_machine_discards_its_writes_and_does_not_disturb_the_others(
     exercise: Exercise, identity: dict[str, dict[str, str]]
 ) -> None:
     undisturbed = exercise.vmi_uid("desktop1")
     exercise.apply("infected", {"mail1": {"reset": "one"}})
     exercise.wait_ready()
-    exercise.says("mail1", boot="1", **identity["mail1"])
-    exercise.tell("mail1", "show", "KIGI-WRITTEN none")
+    exercise.report("mail1", boot="1", **identity["mail1"])
+    exercise.send("mail1", "show", "KIGI-WRITTEN none")
     assert exercise.machine("mail1")["revision"] == 2
     assert exercise.machine("desktop1")["revision"] == 1
     assert exercise.vmi_uid("desktop1") == undisturbed
 
 
-def test_a_switch_and_back_changes_the_state_and_not_the_identity(
+def test_a_switch_and_its_reversal_change_the_state_but_not_the_identity(
     exercise: Exercise, identity: dict[str, dict[str, str]]
 ) -> None:
     for state in ("cleaned", "infected"):
@@ -138,24 +138,24 @@ def test_a_switch_and_back_changes_the_state_and_not_the_identity(
         exercise.wait_ready()
         for name in RUNNING:
             expected = exercise.published.manifest.guests[state][name].state
-            exercise.says(name, machine=name, state=expected, boot="1", **identity[name])
+            exercise.report(name, machine=name, state=expected, boot="1", **identity[name])
 
 
-def test_off_and_on_again_keeps_the_writes(exercise: Exercise) -> None:
-    exercise.tell("mail1", "write still here", "KIGI-WROTE still here")
+def test_a_vm_that_was_off_has_its_writes(exercise: Exercise) -> None:
+    exercise.send("mail1", "write still here", "KIGI-WROTE still here")
     exercise.apply("infected", {"mail1": {"reset": "one", "running": False}})
     exercise.wait_ready()
     assert exercise.vmi_uid("mail1") is None
     assert exercise.machine("mail1")["state"] == "Stopped"
     exercise.apply("infected", {"mail1": {"reset": "one"}})
     exercise.wait_ready()
-    exercise.says("mail1", boot="2")
-    exercise.tell("mail1", "show", "KIGI-WRITTEN still here")
+    exercise.report("mail1", boot="2")
+    exercise.send("mail1", "show", "KIGI-WRITTEN still here")
 
 
-def test_a_guest_that_forges_a_qcow2_header_on_its_disk_reaches_no_file(exercise: Exercise) -> None:
-    """It overwrites its boot sector and nothing else: the overlay is what it was, and a reset brings the guest back."""
-    exercise.tell("mail1", "forge", "KIGI-FORGED")
+def test_a_guest_that_forges_a_qcow2_header_on_its_disk_gets_no_access_to_files(exercise: Exercise) -> None:
+    """It only overwrites its boot sector: the overlay's header does not change, and a reset repairs the guest."""
+    exercise.send("mail1", "forge", "KIGI-FORGED")
     old = exercise.vmi_uid("mail1")
     exercise.virtctl("restart", exercise.vm("mail1"), "--grace-period=0", "--force")
     exercise.next_run("mail1", old)
@@ -166,39 +166,39 @@ def test_a_guest_that_forges_a_qcow2_header_on_its_disk_reaches_no_file(exercise
     assert all("/vmi-disks/kigi-root/" in file for file in files)
     exercise.apply("infected", {"mail1": {"reset": "forged"}})
     exercise.wait_ready()
-    exercise.says("mail1", boot="1", machine="mail1")
+    exercise.report("mail1", boot="1", machine="mail1")
 
 
 @pytest.mark.parametrize("selector", ["app.kubernetes.io/name=kigi-operator", "app.kubernetes.io/name=kigi-node-cache"])
 def test_guests_are_not_disturbed_when_one_of_kigis_own_processes_is_killed(exercise: Exercise, selector: str) -> None:
     before = {name: exercise.vmi_uid(name) for name in RUNNING}
-    boots = {name: exercise.says(name)["boot"] for name in RUNNING}
+    boots = {name: exercise.report(name)["boot"] for name in RUNNING}
     exercise.kill_containers(selector)
     exercise.wait_ready()
     assert {name: exercise.vmi_uid(name) for name in RUNNING} == before
-    assert {name: exercise.says(name)["boot"] for name in RUNNING} == boots
-    # And it still works: a reset goes through.
+    assert {name: exercise.report(name)["boot"] for name in RUNNING} == boots
+    # The replaced process works: a reset succeeds.
     exercise.apply("infected", {"mail1": {"reset": selector[-8:]}})
     exercise.wait_ready()
-    exercise.says("mail1", boot="1")
+    exercise.report("mail1", boot="1")
 
 
-def test_all_come_back_when_the_kubelet_is_killed(exercise: Exercise) -> None:
+def test_guests_are_not_disturbed_when_the_kubelet_is_killed(exercise: Exercise) -> None:
     before = {name: exercise.vmi_uid(name) for name in RUNNING}
-    boots = {name: exercise.says(name)["boot"] for name in RUNNING}
+    boots = {name: exercise.report(name)["boot"] for name in RUNNING}
     old = exercise.node("pidof kubelet").strip()
     exercise.node(f"kill -9 {old}")
     eventually(lambda: exercise.node("pidof kubelet || true").strip() not in ("", old), "the next kubelet", 120)
     exercise.wait_ready()
     assert {name: exercise.vmi_uid(name) for name in RUNNING} == before
-    assert {name: exercise.says(name)["boot"] for name in RUNNING} == boots
+    assert {name: exercise.report(name)["boot"] for name in RUNNING} == boots
     exercise.apply("infected", {"mail1": {"reset": "kubelet"}})
     exercise.wait_ready()
-    exercise.says("mail1", boot="1")
+    exercise.report("mail1", boot="1")
 
 
-def test_a_vm_whose_shim_is_killed_is_started_again_on_its_disk(exercise: Exercise) -> None:
-    exercise.tell("mail1", "write survived", "KIGI-WROTE survived")
+def test_a_vm_whose_shim_is_killed_restarts_on_its_disk(exercise: Exercise) -> None:
+    exercise.send("mail1", "write survived", "KIGI-WROTE survived")
     old = exercise.vmi_uid("mail1")
     pod = exercise.target.get("pod", exercise.launcher("mail1"), "-n", exercise.namespace)
     (container,) = (c for c in pod["status"]["containerStatuses"] if c["name"] == "compute")
@@ -208,11 +208,11 @@ def test_a_vm_whose_shim_is_killed_is_started_again_on_its_disk(exercise: Exerci
     exercise.node(f"kill -9 $(awk '/^PPid/ {{print $2}}' /proc/{pid}/status)")
     exercise.next_run("mail1", old)
     exercise.wait_ready()
-    exercise.says("mail1", boot="2")
-    exercise.tell("mail1", "show", "KIGI-WRITTEN survived")
+    exercise.report("mail1", boot="2")
+    exercise.send("mail1", "show", "KIGI-WRITTEN survived")
 
 
-def test_deleting_leaves_nothing_on_the_node_or_in_the_cluster(exercise: Exercise) -> None:
+def test_deletion_leaves_no_objects_overlays_or_mounts(exercise: Exercise) -> None:
     exercise.target.kubectl("delete", "systemdeployment", NAME, "-n", exercise.namespace, "--timeout=600s")
     kinds = "virtualmachines,virtualmachineinstances,persistentvolumeclaims"
     assert exercise.target.get(kinds, "-n", exercise.namespace)["items"] == []

@@ -1,4 +1,4 @@
-"""Twenty switches in a row leave nothing behind, and the processes of Kigi stay as large as they were."""
+"""Twenty consecutive switches leak no mounts, files or objects, and Kigi's processes do not grow."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 NAMESPACE = "switches"
 SWITCHES = 20
 WARM = 5
-"""Switches before the first look: by then imports, pools and caches are filled."""
+"""Switches before the first sample of memory: then imports, pools and caches are filled."""
 MAY_GROW = 24 * 2**20
-"""Bytes that a process may grow in the 15 switches after: noise of the allocator; a kept VM object is 10 kB."""
-LOOKS = 5
-"""Looks in a row of which the one with the fewest file descriptors counts: connections come and go between them."""
+"""Bytes that a process may grow in the 15 later switches: noise of the allocator; a leaked VM object is 10 kB."""
+WINDOW = 5
+"""Consecutive samples; the minimum of their file descriptors counts, because open connections vary."""
 MAY_OPEN = 4
-"""File descriptors that a process may have more of in the last looks than in the first ones, ten switches before."""
+"""File descriptors that a process may gain between the first and the last window, which are ten switches apart."""
 PROCESSES = ("kigi-operator", "kigi-cache")
 
 
 @dataclass(frozen=True)
 class Remains:
-    """How many there are of what a switch makes anew and takes away; the last two belong to no pod of the cluster."""
+    """Numbers of objects that a switch replaces; the last two are remains of pods that no longer exist."""
 
     mounts: int
     files: int
@@ -38,7 +38,7 @@ class Remains:
 
     @classmethod
     def of(cls, exercise: Exercise) -> Remains:
-        """Counted now."""
+        """The current numbers."""
         namespace, target = exercise.namespace, exercise.target
         pods = {str(pod["metadata"]["uid"]) for pod in target.get("pods", "-A")["items"]}
         cgroups = exercise.node("find /sys/fs/cgroup -type d -name 'pod*-*-*' -printf '%f\\n'").split()
@@ -62,14 +62,14 @@ def exercise(cluster: Cluster) -> Iterator[Exercise]:
 
 @dataclass(frozen=True)
 class Process:
-    """What a process holds: bytes of resident memory, and open file descriptors."""
+    """Resident memory in bytes, and number of open file descriptors, of a process."""
 
     memory: int
     descriptors: int
 
 
 def processes(exercise: Exercise) -> dict[str, Process]:
-    """Kigi's processes on the node: program and process ID."""
+    """``program pid`` -> figures of Kigi's processes on the node."""
     found = {}
     for name in PROCESSES:
         for pid in exercise.node(f"pgrep -f '/bin/[{name[0]}]{name[1:]}'").split():
@@ -79,8 +79,8 @@ def processes(exercise: Exercise) -> dict[str, Process]:
     return found
 
 
-def settled(exercise: Exercise) -> Remains | None:
-    """What there is, when no pod's end has left folders for the kubelet to tidy up."""
+def quiet(exercise: Exercise) -> Remains | None:
+    """The current numbers, or None while the kubelet still removes remains of earlier pods."""
     found = Remains.of(exercise)
     return None if found.cgroups_without_pod or found.folders_without_pod else found
 
@@ -88,33 +88,33 @@ def settled(exercise: Exercise) -> Remains | None:
 def test_twenty_switches_leak_nothing(exercise: Exercise) -> None:
     exercise.apply("infected")
     exercise.wait_ready()
-    before = eventually(lambda: settled(exercise), "the end of earlier tests' pods", 180)
-    held = processes(exercise)
-    assert len(held) >= len(PROCESSES)
+    before = eventually(lambda: quiet(exercise), "removal of earlier tests' pods", 180)
+    start = processes(exercise)
+    assert len(start) >= len(PROCESSES)
     assert before.pods == len(RUNNING)
-    print(f"before: {before}, {_told(held)}")
-    looks = []
+    print(f"before: {before}, {_shown(start)}")
+    samples = []
     for number in range(1, SWITCHES + 1):
         exercise.apply("cleaned" if number % 2 else "infected")
         exercise.wait_ready()
-        looks.append(processes(exercise))
-        print(f"switch {number}: {_told(looks[-1])}")
-    eventually(lambda: Remains.of(exercise) == before, f"{before} again, now {Remains.of(exercise)}", 180)
+        samples.append(processes(exercise))
+        print(f"switch {number}: {_shown(samples[-1])}")
+    eventually(lambda: Remains.of(exercise) == before, f"return to {before}, now {Remains.of(exercise)}", 180)
     for name in RUNNING:
-        exercise.says(name, state=exercise.published.manifest.guests["infected"][name].state, boot="1")
+        exercise.report(name, state=exercise.published.manifest.guests["infected"][name].state, boot="1")
         assert exercise.machine(name)["revision"] == SWITCHES + 1
     print(f"after: {Remains.of(exercise)}")
-    first, last = looks[WARM - 1], looks[-1]
-    assert all(look.keys() == held.keys() for look in looks), "a process was started again"
-    assert {name: more for name in held if (more := last[name].memory - first[name].memory) > MAY_GROW} == {}
-    fewest = [_fewest(some) for some in (looks[WARM - 1 : WARM - 1 + LOOKS], looks[-LOOKS:])]
-    assert {name: more for name in held if (more := fewest[1][name] - fewest[0][name]) > MAY_OPEN} == {}
+    first, last = samples[WARM - 1], samples[-1]
+    assert all(sample.keys() == start.keys() for sample in samples), "a process restarted"
+    assert {name: more for name in start if (more := last[name].memory - first[name].memory) > MAY_GROW} == {}
+    fewest = [_fewest(some) for some in (samples[WARM - 1 : WARM - 1 + WINDOW], samples[-WINDOW:])]
+    assert {name: more for name in start if (more := fewest[1][name] - fewest[0][name]) > MAY_OPEN} == {}
 
 
-def _fewest(looks: Sequence[Mapping[str, Process]]) -> dict[str, int]:
-    """Process -> the least file descriptors that it had at any of these looks."""
-    return {name: min(look[name].descriptors for look in looks) for name in looks[0]}
+def _fewest(samples: Sequence[Mapping[str, Process]]) -> dict[str, int]:
+    """Process -> minimum of its file descriptors in these samples."""
+    return {name: min(sample[name].descriptors for sample in samples) for name in samples[0]}
 
 
-def _told(held: dict[str, Process]) -> str:
-    return ", ".join(f"{name}: {one.memory / 1e6:.1f} MB, {one.descriptors} files" for name, one in held.items())
+def _shown(start: dict[str, Process]) -> str:
+    return ", ".join(f"{name}: {one.memory / 1e6:.1f} MB, {one.descriptors} files" for name, one in start.items())

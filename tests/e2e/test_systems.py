@@ -1,7 +1,7 @@
-"""The whole tiny exercise: ten machines in each of three states, a second instance beside the first, off, on, gone.
+"""The whole tiny exercise: ten machines in each of three states, a second instance, off, on, and deletion.
 
-The tests build on each other, in this order, on one deployment. It keeps what a switch does not change, so that two
-cores boot only the guests that the switch is about.
+The tests build on each other, in this order, on one deployment. Its switch policy keeps unchanged disks, so that two
+cores boot only the guests that a switch changes.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ def exercise(cluster: Cluster) -> Iterator[Exercise]:
 
 
 def deploy(exercise: Exercise, state: str, **spec: Any) -> None:
-    """Apply, and wait for Ready."""
-    wish = kubernetes.system_deployment(NAME, state, NAMESPACE, switchPolicy="KeepUnchanged", **spec)
-    exercise.target.apply(wish)
+    """Apply the deployment, and wait until it is Ready."""
+    deployment = kubernetes.system_deployment(NAME, state, NAMESPACE, switchPolicy="KeepUnchanged", **spec)
+    exercise.target.apply(deployment)
     exercise.wait_ready()
 
 
 def two_instances(reset: str = "never") -> dict[str, Any]:
-    """All of the first instance, a few machines of the second."""
+    """Fields of the spec: all machines of the first instance run, and those of SECOND in the second instance."""
     on = [{"name": name, "running": True} for name in SECOND]
     return {"replicas": 2, "overrides": [{"instance": 1, "running": False, "reset": reset, "machines": on}]}
 
 
 def check_guests(exercise: Exercise, state: str, boot: str = "1") -> dict[str, dict[str, str]]:
-    """Every guest of the first instance says that it is that machine in that state; what it says of its hardware."""
+    """Wait until every guest of the first instance reports its machine and state; returns the reported hardware."""
     identity = {}
     for name, guest in exercise.published.manifest.guests[state].items():
-        said = exercise.says(name, machine=name, state=guest.state, marker=guest.marker, boot=boot)
-        identity[name] = {key: said[key] for key in ("mac", "uuid", "serial")}
+        report = exercise.report(name, machine=name, state=guest.state, marker=guest.marker, boot=boot)
+        identity[name] = {key: report[key] for key in ("mac", "uuid", "serial")}
     return identity
 
 
 @pytest.fixture(scope="module")
 def identity(exercise: Exercise) -> dict[str, dict[str, str]]:
-    """What each of the ten knew of its hardware at first."""
+    """Machine -> MAC, UUID and serial number of the guest's first report."""
     deploy(exercise, "infected")
     return check_guests(exercise, "infected")
 
@@ -67,16 +67,14 @@ def uids(exercise: Exercise, instance: int) -> dict[str, str]:
     return {name.removeprefix(prefix): uid for name, uid in named.items() if name.startswith(prefix)}
 
 
-def test_ten_guests_say_which_machine_and_state_they_are(
-    exercise: Exercise, identity: dict[str, dict[str, str]]
-) -> None:
+def test_ten_guests_report_their_machine_and_state(exercise: Exercise, identity: dict[str, dict[str, str]]) -> None:
     assert len(uids(exercise, 0)) == len(exercise.published.manifest.roles) == len(identity) == MACHINES
     for key in ("mac", "uuid", "serial"):
         assert len({each[key] for each in identity.values()}) == MACHINES
 
 
 def test_ten_running_guests_are_captured_at_one_moment(exercise: Exercise) -> None:
-    """They stand still together, run on, and become a state whose layers are what they wrote."""
+    """All VMs are paused together and keep running afterwards; the layers of the new state have their writes."""
     before = uids(exercise, 0)
     status = exercise.capture("ten", quiesce="Pause")
     assert uids(exercise, 0) == before
@@ -86,12 +84,12 @@ def test_ten_running_guests_are_captured_at_one_moment(exercise: Exercise) -> No
     assert {disk["state"] for disk in status["disks"]} == {"Stored"}
     full = sum(disk["virtualSizeBytes"] for disk in status["disks"])
     assert status["uploadedBytes"] == status["addedBytes"] < full / 4
-    eventually(lambda: exercise.node("ls /var/lib/kigi/captures") == "", "the frozen copies' end", 60)
+    eventually(lambda: exercise.node("ls /var/lib/kigi/captures") == "", "deletion of the frozen copies", 60)
     exercise.wait_ready()
 
 
 @pytest.mark.parametrize(("old", "new"), [("infected", "cleaned"), ("cleaned", "restored"), ("restored", "infected")])
-def test_a_switch_changes_just_the_machines_that_differ(
+def test_a_switch_changes_only_the_machines_that_differ(
     exercise: Exercise, identity: dict[str, dict[str, str]], old: str, new: str
 ) -> None:
     before = uids(exercise, 0)
@@ -104,7 +102,7 @@ def test_a_switch_changes_just_the_machines_that_differ(
     assert check_guests(exercise, new) == identity
 
 
-def test_a_second_instance_comes_beside_the_first_and_is_reset_alone(exercise: Exercise) -> None:
+def test_a_second_instance_can_be_added_and_reset_without_disturbing_the_first(exercise: Exercise) -> None:
     first = uids(exercise, 0)
     deploy(exercise, "infected", **two_instances())
     assert uids(exercise, 0) == first
@@ -114,15 +112,15 @@ def test_a_second_instance_comes_beside_the_first_and_is_reset_alone(exercise: E
     assert len(macs) == 2
     deploy(exercise, "infected", **two_instances(reset="once"))
     assert uids(exercise, 0) == first
-    again = uids(exercise, 1)
-    assert set(again) == set(SECOND)
-    assert not set(again.values()) & set(second.values())
+    after = uids(exercise, 1)
+    assert set(after) == set(SECOND)
+    assert not set(after.values()) & set(second.values())
     for name in SECOND:
-        said = read_guest(exercise.target, NAMESPACE, f"{NAME}-1-{name}")
-        assert (said["machine"], said["boot"]) == (name, "1")
+        report = read_guest(exercise.target, NAMESPACE, f"{NAME}-1-{name}")
+        assert (report["machine"], report["boot"]) == (name, "1")
 
 
-def test_fewer_instances_leave_nothing_of_the_others(exercise: Exercise) -> None:
+def test_a_removed_instance_leaves_no_vms_and_volumes(exercise: Exercise) -> None:
     first = uids(exercise, 0)
     deploy(exercise, "infected", replicas=1)
     eventually(lambda: uids(exercise, 1) == {}, "the second instance's end", 300)
@@ -131,21 +129,21 @@ def test_fewer_instances_leave_nothing_of_the_others(exercise: Exercise) -> None
     eventually(lambda: exercise.target.get("pv", "-l", selector)["items"] == [], "its volumes' end", 300)
 
 
-def test_a_system_that_is_off_has_disks_and_no_vms_running(exercise: Exercise) -> None:
+def test_a_system_that_is_off_has_disks_but_no_running_vms(exercise: Exercise) -> None:
     deploy(exercise, "infected", running=False)
     eventually(lambda: uids(exercise, 0) == {}, "the VMs' end", 300)
     count = int(exercise.node(f"ls /var/lib/kigi/volumes | grep -c '[.]{NAMESPACE}[.]' || true"))
     assert count == len(exercise.published.manifest.roles)
 
 
-def test_it_comes_on_again_with_its_writes_and_its_identity(
+def test_a_system_that_was_off_starts_with_its_writes_and_its_identity(
     exercise: Exercise, identity: dict[str, dict[str, str]]
 ) -> None:
     deploy(exercise, "infected")
     assert check_guests(exercise, "infected", boot="2") == identity
 
 
-def test_deleting_it_leaves_nothing_on_the_node_or_in_the_cluster(exercise: Exercise) -> None:
+def test_deletion_leaves_no_objects_overlays_or_mounts(exercise: Exercise) -> None:
     exercise.target.kubectl("delete", "systemdeployment", NAME, "-n", NAMESPACE, "--timeout=600s")
     kinds = "virtualmachines,virtualmachineinstances,persistentvolumeclaims"
     assert exercise.target.get(kinds, "-n", NAMESPACE)["items"] == []

@@ -1,6 +1,6 @@
-"""After `down` the machine is as before, whatever was running and however it ended.
+"""`down` restores the machine, whatever was running and however it ended.
 
-This file comes last: it takes away the cluster that the other tests of this tier use.
+This file runs last, because it removes the cluster that the other tests of this tier use.
 """
 
 import os
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def traces() -> list[str]:
-    """What a cluster could leave, found by other means than its own records."""
+    """Possible remains of a cluster, found without its own records."""
     state = str(state_dir())
     found = [line for line in Path("/proc/mounts").read_text().splitlines() if state in line or "kubelet" in line]
     for name in Path("/proc").iterdir():
@@ -55,7 +55,7 @@ def test_down_cleans_up_after_a_start_that_was_killed(seconds: float) -> None:
         pytest.skip("the local cluster needs root")
     command = [sys.executable, "-m", "localcluster", "up", "--without", "kubevirt", "--without", "kigi"]
     start = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(seconds)  # not a wait for something: the moment of the kill is the case
+    time.sleep(seconds)  # the time of the kill is the parameter of this test
     start.send_signal(signal.SIGKILL)
     start.wait(QUICK_S)
     assert Cluster().down() == []
@@ -72,6 +72,6 @@ def test_down_cleans_up_a_node_whose_daemons_were_killed() -> None:
         try:
             os.kill(int(line.split(" ")[0]), signal.SIGKILL)
         except ProcessLookupError:
-            continue  # it went with its parent
+            continue  # it ended with its parent
     assert cluster.down() == []
     assert traces() == []

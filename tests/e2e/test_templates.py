@@ -1,4 +1,4 @@
-"""What templates can ask for, each by a VM that uses it under a real KubeVirt."""
+"""Features of templates, each with a VM that uses it under a real KubeVirt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PORT = 25
 
 @pytest.fixture(scope="module")
 def lab(cluster: Cluster) -> Iterator[Exercise]:
-    """Two machines: ``store`` with two disks and a probe, and ``app``, which starts after it, of an instancetype."""
+    """Two machines: ``store`` with two disks and a probe; ``app`` of an instancetype, which starts after ``store``."""
     cluster.load_kigi()
     target = Target(cluster.environment(), str(binary("kubectl")))
     install_kigi(target)
@@ -66,7 +66,7 @@ def lab(cluster: Cluster) -> Iterator[Exercise]:
                         "runStrategy": "RerunOnFailure",
                         "instancetype": {"name": "small", "kind": "VirtualMachineInstancetype"},
                         "preference": {"name": "random", "kind": "VirtualMachinePreference"},
-                        "cloudInit": {"userData": "#cloud-config\nkigi-told: everything\n"},
+                        "cloudInit": {"userData": "#cloud-config\nkigi-data: everything\n"},
                     },
                 },
             ],
@@ -84,7 +84,7 @@ def _object(kind: str, name: str, namespace: str, **spec: Any) -> dict[str, Any]
 
 
 def has_dummy_links() -> bool:
-    """Whether this kernel knows the kind of link."""
+    """Whether this kernel has links of type dummy."""
     name = "kigi-dummy"
     made = run(["ip", "link", "add", name, "type", "dummy"], timeout_s=QUICK_S, check=False)
     run(["ip", "link", "delete", name], timeout_s=QUICK_S, check=False)
@@ -96,12 +96,12 @@ def deploy(target: Target, namespace: str, **spec: Any) -> None:
 
 
 def listen(lab: Exercise, machine: str) -> None:
-    """The guest answers at the port that its probe asks; after each boot it has to be told."""
-    lab.tell(machine, f"listen {PORT}", f"KIGI-LISTENS {PORT}")
+    """Let the guest listen on the port of its probe; needed after each boot."""
+    lab.send(machine, f"listen {PORT}", f"KIGI-LISTENS {PORT}")
 
 
 def test_the_later_machine_starts_when_the_guest_of_the_earlier_one_answers(lab: Exercise) -> None:
-    lab.says("store", machine="mail1", boot="1")
+    lab.report("store", machine="mail1", boot="1")
     assert lab.machine("store")["state"] == "Starting"
     assert lab.vmi_uid("app") is None
     assert lab.machine("app")["message"] == "starts after store"
@@ -122,7 +122,7 @@ def test_all_disks_of_a_machine_are_qcow2_on_their_own_chains(lab: Exercise) -> 
         assert disk.find("driver").get("type") == "qcow2"  # type: ignore[union-attr]
         assert len(list(disk.iter("backingStore"))) >= 2
     assert disks["kigi-data"].find("target").get("bus") == "sata"  # type: ignore[union-attr]
-    lab.says("store", machine="mail1")
+    lab.report("store", machine="mail1")
 
 
 def test_instancetype_preference_and_cloud_init_arrive_in_the_vm(lab: Exercise) -> None:
@@ -133,11 +133,11 @@ def test_instancetype_preference_and_cloud_init_arrive_in_the_vm(lab: Exercise) 
     formats = [disk.find("driver").get("type") for disk in domain.iter("disk")]  # type: ignore[union-attr]
     assert sorted(str(each) for each in formats) == ["qcow2", "raw"]  # ours, and cloud-init's
     assert domain.find("devices/rng") is not None  # the preference's
-    lab.says("app", machine="desktop1", boot="1")
-    lab.tell("app", "userdata", "KIGI-USERDATA kigi-told: everything")
+    lab.report("app", machine="desktop1", boot="1")
+    lab.send("app", "userdata", "KIGI-USERDATA kigi-data: everything")
 
 
-def test_an_instance_is_isolated_by_a_policy_of_its_own(lab: Exercise) -> None:
+def test_an_instance_is_isolated_by_its_own_network_policy(lab: Exercise) -> None:
     policy = lab.target.get("networkpolicy", f"{NAME}-0", "-n", lab.namespace)["spec"]
     selector = ",".join(f"{key}={value}" for key, value in policy["podSelector"]["matchLabels"].items())
     pods = lab.target.get("pods", "-n", lab.namespace, "-l", selector)["items"]
@@ -145,22 +145,22 @@ def test_an_instance_is_isolated_by_a_policy_of_its_own(lab: Exercise) -> None:
 
 
 def test_a_guest_that_powers_itself_off_stays_off_under_rerun_on_failure(lab: Exercise) -> None:
-    lab.tell("app", "poweroff", "KIGI-BYE poweroff")
+    lab.send("app", "poweroff", "KIGI-BYE poweroff")
     eventually(lambda: lab.machine("app")["state"] == "PoweredOff", "state PoweredOff", 300)
     assert not lab.status()["instances"][0]["ready"]
     before = lab.vmi_uid("store")
-    deploy(lab.target, lab.namespace, isolation="Instances", reset="on again")
+    deploy(lab.target, lab.namespace, isolation="Instances", reset="after poweroff")
     eventually(lambda: lab.machine("store")["revision"] == 2, "the reset", 120)
-    lab.next_run("store", before)  # until then the old guest takes the order, and the new one never hears of it
-    lab.says("store", machine="mail1", boot="1")
+    lab.next_run("store", before)  # before that, the old guest would receive the command
+    lab.report("store", machine="mail1", boot="1")
     listen(lab, "store")
     lab.wait_ready()
-    lab.says("app", machine="desktop1", boot="1")
+    lab.report("app", machine="desktop1", boot="1")
 
 
 def test_a_drained_machine_waits_for_its_node_and_keeps_its_writes(lab: Exercise) -> None:
-    """``kubectl drain`` cordons the node, and asks for the eviction of the pod that the VM runs in."""
-    lab.tell("store", "write drained", "KIGI-WROTE drained")
+    """``kubectl drain`` cordons the node, and requests the eviction of the VM's pod."""
+    lab.send("store", "write drained", "KIGI-WROTE drained")
     before = lab.vmi_uid("store")
     node = lab.instance("store")["status"]["nodeName"]
     drain = ("drain", node, "--pod-selector=kigi.dev/machine=store", "--delete-emptydir-data", "--timeout=120s")
@@ -171,14 +171,14 @@ def test_a_drained_machine_waits_for_its_node_and_keeps_its_writes(lab: Exercise
     finally:
         lab.target.kubectl("uncordon", node)
     lab.next_run("store", before)
-    lab.says("store", boot="2")
+    lab.report("store", boot="2")
     listen(lab, "store")
     lab.wait_ready()
-    lab.tell("store", "show", "KIGI-WRITTEN drained")
+    lab.send("store", "show", "KIGI-WRITTEN drained")
 
 
-def test_a_probe_that_nobody_answers_keeps_the_deployment_from_ready(lab: Exercise) -> None:
-    """Until it is told, the tiny guest listens on no port: its VM runs, and the machine does not."""
+def test_a_probe_without_an_answer_keeps_the_deployment_unready(lab: Exercise) -> None:
+    """The tiny guest listens only on command: before that its VM runs, but its machine is not Running."""
     machine = {"name": "app", "template": {"readiness": {"tcpPort": PORT, "periodSeconds": 2}, "after": []}}
     before = lab.vmi_uid("app")
     lab.target.apply(
@@ -186,18 +186,18 @@ def test_a_probe_that_nobody_answers_keeps_the_deployment_from_ready(lab: Exerci
         _object("SystemDeployment", NAME, lab.namespace, system={"name": "probed"}, isolation="Instances"),
     )
     lab.next_run("app", before)
-    lab.says("app", machine="desktop1")
+    lab.report("app", machine="desktop1")
     eventually(lambda: lab.instance("app")["status"]["phase"] == "Running", "phase Running", 120)
     eventually(lambda: lab.machine("app")["state"] == "Starting", "the new VM's state", 120)
-    time.sleep(5)  # it stays like that
+    time.sleep(5)  # the state must not change
     assert lab.machine("app")["state"] == "Starting"
     assert not lab.status()["instances"][0]["ready"]
     listen(lab, "app")
     eventually(lambda: lab.machine("app")["state"] == "Running", "state Running", 60)
 
 
-def test_a_network_that_is_not_there_is_named(lab: Exercise) -> None:
-    """KubeVirt looks for the NetworkAttachmentDefinition before it makes a pod."""
+def test_a_missing_network_is_in_the_message(lab: Exercise) -> None:
+    """KubeVirt reads the NetworkAttachmentDefinition before it creates a pod."""
     networks = [{"name": "pod"}, {"name": "lan", "multus": "no-such-lan"}]
     machine = {"name": "app", "template": {"networks": networks, "after": []}}
     lab.target.apply(
@@ -209,7 +209,7 @@ def test_a_network_that_is_not_there_is_named(lab: Exercise) -> None:
 
 
 def deploy_on_lan(lab: Exercise, reset: str) -> None:
-    """Both machines on the pod network and on one more, by Multus."""
+    """Deploy both machines on the pod network and on a second network, by Multus."""
     add_multus(lab.cluster)
     networks = [{"name": "pod"}, {"name": "lan", "multus": "classroom"}]
     template = {"networks": networks, "after": []}
@@ -223,24 +223,24 @@ def deploy_on_lan(lab: Exercise, reset: str) -> None:
 
 
 @pytest.mark.skipif(
-    not has_dummy_links(), reason="KubeVirt's bridge binding needs dummy links, which this kernel lacks"
+    not has_dummy_links(), reason="KubeVirt's bridge binding needs dummy links, which this kernel does not have"
 )
-def test_machines_meet_on_a_network_of_their_own(lab: Exercise) -> None:
-    """On a bridge beside the pod network, under the same MACs after a reset."""
+def test_machines_reach_each_other_on_a_second_network(lab: Exercise) -> None:
+    """The second network is a bridge; the MACs stay the same after a reset."""
 
     def meet(reset: str) -> list[str]:
         before = {lab.vmi_uid(name) for name in ("store", "app")}
         deploy_on_lan(lab, reset)
         macs = [join(lab, "store", "192.168.77.1", before), join(lab, "app", "192.168.77.2", before)]
-        lab.tell("app", "ping 192.168.77.1", "KIGI-PONG 192.168.77.1")
+        lab.send("app", "ping 192.168.77.1", "KIGI-PONG 192.168.77.1")
         return macs
 
     assert meet("first") == meet("second")
 
 
 @pytest.mark.skipif(has_dummy_links(), reason="this kernel has the dummy links that KubeVirt's bridge binding needs")
-def test_a_network_that_kubevirt_cannot_bind_is_told_in_its_words(lab: Exercise) -> None:
-    """Multus joins the VM's pod to it, under the MAC of its interface; on such a kernel KubeVirt's part fails."""
+def test_kubevirts_error_for_a_network_that_it_cannot_bind_is_in_the_message(lab: Exercise) -> None:
+    """Multus connects the VM's pod with the MAC of its interface; on such a kernel KubeVirt's binding fails."""
     deploy_on_lan(lab, "first")
 
     def joined() -> str | None:
@@ -256,12 +256,12 @@ def test_a_network_that_kubevirt_cannot_bind_is_told_in_its_words(lab: Exercise)
     interfaces = vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"]
     assert mac in {interface["macAddress"] for interface in interfaces if interface["name"] == "lan"}
     eventually(lambda: lab.machine("app")["state"] == "CrashLooping", "state CrashLooping")
-    eventually(lambda: "network error" in lab.machine("app").get("message", ""), "KubeVirt's words")
+    eventually(lambda: "network error" in lab.machine("app").get("message", ""), "KubeVirt's error")
     assert not lab.status()["instances"][0]["ready"]
 
 
 def join(lab: Exercise, machine: str, address: str, before: set[str | None]) -> str:
-    """MAC of the second interface of a VM that is none of those before; its guest says it too, and has the address."""
+    """MAC of the second interface of the machine's new VMI (not in ``before``); sets the guest's address there."""
 
     def networked() -> str | None:
         for vm in lab.target.get("virtualmachineinstances", "-n", lab.namespace)["items"]:
@@ -272,8 +272,8 @@ def join(lab: Exercise, machine: str, address: str, before: set[str | None]) -> 
         return None
 
     mac = eventually(networked, f"a new VM for {machine}, with a second interface")
-    lab.says(machine, boot="1")
-    lab.tell(machine, f"lan {address}", f"KIGI-LAN {address} mac={mac}")
+    lab.report(machine, boot="1")
+    lab.send(machine, f"lan {address}", f"KIGI-LAN {address} mac={mac}")
     return str(mac)
 
 
@@ -285,7 +285,7 @@ def join(lab: Exercise, machine: str, address: str, before: set[str | None]) -> 
         ({"networks": [{"name": "lan"}]}, "NetworkAttachmentDefinition"),
     ],
 )
-def test_what_cannot_be_had_is_refused_with_its_field_and_remedy(
+def test_an_unsupported_template_is_rejected_with_the_field_and_the_remedy(
     lab: Exercise, template: dict[str, Any], words: str
 ) -> None:
     machine = {"name": "m", "image": {"name": "base"}, "template": template}

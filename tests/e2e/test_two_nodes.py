@@ -1,6 +1,6 @@
-"""Two nodes, each with kubelet, containerd, cache and virt-launchers of its own: where instances go, and node loss.
+"""Two nodes, each with its own kubelet, containerd, cache and virt-launchers: placement of instances, and node loss.
 
-The second node joins the running cluster here; this file and the one that takes the cluster away come last.
+The second node joins the running cluster here; only the file that removes the cluster runs later.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 NAMESPACE = "nodes"
 FIRST, SECOND = "kigi-1", "kigi-2"
 MACHINE = "mail1"
-FRESH = "infected-again"
+FRESH = "infected-fresh"
 CLUSTER = 65536
 
 
@@ -50,7 +50,7 @@ def target(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def publish_fresh(target: Target, published: PublishedExercise, directory: Path) -> None:
-    """A state whose layer no node has seen, whatever other tests have left in the caches."""
+    """Publish a state with a random layer, which is in no cache whatever other tests have fetched."""
     image = f"{MACHINE}-infected"
     layers, disk = cache_dir() / "published", directory / "fresh.qcow2"
     below = layers / f"{published.digests[image].removeprefix('sha256:')}.qcow2"
@@ -83,11 +83,11 @@ def _output(*command: str | Path) -> str:
 
 
 def deploy(target: Target, name: str, replicas: int = 1, **placement: Any) -> dict[str, Any]:
-    """The status of a deployment of which one machine runs in each instance, Ready."""
+    """Deploy the state with one running machine per instance, wait until it is Ready, and return the status."""
     on = [{"name": MACHINE, "running": True}]
     overrides = [{"instance": number, "machines": on} for number in range(replicas)]
-    wish = {"running": False, "replicas": replicas, "overrides": overrides, "placement": placement}
-    target.apply(kubernetes.system_deployment(name, FRESH, NAMESPACE, **wish))
+    spec = {"running": False, "replicas": replicas, "overrides": overrides, "placement": placement}
+    target.apply(kubernetes.system_deployment(name, FRESH, NAMESPACE, **spec))
     return wait_ready(target, NAMESPACE, name)
 
 
@@ -97,7 +97,7 @@ def nodes_of(status: dict[str, Any]) -> list[set[str]]:
 
 
 def running_on(target: Target, name: str) -> list[str]:
-    """Nodes that KubeVirt runs the deployment's VMs on."""
+    """Nodes of the deployment's VMIs, sorted."""
     selector = f"kigi.dev/deployment={name}"
     found = target.get("virtualmachineinstances", "-n", NAMESPACE, "-l", selector)["items"]
     return sorted(one["status"].get("nodeName", "") for one in found)
@@ -108,8 +108,8 @@ def exercise(cluster: Cluster, target: Target, name: str, index: int = 0) -> Exe
     return Exercise(cluster, target, published, deployment=name, index=index)
 
 
-def test_an_instance_goes_where_its_layers_are(cluster: Cluster, target: Target) -> None:
-    """The first is put on the second node by its labels; the next, that may go anywhere, follows the cache."""
+def test_an_instance_is_placed_where_its_layers_are_cached(cluster: Cluster, target: Target) -> None:
+    """A node selector places the first instance on the second node; the next is free and follows the cache."""
     status = deploy(target, "warm", nodeSelector={"kubernetes.io/hostname": SECOND})
     assert nodes_of(status) == [{SECOND}]
     assert status["plan"]["missingBytes"] > 0
@@ -118,10 +118,10 @@ def test_an_instance_goes_where_its_layers_are(cluster: Cluster, target: Target)
     assert status["plan"]["missingBytes"] == 0
     assert SECOND in status["instances"][0]["placement"]
     assert running_on(target, "near") == [SECOND]
-    exercise(cluster, target, "near").says(MACHINE, machine=MACHINE, boot="1")
+    exercise(cluster, target, "near").report(MACHINE, machine=MACHINE, boot="1")
 
 
-def test_a_prefetch_brings_the_state_to_the_other_node_and_a_deployment_then_moves_nothing(target: Target) -> None:
+def test_after_a_prefetch_to_the_other_node_a_deployment_there_moves_no_data(target: Target) -> None:
     spec = {"systems": [{"name": FRESH}], "nodes": [FIRST, SECOND], "parallelism": 1}
     meta = {"name": "both", "namespace": NAMESPACE}
     target.apply({"apiVersion": API_VERSION, "kind": "SystemPrefetch", "metadata": meta, "spec": spec})
@@ -141,31 +141,31 @@ def test_spread_puts_instances_on_both_nodes(cluster: Cluster, target: Target) -
     assert sorted(nodes_of(status), key=sorted) == [{FIRST}, {SECOND}]
     assert running_on(target, "spread") == [FIRST, SECOND]
     for index in (0, 1):
-        exercise(cluster, target, "spread", index).says(MACHINE, machine=MACHINE, boot="1")
+        exercise(cluster, target, "spread", index).report(MACHINE, machine=MACHINE, boot="1")
 
 
-def test_a_lost_node_is_said_and_left_when_its_object_is_deleted(cluster: Cluster, target: Target) -> None:
-    """The instance on the other node runs on; the lost one starts anew there, for its disk went with its node."""
+def test_a_lost_node_is_reported_and_replaced_when_its_object_is_deleted(cluster: Cluster, target: Target) -> None:
+    """The instance on the other node keeps running; the lost instance gets a fresh disk there."""
     before = target.get("systemdeployment", "spread", "-n", NAMESPACE)["status"]
     (lost,) = (i["instance"] for i in before["instances"] if i["machines"][0]["node"] == SECOND)
     kept = f"spread-{1 - lost}-{MACHINE}"
     uid = target.get("virtualmachineinstance", kept, "-n", NAMESPACE)["metadata"]["uid"]
-    (gone,) = (one for one in cluster.nodes() if one.name == SECOND)
-    node.stop(gone.directory)
+    (stopped,) = (one for one in cluster.nodes() if one.name == SECOND)
+    node.stop(stopped.directory)
 
-    def said() -> bool:
+    def reported() -> bool:
         conditions = target.get("systemdeployment", "spread", "-n", NAMESPACE)["status"]["conditions"]
         return any(
             c["type"] == "Placed" and c["reason"] == "NodeNotReady" and SECOND in c["message"] for c in conditions
         )
 
-    eventually(said, "the lost node in the status", 300)
+    eventually(reported, "the lost node in the status", 300)
     assert target.get("virtualmachineinstance", kept, "-n", NAMESPACE)["metadata"]["uid"] == uid
     target.kubectl("delete", "node", SECOND, "--timeout=60s")
-    # KubeVirt gives a VM up when its launcher's pod is gone, which Kubernetes' garbage collector sees to.
+    # KubeVirt ends a VMI when its launcher's pod is gone; Kubernetes' garbage collector deletes that pod.
     status = wait_ready(target, NAMESPACE, "spread")
     assert nodes_of(status) == [{FIRST}, {FIRST}]
     assert target.get("virtualmachineinstance", kept, "-n", NAMESPACE)["metadata"]["uid"] == uid
-    exercise(cluster, target, "spread", lost).says(MACHINE, machine=MACHINE, boot="1")
+    exercise(cluster, target, "spread", lost).report(MACHINE, machine=MACHINE, boot="1")
     caches = {one["metadata"]["name"] for one in target.get("nodecaches")["items"]}
     assert caches == {FIRST}

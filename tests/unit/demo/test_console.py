@@ -1,4 +1,4 @@
-"""A guest's report is that of the run that was asked for, and a cluster that does not answer ends by a deadline."""
+"""Reports belong to the requested run of a VM, and waiting for a cluster that does not answer has a deadline."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LINE = "KIGI-GUEST machine=store state=clean boot={boot}\r\n"
 
 @dataclass
 class Cluster:
-    """Answers like kubectl: pods by the uid of their VMI, with the logs of their consoles."""
+    """Simulates kubectl: pods by the uid of their VMI, with the logs of their consoles."""
 
     logs: dict[str, str] = field(default_factory=dict)
     broken: bool = False
 
     def get(self, kind: str, *arguments: str) -> dict[str, Any]:
         if self.broken:
-            raise DemoFailed("kubectl get pods: no end within 120 s")
+            raise DemoFailed("kubectl get pods: did not end within 120 s")
         wanted = [part.partition("=")[2] for part in arguments[-1].split(",") if part.startswith("kubevirt.io/created")]
         return {
             "items": [
@@ -45,7 +45,7 @@ def target(cluster: Cluster) -> Target:
     return cast(Target, cluster)
 
 
-def test_the_report_of_a_run_is_not_that_of_the_run_before() -> None:
+def test_a_report_belongs_to_the_requested_run() -> None:
     """After a reset both guests report the same machine, state and boot for a while."""
     cluster = Cluster({"old": LINE.format(boot=1)})
     assert read_report(target(cluster), "ns", "exercise-0-store", "new") == "no pod runs"
@@ -57,18 +57,18 @@ def test_the_report_of_a_run_is_not_that_of_the_run_before() -> None:
     assert report == {"machine": "store", "state": "clean", "boot": "1"}
 
 
-def test_the_newest_line_counts() -> None:
+def test_the_newest_report_is_returned() -> None:
     cluster = Cluster({"a": LINE.format(boot=1) + LINE.format(boot=2)})
     assert read_guest(target(cluster), "ns", "exercise-0-store")["boot"] == "2"
 
 
-def test_a_guest_that_reports_nothing_is_waited_for_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_guest_without_reports_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console.time, "sleep", lambda _: None)
     with pytest.raises(DemoFailed, match="ns/exercise-0-store reported nothing in 0 s; last: 'booting'"):
         read_guest(target(Cluster({"a": "booting"})), "ns", "exercise-0-store", timeout_s=0.05)
 
 
-def test_an_api_server_that_does_not_answer_is_part_of_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_of_the_api_server_is_part_of_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console.time, "sleep", lambda _: None)
-    with pytest.raises(DemoFailed, match="no end within 120 s"):
+    with pytest.raises(DemoFailed, match="did not end within 120 s"):
         read_guest(target(Cluster(broken=True)), "ns", "exercise-0-store", timeout_s=0.05)

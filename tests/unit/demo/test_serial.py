@@ -1,6 +1,6 @@
-"""An order on a serial console ends by an answer or by its deadline, whatever the console does.
+"""A command on a serial console ends with an answer or at its deadline, whatever the console does.
 
-Small Python programs take the place of ``virtctl console``.
+Small Python programs replace ``virtctl console``.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def console(source: str) -> AbstractContextManager[Terminal]:
     return terminal(program(source))
 
 
-def test_a_guest_that_answers_is_heard_up_to_the_end_of_its_line() -> None:
-    heard = ask(lambda: console(GUEST), "write a", "KIGI-DID", timeout_s=30)
-    assert heard.splitlines() == ["KIGI-DID write a"]
+def test_the_output_ends_with_the_line_of_the_answer() -> None:
+    output = ask(lambda: console(GUEST), "write a", "KIGI-DID", timeout_s=30)
+    assert output.splitlines() == ["KIGI-DID write a"]
 
 
-def test_nothing_is_echoed_so_that_an_order_is_not_its_own_answer() -> None:
+def test_input_is_not_echoed_so_a_command_is_not_its_own_answer() -> None:
     with pytest.raises(NoAnswer, match="no 'listen' after"):
         ask(lambda: console(NEVER_READS), "listen", "listen", timeout_s=1, answer_s=0.3)
 
 
-def test_writing_to_a_program_that_does_not_read_its_terminal_ends_by_the_deadline() -> None:
+def test_writing_to_a_program_that_does_not_read_its_terminal_ends_at_the_deadline() -> None:
     """A terminal holds 4095 bytes; a blocking write of more never returns."""
     with console(NEVER_READS) as one:
         assert "connected" in one.receive("connected", time.monotonic() + 30)
@@ -51,15 +51,15 @@ def test_writing_to_a_program_that_does_not_read_its_terminal_ends_by_the_deadli
         assert time.monotonic() - started < 5
 
 
-def test_a_console_that_reads_nothing_does_not_outlast_the_deadline_of_the_order() -> None:
+def test_a_console_that_reads_no_input_does_not_delay_the_deadline_of_the_command() -> None:
     started = time.monotonic()
     with pytest.raises(NoAnswer, match=r"no 'ANSWER' after .* in 3 s: [1-9]"):
         ask(lambda: console(NEVER_READS), "x" * 3000, "ANSWER", timeout_s=3, answer_s=0.5, silent_s=60)
     assert time.monotonic() - started < 10
 
 
-def test_a_console_that_takes_no_more_input_is_opened_anew(tmp_path: Path) -> None:
-    """The first console never reads; the order is longer than its terminal holds. The second one answers."""
+def test_a_console_that_accepts_no_input_is_reopened(tmp_path: Path) -> None:
+    """The first console does not read, and the command is longer than its terminal's buffer. The second one answers."""
     source = f"""
 import os, time
 try:
@@ -73,7 +73,7 @@ else:
     assert "KIGI-DID" in ask(lambda: console(source), "x" * 9000, "KIGI-DID", timeout_s=60, answer_s=1)
 
 
-def test_a_console_that_is_silent_is_opened_anew(tmp_path: Path) -> None:
+def test_a_console_without_output_is_reopened(tmp_path: Path) -> None:
     source = f"""
 import os, sys, time
 try:
@@ -88,7 +88,7 @@ else:
     assert "KIGI-DID now" in ask(lambda: console(source), "now", "KIGI-DID", timeout_s=60, answer_s=0.3, silent_s=1)
 
 
-def test_a_console_that_ends_is_opened_anew(tmp_path: Path) -> None:
+def test_a_console_that_ends_is_reopened(tmp_path: Path) -> None:
     source = f"""
 import os, sys
 try:
@@ -102,12 +102,12 @@ else:
     assert "KIGI-DID now" in ask(lambda: console(source), "now", "KIGI-DID", timeout_s=60)
 
 
-def test_what_a_console_printed_before_it_ended_is_part_of_the_error() -> None:
+def test_the_output_of_a_console_that_ended_is_part_of_the_error() -> None:
     with pytest.raises(NoAnswer, match="no such VM"):
         ask(lambda: console("import sys; sys.exit('no such VM')"), "now", "KIGI-DID", timeout_s=3)
 
 
-def test_an_order_that_is_answered_late_is_given_once(tmp_path: Path) -> None:
+def test_a_command_that_is_answered_late_is_sent_only_once(tmp_path: Path) -> None:
     given = tmp_path / "given"
     source = f"""
 import sys, time
@@ -121,12 +121,12 @@ for line in sys.stdin:
     assert given.read_text() == "poweroff\n"
 
 
-def test_an_order_that_was_lost_is_given_again() -> None:
+def test_a_lost_command_is_sent_again() -> None:
     source = "import sys; sys.stdin.readline(); sys.stdin.readline(); print('KIGI-DID', flush=True); sys.stdin.read()"
     ask(lambda: console(source), "now", "KIGI-DID", timeout_s=60, answer_s=0.5)
 
 
-def test_a_program_that_stops_is_killed_at_the_end() -> None:
+def test_a_stopped_program_is_killed_at_the_end() -> None:
     with console(NEVER_READS) as one:
         pid = one._process.pid
         os.kill(pid, signal.SIGSTOP)

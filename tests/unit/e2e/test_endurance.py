@@ -1,4 +1,4 @@
-"""How long an undisturbed life is, and what disturbs it."""
+"""The duration of the endurance test, and the disturbances that it detects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kigi.hook.launcher import APPEARS_WITHIN_S
-from tests.e2e.test_endurance import age_s, complaints, timeouts_s
+from tests.e2e.test_endurance import age_s, disturbances, timeouts_s
 
 READY = {"type": "Ready", "status": "True"}
 
@@ -20,7 +20,7 @@ def container(name: str, since_s: float = 0.0) -> dict[str, Any]:
 
 
 def world() -> dict[str, Any]:
-    """Pod, VMI and status of the deployment, undisturbed."""
+    """Pod, VMI and status of an undisturbed deployment."""
     finished = {"name": "init", "ready": True, "restartCount": 0, "state": {"terminated": {}}}
     pod_status = {
         "initContainerStatuses": [finished, container("guest-console-log", 700)],
@@ -35,8 +35,8 @@ def world() -> dict[str, Any]:
     }
 
 
-def test_an_undisturbed_life_has_no_complaints() -> None:
-    assert complaints(**world()) == []
+def test_an_undisturbed_vm_has_no_disturbances() -> None:
+    assert disturbances(**world()) == []
 
 
 @pytest.mark.parametrize(
@@ -51,24 +51,24 @@ def test_an_undisturbed_life_has_no_complaints() -> None:
         (("deployment", "conditions"), [], "deployment: Ready"),
     ],
 )
-def test_each_disturbance_is_a_complaint(path: tuple[Any, ...], value: Any, words: str) -> None:
+def test_each_disturbance_is_found(path: tuple[Any, ...], value: Any, words: str) -> None:
     disturbed = copy.deepcopy(world())
     place: Any = disturbed
     for step in path[:-1]:
         place = place[step]
     place[path[-1]] = value
-    (complaint,) = complaints(**disturbed)
-    assert words in complaint
+    (found,) = disturbances(**disturbed)
+    assert words in found
 
 
-def test_the_age_of_a_pod_is_that_of_its_youngest_container() -> None:
+def test_the_age_of_a_pod_is_the_age_of_its_youngest_container() -> None:
     pod = world()["pod"]
     assert age_s(pod) == pytest.approx(500, abs=5)
     pod["status"]["containerStatuses"][0]["state"] = {"waiting": {}}
     assert age_s(pod) == 0.0
 
 
-def test_the_longest_timeout_is_that_of_the_hook_and_probes_of_the_manifests_are_known() -> None:
+def test_the_hook_has_the_longest_timeout_and_probes_of_the_manifests_are_included() -> None:
     found = timeouts_s()
     assert max(found.values()) > APPEARS_WITHIN_S
     assert found["livenessProbe of operator"] == found["livenessProbe of cache"] == 60.0

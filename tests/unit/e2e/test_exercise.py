@@ -1,4 +1,4 @@
-"""What the end-to-end tests ask of a guest is answered by the guest of the present run."""
+"""The helpers of the end-to-end tests read reports of the VM's current run, not of an earlier one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINE = "KIGI-GUEST machine=store boot=1\n"
 
 
 class Api:
-    """A reset: the old run is there for some time, then no run, then the new one, whose guest boots for a while."""
+    """API of a VM during a reset: first the old run, then no run, then the new run, whose guest boots for a while."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -45,18 +45,18 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Exercise:
     return Exercise(cast(Cluster, None), cast(Target, Api()), cast(PublishedExercise, published))
 
 
-def test_the_next_run_is_waited_for_before_its_guest_is_asked(store: Exercise) -> None:
-    """Without that wait the old guest reports the very same, and takes an order that the new one never gets."""
-    assert store.says("store", boot="1") == {"machine": "store", "boot": "1"}
+def test_next_run_waits_until_the_reports_are_of_the_new_guest(store: Exercise) -> None:
+    """Without that wait the old guest gives the same report, and would receive commands instead of the new one."""
+    assert store.report("store", boot="1") == {"machine": "store", "boot": "1"}
     assert cast(Api, store.target).uid == "old"
     assert store.next_run("store", "old") == "new"
-    assert store.says("store", boot="1") == {"machine": "store", "boot": "1"}
+    assert store.report("store", boot="1") == {"machine": "store", "boot": "1"}
     assert cast(Api, store.target).asked > 12
 
 
-def test_an_error_names_what_was_waited_for_and_what_was_heard_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_has_the_expected_and_the_last_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exercise.time, "sleep", lambda _: None)
     monkeypatch.setattr(exercise, "eventually", lambda check, what: eventually(check, what, 0.05))
     one = Exercise(cast(Cluster, None), cast(Target, Api()), cast(PublishedExercise, SimpleNamespace(namespace="ns")))
     with pytest.raises(AssertionError, match=r"a report of store with .*boot.*7.*; last: .*'boot': '1'"):
-        one.says("store", boot="7")
+        one.report("store", boot="7")
