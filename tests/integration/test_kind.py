@@ -1,6 +1,6 @@
-"""The demo's way with kind, as far as it goes without Docker.
+"""The demo on kind, as far as it can be tested without Docker.
 
-Settings that a real server takes, and a script that calls docker, kind and kubectl as it says.
+A real API server accepts the settings, and the script calls docker, kind and kubectl as expected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KIND = Path(__file__).parents[2] / "localcluster" / "kind"
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """docker, kind and kubectl that write down how they are called; docker knows a container that was run."""
+    """Stand-ins for docker, kind and kubectl that record their calls; docker inspect finds a container that was run."""
     folder = tmp_path / "bin"
     folder.mkdir()
     state = tmp_path / "ran"
@@ -41,7 +41,7 @@ esac"""
 
 
 def call(programs: Path, verb: str) -> tuple[str, list[str]]:
-    """What the script prints for a verb, and the programs that it called meanwhile."""
+    """Output of the script for a verb, and the commands that it called."""
     calls = programs.parent / "calls"
     calls.write_text("")
     env = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(programs.parent)}
@@ -49,7 +49,7 @@ def call(programs: Path, verb: str) -> tuple[str, list[str]]:
     return done.stdout, calls.read_text().splitlines()
 
 
-def test_up_makes_a_cluster_once_and_brings_the_image_each_time(programs: Path) -> None:
+def test_up_creates_a_cluster_only_once_and_loads_the_image_each_time(programs: Path) -> None:
     _, first = call(programs, "up")
     _, second = call(programs, "up")
     created = [line for line in first if line.startswith("kind create cluster")]
@@ -67,7 +67,7 @@ def test_up_makes_a_cluster_once_and_brings_the_image_each_time(programs: Path) 
         assert any(line.endswith("--timeout=15m") and "Deployed" in line for line in calls)
 
 
-def test_env_gives_what_the_demo_needs_and_down_takes_all_away(programs: Path) -> None:
+def test_env_prints_the_demos_settings_and_down_removes_everything(programs: Path) -> None:
     call(programs, "up")
     text, _ = call(programs, "env")
     named = dict(line.removeprefix("export ").split("=", 1) for line in text.splitlines())
@@ -79,7 +79,7 @@ def test_env_gives_what_the_demo_needs_and_down_takes_all_away(programs: Path) -
     assert not (programs.parent / ".local/state/kigi-kind").exists()
 
 
-def test_kubevirt_is_set_as_in_the_local_cluster() -> None:
+def test_kubevirt_has_the_settings_of_the_local_cluster() -> None:
     def settings(body: dict[str, Any]) -> dict[str, Any]:
         configuration: dict[str, Any] = body["spec"]["configuration"]
         return configuration["developerConfiguration"]
@@ -92,7 +92,7 @@ def test_kubevirt_is_set_as_in_the_local_cluster() -> None:
     assert set(kind["featureGates"]) >= {"Sidecar"} <= set(local["featureGates"])
 
 
-def test_a_real_server_takes_the_kubevirt_object(crds: ControlPlane) -> None:
+def test_a_real_server_accepts_the_kubevirt_object(crds: ControlPlane) -> None:
     install_kubevirt_crds(crds)
     crds.kubectl("create", "namespace", "kubevirt")
     crds.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", str(KIND / "kubevirt.yaml"))

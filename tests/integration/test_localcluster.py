@@ -1,4 +1,4 @@
-"""The servers that the other tests rely on: started twice, killed anywhere, and gone without a trace."""
+"""The servers that other tests use: they start twice, survive kills, and are removed completely."""
 
 import json
 import os
@@ -24,11 +24,11 @@ from localcluster.s3 import READER, ROOT, Credentials, S3Server
 from tests.support.cluster import REPOSITORY, eventually
 
 PART = 5 << 20
-"""Bytes: the smallest part that S3 takes before the last."""
+"""Minimum size in bytes of every part of a multipart upload except the last."""
 
 
 def processes_below(directory: Path) -> list[str]:
-    """Command lines that name ``directory``, found in /proc and not by our own records."""
+    """Command lines with ``directory``, found in /proc instead of the records."""
     found = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit() and int(path.name) != os.getpid():
@@ -40,7 +40,7 @@ def processes_below(directory: Path) -> list[str]:
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """A Python process of its own at the repository's root."""
+    """A separate Python process in the repository's root."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
@@ -60,7 +60,7 @@ time.sleep(float(sys.argv[3]))
 """
 
 
-def test_the_server_survives_a_kill_of_its_starter_with_data_and_clients(tmp_path: Path) -> None:
+def test_data_and_clients_survive_a_kill_of_the_servers_starter(tmp_path: Path) -> None:
     directory = tmp_path / "plane"
     child = python(START, directory, "bound", 300)
     assert child.stdout is not None
@@ -81,7 +81,7 @@ def test_the_server_survives_a_kill_of_its_starter_with_data_and_clients(tmp_pat
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1, 2, 4])
-def test_a_start_that_was_killed_leaves_no_process_and_can_be_repeated(tmp_path: Path, seconds: float) -> None:
+def test_a_killed_start_leaves_no_process_and_can_be_repeated(tmp_path: Path, seconds: float) -> None:
     directory = tmp_path / "plane"
     child = python(START, directory, "bound", 300)
     time.sleep(seconds)  # not a wait for something: the moment of the kill is the case
@@ -103,7 +103,7 @@ def detached(tmp_path: Path) -> Iterator[ControlPlane]:
     assert processes_below(directory) == []
 
 
-def test_a_detached_server_outlives_its_starter_and_heals_what_died(detached: ControlPlane) -> None:
+def test_a_detached_server_survives_its_starter_and_restarts_ended_processes(detached: ControlPlane) -> None:
     assert detached.is_ready()
     names = ("etcd", "kube-apiserver")
     before = [detached.processes.pid(name) for name in names]
@@ -123,7 +123,7 @@ def test_a_detached_server_outlives_its_starter_and_heals_what_died(detached: Co
 
 
 def read_names(plane: ControlPlane) -> list[str]:
-    """ConfigMaps of the default namespace; none while the API server has no connection to etcd."""
+    """Names of ConfigMaps in the default namespace; empty while the API server has no connection to etcd."""
     with suppress(subprocess.CalledProcessError):
         return plane.kubectl("get", "configmaps", "-o", "name").split()
     return []
@@ -135,7 +135,7 @@ def whoami(plane: ControlPlane, kubeconfig: Path) -> dict[str, Any]:
     return info
 
 
-def test_the_same_name_in_other_groups_is_another_user(api: ControlPlane) -> None:
+def test_the_same_name_with_other_groups_is_another_user(api: ControlPlane) -> None:
     one, two = (api.user_kubeconfig("system:masters", [group]) for group in ("a", "b"))
     assert [whoami(api, path)["groups"] for path in (one, two)] == [
         ["a", "system:authenticated"],
@@ -144,7 +144,7 @@ def test_the_same_name_in_other_groups_is_another_user(api: ControlPlane) -> Non
 
 
 @pytest.mark.parametrize("name", ["admin", "ca"])
-def test_a_user_named_like_a_certificate_of_the_server_gets_none_of_its_rights(api: ControlPlane, name: str) -> None:
+def test_a_user_with_the_name_of_a_server_certificate_gets_none_of_its_rights(api: ControlPlane, name: str) -> None:
     info = whoami(api, api.user_kubeconfig(name))
     assert (info["username"], info["groups"]) == (name, ["system:authenticated"])
 
@@ -170,7 +170,7 @@ def test_a_token_is_bound_to_its_pods_node(api: ControlPlane, namespace: str) ->
     assert info["extra"]["authentication.kubernetes.io/node-name"] == [namespace]
 
 
-def test_a_program_that_ends_says_why(tmp_path: Path) -> None:
+def test_the_error_of_an_ended_program_has_its_log(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("short", ["sh", "-c", "echo the port is taken; exit 3"])
     with pytest.raises(StartFailed, match=r"(?s)short ended.*the port is taken") as caught:
@@ -178,7 +178,7 @@ def test_a_program_that_ends_says_why(tmp_path: Path) -> None:
     assert str(tmp_path / "short.log") in str(caught.value)
 
 
-def test_a_program_that_is_never_ready_says_so_in_time(tmp_path: Path) -> None:
+def test_waiting_for_a_program_that_is_never_ready_ends_at_the_deadline(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("slow", ["sleep", "60"])
     with pytest.raises(StartFailed, match="slow not ready in 0 s"):
@@ -187,7 +187,7 @@ def test_a_program_that_is_never_ready_says_so_in_time(tmp_path: Path) -> None:
     assert processes.names() == []
 
 
-def test_a_pid_that_was_given_to_another_process_is_not_touched(tmp_path: Path) -> None:
+def test_another_process_with_a_recorded_pid_is_not_killed(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
@@ -201,7 +201,7 @@ def test_a_pid_that_was_given_to_another_process_is_not_touched(tmp_path: Path) 
         stranger.wait()
 
 
-def test_stopping_ends_the_children_too_even_if_they_ignore_the_request(tmp_path: Path) -> None:
+def test_stop_ends_children_even_if_they_ignore_sigterm(tmp_path: Path) -> None:
     processes = Processes(tmp_path, detached=True)
     script = "trap '' TERM; sh -c \"trap '' TERM; while :; do sleep 0.1; done\" child & while :; do sleep 0.1; done"
     processes.start("stubborn", ["sh", "-c", script, str(tmp_path)])
@@ -234,7 +234,7 @@ def client(server: S3Server, who: Credentials) -> Any:
 
 
 def refusal(call: Callable[..., Any], **arguments: Any) -> tuple[int, str]:
-    """(HTTP status, code) with which the server refused."""
+    """HTTP status and error code of the server's refusal."""
     with pytest.raises(ClientError) as caught:
         call(**arguments)
     answer: Any = caught.value.response
@@ -285,7 +285,7 @@ def test_a_range_is_answered_as_a_range(s3: S3Server, bucket: str) -> None:
     assert refusal(own.get_object, Bucket=bucket, Key="x", Range="bytes=20-24") == (416, "InvalidRange")
 
 
-def test_the_reader_reads_what_it_was_granted_and_writes_nothing(s3: S3Server, bucket: str) -> None:
+def test_the_reader_can_only_read_granted_buckets(s3: S3Server, bucket: str) -> None:
     own, reader = client(s3, ROOT), client(s3, READER)
     other = s3.create_bucket(f"{bucket}-other")
     for name in (bucket, other):
@@ -308,7 +308,7 @@ def test_the_reader_reads_what_it_was_granted_and_writes_nothing(s3: S3Server, b
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Module:
-    """A module of one program, and a cache of its own."""
+    """A module with one program, and a separate cache."""
     folder = tmp_path / "go" / "tiny"
     folder.mkdir(parents=True)
     (folder / "go.mod").write_text("module example.test/tiny\n\ngo 1.24\n")
@@ -344,9 +344,7 @@ def test_two_processes_build_a_program_once(tiny: Module, tmp_path: Path) -> Non
     assert subprocess.run([path], capture_output=True, text=True, check=True).stderr == "tiny\n"
 
 
-def test_a_build_that_fails_shows_the_compilers_words_and_leaves_nothing_that_looks_built(
-    tiny: Module, tmp_path: Path
-) -> None:
+def test_a_failed_build_has_the_compilers_errors_and_leaves_no_program(tiny: Module, tmp_path: Path) -> None:
     source = tmp_path / "go" / "tiny" / "main.go"
     right = source.read_text()
     source.write_text("package main\n\nfunc main() { undefinedName() }\n")
@@ -358,7 +356,7 @@ def test_a_build_that_fails_shows_the_compilers_words_and_leaves_nothing_that_lo
     assert build.binary("tiny").exists()
 
 
-def test_another_pin_is_another_program(tiny: Module, tmp_path: Path) -> None:
+def test_another_pinned_version_is_another_program(tiny: Module, tmp_path: Path) -> None:
     before = build.directory(tiny)
     (tmp_path / "go" / "tiny" / "go.sum").write_text("example.test/other v1.0.0 h1:x=\n")
     assert build.directory(tiny) != before

@@ -26,7 +26,7 @@ def of_kind(installation: list[dict[str, Any]], *kinds: str) -> list[dict[str, A
     return [document for document in installation if document["kind"] in kinds]
 
 
-def test_the_server_takes_the_whole_installation(crds: ControlPlane) -> None:
+def test_the_server_accepts_the_whole_installation(crds: ControlPlane) -> None:
     # The namespace has to be there before what is in it can be tried.
     crds.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests/namespace.yaml"))
     said = crds.kubectl(
@@ -130,14 +130,14 @@ def test_no_pod_can_ask_the_driver_for_a_volume_by_itself(installation: list[dic
     assert driver["spec"]["volumeLifecycleModes"] == ["Persistent"]
 
 
-def test_the_daemon_names_its_node_by_what_kubernetes_says(installation: list[dict[str, Any]]) -> None:
+def test_the_daemon_gets_its_nodes_name_from_kubernetes(installation: list[dict[str, Any]]) -> None:
     (daemon,) = of_kind(installation, "DaemonSet")
     container, _ = daemon["spec"]["template"]["spec"]["containers"]
     env = {item["name"]: item for item in container["env"]}
     assert env["NODE_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
 
 
-def test_only_what_stores_captures_may_write_to_the_repository(installation: list[dict[str, Any]]) -> None:
+def test_only_the_capture_publisher_may_write_to_the_repository(installation: list[dict[str, Any]]) -> None:
     """And it is no privileged container, and sees nothing of the node but the frozen copies."""
     (daemon,) = of_kind(installation, "DaemonSet")
     pod = daemon["spec"]["template"]["spec"]

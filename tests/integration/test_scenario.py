@@ -28,7 +28,7 @@ def manifest(build: Path) -> Manifest:
     return load(build)
 
 
-def test_every_layer_is_sound_and_names_the_parent_of_the_tree(build: Path, manifest: Manifest):
+def test_every_layer_is_valid_and_has_its_parent_of_the_tree(build: Path, manifest: Manifest):
     assert len(manifest.images) == 34
     for image in manifest.images:
         path = build / image.file
@@ -40,7 +40,7 @@ def test_every_layer_is_sound_and_names_the_parent_of_the_tree(build: Path, mani
         assert info.get("backing-filename-format") == ("qcow2" if image.parent else None)
 
 
-def test_flat_size_is_that_of_the_disk_without_its_zeros(build: Path, manifest: Manifest, tmp_path: Path):
+def test_the_flat_size_is_the_size_of_the_disk_without_zeros(build: Path, manifest: Manifest, tmp_path: Path):
     image = next(image for image in manifest.images if image.name == "mail1-restored")
     raw = tmp_path / "raw"
     subprocess.run(["qemu-img", "convert", "-O", "raw", build / image.file, raw], check=True)
@@ -82,9 +82,7 @@ def test_a_guest_keeps_its_writes_over_a_restart_and_a_fresh_overlay_has_none(bu
 
 @needs_qemu
 @pytest.mark.parametrize("machine", ["mail1", "desktop1", "desktop4"])
-def test_a_restored_guest_says_what_the_manifest_says_of_it(
-    build: Path, manifest: Manifest, tmp_path: Path, machine: str
-):
+def test_a_restored_guest_reports_as_in_the_manifest(build: Path, manifest: Manifest, tmp_path: Path, machine: str):
     wanted = manifest.guests["restored"][machine]
     assert wanted.image == resolved_images("restored")[machine]
     with booted(overlay(tmp_path / "disk.qcow2", build / f"{wanted.image}.qcow2")) as guest:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def change(folder: Path, name: str, parent: str | None, script: str) -> Path:
-    """A final layer of this name in ``folder``: its parent, mounted, after ``script``."""
+    """Build a layer of this name in ``folder``: mount the parent's disk and run ``script``."""
     dirty = folder / f"{name}.dirty"
     create(dirty, SIZE, parent)
     with exported(Export(dirty, writable=True)) as (disk,):
@@ -38,13 +38,13 @@ def change(folder: Path, name: str, parent: str | None, script: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def _scratch_in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another build may run on this machine; what this test leaves behind is told by its folder."""
+    """A separate scratch folder: another build may run on this machine, and remains are identified by the folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What a build below ``folder`` left on this machine: mounts, loop devices and daemons."""
+    """Remains of a build in ``folder`` on this machine: mounts, loop devices and daemons."""
     mounts = Path("/proc/mounts").read_text().splitlines()
     loops = subprocess.check_output(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"], text=True)
     return [line for line in mounts + loops.splitlines() if str(folder) in line] + daemons_of(folder)
@@ -55,7 +55,7 @@ def daemons_of(folder: Path) -> list[str]:
     return found.stdout.split()
 
 
-def test_a_layer_holds_what_its_script_changed_and_no_more(tmp_path: Path):
+def test_a_layer_has_only_the_changes_of_its_script(tmp_path: Path):
     root = change(tmp_path, "root.qcow2", None, 'head -c 8M /dev/urandom >"$root/large"; echo old >"$root/small"')
     child = change(
         tmp_path,
@@ -79,13 +79,13 @@ def test_a_level_that_changes_nothing_is_nearly_empty(tmp_path: Path):
     assert len(read_difference(idle).data) <= 2
 
 
-def test_a_failing_script_is_told_and_leaves_nothing_behind(tmp_path: Path):
+def test_a_failing_script_raises_and_leaves_no_mounts(tmp_path: Path):
     with pytest.raises(BuildFailed, match="this is why"):
         change(tmp_path, "root.qcow2", None, "echo this is why >&2; false")
     assert leftovers(tmp_path) == []
 
 
-def test_a_killed_build_leaves_nothing_behind(tmp_path: Path):
+def test_a_killed_build_leaves_no_mounts_or_daemons(tmp_path: Path):
     marker = tmp_path / "inside"
     code = (
         "import pathlib, sys\n"
@@ -109,7 +109,7 @@ def test_a_killed_build_leaves_nothing_behind(tmp_path: Path):
     assert leftovers(tmp_path) == []
 
 
-def test_a_file_that_is_no_qcow2_is_told(tmp_path: Path):
+def test_a_file_that_is_not_qcow2_raises(tmp_path: Path):
     bad = tmp_path / "bad.qcow2"
     bad.write_bytes(b"no image")
     with pytest.raises(BuildFailed, match="qemu-storage-daemon does not start"), exported(Export(bad, writable=False)):

@@ -1,4 +1,4 @@
-"""docs/time.md names every constant of time with its present value: a later one cannot be forgotten."""
+"""docs/time.md has every constant of time with its current value, so that no constant can be forgotten."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ TIMES = re.compile(r"[A-Za-z_]+_[sS]")
 RATES = {"bytes_per_s"}
 
 Entry = tuple[str, tuple[float, ...]]
-"""Name, and its seconds: one number, or the least and the most of several."""
+"""Name and seconds: one number, or minimum and maximum of several."""
 
 
 def _number(node: ast.expr | None) -> tuple[float, ...] | None:
-    """Seconds that an expression gives; None if it is no time that is known here."""
+    """Seconds that an expression evaluates to; None if it is not a constant time."""
     if node is None:
         return None
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Field":
@@ -47,7 +47,7 @@ def _is_timedelta(node: ast.expr | None) -> bool:
 
 
 def _found(path: Path) -> Iterator[Entry]:
-    """Constants of the module, defaults of settings, and defaults of parameters, that are times; 0 is no time."""
+    """Times among the module's constants and the defaults of settings and parameters; 0 does not count."""
     tree = ast.parse(path.read_text())
     pairs: list[tuple[str, ast.expr | None]] = []
     for statement in tree.body:
@@ -85,7 +85,7 @@ def _in_manifests(node: object) -> Iterator[Entry]:
 
 
 def _rows() -> Iterator[Entry]:
-    """Of each row: the names in its first cell, with the numbers of seconds that its second one begins with."""
+    """Each name in a row's first cell, with the seconds at the start of its second cell."""
     for line in TABLE.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if not line.startswith("|") or len(cells) != 4:
@@ -111,7 +111,7 @@ def _documents(path: Path) -> Iterator[list[Entry]]:
         yield list(_in_manifests(body))
 
 
-def test_every_row_names_a_test_or_the_evidence() -> None:
+def test_every_row_has_a_test_or_other_evidence() -> None:
     rows = [line for line in TABLE.read_text().splitlines() if line.startswith("| ") and not line.startswith("| ---")]
     assert len(rows) > 80
     for row in rows:
@@ -120,7 +120,7 @@ def test_every_row_names_a_test_or_the_evidence() -> None:
         assert all(cells), row
 
 
-def test_tests_that_the_table_names_exist() -> None:
+def test_tests_in_the_table_exist() -> None:
     tests = set(re.findall(r"`(test_[a-z_0-9]+\.py)`", TABLE.read_text()))
     assert tests
     there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}

@@ -23,7 +23,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
     for match in LINK.findall(text):
         link = match[0] or match[1]
@@ -39,7 +39,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_every_source_file_that_a_page_names_exists(page: Path) -> None:
     if page.name == "CHANGELOG.md":
-        return  # it names what was
+        return  # it names earlier files
     named = re.findall(
         r"`((?:operator|node-cache-daemon|tests|localcluster|scenario|demo|benchmarks|tools|docs|manifests)/[\w./-]+)`",
         page.read_text(),
@@ -48,7 +48,7 @@ def test_every_source_file_that_a_page_names_exists(page: Path) -> None:
     assert missing == []
 
 
-def test_the_map_from_concepts_to_source_files_is_right() -> None:
+def test_the_map_from_concepts_to_source_files_has_existing_paths() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     table = text[text.index("## From concept") : text.index("## Where to add")]
     daemon = set(re.findall(r"\*?d:\*? ?`?([a-z_]+/[\w./]*)`", table))

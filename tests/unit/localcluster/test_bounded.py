@@ -1,4 +1,4 @@
-"""Commands, inputs and locks end by their deadlines, with an error that names what was waited for."""
+"""Commands, inputs and locks end at their deadlines, with an error that names them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_command_that_fails_raises_with_its_error_text() -> None:
     assert caught.value.stderr == "because\n"
 
 
-def test_without_input_a_command_reads_an_empty_one() -> None:
+def test_without_input_a_commands_standard_input_is_empty() -> None:
     assert run(["cat"], timeout_s=30).stdout == ""
 
 
@@ -64,15 +64,15 @@ def test_a_command_is_killed_with_all_its_children_at_its_deadline(tmp_path: Pat
     assert ends(int((tmp_path / "pid").read_text()))
 
 
-def test_a_child_that_keeps_the_output_open_does_not_outlast_the_deadline() -> None:
-    """The command itself has ended; its output has not."""
+def test_a_child_that_keeps_the_output_open_does_not_delay_the_deadline() -> None:
+    """The command has ended, but its output is still open."""
     started = time.monotonic()
     with pytest.raises(TimedOut):
         run(["sh", "-c", "sleep 600 &"], timeout_s=1)
     assert time.monotonic() - started < 8
 
 
-def test_a_child_that_left_the_group_does_not_outlast_the_deadline(
+def test_a_child_that_left_the_group_does_not_delay_the_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounded, "_END_S", 1.0)
@@ -92,7 +92,7 @@ def test_input_is_produced_while_the_command_runs(tmp_path: Path) -> None:
     assert int((tmp_path / "count").read_text()) == 100 * 65536
 
 
-def test_a_command_that_does_not_take_its_input_is_killed() -> None:
+def test_a_command_that_does_not_read_its_input_is_killed() -> None:
     with pytest.raises(TimedOut, match=r"did not end within 1 s of input; its output: 'hello"):
         feed(["sh", "-c", "echo hello; sleep 600"], much, timeout_s=1)
 
@@ -119,7 +119,7 @@ def test_an_error_of_the_producer_ends_the_command(tmp_path: Path) -> None:
     assert ends(int((tmp_path / "pid").read_text()))
 
 
-def test_a_lock_that_another_process_holds_is_waited_for_and_not_for_ever(tmp_path: Path) -> None:
+def test_waiting_for_a_lock_of_another_process_has_a_deadline(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     hold = f"import fcntl; f = open({str(path)!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

@@ -1,4 +1,4 @@
-"""Layers and archives as containerd reads them."""
+"""Layers and archives have the form that containerd reads."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ def members(path: Path) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in archive}
 
 
-def test_a_layer_names_its_own_content_and_is_found_again(tmp_path: Path) -> None:
+def test_a_layers_digest_is_that_of_its_content_and_load_finds_it(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
     (root / "etc/file").write_text("content")
@@ -42,7 +42,7 @@ def test_the_same_tree_gives_the_same_digest_in_another_place(tmp_path: Path) ->
     assert len(digests) == 1
 
 
-def test_hard_links_are_stored_once_and_excluded_folders_not_at_all(tmp_path: Path) -> None:
+def test_hard_links_are_stored_once_and_excluded_folders_are_left_out(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "run/inner").mkdir(parents=True)
     (root / "a").write_bytes(b"x" * 5000)
@@ -56,7 +56,7 @@ def test_hard_links_are_stored_once_and_excluded_folders_not_at_all(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes what overlayfs leaves")
-def test_what_an_overlay_removed_becomes_a_whiteout(tmp_path: Path) -> None:
+def test_a_file_removed_by_an_overlay_becomes_a_whiteout(tmp_path: Path) -> None:
     upper = tmp_path / "upper"
     (upper / "replaced").mkdir(parents=True)
     os.mknod(upper / "gone", 0o020000, os.makedev(0, 0))
@@ -65,7 +65,7 @@ def test_what_an_overlay_removed_becomes_a_whiteout(tmp_path: Path) -> None:
     assert set(found) == {".wh.gone", "replaced", "replaced/.wh..wh..opq"}
 
 
-def test_a_file_capability_is_in_the_layer_as_the_kernel_reads_it(tmp_path: Path) -> None:
+def test_a_file_capability_is_in_the_layer_in_the_kernels_form(tmp_path: Path) -> None:
     files: dict[str, Path | str | bytes] = {"usr/bin/tool": b"\x7fELF", "etc/text": "words"}
     layer = pack_files(files, tmp_path / "layer.tar", capabilities={"usr/bin/tool": file_capability(10)})
     found = members(layer.path)

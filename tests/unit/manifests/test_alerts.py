@@ -65,6 +65,6 @@ def test_an_expression_is_promql(rule: dict[str, Any]) -> None:
     promql_parser.parse(rule["expr"])
 
 
-def test_the_parser_refuses_what_is_none() -> None:
+def test_the_parser_rejects_invalid_promql() -> None:
     with pytest.raises(ValueError, match="matrix"):
         promql_parser.parse("min_over_time(kigi_queue_depth) > 100")

@@ -1,4 +1,4 @@
-"""Every panel of a dashboard asks for metrics that exist, in PromQL."""
+"""Every panel of a dashboard uses existing metrics in valid PromQL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PANELS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_panel_asks_for_metrics_that_exist(panel: dict[str, Any]) -> None:
+def test_a_panel_uses_existing_metrics(panel: dict[str, Any]) -> None:
     assert panel["description"].endswith(".")
     for target in panel["targets"]:
         promql_parser.parse(target["expr"].replace("$namespace", ".*"))
@@ -29,6 +29,6 @@ def test_a_panel_asks_for_metrics_that_exist(panel: dict[str, Any]) -> None:
         assert used <= metric_samples()
 
 
-def test_panels_do_not_lie_on_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     places = [tuple(panel["gridPos"][key] for key in "xy") for panel in PANELS]
     assert len(set(places)) == len(places) == len({panel["id"] for panel in PANELS})

@@ -1,4 +1,4 @@
-"""What README tells a user to type fits to the examples that it names."""
+"""The commands in README match the examples that it names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _objects(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((EXAMPLES / name).read_text(encoding="utf-8")))
 
 
-def test_readme_publishes_every_image_that_its_states_name_parents_first() -> None:
+def test_readme_publishes_every_image_of_its_states_parents_first() -> None:
     published: list[str] = []
     for name, parent in re.findall(r"kigi publish \S+ --name (\S+)(?: --parent (\S+))? --apply", README):
         assert not parent or parent in published
@@ -26,7 +26,7 @@ def test_readme_publishes_every_image_that_its_states_name_parents_first() -> No
     assert {machine["image"]["name"] for machine in machines if "image" in machine} <= set(published)
 
 
-def test_readme_speaks_of_the_deployment_and_states_of_the_examples() -> None:
+def test_readme_uses_the_deployment_and_states_of_the_examples() -> None:
     (deployment,) = _objects("deployment.yaml")
     states = {state["metadata"]["name"] for state in _objects("systems.yaml")}
     named = re.findall(r"(?:ksd |systemdeployment/|kigi (?:plan|reset|capture) )([a-z-]+)", README)
@@ -36,7 +36,7 @@ def test_readme_speaks_of_the_deployment_and_states_of_the_examples() -> None:
     assert switched
 
 
-def test_every_file_that_readme_names_is_there() -> None:
+def test_every_file_in_readme_exists() -> None:
     linked = re.findall(r"\]\(([^)#:]+)\)", README)
     assert linked
     assert [path for path in linked if not (ROOT / path).exists()] == []

@@ -16,7 +16,7 @@ ROOT_CLUSTERS, OTHER_CLUSTERS = 40, 2
 
 
 def made(folder: Path, variant: Variant) -> Manifest:
-    """A build whose root layer holds 40 clusters, and every other one 2, of which 1 lies over the root's."""
+    """A build: the root layer has 40 clusters, every other layer has 2, one of which replaces a cluster of the root."""
     levels = image_levels()
     for level in levels:
         held = tuple(range(ROOT_CLUSTERS)) if level.parent is None else (0, 50)
@@ -28,7 +28,7 @@ def made(folder: Path, variant: Variant) -> Manifest:
 
 
 @pytest.mark.parametrize("variant", ["tiny", "real"])
-def test_the_api_takes_every_object_and_children_name_only_what_differs(tmp_path: Path, variant: Variant):
+def test_the_api_accepts_every_object_and_children_have_only_differences(tmp_path: Path, variant: Variant):
     manifest = made(tmp_path, variant)
     nodes = [SystemNode.model_validate(node) for node in kubernetes.system_nodes(manifest, "lab")]
     assert [node.metadata.name for node in nodes] == ["infected", "cleaned", "restored"]
@@ -43,7 +43,7 @@ def test_the_api_takes_every_object_and_children_name_only_what_differs(tmp_path
     assert all(machine.template is None for machine in (*cleaned.spec.machines, *restored.spec.machines))
 
 
-def test_a_deployment_names_its_state_and_takes_more_fields():
+def test_a_deployment_has_its_state_and_additional_fields():
     found = SystemDeployment.model_validate(kubernetes.system_deployment("team", "cleaned", replicas=3, running=False))
     assert (found.spec.system.name, found.spec.replicas, found.spec.running) == ("cleaned", 3, False)
 
@@ -55,7 +55,7 @@ def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path):
     assert json.loads((tmp_path / "manifest.json").read_text())["images"][0]["virtualSizeBytes"] == SIZE
 
 
-def test_guests_say_what_each_state_did_to_them(tmp_path: Path):
+def test_guests_have_the_expected_reports_of_each_state(tmp_path: Path):
     guests = made(tmp_path, "tiny").guests
     assert {machine for machine, guest in guests["infected"].items() if guest.marker == "running"} == set(INFECTED)
     assert {guest.marker for guest in guests["cleaned"].values()} == {"none"}
@@ -72,7 +72,7 @@ def test_sizes_count_each_layer_once_and_each_full_image_as_a_flat_file(tmp_path
     small = by_name["mail"].file_size_bytes
     assert first.layers == 24
     assert first.moved_bytes == by_name["base"].file_size_bytes + 23 * small
-    # The root's clusters and one more; the other one of each level lies over the root's.
+    # The root's clusters and one more; the other cluster of each level replaces one of the root.
     flat = by_name["base"].file_size_bytes + CLUSTER
     assert first.full_bytes == cleaned.full_bytes == 10 * flat
     assert cleaned.moved_bytes == len(INFECTED) * small

@@ -22,7 +22,7 @@ def test_there_are_ten_machines_in_the_published_roles():
     assert len({machine.address for machine in MACHINES}) == len({machine.name for machine in MACHINES}) == 10
 
 
-def test_every_level_comes_after_its_parent_and_once():
+def test_every_level_occurs_once_and_after_its_parent():
     seen: set[str] = set()
     for level in image_levels():
         assert level.name not in seen
@@ -43,7 +43,7 @@ def test_the_image_tree_goes_from_base_to_state():
     assert ancestors("desktop4") == ["desktop4", "desktop", "desktop-base", "base"]
 
 
-def test_a_state_names_only_the_machines_that_it_changes():
+def test_a_state_has_only_the_machines_that_it_changes():
     named = {state.name: set(state.images) for state in system_states()}
     assert named == {
         "infected": {machine.name for machine in MACHINES},
@@ -57,7 +57,7 @@ def test_a_state_names_only_the_machines_that_it_changes():
     }
 
 
-def test_untouched_machines_keep_their_image_and_touched_ones_move_on():
+def test_only_changed_machines_get_another_image():
     restored = resolved_images("restored")
     assert len(restored) == 10
     assert restored["mail2"] == "mail2"
@@ -65,7 +65,7 @@ def test_untouched_machines_keep_their_image_and_touched_ones_move_on():
     assert restored["desktop1"] == "desktop1-cleaned"
 
 
-def test_cleaning_removes_all_that_the_marker_consists_of():
+def test_cleaned_removes_all_files_of_the_marker():
     marker = set(tree.read_files("infected"))
     by_name = {level.name: level for level in image_levels()}
     assert marker
@@ -79,13 +79,13 @@ def test_every_folder_below_levels_belongs_to_a_level():
     assert {folder.name for folder in tree.LEVELS_DIR.iterdir()} <= used
 
 
-def test_every_state_level_tells_the_guest_its_state():
+def test_every_level_of_a_state_has_a_file_with_the_state():
     for level in image_levels():
         if level.kind == "state":
             assert level.files["/etc/kigi/state"].text.decode().strip() == level.state
 
 
-def test_restoring_brings_back_the_files_of_the_role():
+def test_restored_has_the_files_of_the_role():
     levels = {level.name: level for level in image_levels()}
     for machine, path in (("mail1", "/etc/postfix/main.cf"), ("proxy1", "/etc/squid/blocked")):
         role = levels[machine].parent

@@ -19,7 +19,7 @@ READY = Condition("True", "Deployed", "10 of 10 machines run", "2026-11-23T10:00
 
 
 def sample(number: int) -> Sample:
-    """A clean one: heartbeats are written, the pool's connections and the heap breathe, little is logged."""
+    """A clean sample: heartbeats are written, numbers of connections and the heap vary, few lines are logged."""
     container = Container("containerd://1", True, 0, "running")
     return Sample(
         at_s=15.0 * number,
@@ -45,18 +45,18 @@ def sample(number: int) -> Sample:
 
 
 def run(change: Callable[[Sample], Sample] | None = None, since: int = COUNT // 2) -> list[Sample]:
-    """A clean run, of which the samples from ``since`` on are changed."""
+    """A clean run in which the samples from ``since`` on are changed."""
     clean = [sample(number) for number in range(COUNT)]
     return clean if change is None else [*clean[:since], *map(change, clean[since:])]
 
 
 def edit(name: str, **fields: Any) -> Callable[[Sample], Sample]:
-    """One object is different."""
+    """A change of one object in a sample."""
     return lambda old: replace(old, objects={**(old.objects or {}), name: replace((old.objects or {})[name], **fields)})
 
 
 def node(**fields: Any) -> Callable[[Sample], Sample]:
-    """The node is different."""
+    """A change of the node in a sample."""
     return lambda old: replace(old, nodes={"n1": replace((old.nodes or {})["n1"], **fields)})
 
 
@@ -92,20 +92,20 @@ FAULTS: dict[str, tuple[str, str, list[Sample]]] = {
         DEPLOYMENT,
         run(edit(DEPLOYMENT, conditions={"Ready": replace(READY, transition="2026-11-23T10:05:00Z")})),
     ),
-    "condition gone": ("conditions", DEPLOYMENT, run(edit(DEPLOYMENT, conditions={}))),
+    "condition removed": ("conditions", DEPLOYMENT, run(edit(DEPLOYMENT, conditions={}))),
     "restart": ("restarts", POD, run(container(id="containerd://2", restarts=1))),
     "another container": ("restarts", POD, run(container(id="containerd://2"))),
     "not ready": ("not ready", POD, run(container(ready=False, state="terminated"))),
     "never ready": ("not ready", POD, run(container(ready=False, state="waiting"), since=0)),
     "phase": ("phase", POD, run(edit(POD, phase="Failed"))),
     "leader": ("phase", LEASE, run(edit(LEASE, phase="operator-1"))),
-    "object gone": ("objects", POD, run(without(POD))),
-    "object more": (
+    "object deleted": ("objects", POD, run(without(POD))),
+    "object created": (
         "objects",
         "Job a/b",
         run(lambda old: replace(old, objects={**(old.objects or {}), "Job a/b": ObjectState("u9", "1")})),
     ),
-    "object made again": ("objects", POD, run(edit(POD, uid="u5"))),
+    "object recreated": ("objects", POD, run(edit(POD, uid="u5"))),
     "field": (
         "changes",
         DEPLOYMENT,
@@ -119,13 +119,13 @@ FAULTS: dict[str, tuple[str, str, list[Sample]]] = {
         POD,
         run(lambda old: replace(old, warnings={"e2": WarningEvent(POD, "Unhealthy", "probe failed", 1)})),
     ),
-    "warning again": (
+    "warning repeated": (
         "warning events",
         POD,
         run(lambda old: replace(old, warnings={"e1": WarningEvent(POD, "FailedMount", "again", 3)})),
     ),
-    "mount more": ("mounts", "n1", run(node(mounts=("/var/lib/kubelet/pods/1 (ext4)",) * 3))),
-    "mount gone": ("mounts", "n1", run(node(mounts=("/var/lib/kubelet/pods/1 (ext4)",)))),
+    "mount added": ("mounts", "n1", run(node(mounts=("/var/lib/kubelet/pods/1 (ext4)",) * 3))),
+    "mount removed": ("mounts", "n1", run(node(mounts=("/var/lib/kubelet/pods/1 (ext4)",)))),
     "process replaced": (
         "processes",
         f"n1 {OPERATOR}",
@@ -155,13 +155,13 @@ def test_each_fault_is_a_finding_of_its_check_and_subject(name: str) -> None:
     assert (check, subject) in {(finding.check, finding.subject) for finding in checks.find(samples)}
 
 
-def test_a_container_that_is_not_ready_is_reported_once_for_each_stretch() -> None:
+def test_an_unready_container_is_reported_once_per_unready_period() -> None:
     changed = {10, 11, 12, 30}
     samples = [container(ready=False)(one) if number in changed else one for number, one in enumerate(run())]
     assert [finding.at_s for finding in checks.not_ready(samples)] == [150.0, 450.0]
 
 
-def test_a_finished_pod_need_not_be_ready() -> None:
+def test_a_finished_pod_may_be_unready() -> None:
     finished = run(
         edit(POD, phase="Succeeded", containers={"main": Container("c", False, 0, "terminated")}),
         since=0,
@@ -169,34 +169,34 @@ def test_a_finished_pod_need_not_be_ready() -> None:
     assert checks.find(finished) == []
 
 
-def test_a_sample_that_failed_is_left_out_and_the_change_beside_it_is_found() -> None:
+def test_a_failed_sample_is_skipped_and_a_change_across_it_is_found() -> None:
     samples = run(edit(POD, phase="Failed"))
     samples[COUNT // 2] = replace(sample(COUNT // 2), objects=None, failures=("objects: timeout",))
     assert {finding.check for finding in checks.find(samples)} == {"sample", "phase"}
 
 
 @pytest.mark.parametrize(("object_", "findings"), [("Deployment kubevirt/virt-api", 0), ("Pod soak/vm", 1)])
-def test_an_event_that_kubevirt_repeats_is_no_finding(object_: str, findings: int) -> None:
+def test_an_event_that_kubevirt_repeats_is_not_a_finding(object_: str, findings: int) -> None:
     event = WarningEvent(object_, "AdvancedFeatureUse", "applying custom number of infra replica", 100)
     samples = run(lambda old: replace(old, warnings={"e3": event}))
     assert len(list(checks.warning_events(samples))) == findings
 
 
-def test_an_expired_warning_event_is_no_finding() -> None:
+def test_an_expired_warning_event_is_not_a_finding() -> None:
     assert checks.find(run(lambda old: replace(old, warnings={}, events={}))) == []
 
 
-def test_the_writer_of_an_object_is_named() -> None:
+def test_a_finding_has_the_writer_of_the_object() -> None:
     (finding,) = checks.writes(run(edit(DEPLOYMENT, version="102", writers={"kigi/status": "11:00"})))
     assert "written in 1 of 79 intervals, by kigi/status" in finding.text
 
 
-def test_memory_that_grows_while_a_process_warms_up_is_no_finding() -> None:
+def test_memory_growth_during_warm_up_is_not_a_finding() -> None:
     warm = round(checks.WARM_S / 15)
     assert checks.find(run(growing(lambda n: Process(20, (60 + min(n, warm)) * MIB, 0)), since=0)) == []
 
 
-def test_of_a_short_run_the_first_half_warms_up() -> None:
+def test_the_warm_up_of_a_short_run_is_its_first_half() -> None:
     samples = run(growing(lambda n: Process(20, (60 + n) * MIB, 0)), since=0)[:38]
     assert [finding.check for finding in checks.find(samples)] == ["memory"]
 

@@ -8,7 +8,7 @@ BEFORE = {"machine": "mail1", "state": "infected", "boot": "1", "marker": "runni
 LINE = "KIGI-GUEST machine=mail1 state=infected boot={boot} marker=running mac=02:00 uuid=u serial=s\r\n"
 
 
-def test_the_same_report_is_no_finding() -> None:
+def test_the_same_report_is_not_a_finding() -> None:
     assert compare("mail1", {**BEFORE, "serial": "s"}, "noise\r\n" + LINE.format(boot=1)) == []
 
 
@@ -17,5 +17,5 @@ def test_another_boot_is_a_finding() -> None:
     assert (finding.check, finding.subject, finding.text) == ("guests", "mail1", "boot was 1 and is 2")
 
 
-def test_the_last_field_of_a_line_that_was_cut_does_not_count() -> None:
+def test_the_last_field_of_an_incomplete_line_is_ignored() -> None:
     assert compare("mail1", BEFORE, "KIGI-GUEST machine=mail1 state=infected boot=2") == []

@@ -1,4 +1,4 @@
-"""API objects are reduced to what may not change: heartbeats and versions are left out, everything else counts."""
+"""API objects are reduced to the fields that must not change, without heartbeats and versions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def paths(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     [("status", "lastHeartbeatTime"), ("status", "freeBytes"), ("metadata", "resourceVersion")],
     ids=str,
 )
-def test_a_heartbeat_is_no_change(path: tuple[str, ...]) -> None:
+def test_a_heartbeat_is_not_a_change(path: tuple[str, ...]) -> None:
     assert paths(CACHE, changed(CACHE, *path, value="9")) == []
 
 
@@ -74,7 +74,7 @@ def test_a_heartbeat_is_no_change(path: tuple[str, ...]) -> None:
         (("metadata", "annotations"), "metadata.annotations"),
     ],
 )
-def test_any_other_change_is_named_by_its_path(path: tuple[str | int, ...], named: str) -> None:
+def test_any_other_change_has_its_path(path: tuple[str | int, ...], named: str) -> None:
     assert paths(CACHE, changed(CACHE, *path, value=[])) == [named]
 
 

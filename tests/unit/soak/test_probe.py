@@ -1,4 +1,4 @@
-"""The probe reads a node's mounts, processes and logs; here those of this machine and of made-up files."""
+"""The probe reads mounts, processes and logs, here of this machine and of test files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_mounts_are_sorted_and_keep_repetitions() -> None:
         (b"", None),
     ],
 )
-def test_a_program_is_known_by_its_command_or_script(line: bytes, program: str | None) -> None:
+def test_a_program_is_identified_by_its_command_or_script(line: bytes, program: str | None) -> None:
     assert probe.program_of(line) == program
 
 
@@ -63,7 +63,7 @@ def test_a_running_process_is_found_with_its_figures(tmp_path: Path) -> None:
     assert probe.processes(tmp_path) == {}
 
 
-def test_only_what_is_logged_since_the_last_look_counts(tmp_path: Path) -> None:
+def test_only_lines_since_the_last_run_count(tmp_path: Path) -> None:
     log(tmp_path, FOLDER, '{"level": "error", "message": "before"}')
     _, offsets = probe.read_logs(tmp_path, None)
     new = ['{"level": "info", "message": "error in a word"}', '{"level": "warning"}', '{"level": "error"}', "Traceback"]
@@ -79,7 +79,7 @@ def test_only_what_is_logged_since_the_last_look_counts(tmp_path: Path) -> None:
     assert growth[NAME] == {"lines": 0, "size_bytes": 0, "warnings": 0, "errors": 0, "examples": []}
 
 
-def test_a_rotated_log_and_that_of_the_next_container_count_from_their_starts(tmp_path: Path) -> None:
+def test_a_rotated_log_and_the_log_of_a_new_container_count_from_their_start(tmp_path: Path) -> None:
     file = log(tmp_path, FOLDER, "one", "two", "three")
     _, offsets = probe.read_logs(tmp_path, {})
     file.write_text("")
@@ -89,7 +89,7 @@ def test_a_rotated_log_and_that_of_the_next_container_count_from_their_starts(tm
     assert growth[NAME]["lines"] == 2
 
 
-def test_it_runs_as_a_program_of_its_own_and_its_answer_becomes_a_state() -> None:
+def test_the_probe_runs_as_a_program_and_its_output_becomes_a_state() -> None:
     command = [sys.executable, "-I", probe.__file__, json.dumps({"offsets": None})]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     state = node_state(json.loads(done.stdout))

@@ -14,7 +14,7 @@ from soak.sampling import Sampler
 
 @dataclass
 class Api:
-    """Answers like kubectl."""
+    """Simulates kubectl."""
 
     items: list[dict[str, Any]] = field(default_factory=list)
     broken: str = ""
@@ -30,7 +30,7 @@ class Api:
 
 
 class Node:
-    """Answers like a node with the probe."""
+    """Simulates a node with the probe."""
 
     name = "n1"
     answer = '{"mounts": ["/ (ext4)"], "processes": {}, "logs": {}, "offsets": {"a.log": 5}}'
@@ -52,7 +52,7 @@ def pod(**status: Any) -> dict[str, Any]:
     return {"kind": "Pod", "metadata": {"name": "p", "uid": "u", "resourceVersion": "1"}, "status": status}
 
 
-def test_changes_are_those_since_the_sample_before() -> None:
+def test_changes_are_relative_to_the_previous_sample() -> None:
     api, node = Api([pod(phase="Pending")]), Node()
     one = sampler(api, node)
     assert one.take().changes == ()
@@ -62,7 +62,7 @@ def test_changes_are_those_since_the_sample_before() -> None:
     assert [json.loads(request) for request in node.requests] == [{"offsets": None}, {"offsets": {"a.log": 5}}]
 
 
-def test_a_failure_of_the_api_is_kept_and_the_next_sample_compares_with_the_last_good_one() -> None:
+def test_after_a_failed_read_the_next_sample_is_compared_with_the_last_readable_one() -> None:
     api = Api([pod(phase="Pending")])
     one = sampler(api, Node())
     one.take()
@@ -75,7 +75,7 @@ def test_a_failure_of_the_api_is_kept_and_the_next_sample_compares_with_the_last
     assert len(one.take().changes) == 1
 
 
-def test_a_node_or_an_answer_that_fails_is_kept_too() -> None:
+def test_a_failure_of_a_node_or_of_its_output_is_in_the_sample() -> None:
     node = Node()
     node.answer = "not JSON"
     failed = sampler(Api([{"kind": "Pod"}]), node).take()
@@ -83,7 +83,7 @@ def test_a_node_or_an_answer_that_fails_is_kept_too() -> None:
     assert [failure.split(":")[0] for failure in failed.failures] == ["objects", "node n1"]
 
 
-def test_plugins_are_read_where_kubevirt_has_them() -> None:
+def test_plugins_are_read_if_kubevirt_has_them() -> None:
     for gate, there in (("Sidecar", False), ("Plugins", True)):
         api = Api()
         sampler(api, Node(), gate).take()

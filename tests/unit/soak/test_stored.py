@@ -1,4 +1,4 @@
-"""Samples come back from their file as they were, so that a run can be judged again."""
+"""Stored samples can be read back unchanged, so that a run can be checked later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_samples_are_read_as_they_were_written(name: str, tmp_path: Path) -> Non
     assert stored.load(path) == samples
 
 
-def test_a_clean_run_is_clean_when_it_is_judged_again(tmp_path: Path) -> None:
+def test_a_stored_clean_run_has_no_findings(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text("".join(stored.line(sample) for sample in run()))
     assert checks.find(stored.load(path)) == []
