@@ -1,4 +1,4 @@
-"""An HTTP server on a free port with programmed answers, in place of an API server."""
+"""An HTTP server on a free port with programmed answers, which replaces an API server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chains of real layers with their files, and as volumes name them."""
+"""Chains of real layers with their files, and as volume attributes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.layers import make_chain
 
 @dataclass(frozen=True)
 class LayerFile:
-    """A layer and the file that holds it."""
+    """A layer and its file."""
 
     layer: Layer
     path: Path

@@ -138,12 +138,12 @@ def build(kind: str, name: str, spec: Object | None = None) -> Object:
 
 
 def image(**layer: Any) -> Object:
-    """The good image with other values of its layer; None leaves a value out."""
+    """A valid image with other values of its layer; None omits a value."""
     return merge_patch(GOOD["VMImageNode"], {"layer": layer})
 
 
 def machine(**fields: Any) -> Object:
-    """A root state of one machine."""
+    """A root state with one machine."""
     return {"machines": [{"name": "mail1", "image": {"name": "mail"}} | fields]}
 
 
@@ -176,12 +176,12 @@ def prefetch(**fields: Any) -> Object:
 
 
 def capture_order(**fields: Any) -> Object:
-    """A NodeCache with one order to copy."""
+    """A NodeCache with one requested copy."""
     return {"captures": [merge_patch(GOOD["NodeCache"]["captures"][0], fields)]}
 
 
 def layer(**fields: Any) -> Object:
-    """A NodeCache of one layer."""
+    """A NodeCache with one layer."""
     return {"layers": [{"digest": DIGEST, "sizeBytes": 1, "virtualSizeBytes": 512} | fields]}
 
 

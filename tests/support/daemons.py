@@ -1,4 +1,4 @@
-"""Node cache daemons as processes: each with a root, sockets and a mount namespace of its own, as on its own node."""
+"""Node cache daemons as processes; each has its own root, sockets and mount namespace, which simulate a node."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.support.layers import environment
 
 
 class Node:
-    """One node: a mount namespace that outlives the daemon, as a host's does, and the daemon in it."""
+    """A simulated node: a mount namespace that persists over restarts of the daemon, and the daemon in it."""
 
     def __init__(self, directory: Path, name: str, env: Mapping[str, str]) -> None:
         self.name = name
         self.root = directory / "cache"
         self.pods = directory / "pods"
-        # A socket's path has 107 characters at most.
+        # The path of a socket has at most 107 characters.
         self._sockets = tempfile.TemporaryDirectory(prefix="kigi-node-")
         self.socket = Path(self._sockets.name) / "csi.sock"
         self.registration = Path(self._sockets.name) / "registration"
@@ -53,8 +53,8 @@ class Node:
             "KIGI_HTTP_ADDR": f"127.0.0.1:{self.http_port}",
             **env,
         }
-        # Shared within itself, as the daemon's host path is: what is mounted for a pod shows below the cache as well.
-        # Namespaces of pods that run on this machine at the moment are not kept from going.
+        # The namespace shares mounts within itself, like the daemon's host path: a mount for a pod is visible below the
+        # cache too. Unmounting nsfs lets the kernel remove network namespaces of other pods on this machine.
         script = "umount -l -a -t nsfs; mount --make-rshared / && exec sleep infinity"
         self._namespace = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sh", "-c", script])
         comm = Path(f"/proc/{self._namespace.pid}/comm")
@@ -87,26 +87,26 @@ class Node:
         raise AssertionError(f"the daemon does not answer:\n{self.log.read_text()[-4000:]}")
 
     def kill(self) -> None:
-        """End the daemon as a power cut would, its mounts stay."""
+        """Kill the daemon (SIGKILL) and keep its mounts."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """End the daemon with SIGTERM; returns its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(20)
 
     def close(self) -> None:
-        """End the daemon and its namespace with every mount."""
+        """Kill the daemon and end its namespace with all mounts."""
         self.kill()
         self._namespace.kill()
         self._namespace.wait()
         self._sockets.cleanup()
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A program on the node: it sees the node's mounts."""
+        """Run a program in the node's mount namespace; its output."""
         enter = ["nsenter", "-t", str(self._namespace.pid), "-m", *command]
         return subprocess.run(enter, capture_output=True, text=True, check=False)
 
@@ -116,7 +116,7 @@ class Node:
         return [mount for mount in table if mount.point.startswith(str(self.pods))]
 
     def seen(self, path: str | Path) -> Path:
-        """A path as it looks from inside the node."""
+        """Path outside the namespace that shows a path inside it."""
         return Path(f"/proc/{self._namespace.pid}/root") / str(path).lstrip("/")
 
     def target(self, pod: str = "pod-a") -> str:
@@ -124,17 +124,17 @@ class Node:
         return str(self.pods / pod / "mount")
 
     def publish(self, handle: str, chain: Chain, pod: str = "pod-a", timeout_s: float = 60) -> None:
-        """NodePublishVolume as a kubelet calls it; grpc.RpcError when refused."""
+        """Call NodePublishVolume like a kubelet. Raises grpc.RpcError on refusal."""
         request = publish_request(handle, self.target(pod), chain)
         self.call("Node/NodePublishVolume", request, pb.NodePublishVolumeResponse, timeout_s=timeout_s)
 
     def unpublish(self, handle: str, pod: str = "pod-a") -> None:
-        """NodeUnpublishVolume."""
+        """Call NodeUnpublishVolume."""
         request = pb.NodeUnpublishVolumeRequest(volume_id=handle, target_path=self.target(pod))
         self.call("Node/NodeUnpublishVolume", request, pb.NodeUnpublishVolumeResponse)
 
     def call(self, method: str, request: Any, answer: Any, *, timeout_s: float = 20) -> Any:
-        """One CSI call over the socket."""
+        """Call one CSI method over the socket."""
         with grpc.insecure_channel(f"unix:{self.socket}") as channel:
             invoke = channel.unary_unary(
                 f"/csi.v1.{method}",
@@ -144,14 +144,14 @@ class Node:
             return invoke(request, timeout=timeout_s)
 
     def get(self, path: str) -> str:
-        """A page of the daemon's HTTP server."""
+        """GET a page of the daemon's HTTP server."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
             text: str = answer.read().decode()
             return text
 
 
 def publish_request(handle: str, target: str, chain: Chain) -> pb.NodePublishVolumeRequest:
-    """As the kubelet sends it for a PersistentVolume of the operator."""
+    """Request that the kubelet sends for a PersistentVolume of the operator."""
     return pb.NodePublishVolumeRequest(
         volume_id=handle,
         target_path=target,
@@ -164,7 +164,7 @@ def publish_request(handle: str, target: str, chain: Chain) -> pb.NodePublishVol
 
 
 def daemon_env(kubeconfig: Path, s3: S3Server, bucket: str) -> dict[str, str]:
-    """API server and repository, as a daemon outside a pod is told of them."""
+    """Environment of a daemon outside a pod: API server, repository and credentials."""
     return {
         **environment(s3),
         "KUBECONFIG": str(kubeconfig),

@@ -71,7 +71,7 @@ def apply(api: ControlPlane, namespace: str, *objects: Mapping[str, Any]) -> Non
 
 
 async def left_over(kube: KubeClient, namespace: str) -> list[str]:
-    """Every object that a deployment makes in that namespace."""
+    """All objects that deployments have created in that namespace."""
     found: list[str] = []
     for resource in (MACHINE, VMI, CLAIM, VOLUME):
         async for body in kube.list_all(resource):
@@ -92,7 +92,7 @@ def condition(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 async def is_ready(kube: KubeClient, namespace: str, name: str = "class") -> bool:
-    """Ready is True for the current generation."""
+    """Whether Ready is True for the current generation."""
     body = await get_deployment(kube, namespace, name)
     if body is None:
         return False
@@ -101,7 +101,7 @@ async def is_ready(kube: KubeClient, namespace: str, name: str = "class") -> boo
 
 
 async def listing(kube: KubeClient, resource: Resource, namespace: str) -> dict[str, dict[str, Any]]:
-    """Objects of a kind that were made for deployments of the namespace, by name."""
+    """Name -> object of a kind that was created for deployments of the namespace."""
     found = {}
     async for body in kube.list_all(resource):
         if body["metadata"].get("labels", {}).get(names.LABEL_NAMESPACE) == namespace:
@@ -110,7 +110,7 @@ async def listing(kube: KubeClient, resource: Resource, namespace: str) -> dict[
 
 
 async def outcome(kube: KubeClient, namespace: str) -> dict[str, Any]:
-    """Everything that must not depend on crashes of the operator: machines, disks, chains, identity; not revisions."""
+    """State that must not depend on crashes of the operator: machines, disks, chains, identity; without revisions."""
     machines = await listing(kube, MACHINE, namespace)
     claims = await listing(kube, CLAIM, namespace)
     volumes = await listing(kube, VOLUME, namespace)

@@ -1,4 +1,4 @@
-"""Domains as virt-launcher 1.7 writes them: its element order, tabs, and elements that only its own schema has."""
+"""Domain XML like virt-launcher 1.7 writes it: its element order, tabs, and elements of its own schema."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLOUD_INIT = (
 
 
 def domain(*disks: str, extra: str = "") -> bytes:
-    """A domain with these disks in this order; ``extra`` stands in ``devices`` behind them."""
+    """A domain with these disks in this order; ``extra`` follows them in ``devices``."""
     inner = "\n\t\t".join(disks)
     return (
         '<domain type="qemu" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">\n\t<name>range_vm-ü</name>\n'

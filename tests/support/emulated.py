@@ -1,4 +1,4 @@
-"""A guest of the exercise in qemu on this machine, by emulation, with its serial console as text."""
+"""A guest of the exercise in qemu on this machine, emulated, with its serial console as text."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ QEMU = "qemu-system-x86_64"
 
 
 class Guest:
-    """A running guest. ``said`` is all that its serial console has shown so far."""
+    """A running guest; ``output`` is the output of its serial console so far."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        self.said = ""
+        self.output = ""
 
     def expect(self, pattern: str, timeout_s: float) -> re.Match[str]:
-        """First match in what the console shows from now on, lines already matched left out.
+        """First match in the console's output after this call.
 
-        Raises AssertionError with the console's last lines when it does not come in time.
+        Raises AssertionError with the last output if there is no match within ``timeout_s``.
         """
         deadline = time.monotonic() + timeout_s
-        start = len(self.said)
+        start = len(self.output)
         assert self._process.stdout is not None
         while True:
-            if match := re.search(pattern, self.said[start:]):
+            if match := re.search(pattern, self.output[start:]):
                 return match
             left = deadline - time.monotonic()
             ready, _, _ = select.select([self._process.stdout], [], [], max(left, 0))
             piece = self._process.stdout.read1(65536) if ready else b""  # type: ignore[attr-defined]
             if not piece:
-                raise AssertionError(f"the guest did not say {pattern!r} in {timeout_s} s; last: {self.said[-2000:]!r}")
-            self.said += piece.decode(errors="replace")
+                raise AssertionError(f"no {pattern!r} from the guest in {timeout_s} s; last: {self.output[-2000:]!r}")
+            self.output += piece.decode(errors="replace")
 
     def type(self, line: str) -> None:
         """Type a line on the serial console."""
@@ -45,7 +45,7 @@ class Guest:
         self._process.stdin.flush()
 
     def ended(self, timeout_s: float) -> bool:
-        """Whether qemu ends by itself in time, as it does when the guest powers off."""
+        """Whether qemu ends within ``timeout_s``, because the guest powered off."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -55,7 +55,7 @@ class Guest:
 
 @contextmanager
 def booted(disk: Path, memory_mib: int = 96, serial: str = "KIGI-SERIAL") -> Iterator[Guest]:
-    """A guest that starts from ``disk`` (qcow2, written to) on a machine like KubeVirt's, and is killed at the end."""
+    """Boot a guest from ``disk`` (qcow2, writable) on hardware like KubeVirt's; it is killed at the end."""
     process = subprocess.Popen(
         [
             QEMU, "-accel", "tcg", "-machine", "q35", "-m", str(memory_mib), "-display", "none", "-monitor", "none",
@@ -74,7 +74,7 @@ def booted(disk: Path, memory_mib: int = 96, serial: str = "KIGI-SERIAL") -> Ite
 
 
 def overlay(path: Path, image: Path) -> Path:
-    """A fresh overlay over ``image``; an older one of this name is gone."""
+    """Create a fresh overlay over ``image``; replaces an existing file of this name."""
     path.unlink(missing_ok=True)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "qcow2", path], check=True)
     return path

@@ -1,4 +1,4 @@
-"""A running Filler for tests, and what it reports."""
+"""A running Filler for tests, and its reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.why import explained
 
 GIB = 2**30
 QUICK_RETRIES = RetryPolicy(first_s=0.2, max_s=1.0, min_action_s=1.0)
-"""For real servers: a fault is noticed, mended and forgotten within a test."""
+"""Short times for tests with real servers: faults are detected and retried within a test."""
 
 
 @asynccontextmanager

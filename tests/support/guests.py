@@ -5,12 +5,12 @@ from pathlib import Path
 
 _PORT_LOW, _PORT_HIGH = 0xF8, 0x03  # COM1
 
-# 16-bit code of a boot sector: write the text that follows it to the serial port, then halt.
+# 16-bit code of a boot sector: writes the text after the code to the serial port, then halts.
 _CODE = bytes(
     [
         *(0x31, 0xC0),  # xor ax, ax
         *(0x8E, 0xD8),  # mov ds, ax
-        *(0xBE, 0x15, 0x7C),  # mov si, 0x7c15: the text, right behind the code
+        *(0xBE, 0x15, 0x7C),  # mov si, 0x7c15: the text, directly after the code
         0xAC,  # next: lodsb
         *(0x84, 0xC0),  # test al, al
         *(0x74, 0x06),  # jz done
@@ -24,7 +24,7 @@ _CODE = bytes(
 
 
 def boot_sector(text: str) -> bytes:
-    """512 bytes that a BIOS starts and that say ``text`` (ASCII, at most 480 characters) on the serial port."""
+    """Boot sector of 512 bytes that prints ``text`` (ASCII, at most 480 characters) on the serial port."""
     message = f"{text}\r\n".encode("ascii") + b"\0"
     assert len(_CODE) + len(message) <= 510
     return (_CODE + message).ljust(510, b"\0") + b"\x55\xaa"

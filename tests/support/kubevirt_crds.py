@@ -1,4 +1,4 @@
-"""KubeVirt's CRDs, with its own schemas, read from its Go module at run time: nothing of it is kept here."""
+"""KubeVirt's CRDs with its own schemas, read from its Go module at run time; this repository has no copy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SCHEMAS = "pkg/virt-operator/resource/generate/components/validations_generated
 
 
 def schemas() -> dict[str, Any]:
-    """Schema of each of KubeVirt's kinds, by singular name."""
+    """Singular name -> schema of each of KubeVirt's kinds."""
     command = ["go", "mod", "download", "-json", f"kubevirt.io/kubevirt@{VERSION}"]
     module = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     text = (Path(module["Dir"]) / _SCHEMAS).read_text()
@@ -33,7 +33,7 @@ def schemas() -> dict[str, Any]:
 
 
 def install_kubevirt_crds(api: ControlPlane) -> None:
-    """Has the API server serve VirtualMachines, their instances and KubeVirt objects, as KubeVirt would."""
+    """Let the API server serve VirtualMachines, their VMIs and KubeVirt objects, like KubeVirt."""
     crds = []
     for singular, schema in schemas().items():
         kind, plural, short = KINDS[singular]
@@ -42,7 +42,7 @@ def install_kubevirt_crds(api: ControlPlane) -> None:
             "served": True,
             "storage": True,
             "schema": {"openAPIV3Schema": schema},
-            # An instance has no status subresource in KubeVirt: its own components write the whole object.
+            # In KubeVirt a VMI has no status subresource: its components write the whole object.
             "subresources": {} if singular == "virtualmachineinstance" else {"status": {}},
         }
         names = {"kind": kind, "plural": plural, "singular": singular, "shortNames": short}
@@ -62,7 +62,7 @@ def install_kubevirt_crds(api: ControlPlane) -> None:
 
 
 def install_plugin_crd(api: ControlPlane) -> None:
-    """Has the API server serve Plugins, as KubeVirt 1.9 would."""
+    """Let the API server serve Plugins, like KubeVirt 1.9."""
     command = ["go", "mod", "download", "-json", f"kubevirt.io/kubevirt@{PLUGIN_VERSION}"]
     module = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     text = (Path(module["Dir"]) / _SCHEMAS).read_text()
@@ -81,7 +81,7 @@ def install_plugin_crd(api: ControlPlane) -> None:
 
 
 def install_kubevirt_object(api: ControlPlane, version: str = VERSION, gates: tuple[str, ...] = ("Sidecar",)) -> None:
-    """A KubeVirt that says it is deployed, with these feature gates on."""
+    """Create a KubeVirt object that is Deployed and has these feature gates."""
     spec = {"configuration": {"developerConfiguration": {"featureGates": list(gates)}}}
     body = {"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"}, "spec": spec}
     api.kubectl("apply", "--server-side", "-n", "default", "-f", "-", input_text=json.dumps(body))

@@ -1,4 +1,4 @@
-"""A mount namespace for the calling thread and those it starts, so that no mount of a test outlives it."""
+"""A mount namespace for the calling thread and its child threads, so that all mounts of a test end with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextmanager
 def private_mounts() -> Iterator[None]:
-    """Everything mounted inside is gone at the end. Needs root; threads started inside must have ended by then."""
+    """Mounts of this context disappear at its end. Needs root; threads started inside must have ended."""
     before = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
     try:
         _check(_libc.unshare(CLONE_NEWNS))
@@ -25,7 +25,7 @@ def private_mounts() -> Iterator[None]:
     finally:
         here = os.getcwd()
         deadline = time.monotonic() + 10
-        # refused as long as another thread shares this one's directory: a joined thread ends a moment later
+        # Refused while another thread shares this thread's directory; a joined thread ends slightly later.
         while _libc.setns(before, CLONE_NEWNS) != 0:
             if time.monotonic() > deadline:
                 raise OSError(ctypes.get_errno(), "a thread that the test started still runs")

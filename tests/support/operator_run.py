@@ -1,4 +1,4 @@
-"""The operator inside a test: started, stopped and killed at will."""
+"""An operator in a test's event loop, which can be started, stopped and killed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FAST = Settings(resync_s=20.0, lease_s=3.0, leader_election=False, namespace="de
 
 
 class OperatorRun:
-    """An operator in this event loop. ``kill_after``: it dies right after that many of its writes were answered.
+    """An operator in this event loop. ``kill_after``: it is killed after the answers to that many of its writes.
 
-    A killed operator sends nothing more, ends nothing in good order, and forgets everything: what is left of it is
-    what the API server has.
+    A killed operator sends no further requests, does not shut down cleanly, and loses its memory: only the objects on
+    the API server remain.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class OperatorRun:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> OperatorRun:
-        """Returns when its watches run."""
+        """Start the operator and wait until its watches run."""
         self.ports = await open_ports(self._settings)
         if self._requests is not None:
             self.ports.kube.vmi_request = self._request  # type: ignore[method-assign]
@@ -54,7 +54,7 @@ class OperatorRun:
         return self
 
     async def _request(self, *arguments: Any) -> None:
-        """Played by the test, and counted as a write."""
+        """Simulated by the test, and counted as a write."""
         assert self.ports is not None
         assert self._requests is not None
         kube = self.ports.kube
@@ -67,7 +67,7 @@ class OperatorRun:
 
     @property
     def writes(self) -> int:
-        """Requests that changed something, so far."""
+        """Number of writing requests so far."""
         assert self.ports is not None
         return self.ports.kube.writes
 
@@ -82,7 +82,7 @@ class OperatorRun:
             raise asyncio.CancelledError
 
     async def kill(self) -> None:
-        """As SIGKILL: no release of the lease, no last write."""
+        """End it like SIGKILL: it does not release the lease, and sends no last write."""
         assert self._task is not None
         assert self.ports is not None
         self.dead.set()
@@ -90,7 +90,7 @@ class OperatorRun:
         await self._end()
 
     async def stop(self) -> None:
-        """As SIGTERM."""
+        """End it like SIGTERM."""
         self._stop.set()
         assert self._task is not None
         await asyncio.wait({self._task}, timeout=15)

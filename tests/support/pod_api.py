@@ -1,4 +1,4 @@
-"""A pod's service account files, and an API server of its own that takes one token and shows one certificate."""
+"""A pod's service account files, and a simulated API server that accepts one token and has one certificate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Authority:
-    """A CA that signs one server certificate for 127.0.0.1."""
+    """A CA with one server certificate for 127.0.0.1."""
 
     def __init__(self, name: str) -> None:
         key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -48,7 +48,7 @@ class Authority:
         )
 
     def context(self, directory: Path) -> ssl.SSLContext:
-        """TLS side of a server with this authority's certificate."""
+        """SSL context of a server with this authority's certificate."""
         path = directory / "server.pem"
         path.write_bytes(self._server_pem)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -64,12 +64,12 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
 
 
 class PodApi:
-    """The server, and the files by which a pod reaches it."""
+    """The server, and the files with which a pod connects to it."""
 
     def __init__(self, directory: Path, answer: Answer) -> None:
         self.directory, self._answer = directory, answer
         self.token = "first"
-        """What the server takes."""
+        """Token that the server accepts."""
         self.refusals = 0
         self.runner: web.AppRunner | None = None
         self.port = 0
@@ -77,15 +77,15 @@ class PodApi:
         self.write_token("first")
 
     def write_token(self, text: str) -> None:
-        """As the kubelet does."""
+        """Write the token into the pod's file, like the kubelet."""
         (self.directory / "token").write_text(text)
 
     def trust(self, authority: Authority) -> None:
-        """As the kubelet does when kube-root-ca.crt changes."""
+        """Write the CA into the pod's file, like the kubelet after a change of kube-root-ca.crt."""
         (self.directory / "ca.crt").write_bytes(authority.ca_pem)
 
     async def serve(self, authority: Authority) -> None:
-        """Serves with that authority's certificate from now on, on the same port."""
+        """Restart the server on the same port with that authority's certificate."""
         await self.close()
 
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -110,7 +110,7 @@ class PodApi:
             await self.runner.cleanup()
 
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Lets this process believe that it runs in a pod of this server's cluster."""
+        """Set environment and files so that this process seems to run in a pod of this server's cluster."""
         monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(self.directory / "token"))
         monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(self.directory / "ca.crt"))
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")

@@ -1,4 +1,4 @@
-"""Provides volumes for csi-sanity, so that it can test the node plugin with volumes that exist.
+"""Provides volumes for csi-sanity, so that it can test the node plugin with existing volumes.
 
 In a cluster the operator writes static PersistentVolumes; csi-sanity only calls CSI's CreateVolume. This server answers
 that call with a handle and a chain. With ``forward_to`` it forwards every other call to the daemon's socket, and

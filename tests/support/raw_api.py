@@ -1,4 +1,4 @@
-"""A plain HTTP client of the API server, for tests that look at exact refusals, events and identities."""
+"""A plain HTTP client of the API server, for tests of exact refusals, events and identities."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Reply:
 
     @property
     def message(self) -> str:
-        """The refusal's text; empty for an object."""
+        """Message of a refusal; empty for an object."""
         return str(self.body.get("message", "")) if self.body.get("kind") == "Status" else ""
 
     def object(self) -> Object:
-        """The body of an answer that must be a success."""
+        """The body; AssertionError if the answer is not a success."""
         assert 200 <= self.code < 300, f"{self.code}: {self.message or self.body}"
         return self.body
 
 
 class RawApi:
-    """The API server as one identity: the kubeconfig's own, or that of a bearer token."""
+    """Client with one identity: that of the kubeconfig, or of a bearer token."""
 
     def __init__(self, kubeconfig: Path, token: str | None = None) -> None:
         self.kubeconfig = kubeconfig
@@ -72,7 +72,7 @@ class RawApi:
             return tls
 
     def as_token(self, token: str) -> RawApi:
-        """The same server with another identity."""
+        """A client of the same server with another identity."""
         return RawApi(self.kubeconfig, token)
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -96,14 +96,14 @@ class RawApi:
     def call(
         self, method: str, path: str, body: Any = None, *, content_type: str = "application/json", **query: str
     ) -> Reply:
-        """One request; ``query`` becomes the query string."""
+        """Send one request; ``query`` becomes the query string."""
         target = f"{path}?{urlencode(query)}" if query else path
         with self._send(method, target, body, content_type) as response:
             text = response.read()
             return Reply(response.status, json.loads(text) if text.startswith(b"{") else {"text": text.decode()})
 
     def get(self, path: str, **query: str) -> Reply:
-        """Read."""
+        """GET a path."""
         return self.call("GET", path, **query)
 
     def create(self, path: str, body: Object, **query: str) -> Reply:
@@ -119,11 +119,11 @@ class RawApi:
         return self.call("PATCH", path, body, content_type=APPLY_PATCH, fieldManager=manager, force="true")
 
     def delete(self, path: str) -> Reply:
-        """Delete at once."""
+        """Delete without a grace period."""
         return self.call("DELETE", path, {"gracePeriodSeconds": 0})
 
     def watch(self, path: str, **query: str) -> Iterator[Object]:
-        """Events of a collection as they come; ends when the server has sent none for the time limit."""
+        """Watch events of a collection; ends when the server is silent for the socket's timeout."""
         with self._send("GET", f"{path}?{urlencode({'watch': 'true', **query})}", None, "application/json") as response:
             assert response.status == 200, response.read()
             while line := response.readline():

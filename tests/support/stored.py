@@ -1,4 +1,4 @@
-"""Small layers in Kigi's form, made without qemu-img, and how a test puts them into a store."""
+"""Small layers in Kigi's form, made without qemu-img, and functions that put them into a store."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def content(number: int) -> bytes:
 
 
 def layer_of(data: bytes) -> Layer:
-    """The layer that has these bytes."""
+    """The layer with these bytes."""
     return Layer(Digest("sha256:" + hashlib.sha256(data).hexdigest()), len(data), VIRTUAL_BYTES)
 
 
 def commit(store: Store, number: int) -> Layer:
-    """Put the layer with ``content(number)`` into the store; it is held, and not persisted."""
+    """Put the layer with ``content(number)`` into the store; it is held, but not persisted."""
     data = content(number)
     layer = layer_of(data)
     store.part_path(layer.digest).write_bytes(data)

@@ -1,4 +1,4 @@
-"""Records what ``kigi why`` explained in the running test, for its marker ``why("Reason", ...)``."""
+"""Records the reasons that ``kigi why`` explained in the running test, for its marker ``why("Reason", ...)``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kigi.cli.verbs.why import print_explanation
 from kigi.errors import KigiError
 
 EXPLAINED: set[str] = set()
-"""Reasons that were explained, each with a cause in words."""
+"""Explained reasons; each had a cause."""
 
 
 def record(entries: Iterable[dict[str, Any]]) -> set[str]:

@@ -1,4 +1,4 @@
-"""A plugin for ``pytest --collect-only``: prints ``WHY reason`` for each marker ``why`` of what was collected."""
+"""A plugin for ``pytest --collect-only``: prints ``WHY reason`` for each marker ``why`` of the collected tests."""
 
 from __future__ import annotations
 
