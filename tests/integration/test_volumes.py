@@ -26,7 +26,8 @@ from kigi.errors import (
     VolumeUnknown,
 )
 from kigi_cache.disks import mounts
-from kigi_cache.disks.volumes import QEMU_UID, Volume, Volumes
+from kigi_cache.disks.overlay_files import QEMU_UID
+from kigi_cache.disks.volumes import Volume, Volumes
 from kigi_cache.layers.store import Store
 from tests.support.chains import LayerFile, build_chain, layers_of, run
 from tests.support.mountns import private_mounts
@@ -198,7 +199,7 @@ def test_only_an_unmounted_overlay_is_discarded(node: Node, mounted: bool) -> No
 
 @pytest.mark.why("VolumeDiscarded")
 def test_a_condemned_overlay_is_not_mounted_again(node: Node) -> None:
-    node.volumes.condemned = frozenset({HANDLE})
+    node.volumes.to_discard = frozenset({HANDLE})
     with pytest.raises(VolumeDiscarded) as refused:
         node.publish()
     explained(refused.value)

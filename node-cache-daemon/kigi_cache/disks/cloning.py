@@ -1,4 +1,4 @@
-"""Copies of files as fast as the file system can make them."""
+"""Copies files as fast as the file system can."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _CHUNK = 16 * 2**20
 
 
 def clone_file(source: int, target: int) -> None:
-    """The whole file in place of an empty one: by reference where the file system can, else its data, holes kept."""
+    """Copy the whole file ``source`` into the empty file ``target``; both are descriptors. Blocks. Raises OSError.
+
+    Shares the blocks where the file system can; otherwise copies the data and keeps the holes.
+    """
     try:
         fcntl.ioctl(target, _FICLONE, source)
         return

@@ -1,147 +1,68 @@
 """The CSI driver ``disk.kigi.dev``: Identity and Node services.
 
-Volumes are static: the operator writes a PersistentVolume whose attributes carry the chain. Publishing one makes sure
-that its layers are here, makes the overlay when there is none, and mounts it.
+Volumes are static: the operator writes a PersistentVolume whose attributes carry the chain. Publishing one waits for
+its layers, creates the overlay if there is none, and mounts it.
 Source of methods and codes: https://github.com/container-storage-interface/spec/blob/master/spec.md
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue
 from grpc import StatusCode
-from pydantic import Field, TypeAdapter, ValidationError
 
-from kigi.api.base import DNS_LABEL, DigestText, Model
-from kigi.api.node_cache import MAX_FILE_BYTES
-from kigi.domain.layers import DEFAULT_REPOSITORY, MAX_DEPTH, Chain, Digest, Layer
+from kigi.domain.layers import Chain
 from kigi.domain.names import CSI_DRIVER, TOPOLOGY_NODE
-from kigi.errors import (
-    BudgetExceeded,
-    KigiError,
-    LayerCorrupt,
-    NeedsAction,
-    NoRoom,
-    Unreachable,
-    VolumeBusy,
-    VolumeUnknown,
-    Waiting,
-)
-from kigi_cache.disks.grpc_server import Method, build_service
-from kigi_cache.disks.volumes import Volumes, is_handle
+from kigi.errors import KigiError
+from kigi_cache.clock import Clock
+from kigi_cache.disks.csi_errors import Refused, describe
+from kigi_cache.disks.csi_requests import chain_of, check_capability, check_node, handle_and_target
+from kigi_cache.disks.grpc_server import Context, Method, build_service
+from kigi_cache.disks.overlay_files import is_handle
+from kigi_cache.disks.volumes import Volumes
 from kigi_cache.rpc import csi_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
 VENDOR_VERSION = "0.1.0"
-MAX_CONTEXT_BYTES = 64 * 1024
-"""A chain of 64 layers takes 14 KB of JSON."""
-ANSWER_BEFORE_DEADLINE_S = 5.0
-"""The kubelet gives 2 minutes; an answer with a cause reaches the pod's events, a deadline does not say why."""
-FILL_WAIT_S = 110.0
-"""How long a publish without a deadline waits for its layers."""
-_MODES = {
-    pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER,
-    pb.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER,
-}
-_Answer = TypeVar("_Answer")
+RESPOND_BEFORE_DEADLINE_S = 5.0
+"""The kubelet's deadline is 2 minutes. A response with a cause reaches the pod's events; a missed deadline has none."""
+FILL_TIMEOUT_S = 110.0
+"""How long a publish call without a deadline waits for its layers."""
+MOUNT_PRIORITY = 1000
+"""Priority of layers that a pod waits for: the highest that a layer of a NodeCache can have."""
+_Request = TypeVar("_Request", pb.NodePublishVolumeRequest, pb.NodeUnpublishVolumeRequest, pb.NodeGetVolumeStatsRequest)
+_Response = TypeVar("_Response", bound=Message)
+_Result = TypeVar("_Result")
 
 
 class ChainFiller(Protocol):
-    """What the driver needs of the filler."""
+    """The part of the filler that the driver depends on."""
 
     async def ensure(self, chain: Chain, *, priority: int) -> None:
-        """Return when every layer of the chain is held and verified; raise what prevents that."""
+        """Return when every layer of the chain is held and verified. Raises KigiError if that is impossible."""
 
     def describe(self, chain: Chain) -> str:
-        """How far the chain is, for a person."""
+        """Progress of the chain as text: ``1 of 3 layers (1.0 MiB of 3.0 MiB)``."""
 
 
 class Observer(Protocol):
-    """Who hears of calls: metrics, the NodeCache's status, events."""
+    """Receives the outcome of calls, for metrics, the NodeCache's status and events."""
 
     def called(self, method: str, code: str, seconds: float) -> None:
-        """A call was answered."""
+        """A call has ended with this code after this time."""
 
     def volumes_changed(self) -> None:
-        """An overlay was made, mounted or unmounted."""
+        """An overlay was created, mounted or unmounted."""
 
     def failed(self, handle: str, error: KigiError) -> None:
         """A volume could not be published."""
-
-
-class Refused(Exception):
-    """Ends a call with a code and a text."""
-
-    def __init__(self, code: StatusCode, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class ChainLayer(Model):
-    """One layer of the volume attribute ``chain``."""
-
-    digest: DigestText
-    size_bytes: int = Field(gt=0, le=MAX_FILE_BYTES)
-    virtual_size_bytes: int = Field(gt=0, le=MAX_FILE_BYTES, multiple_of=512)
-    repository: str = Field(default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL)
-
-
-_CHAIN = TypeAdapter(list[ChainLayer])
-
-
-def parse_chain(text: str) -> Chain:
-    """The volume attribute ``chain`` (JSON, root first) as layers; ValueError with the cause."""
-    if len(text) > MAX_CONTEXT_BYTES:
-        raise ValueError(f"{len(text)} characters; expected at most {MAX_CONTEXT_BYTES}")
-    try:
-        entries = _CHAIN.validate_json(text)
-    except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from exc
-    if not 1 <= len(entries) <= MAX_DEPTH:
-        raise ValueError(f"{len(entries)} layers; expected 1 to {MAX_DEPTH}")
-    if len({entry.digest for entry in entries}) != len(entries):
-        raise ValueError("a layer stands in it twice")
-    layers: list[Layer] = []
-    for entry in entries:
-        parent = layers[-1] if layers else None
-        if parent is not None and entry.virtual_size_bytes < parent.virtual_size_bytes:
-            raise ValueError(f"{entry.digest}: virtual size {entry.virtual_size_bytes} is below its parent's")
-        layers.append(
-            Layer(
-                Digest(entry.digest),
-                entry.size_bytes,
-                entry.virtual_size_bytes,
-                parent.digest if parent else None,
-                entry.repository,
-            )
-        )
-    return tuple(layers)
-
-
-def code_of(error: KigiError) -> StatusCode:
-    """How the kubelet shall read an error: each code but INVALID_ARGUMENT and FAILED_PRECONDITION means try again."""
-    for kind, code in (
-        (BudgetExceeded, StatusCode.RESOURCE_EXHAUSTED),
-        (NoRoom, StatusCode.RESOURCE_EXHAUSTED),
-        (VolumeUnknown, StatusCode.NOT_FOUND),
-        (VolumeBusy, StatusCode.ABORTED),
-        (Unreachable, StatusCode.UNAVAILABLE),
-        (LayerCorrupt, StatusCode.UNAVAILABLE),
-        (NeedsAction, StatusCode.FAILED_PRECONDITION),
-        (Waiting, StatusCode.FAILED_PRECONDITION),
-    ):
-        if isinstance(error, kind):
-            return code
-    return StatusCode.INTERNAL
 
 
 class NodePlugin:
@@ -154,23 +75,25 @@ class NodePlugin:
         filler: ChainFiller,
         observer: Observer,
         *,
+        clock: Clock,
         is_ready: Callable[[], bool] = lambda: True,
         max_volumes: int = 0,
-        priority: int = 1000,
     ) -> None:
+        """``max_volumes``: disks that the node may run, as reported to the kubelet; 0: no limit."""
         self._node_name = node_name
         self._volumes = volumes
         self._filler = filler
         self._observer = observer
+        self._clock = clock
         self._is_ready = is_ready
         self._max_volumes = max_volumes
-        self._priority = priority
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Task[object]] = set()
+        """The event loop itself keeps only weak references to its tasks."""
         self._fills: dict[Chain, asyncio.Task[None]] = {}
-        """Chains that are waited for. A call that gave up leaves its task, and the next one joins it."""
+        """Fills in progress. A call that gives up leaves its task, and the next call for the chain joins it."""
 
     def services(self) -> list[grpc.GenericRpcHandler]:
-        """Handlers for a server."""
+        """Handlers of both services, for a gRPC server."""
         identity: dict[str, Method] = {
             "GetPluginInfo": (self._plugin_info, pb.GetPluginInfoRequest, pb.GetPluginInfoResponse),
             "GetPluginCapabilities": (
@@ -188,80 +111,79 @@ class NodePlugin:
             ),
             "NodeGetInfo": (self._node_info, pb.NodeGetInfoRequest, pb.NodeGetInfoResponse),
             "NodePublishVolume": (
-                self._answering("NodePublishVolume", self._publish),
+                self._responding("NodePublishVolume", self._publish),
                 pb.NodePublishVolumeRequest,
                 pb.NodePublishVolumeResponse,
             ),
             "NodeUnpublishVolume": (
-                self._answering("NodeUnpublishVolume", self._unpublish),
+                self._responding("NodeUnpublishVolume", self._unpublish),
                 pb.NodeUnpublishVolumeRequest,
                 pb.NodeUnpublishVolumeResponse,
             ),
             "NodeGetVolumeStats": (
-                self._answering("NodeGetVolumeStats", self._volume_stats),
+                self._responding("NodeGetVolumeStats", self._volume_stats),
                 pb.NodeGetVolumeStatsRequest,
                 pb.NodeGetVolumeStatsResponse,
             ),
         }
         return [build_service("csi.v1.Identity", identity), build_service("csi.v1.Node", node)]
 
-    async def _plugin_info(self, _: pb.GetPluginInfoRequest, __: Any) -> pb.GetPluginInfoResponse:
+    async def _plugin_info(self, _: pb.GetPluginInfoRequest, __: Context) -> pb.GetPluginInfoResponse:
         return pb.GetPluginInfoResponse(name=CSI_DRIVER, vendor_version=VENDOR_VERSION)
 
     async def _plugin_capabilities(
-        self, _: pb.GetPluginCapabilitiesRequest, __: Any
+        self, _: pb.GetPluginCapabilitiesRequest, __: Context
     ) -> pb.GetPluginCapabilitiesResponse:
         return pb.GetPluginCapabilitiesResponse()
 
-    async def _probe(self, _: pb.ProbeRequest, __: Any) -> pb.ProbeResponse:
+    async def _probe(self, _: pb.ProbeRequest, __: Context) -> pb.ProbeResponse:
         return pb.ProbeResponse(ready=BoolValue(value=self._is_ready()))
 
-    async def _node_capabilities(self, _: pb.NodeGetCapabilitiesRequest, __: Any) -> pb.NodeGetCapabilitiesResponse:
+    async def _node_capabilities(self, _: pb.NodeGetCapabilitiesRequest, __: Context) -> pb.NodeGetCapabilitiesResponse:
         rpc = pb.NodeServiceCapability.RPC(type=pb.NodeServiceCapability.RPC.GET_VOLUME_STATS)
         return pb.NodeGetCapabilitiesResponse(capabilities=[pb.NodeServiceCapability(rpc=rpc)])
 
-    async def _node_info(self, _: pb.NodeGetInfoRequest, __: Any) -> pb.NodeGetInfoResponse:
+    async def _node_info(self, _: pb.NodeGetInfoRequest, __: Context) -> pb.NodeGetInfoResponse:
         return pb.NodeGetInfoResponse(
             node_id=self._node_name,
             max_volumes_per_node=self._max_volumes,
             accessible_topology=pb.Topology(segments={TOPOLOGY_NODE: self._node_name}),
         )
 
-    async def _publish(self, request: pb.NodePublishVolumeRequest, remaining_s: float) -> pb.NodePublishVolumeResponse:
-        handle, target = _volume_and_path(request.volume_id, request.target_path)
-        _check_capability(request)
-        node = request.volume_context.get("node", self._node_name)
-        if node != self._node_name:
-            raise Refused(
-                StatusCode.FAILED_PRECONDITION,
-                f"{handle} is a volume of node {node}, and this is {self._node_name}; the pod must be scheduled there",
-            )
+    async def _publish(self, request: pb.NodePublishVolumeRequest, timeout_s: float) -> pb.NodePublishVolumeResponse:
+        handle, target = handle_and_target(request.volume_id, request.target_path)
+        check_capability(request)
+        check_node(request, self._node_name)
+        chain = chain_of(request)
         try:
-            chain = parse_chain(request.volume_context.get("chain", "[]"))
-        except ValueError as exc:
-            raise Refused(StatusCode.INVALID_ARGUMENT, f"volume attribute chain: {exc}") from exc
-        try:
-            await self._fill(chain, remaining_s)
-            await self._to_the_end(self._volumes.publish(handle, chain, target))
+            await self._fill(chain, timeout_s)
+            await self._complete(self._volumes.publish(handle, chain, target))
         except KigiError as exc:
             self._observer.failed(handle, exc)
             raise
         return pb.NodePublishVolumeResponse()
 
-    async def _fill(self, chain: Chain, remaining_s: float) -> None:
-        """Wait for the layers as long as the caller does; a longer fill goes on, and the next call finds it."""
+    async def _fill(self, chain: Chain, timeout_s: float) -> None:
+        """Wait for the layers. After the timeout the fill continues, and the kubelet's next call joins it."""
         filling = self._fills.get(chain)
         if filling is None:
-            filling = self._fills[chain] = self._keep(self._filler.ensure(chain, priority=self._priority))
+            filling = self._fills[chain] = self._start(self._filler.ensure(chain, priority=MOUNT_PRIORITY))
             filling.add_done_callback(lambda _: self._fills.pop(chain, None))
-        done, _ = await asyncio.wait({filling}, timeout=max(0.0, remaining_s))
-        if not done:
-            raise Refused(StatusCode.ABORTED, f"layers are on their way: {self._filler.describe(chain)}")
+        if not await self._ends_within(filling, timeout_s):
+            raise Refused(StatusCode.ABORTED, f"layers are being fetched: {self._filler.describe(chain)}")
         filling.result()
 
+    async def _ends_within(self, task: asyncio.Task[None], timeout_s: float) -> bool:
+        timer = asyncio.ensure_future(self._clock.sleep(max(0.0, timeout_s)))
+        try:
+            await asyncio.wait({task, timer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+        return task.done()
+
     async def _unpublish(self, request: pb.NodeUnpublishVolumeRequest, _: float) -> pb.NodeUnpublishVolumeResponse:
-        handle, target = _volume_and_path(request.volume_id, request.target_path)
-        await self._to_the_end(self._volumes.unpublish(handle, target))
+        handle, target = handle_and_target(request.volume_id, request.target_path)
+        await self._complete(self._volumes.unpublish(handle, target))
         return pb.NodeUnpublishVolumeResponse()
 
     async def _volume_stats(self, request: pb.NodeGetVolumeStatsRequest, _: float) -> pb.NodeGetVolumeStatsResponse:
@@ -270,87 +192,48 @@ class NodePlugin:
         if not is_handle(request.volume_id):
             raise Refused(StatusCode.NOT_FOUND, f"no volume {request.volume_id[:80]!r} on this node")
         usage = await asyncio.to_thread(self._volumes.usage, request.volume_id, request.volume_path)
-        return pb.NodeGetVolumeStatsResponse(
-            usage=[
-                pb.VolumeUsage(
-                    unit=pb.VolumeUsage.BYTES,
-                    used=usage.used_bytes,
-                    available=usage.available_bytes,
-                    total=usage.used_bytes + usage.available_bytes,
-                )
-            ]
-        )
+        total = usage.used_bytes + usage.available_bytes
+        unit = pb.VolumeUsage.BYTES
+        figures = pb.VolumeUsage(unit=unit, used=usage.used_bytes, available=usage.available_bytes, total=total)
+        return pb.NodeGetVolumeStatsResponse(usage=[figures])
 
-    def _answering(
-        self, method: str, call: Callable[[Any, float], Awaitable[_Answer]]
-    ) -> Callable[[Any, Any], Awaitable[_Answer]]:
-        """``call`` with its errors as codes, counted."""
+    def _responding(
+        self, method: str, call: Callable[[_Request, float], Coroutine[object, object, _Response]]
+    ) -> Callable[[_Request, Context], Coroutine[object, object, _Response]]:
+        """``call`` as a gRPC method: with a timeout below the caller's deadline, errors as codes, and counted."""
 
-        async def answer(request: Any, context: Any) -> _Answer:
-            started, code = time.monotonic(), StatusCode.CANCELLED
+        async def respond(request: _Request, context: Context) -> _Response:
+            started, code = self._clock.monotonic_s(), StatusCode.CANCELLED
             remaining = context.time_remaining()
-            limit = FILL_WAIT_S if remaining is None else remaining - ANSWER_BEFORE_DEADLINE_S
+            timeout_s = FILL_TIMEOUT_S if remaining is None else remaining - RESPOND_BEFORE_DEADLINE_S
             try:
-                result = await call(request, limit)
+                response = await call(request, timeout_s)
                 code = StatusCode.OK
-                return result
-            except Refused as exc:
-                code, text = exc.code, str(exc)
-            except KigiError as exc:
-                code, text = code_of(exc), f"{exc.reason}: {exc}"
-            except OSError as exc:
-                full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-                code = StatusCode.RESOURCE_EXHAUSTED if full else StatusCode.INTERNAL
-                text = f"{exc.strerror}: {exc.filename}"
+                return response
+            except (Refused, KigiError, OSError) as exc:
+                code, text = describe(exc)
             finally:
-                self._observer.called(method, code.name, time.monotonic() - started)
+                self._observer.called(method, code.name, self._clock.monotonic_s() - started)
             volume = request.volume_id[:253]
             logger.warning("call refused", extra={"method": method, "volume": volume, "code": code.name, "cause": text})
             await context.abort(code, text)
-            raise AssertionError("abort returns never")
+            raise AssertionError("abort never returns")
 
-        return answer
+        return respond
 
-    async def _to_the_end(self, change: Awaitable[None]) -> None:
-        """Finish a change of the volumes even when the caller hangs up: the next call may not find it half made."""
-        task = self._keep(change)
+    async def _complete(self, change: Coroutine[object, object, None]) -> None:
+        """Complete a change of the volumes even if the caller hangs up, so that no call finds it half done."""
+        task = self._start(change)
         task.add_done_callback(lambda _: self._observer.volumes_changed())
         await asyncio.shield(task)
 
-    def _keep(self, work: Awaitable[_Answer]) -> asyncio.Task[_Answer]:
+    def _start(self, work: Coroutine[object, object, _Result]) -> asyncio.Task[_Result]:
         task = asyncio.ensure_future(work)
-        assert isinstance(task, asyncio.Task)
         self._running.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._ended)
         return task
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, task: asyncio.Task[object]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at, or asyncio logs a traceback when nobody waits for it any more
-
-
-def _volume_and_path(volume_id: str, path: str) -> tuple[str, str]:
-    if not volume_id:
-        raise Refused(StatusCode.INVALID_ARGUMENT, "volume_id is required")
-    if not path:
-        raise Refused(StatusCode.INVALID_ARGUMENT, "target_path is required")
-    if not is_handle(volume_id):
-        raise Refused(StatusCode.INVALID_ARGUMENT, f"volume_id {volume_id[:80]!r} is not a Kigi volume handle")
-    if not path.startswith("/") or ".." in path.split("/") or "\0" in path or path.strip("/") == "":
-        raise Refused(StatusCode.INVALID_ARGUMENT, f"target_path {path[:200]!r} is not a plain absolute path")
-    return volume_id, path
-
-
-def _check_capability(request: pb.NodePublishVolumeRequest) -> None:
-    if not request.HasField("volume_capability"):
-        raise Refused(StatusCode.INVALID_ARGUMENT, "volume_capability is required")
-    capability = request.volume_capability
-    if capability.WhichOneof("access_type") != "mount":
-        raise Refused(StatusCode.INVALID_ARGUMENT, "a Kigi disk is a mounted volume (volumeMode: Filesystem)")
-    if capability.access_mode.mode not in _MODES:
-        raise Refused(StatusCode.INVALID_ARGUMENT, "a Kigi disk has one writer (accessModes: ReadWriteOnce)")
-    if request.readonly:
-        raise Refused(StatusCode.INVALID_ARGUMENT, "a Kigi disk is writable: leave readOnly unset")
-    if capability.mount.fs_type or capability.mount.mount_flags or capability.mount.volume_mount_group:
-        raise Refused(StatusCode.INVALID_ARGUMENT, "a Kigi disk takes no fsType, mount options or mount group")
+            task.exception()  # marks it as retrieved: asyncio logs a traceback for an error that no call waits for

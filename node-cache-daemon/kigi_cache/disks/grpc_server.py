@@ -1,4 +1,4 @@
-"""A gRPC server on a unix socket that comes back when its socket is taken away."""
+"""A gRPC server on a unix socket, which binds the socket again if it disappears."""
 
 from __future__ import annotations
 
@@ -8,63 +8,78 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import Message
+
+from kigi_cache.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-Method = tuple[Callable[[Any, Any], Awaitable[Any]], type, type]
-"""Coroutine function of request and context, the request's message type and the answer's."""
+
+class Context(Protocol):
+    """What a call tells about its caller; the part of ``grpc.aio.ServicerContext`` that the daemon uses."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None if it has none."""
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        """End the call with an error. Raises; never returns."""
+
+
+Method = tuple[Callable[[Any, Context], Awaitable[Message]], type[Message], type[Message]]
+"""Coroutine function of request and context, message type of the request, message type of the response."""
 
 CHECK_INTERVAL_S = 5.0
 
 
 def build_service(name: str, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler:
-    """Handler of one service; a method that is not listed answers UNIMPLEMENTED."""
+    """Handler of one service. Methods that are not listed respond UNIMPLEMENTED."""
     return grpc.method_handlers_generic_handler(
         name,
         {
             method: grpc.unary_unary_rpc_method_handler(
                 call,
-                request_deserializer=request.FromString,  # type: ignore[attr-defined]
-                response_serializer=answer.SerializeToString,  # type: ignore[attr-defined]
+                request_deserializer=request.FromString,
+                response_serializer=response.SerializeToString,
             )
-            for method, (call, request, answer) in methods.items()
+            for method, (call, request, response) in methods.items()
         },
     )
 
 
 class SocketServer:
-    """Serves ``services`` at ``path`` for root alone.
+    """Serves ``services`` at ``path``; only root may connect.
 
-    A stale socket is replaced at start. The kubelet's directories may be emptied under us (a new kubelet, a clean-up):
-    a socket that is gone or is somebody else's is bound again.
+    A stale socket is replaced at start. A new kubelet or a clean-up may empty the kubelet's directories while the
+    daemon runs. So the socket is checked every CHECK_INTERVAL_S, and bound again if it is missing or belongs to another
+    process.
     """
 
-    def __init__(self, path: str, services: Sequence[grpc.GenericRpcHandler]) -> None:
+    def __init__(self, path: str, services: Sequence[grpc.GenericRpcHandler], *, clock: Clock) -> None:
         self.path = path
         self._services = services
+        self._clock = clock
         self._server: grpc.aio.Server | None = None
         self._bound = (0, 0)
-        self._again = asyncio.Event()
+        self._rebind = asyncio.Event()
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until cancelled; ``ready`` is called each time that the socket answers."""
+        """Serve until cancelled; ``ready`` is called each time that the socket was bound."""
         try:
             while True:
-                if self._again.is_set() or not self._is_ours():
-                    self._again.clear()
+                if self._rebind.is_set() or not self._is_ours():
+                    self._rebind.clear()
                     await self._bind()
                     ready()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._again.wait(), CHECK_INTERVAL_S)
+                await self._clock.wait(self._rebind, CHECK_INTERVAL_S)
         finally:
             await self._stop()
 
     def rebind(self) -> None:
-        """Make the socket anew, which whoever watches its directory sees as a new plugin."""
-        self._again.set()
+        """Bind a new socket. A process that watches the directory, such as the kubelet, sees a new plugin."""
+        self._rebind.set()
 
     async def _bind(self) -> None:
         await self._stop()
@@ -93,6 +108,6 @@ class SocketServer:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    """Inode and time of its last change: the number alone may be given to the next socket."""
+    """Inode number and time of the last change: a later socket may get the same inode number."""
     found = os.lstat(path)
     return found.st_ino, found.st_ctime_ns

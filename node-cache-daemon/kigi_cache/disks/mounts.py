@@ -1,4 +1,4 @@
-"""Mounts of this mount namespace: the table, and the three calls that change it."""
+"""The mount table of this mount namespace, and the calls that change it. All functions block."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ class Mount:
     device: str
     """Major and minor number, ``8:1``."""
     root: str
-    """Directory of the file system that is the root of this mount."""
+    """Directory within the file system that this mount shows."""
     point: str
     """Where it is mounted."""
     options: frozenset[str]
-    """Of this mount, not of the file system: ``ro``, ``nosuid``, ..."""
+    """Options of this mount, not of the file system: ``ro``, ``nosuid``, ..."""
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
-    """The lines in the kernel's order: of two mounts at one point, the later hides the earlier."""
+    """Mounts in the kernel's order: of two mounts at one point, the later hides the earlier."""
     mounts: list[Mount] = []
     for line in text.splitlines():
         fields = line.split(" ")
         if len(fields) >= 6:
             device, root, point, options = fields[2:6]
-            mounts.append(Mount(device, _plain(root), _plain(point), frozenset(options.split(","))))
+            mounts.append(Mount(device, _unescape(root), _unescape(point), frozenset(options.split(","))))
     return mounts
 
 
 def list_mounts() -> list[Mount]:
-    """The mounts that this process sees. Cost: one read of a file, microseconds per mount."""
+    """Mounts that this process sees. Cost: one read of a file, microseconds per mount. Raises OSError."""
     return parse_mountinfo(MOUNTINFO.read_text(errors="surrogateescape"))
 
 
 def source_of(mounts: Iterable[Mount], directory: str) -> tuple[str, str]:
-    """Device and root that a bind mount of ``directory`` (absolute, without symbolic links) would show.
+    """Device and root that a bind mount of ``directory`` (absolute, without symbolic links) would have.
 
-    Source: proc_pid_mountinfo(5); the last of the longest mount points above the directory is the one that is seen.
+    Source: proc_pid_mountinfo(5). Of the mounts above the directory, the one with the longest mount point is visible,
+    and of several at that point the last. Raises MountFailed if there is none.
     """
     best: Mount | None = None
     for mount in mounts:
@@ -68,9 +69,9 @@ def source_of(mounts: Iterable[Mount], directory: str) -> tuple[str, str]:
 
 
 def bind(source: str, target: str, *, read_only: bool) -> None:
-    """Show ``source`` at ``target``, which exists, without set-uid programs, devices or programs at all.
+    """Bind-mount ``source`` at the existing ``target``, with nosuid, nodev and noexec. Raises MountFailed.
 
-    The kernel ignores the flags of a bind mount itself; the second call sets them.
+    The kernel ignores these flags in the call that creates a bind mount; a second call sets them.
     """
     _mount(source, target, MS_BIND)
     limits = MS_NOSUID | MS_NODEV | MS_NOEXEC | (MS_RDONLY if read_only else 0)
@@ -78,7 +79,7 @@ def bind(source: str, target: str, *, read_only: bool) -> None:
 
 
 def unmount(target: str) -> None:
-    """Take away the topmost mount at ``target``; MountFailed when it is busy."""
+    """Unmount the topmost mount at ``target``. Raises MountFailed, for example if a file of it is open."""
     if _libc.umount2(os.fsencode(target), UMOUNT_NOFOLLOW) != 0:
         raise _failure("unmount", target)
 
@@ -93,6 +94,6 @@ def _failure(verb: str, target: str) -> MountFailed:
     return MountFailed(f"cannot {verb} {target}: {os.strerror(ctypes.get_errno())}")
 
 
-def _plain(text: str) -> str:
-    """Blank, tab, newline and backslash stand in mountinfo as three octal digits."""
+def _unescape(text: str) -> str:
+    """Decode the octal escapes that mountinfo has for blank, tab, newline and backslash."""
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)

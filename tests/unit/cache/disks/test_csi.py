@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -27,26 +27,39 @@ from kigi.errors import (
     VolumeInUse,
     VolumeUnknown,
 )
-from kigi_cache.disks.csi import NodePlugin, parse_chain
+from kigi_cache.clock import Clock
+from kigi_cache.disks.csi import NodePlugin
 from kigi_cache.disks.grpc_server import SocketServer
 from kigi_cache.disks.volumes import Usage
 from kigi_cache.rpc import csi_pb2 as pb
 from tests.support.cluster import eventually_async
+from tests.support.manual_clock import ManualClock
 
 DIGESTS = [f"sha256:{digit * 64}" for digit in "abc"]
 CHAIN = [{"digest": d, "sizeBytes": 400, "virtualSizeBytes": 1024, "repository": "default"} for d in DIGESTS]
 
 
+def released() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 class Filler:
-    """Answers as it is told to."""
+    """Fills at once, or when ``release`` is set."""
 
     def __init__(self) -> None:
         self.error: KigiError | None = None
-        self.duration_s = 0.0
+        self.begun, self.release = asyncio.Event(), released()
         self.filled: list[Chain] = []
+        self.calls = 0
+        self.ended = asyncio.Event()
 
     async def ensure(self, chain: Chain, *, priority: int) -> None:
-        await asyncio.sleep(self.duration_s)
+        self.calls += 1
+        self.begun.set()
+        await self.release.wait()
+        self.ended.set()
         if self.error:
             raise self.error
         self.filled.append(chain)
@@ -56,15 +69,16 @@ class Filler:
 
 
 class Volumes:
-    """Remembers what it was asked for."""
+    """Records the calls; publishes at once, or when ``release`` is set."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
         self.error: KigiError | None = None
-        self.duration_s = 0.0
+        self.begun, self.release = asyncio.Event(), released()
 
     async def publish(self, handle: str, chain: Chain, target: str) -> None:
-        await asyncio.sleep(self.duration_s)
+        self.begun.set()
+        await self.release.wait()
         if self.error:
             raise self.error
         self.calls.append(("publish", handle, chain[-1].digest, target))
@@ -81,14 +95,19 @@ class Volumes:
 class Observer:
     def __init__(self) -> None:
         self.codes: list[tuple[str, str]] = []
+        self.seconds: list[float] = []
         self.failures: list[str] = []
         self.changes = 0
+        self.changed, self.answered = asyncio.Event(), asyncio.Event()
 
     def called(self, method: str, code: str, seconds: float) -> None:
         self.codes.append((method, code))
+        self.seconds.append(seconds)
+        self.answered.set()
 
     def volumes_changed(self) -> None:
         self.changes += 1
+        self.changed.set()
 
     def failed(self, handle: str, error: KigiError) -> None:
         self.failures.append(error.reason)
@@ -98,6 +117,7 @@ class Driver:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self.filler, self.volumes, self.observer = Filler(), Volumes(), Observer()
+        self.time = ManualClock()
 
     async def call(self, method: str, request: Any, answer: Any, timeout_s: float | None = 20) -> Any:
         invoke = self.channel.unary_unary(
@@ -132,10 +152,19 @@ async def driver(tmp_path: Path) -> AsyncIterator[Driver]:
     ready = asyncio.Event()
     async with grpc.aio.insecure_channel(f"unix:{tmp_path}/csi.sock") as channel:
         made = Driver(channel)
-        plugin = NodePlugin("node-a", made.volumes, made.filler, made.observer)  # type: ignore[arg-type]
-        task = asyncio.create_task(SocketServer(f"{tmp_path}/csi.sock", plugin.services()).run(ready.set))
+        plugin = NodePlugin(
+            "node-a",
+            made.volumes,  # type: ignore[arg-type]
+            made.filler,
+            made.observer,
+            clock=made.time.clock,
+        )
+        server = SocketServer(f"{tmp_path}/csi.sock", plugin.services(), clock=Clock())
+        task = asyncio.create_task(server.run(ready.set))
         await ready.wait()
         yield made
+        made.filler.release.set()
+        made.volumes.release.set()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -198,37 +227,6 @@ async def test_a_volume_of_another_node_is_refused(driver: Driver) -> None:
     await driver.publish(volume_context={"chain": chain, "node": "node-a"})
 
 
-BAD_CHAINS: dict[str, Any] = {
-    "empty": [],
-    "an object": {},
-    "65 layers": [{**CHAIN[0], "digest": f"sha256:{n:064x}"} for n in range(65)],
-    "a layer twice": [CHAIN[0], CHAIN[1], CHAIN[0]],
-    "digest in capitals": [{**CHAIN[0], "digest": "sha256:" + "A" * 64}],
-    "digest of another kind": [{**CHAIN[0], "digest": "sha512:" + "a" * 64}],
-    "digest with a path": [{**CHAIN[0], "digest": "sha256:../" + "a" * 61}],
-    "digest with a line end": [{**CHAIN[0], "digest": CHAIN[0]["digest"] + "\n"}],  # type: ignore[operator]
-    "no digest": [{"sizeBytes": 1, "virtualSizeBytes": 512}],
-    "no size": [{**CHAIN[0], "sizeBytes": 0}],
-    "negative size": [{**CHAIN[0], "sizeBytes": -1}],
-    "too big": [{**CHAIN[0], "sizeBytes": 2**60}],
-    "size as a word": [{**CHAIN[0], "sizeBytes": "big"}],
-    "odd virtual size": [{**CHAIN[0], "virtualSizeBytes": 513}],
-    "shrinking": [CHAIN[0], {**CHAIN[1], "virtualSizeBytes": 512}],
-    "repository with a slash": [{**CHAIN[0], "repository": "a/b"}],
-}
-
-
-@pytest.mark.parametrize("chain", BAD_CHAINS.values(), ids=BAD_CHAINS.keys())
-def test_a_bad_chain_is_refused(chain: Any) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        parse_chain(json.dumps(chain))
-
-
-def test_a_chain_that_would_fill_the_memory_is_not_parsed() -> None:
-    with pytest.raises(ValueError, match="at most"):
-        parse_chain("[" * 10**6)
-
-
 CODES: list[tuple[KigiError, StatusCode]] = [
     (BudgetExceeded("x"), StatusCode.RESOURCE_EXHAUSTED),
     (NoRoom("x"), StatusCode.RESOURCE_EXHAUSTED),
@@ -259,36 +257,92 @@ async def test_each_error_has_its_code_and_says_why(
 
 
 async def test_a_long_fill_is_answered_before_the_deadline_and_goes_on(driver: Driver) -> None:
-    driver.filler.duration_s = 3.0
-    started = time.monotonic()
+    driver.filler.release.clear()
+    call = asyncio.ensure_future(driver.publish(timeout_s=60))
+    await driver.filler.begun.wait()
+    end_s = await driver.time.next_wake()
+    assert 50 < end_s < 56, "5 s before the caller's deadline"
+    driver.time.advance(end_s)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await driver.publish(timeout_s=5.2)
-    assert time.monotonic() - started < 2.5
+        await call
     assert refused.value.code() == StatusCode.ABORTED
     assert "1 of 3 layers" in str(refused.value.details())
     assert driver.volumes.calls == []
-    await until(lambda: bool(driver.filler.filled))
+    assert driver.observer.seconds == [end_s]
+    driver.filler.release.set()
     await driver.publish()
+    assert driver.filler.filled[0][-1].digest == DIGESTS[2], "the first fill went on"
     assert len(driver.volumes.calls) == 1
 
 
-async def test_a_caller_that_hangs_up_while_layers_come_gets_no_mount(driver: Driver) -> None:
-    driver.filler.duration_s = 0.3
+async def test_a_call_without_a_deadline_waits_less_than_two_minutes(driver: Driver) -> None:
+    driver.filler.release.clear()
     call = asyncio.ensure_future(driver.publish(timeout_s=None))
-    await asyncio.sleep(0.1)
+    await driver.filler.begun.wait()
+    assert await driver.time.next_wake() == 110.0
+    driver.time.advance(110.0)
+    with pytest.raises(grpc.aio.AioRpcError, match="layers are being fetched"):
+        await call
+
+
+async def test_calls_that_give_up_on_a_long_fill_share_one_task(driver: Driver) -> None:
+    """The kubelet asks for a volume each two minutes, for as long as its layers take: hours, from a store far away."""
+    driver.filler.release.clear()
+    for _ in range(20):
+        call = asyncio.ensure_future(driver.publish(timeout_s=None))
+        driver.time.advance(await driver.time.next_wake() - driver.time.now_s)
+        with pytest.raises(grpc.aio.AioRpcError, match="being fetched"):
+            await call
+    assert driver.filler.calls == 1
+    driver.filler.error = RepositoryUnreachable("gone")
+    call = asyncio.ensure_future(driver.publish(timeout_s=None))
+    await driver.time.next_wake()
+    driver.filler.release.set()
+    with pytest.raises(grpc.aio.AioRpcError, match="gone"):
+        await call
+    driver.filler.error = None
+    await driver.publish()
+    assert driver.filler.calls == 2, "a fill that has ended is begun anew"
+
+
+async def test_an_error_of_a_fill_that_no_call_waits_for_is_no_traceback(
+    driver: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    gc.collect()
+    caplog.clear()
+    driver.filler.release.clear()
+    call = asyncio.ensure_future(driver.publish(timeout_s=None))
+    driver.time.advance(await driver.time.next_wake())
+    with pytest.raises(grpc.aio.AioRpcError):
+        await call
+    driver.filler.error = RepositoryUnreachable("gone")
+    driver.filler.release.set()
+    await driver.filler.ended.wait()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def test_a_caller_that_hangs_up_while_layers_come_gets_no_mount(driver: Driver) -> None:
+    driver.filler.release.clear()
+    call = asyncio.ensure_future(driver.publish(timeout_s=None))
+    await driver.filler.begun.wait()
     call.cancel()
+    await driver.observer.answered.wait()
+    driver.filler.release.set()
     await until(lambda: bool(driver.filler.filled))
-    await asyncio.sleep(0.1)
-    assert driver.volumes.calls == []
+    assert not driver.volumes.begun.is_set()
     assert driver.observer.codes == [("NodePublishVolume", "CANCELLED")]
 
 
 async def test_a_mount_that_began_is_finished_when_the_caller_hangs_up(driver: Driver) -> None:
-    driver.volumes.duration_s = 0.3
+    driver.volumes.release.clear()
     call = asyncio.ensure_future(driver.publish())
-    await asyncio.sleep(0.1)
+    await driver.volumes.begun.wait()
     call.cancel()
-    await until(lambda: driver.observer.changes == 1)
+    await driver.observer.answered.wait()
+    driver.volumes.release.set()
+    await driver.observer.changed.wait()
     assert len(driver.volumes.calls) == 1
 
 

@@ -5,22 +5,18 @@ import os
 import socket
 import stat
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 
-from kigi_cache.disks import grpc_server, registration
-from kigi_cache.disks.registration import Registration
+from kigi_cache.disks.grpc_server import CHECK_INTERVAL_S
+from kigi_cache.disks.registration import RETRY_S, Registration
 from kigi_cache.rpc import registration_pb2 as pb
 from tests.support.cluster import eventually_async
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_server, "CHECK_INTERVAL_S", 0.05)
-    monkeypatch.setattr(registration, "RETRY_S", 0.1)
+from tests.support.manual_clock import ManualClock
 
 
 @pytest.fixture
@@ -29,13 +25,31 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def served(path: Path) -> AsyncIterator[Registration]:
-    made = Registration(str(path.parent), "/var/lib/kubelet/plugins/disk.kigi.dev/csi.sock")
+def time() -> ManualClock:
+    return ManualClock()
+
+
+@asynccontextmanager
+async def serving(path: Path, time: ManualClock, endpoint: str) -> AsyncIterator[Registration]:
+    """A registration whose socket is bound, and which sleeps until the next check."""
+    made = Registration(str(path.parent), endpoint, clock=time.clock)
     task = asyncio.create_task(made.run())
-    await eventually_async(path.exists)
+    assert await time.next_wake() == CHECK_INTERVAL_S
     yield made
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def served(path: Path, time: ManualClock) -> AsyncIterator[Registration]:
+    async with serving(path, time, "/var/lib/kubelet/plugins/disk.kigi.dev/csi.sock") as made:
+        yield made
+
+
+async def pass_check(time: ManualClock) -> None:
+    """The time of the next check comes, and the check ends."""
+    time.advance(await time.next_wake() - time.now_s)
+    await time.next_wake()
 
 
 async def call(path: Path, method: str, request: Any, answer: Any) -> Any:
@@ -61,34 +75,42 @@ async def test_the_kubelet_is_told_where_the_driver_listens(served: Registration
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
 
-async def test_a_stale_socket_is_replaced_at_start(path: Path) -> None:
+async def test_a_stale_socket_is_replaced_at_start(path: Path, time: ManualClock) -> None:
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
-    task = asyncio.create_task(Registration(str(path.parent), "/csi.sock").run())
-    assert (await info(path)).endpoint == "/csi.sock"
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with serving(path, time, "/csi.sock"):
+        assert (await info(path)).endpoint == "/csi.sock"
 
 
-async def test_a_socket_that_was_taken_away_comes_back(served: Registration, path: Path) -> None:
+async def test_a_socket_that_was_taken_away_comes_back(served: Registration, path: Path, time: ManualClock) -> None:
     path.unlink()
-    await eventually_async(path.exists)
+    await pass_check(time)
     assert (await info(path)).name == "disk.kigi.dev"
 
 
-async def test_a_directory_that_was_emptied_comes_back(served: Registration, path: Path) -> None:
+async def test_a_directory_that_was_emptied_comes_back(served: Registration, path: Path, time: ManualClock) -> None:
     path.unlink()
     path.parent.rmdir()
-    await eventually_async(path.exists)
+    await pass_check(time)
     assert (await info(path)).name == "disk.kigi.dev"
 
 
-async def test_a_refusal_shows_the_socket_anew(served: Registration, path: Path) -> None:
+async def test_a_socket_that_is_there_is_left_alone(served: Registration, path: Path, time: ManualClock) -> None:
+    before = path.stat().st_ctime_ns
+    await pass_check(time)
+    assert path.stat().st_ctime_ns == before
+
+
+async def test_after_a_refusal_the_socket_is_bound_again(served: Registration, path: Path, time: ManualClock) -> None:
     before = path.stat().st_ctime_ns
     refused = pb.RegistrationStatus(plugin_registered=False, error="no")
     await call(path, "NotifyRegistrationStatus", refused, pb.RegistrationStatusResponse)
     assert not served.registered
+    assert RETRY_S in time.pending()
+    while time.now_s < RETRY_S:
+        assert path.stat().st_ctime_ns == before
+        await pass_check(time)
     await eventually_async(lambda: path.exists() and path.stat().st_ctime_ns != before)
     accepted = pb.RegistrationStatus(plugin_registered=True)
     await call(path, "NotifyRegistrationStatus", accepted, pb.RegistrationStatusResponse)
