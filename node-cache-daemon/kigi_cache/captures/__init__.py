@@ -1,1 +1,1 @@
-"""Copies of overlays that become layers: space, copies, and the publisher that uploads them."""
+"""Frozen copies of overlays that become layers: checks, copies, reports, and the publisher that uploads them."""

@@ -1,256 +1,153 @@
-"""Frozen copies of overlays, of which layers are made.
+"""Makes, keeps and deletes frozen copies of overlays, as the captures in the NodeCache's spec order.
 
-    <root>/captures/<id>/copy.qcow2    the overlay as it was
-    <root>/captures/<id>/chain/        hard links of its layers; the new layer is made here
-    <root>/captures/<id>/order.json    what the publisher has to know; written when the copy is on the disk
-    <root>/captures/<id>/result.json   what became of it, by the publisher (kigi_cache.publisher)
-    <root>/captures/.publisher         touched by the publisher while it runs
-    <root>/captures/.new/<id>/         being made: deleted at start
-    <root>/captures/.old/<name>/       being deleted: deleted at start
-
-The VM stands still until the copy is reported: it is made by a reference where the file system can, else by copying the
-bytes that the overlay holds. Flushing them to the disk and everything else comes after that. A directory without an
-order is one that a crash left before it was safe; it is deleted at start, and never made again for an order to Keep.
-Before any VM stands still, an order to Check is answered with what speaks against a copy or its layer.
+A VM is paused from the order to Copy until its copy is reported, so the copy is made as fast as possible: by reference
+where the file system can, otherwise by copying the bytes that the overlay holds. It is made durable after the report.
+With an order to Keep the VM may run again: no copy is made any more. An order to Check is answered before any VM is
+paused.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import json
+import functools
 import logging
-import os
-import re
-import shutil
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain.layers import MAX_DEPTH
-from kigi.errors import ChainTooDeep, KigiError, NoRoom, PublisherSilent, VolumeUnknown, Waiting
-from kigi_cache.captures.space import Need, need_of, no_room, shortages, together
-from kigi_cache.disks.volumes import CHAIN, Volumes
+from kigi.errors import KigiError, NoRoom, VolumeUnknown, Waiting
+from kigi_cache import filesystem
+from kigi_cache.captures import reports
+from kigi_cache.captures.checks import CopyChecks, Refusals
+from kigi_cache.captures.files import COPY, FINAL_STATES, CopyFiles
+from kigi_cache.captures.reports import CopyFigures
+from kigi_cache.clock import Clock
+from kigi_cache.disks.volumes import Volumes
 
 logger = logging.getLogger(__name__)
 
-COPY = "copy.qcow2"
-ORDER = "order.json"
-RESULT = "result.json"
-BEAT = ".publisher"
-BEAT_S = 5.0
-SILENT_AFTER_S = 60.0
-"""A publisher that has not touched its file for so long is taken for dead."""
-SETTLE_RETRY_S = 5.0
-"""After the disk refused to make a copy last."""
-FINAL = ("Stored", "Unchanged")
-_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """What copying took."""
-
-    size_bytes: int
-    milliseconds: int
+PERSIST_RETRY_S = 5.0
+"""After an error of the disk while a copy was made durable. ``reconcile`` is called twice a second."""
 
 
 class Captures:
-    """The copies below one root. ``act`` is called by one task alone."""
+    """The copies below one root. ``reconcile`` must not be called concurrently with itself."""
 
     def __init__(
         self,
         root: Path,
         volumes: Volumes,
         *,
+        clock: Clock,
         min_free_bytes: int = 0,
         max_depth: Callable[[str], int] = lambda repository: MAX_DEPTH,
-        make_room: Callable[[int], Awaitable[None]] | None = None,
+        free_space: Callable[[int], Awaitable[None]] | None = None,
+        free_bytes: Callable[[], int] | None = None,
     ) -> None:
-        """``min_free_bytes`` of the file system are left to others. ``max_depth``: layers that a repository takes above
-        each other, by its name; raises RepositoryUnknown. ``make_room``: what nobody needs leaves the disk, if that
-        gives as many bytes."""
-        self._root = Path(os.path.realpath(root)) / "captures"
+        """See CopyChecks for the parameters. ``free_bytes`` None: those of the file system of ``root``."""
+        self._files = CopyFiles(root)
         self._volumes = volumes
+        self._clock = clock
         self._min_free_bytes = min_free_bytes
-        self._max_depth = max_depth
-        self._make_room = make_room
-        self._answers: dict[str, KigiError | None] = {}
-        self._copied: dict[str, Copied] = {}
-        self._settling: dict[str, asyncio.Task[None]] = {}
-        self._refused: dict[str, KigiError] = {}
+        self._checks = CopyChecks(
+            self._files,
+            volumes,
+            clock=clock,
+            free_bytes=free_bytes or functools.partial(filesystem.free_bytes, self._files.root),
+            min_free_bytes=min_free_bytes,
+            max_depth=max_depth,
+            free_space=free_space,
+        )
         self._orders: Mapping[str, CaptureOrder] = {}
+        self._refusals: Refusals = {}
+        """Results of the orders to Check."""
+        self._errors: dict[str, KigiError] = {}
+        """Why copies could not be made; each is retried."""
+        self._figures: dict[str, CopyFigures] = {}
+        self._persisting: dict[str, asyncio.Task[None]] = {}
 
     def recover(self) -> None:
-        """Make the directories, and delete what a crash left half made, unsafe or half deleted. Blocks."""
-        for name in (".new", ".old"):
-            shutil.rmtree(self._root / name, ignore_errors=True)
-            (self._root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._root.chmod(0o700)
-        for name in self._present():
-            if not (self._root / name / ORDER).exists():
-                self._delete(name)
+        """Clean up after a crash. Blocks; call it before anything else."""
+        self._files.recover()
 
-    async def act(self, orders: Sequence[CaptureOrder]) -> bool:
-        """Make the copies that are ordered and not there, delete those that nobody orders; True: call again soon.
+    async def reconcile(self, orders: Sequence[CaptureOrder]) -> bool:
+        """Make the ordered copies that do not exist, delete copies without an order, and run the ordered checks.
 
-        All copies of one call are made at once: their VMs stand still together.
+        All copies of one call are made concurrently, because their VMs are paused together. True if a copy could not be
+        made: call again soon.
         """
         self._orders = {order.id: order for order in orders}
-        present = set(await asyncio.to_thread(self._present))
-        for name in sorted(present - self._orders.keys()):
-            task = self._settling.pop(name, None)
-            if task is not None:
-                task.cancel()
-            await asyncio.to_thread(self._delete, name)
-        for known in (self._copied, self._refused):
-            for name in set(known) - self._orders.keys():
-                del known[name]
+        present = set(await asyncio.to_thread(self._files.ids))
+        await self._delete(present - self._orders.keys())
         missing = [order for order in orders if order.id not in present and order.action == "Copy"]
-        full = await asyncio.to_thread(self._without_room, missing) if missing else {}
-        self._refused.update(full)
-        done = await asyncio.gather(*(self._try(order) for order in missing if order.id not in full))
+        all_copied = await self._copy_all(missing)
         checks = [order for order in orders if order.action == "Check"]
-        self._answers = await self._answer(checks) if checks else {}
-        unsettled = [name for name in self._orders.keys() & present if not self._is_safe(name)]
-        for name in unsettled:
-            self._settle_later(self._orders[name])
-        return bool(full) or not all(done)
+        self._refusals = await self._checks.check(checks) if checks else {}
+        for id_ in self._orders.keys() & present:
+            if not self._files.is_durable(id_):
+                self._persist_later(self._orders[id_])
+        return not all_copied
 
     def reports(self) -> list[CaptureReport]:
-        """One for each order, by id. O(orders), one small file each."""
+        """One report for each order, by id. Blocks. Cost: O(orders), one small file each."""
         return [self._report(order) for _, order in sorted(self._orders.items())]
 
     def is_waiting(self) -> bool:
-        """Some copy has no final result: what the publisher says of it may change."""
-        return any(report.state not in (*FINAL, "Lost") for report in self.reports())
+        """Whether a copy has no final result, so that the publisher may change its report. Blocks like ``reports``."""
+        return any(report.state not in (*FINAL_STATES, "Lost") for report in self.reports())
 
     async def close(self) -> None:
-        """End what runs behind the copies."""
-        for task in self._settling.values():
+        """End the background tasks."""
+        for task in self._persisting.values():
             task.cancel()
-        await asyncio.gather(*self._settling.values(), return_exceptions=True)
-
-    async def _answer(self, orders: Sequence[CaptureOrder]) -> dict[str, KigiError | None]:
-        """What speaks against each, when what nobody needs has left the disk for it."""
-        answers = await asyncio.to_thread(self._check, orders)
-        if self._make_room is None or not any(isinstance(answer, NoRoom) for answer in answers.values()):
-            return answers
-        await self._make_room(together(need for _, need in await asyncio.to_thread(self._needs, orders)))
-        return await asyncio.to_thread(self._check, orders)
-
-    def _check(self, orders: Sequence[CaptureOrder]) -> dict[str, KigiError | None]:
-        """What speaks against each, by id. Blocks; costs a few calls of the file system for each."""
-        answers: dict[str, KigiError | None] = {order.id: self._obstacle(order) for order in orders}
-        answers.update(self._without_room([order for order in orders if answers[order.id] is None]))
-        return answers
-
-    def _obstacle(self, order: CaptureOrder) -> KigiError | None:
-        try:
-            most = self._max_depth(order.repository)
-            found = self._volumes.measure(order.volume, parent=order.parent, size=order.virtual_size_bytes)
-        except VolumeUnknown:
-            return None  # never started: nobody has written to it
-        except KigiError as exc:
-            return exc
-        except OSError as exc:
-            return KigiError(f"overlay {order.volume} cannot be read: {exc.strerror}")
-        if found.layers >= most:
-            return ChainTooDeep(
-                f"its chain has {found.layers} layers, and repository {order.repository} takes {most} "
-                f"(repositories.{order.repository}.maxDepth)"
-            )
-        return self._silence(0.0)
-
-    def _without_room(self, orders: Sequence[CaptureOrder]) -> dict[str, KigiError]:
-        """Those of the orders whose copies the disk has no room for, by id. Blocks."""
-        needs = self._needs(orders)
-        short = shortages(needs, free_bytes=free_bytes(self._root), min_free_bytes=self._min_free_bytes)
-        return {name: no_room(size, self._min_free_bytes) for name, size in short.items()}
-
-    def _needs(self, orders: Sequence[CaptureOrder]) -> list[tuple[str, Need]]:
-        """By id, in the order of the orders. Blocks."""
-        needs: list[tuple[str, Need]] = []
-        for order in orders:
-            # What cannot be measured is refused where it is copied, by name.
-            with contextlib.suppress(KigiError, OSError):
-                found = self._volumes.measure(order.volume, parent=order.parent, size=order.virtual_size_bytes)
-                needs.append(
-                    (
-                        order.id,
-                        need_of(
-                            allocated_bytes=found.allocated_bytes,
-                            chain_bytes=found.chain_bytes,
-                            virtual_bytes=order.virtual_size_bytes,
-                        ),
-                    )
-                )
-        return needs
-
-    def _silence(self, waiting_since: float) -> PublisherSilent | None:
-        """Of the publisher, since that time of the file system's clock."""
-        beat = _modified(self._root / BEAT)
-        if not is_silent(beat, waiting_since, time.time()):
-            return None
-        return PublisherSilent(
-            "the container capture-publisher beside the cache daemon does not run, so that no layer is made; it goes "
-            "on by itself when it does"
-        )
+        await asyncio.gather(*self._persisting.values(), return_exceptions=True)
 
     def _report(self, order: CaptureOrder) -> CaptureReport:
         if order.action == "Check":
-            refusal = self._answers.get(order.id, Waiting("it was not looked at yet"))
-            if refusal is None:
-                return CaptureReport.model_validate({"id": order.id, "state": "Possible"})
-            return CaptureReport.model_validate({"id": order.id, "state": "Refused", **_words(refusal)})
-        directory = self._root / order.id
-        copied = self._copied.get(order.id)
-        told = _load(directory / RESULT) if directory.is_dir() else {}
-        figures = {"copiedBytes": copied.size_bytes, "copyMilliseconds": copied.milliseconds} if copied else {}
-        if not directory.is_dir():
-            error = self._refused.get(order.id)
-            if error is not None:
-                told = {"state": "Refused", **_words(error)}
-            else:
-                told = {
-                    "state": "Lost" if order.action == "Keep" else "Refused",
-                    "reason": "CaptureMissing",
-                    "message": f"there is no copy {order.id} on this node",
-                }
-        elif told.get("state") not in FINAL and (since := _modified(directory / ORDER)) is not None:
-            silence = self._silence(since)
-            told = {**told, **_words(silence)} if silence is not None else told
-        try:
-            return CaptureReport.model_validate({"state": "Copied", **told, **figures, "id": order.id})
-        except ValidationError:
-            return CaptureReport.model_validate({"id": order.id, "state": "Copied", **figures})
+            return reports.checked(order, self._refusals.get(order.id, Waiting("it has not been checked yet")))
+        if not self._files.directory(order.id).is_dir():
+            return reports.missing(order, self._errors.get(order.id))
+        result = self._files.result(order.id)
+        since_s = self._files.ordered_at_s(order.id)
+        is_final = result.get("state") in FINAL_STATES
+        silence = None if is_final or since_s is None else self._checks.publisher_silence(since_s)
+        return reports.copied(order, result, self._figures.get(order.id), silence)
+
+    async def _delete(self, ids: Set[str]) -> None:
+        """Delete these copies, and forget all that is known of copies without an order."""
+        for id_ in sorted(ids):
+            task = self._persisting.pop(id_, None)
+            if task is not None:
+                task.cancel()
+            await asyncio.to_thread(self._files.delete, id_)
+        for known in (self._figures, self._errors):
+            for id_ in known.keys() - self._orders.keys():
+                del known[id_]
+
+    async def _copy_all(self, orders: Sequence[CaptureOrder]) -> bool:
+        """Make the copies that the disk has space for. True if all were made."""
+        if not orders:
+            return True
+        without_space = await asyncio.to_thread(self._checks.check_space, orders)
+        self._errors.update(without_space)
+        done = await asyncio.gather(*(self._try(order) for order in orders if order.id not in without_space))
+        return not without_space and all(done)
 
     async def _try(self, order: CaptureOrder) -> bool:
         try:
-            await self._make(order)
-        except KigiError as exc:
-            self._refused[order.id] = exc
+            await self._copy(order)
+        except (KigiError, OSError) as exc:
+            self._errors[order.id] = _copy_error(order, exc)
             logger.warning("overlay not copied", extra={"volume": order.volume, "cause": str(exc)})
             return False
-        except OSError as exc:
-            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-            self._refused[order.id] = NoRoom(f"copy of {order.volume}: {exc.strerror}") if full else KigiError(str(exc))
-            logger.warning("overlay not copied", extra={"volume": order.volume, "cause": str(exc)})
-            return False
-        self._refused.pop(order.id, None)
+        self._errors.pop(order.id, None)
         return True
 
-    async def _make(self, order: CaptureOrder) -> None:
-        building = self._root / ".new" / order.id
-        started = time.monotonic()
-        await asyncio.to_thread(_fresh, building)
+    async def _copy(self, order: CaptureOrder) -> None:
+        started_s = self._clock.monotonic_s()
+        building = await asyncio.to_thread(self._files.begin, order.id)
         try:
             await self._volumes.copy(
                 order.volume, building, COPY, parent=order.parent, size=order.virtual_size_bytes, mounted=order.mounted
@@ -258,121 +155,43 @@ class Captures:
         except VolumeUnknown:
             if order.mounted:
                 raise
-            # Its VM was not started since it was given that disk: nobody can have written to it.
-            await asyncio.to_thread(_say_unchanged, building)
-        await asyncio.to_thread(building.rename, self._root / order.id)
-        if self._is_safe(order.id):
+            # The VM was not started since it got this disk, so that nothing has been written to it.
+            await asyncio.to_thread(self._files.mark_unchanged, order.id)
+        await asyncio.to_thread(self._files.commit, order.id)
+        if self._files.is_durable(order.id):
             return
-        size_bytes = (self._root / order.id / COPY).stat().st_size
-        self._copied[order.id] = Copied(size_bytes, round(1000 * (time.monotonic() - started)))
+        size_bytes = (self._files.directory(order.id) / COPY).stat().st_size
+        self._figures[order.id] = CopyFigures(size_bytes, round(1000 * (self._clock.monotonic_s() - started_s)))
         logger.info("overlay copied", extra={"volume": order.volume, "capture": order.id, "size_bytes": size_bytes})
-        self._settle_later(order)
+        self._persist_later(order)
 
-    def _settle_later(self, order: CaptureOrder) -> None:
-        """Behind the report that lets the VM go on."""
-        if order.id not in self._settling or self._settling[order.id].done():
-            self._settling[order.id] = asyncio.create_task(self._settle_soon(order))
+    def _persist_later(self, order: CaptureOrder) -> None:
+        """Make the copy durable in the background: the report that resumes the VM does not wait for the disk."""
+        if order.id not in self._persisting or self._persisting[order.id].done():
+            self._persisting[order.id] = asyncio.create_task(self._persist(order))
 
-    async def _settle_soon(self, order: CaptureOrder) -> None:
+    async def _persist(self, order: CaptureOrder) -> None:
+        """After an error the task ends late: the next ``reconcile`` after its end starts another."""
         try:
-            await asyncio.to_thread(self._settle, order)
-        except OSError as exc:  # tried again by the next ``act``, which is called twice a second
-            logger.warning("copy not settled", extra={"capture": order.id, "cause": exc.strerror})
-            await asyncio.sleep(SETTLE_RETRY_S)
+            await asyncio.to_thread(self._files.make_durable, order.id, self._publisher_order(order))
+        except OSError as exc:
+            logger.warning("copy not durable yet", extra={"capture": order.id, "cause": exc.strerror})
+            await self._clock.sleep(PERSIST_RETRY_S)
 
-    def _settle(self, order: CaptureOrder) -> None:
-        directory = self._root / order.id
-        copied = self._copied.get(order.id)
-        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-            for path in (directory / COPY, directory / CHAIN, directory, self._root):
-                _sync(path)
-            write_json(
-                directory / ORDER,
-                {
-                    "parent": order.parent,
-                    "repository": order.repository,
-                    "copiedBytes": copied.size_bytes if copied else 0,
-                    "virtualSizeBytes": order.virtual_size_bytes,
-                    "minFreeBytes": self._min_free_bytes,
-                },
-            )
-
-    def _is_safe(self, name: str) -> bool:
-        return (self._root / name / ORDER).exists()
-
-    def _present(self) -> list[str]:
-        with contextlib.suppress(FileNotFoundError):
-            return sorted(entry.name for entry in os.scandir(self._root) if is_id(entry.name))
-        return []
-
-    def _delete(self, name: str) -> None:
-        grave = self._root / ".old" / uuid.uuid4().hex
-        with contextlib.suppress(FileNotFoundError):
-            (self._root / name).rename(grave)
-            shutil.rmtree(grave, ignore_errors=True)
+    def _publisher_order(self, order: CaptureOrder) -> dict[str, object]:
+        figures = self._figures.get(order.id)
+        return {
+            "parent": order.parent,
+            "repository": order.repository,
+            "copiedBytes": figures.size_bytes if figures else 0,
+            "virtualSizeBytes": order.virtual_size_bytes,
+            "minFreeBytes": self._min_free_bytes,
+        }
 
 
-def _say_unchanged(directory: Path) -> None:
-    write_json(directory / RESULT, {"state": "Unchanged"})
-    write_json(directory / ORDER, {})
-
-
-def is_silent(beat: float | None, waiting_since: float, now: float) -> bool:
-    """Whether the publisher is to be taken for dead; times in seconds of one clock, ``beat`` the last sign of life.
-
-    What has only just begun to wait for it has not waited long enough to tell.
-    """
-    return now - max(beat or 0.0, waiting_since) > SILENT_AFTER_S
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes free in the file system of ``path``, for whoever may not use the reserve."""
-    figures = os.statvfs(path)
-    return figures.f_bavail * figures.f_frsize
-
-
-def is_id(text: str) -> bool:
-    """A name that is one harmless path component: a DNS label."""
-    return _ID.fullmatch(text) is not None
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Replaces the file; whoever reads it sees the old text or the new one."""
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with new.open("w") as file:
-        json.dump(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _modified(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
-
-
-def _words(error: KigiError) -> dict[str, str]:
-    return {"reason": error.reason, "message": str(error)[:4096]}
-
-
-def _fresh(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    (directory / CHAIN).mkdir(parents=True, mode=0o700)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _copy_error(order: CaptureOrder, error: KigiError | OSError) -> KigiError:
+    if isinstance(error, KigiError):
+        return error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom(f"copy of {order.volume}: {error.strerror}")
+    return KigiError(str(error))

@@ -1,22 +1,23 @@
-"""``kigi-capture-publisher``: makes layers of frozen overlays and stores them.
+"""Console script ``kigi-capture-publisher``: makes layers of frozen copies and stores them in their repository.
 
-Runs beside the daemon, as a process of its own with nothing but the folder of copies and the credentials that may write
-to the repository: the daemon's own may only read. Both speak through files; see ``captures.py``.
+It runs in a container beside the daemon. It has only the directory of copies and the credentials that may write to the
+repository; the daemon's credentials may only read. Both communicate through files, see ``kigi_cache.captures.files``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import shutil
-import signal
-import time
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kigi.adapters.environment import SettingsInvalid, load_settings
 from kigi.adapters.json_logs import log_to_stderr
 from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import open_repository
@@ -25,163 +26,179 @@ from kigi.errors import KigiError, NeedsAction
 from kigi.publishing.layer_folder import LayerFolder
 from kigi.publishing.layer_writer import read_difference
 from kigi.publishing.publish import make_layer
-from kigi_cache.captures.copies import BEAT, BEAT_S, COPY, FINAL, ORDER, RESULT, free_bytes, is_id, write_json
-from kigi_cache.captures.space import need_of, no_room, shortages
-from kigi_cache.disks.volumes import CHAIN
+from kigi_cache.background import run_until_signalled, supervise
+from kigi_cache.captures.files import (
+    COPY,
+    FINAL_STATES,
+    HEARTBEAT,
+    HEARTBEAT_S,
+    ORDER,
+    RESULT,
+    CopyFiles,
+    read_json,
+    write_json,
+)
+from kigi_cache.captures.reports import error_fields
+from kigi_cache.captures.space import copy_space, shortage_error, shortages
+from kigi_cache.clock import Clock
+from kigi_cache.disks.overlay_files import BLOCK_BYTES, CHAIN
+from kigi_cache.filesystem import free_bytes
+from kigi_cache.settings import PublisherSettings
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 0.5
+CHECK_S = 0.5
 RETRY_S = 5.0
-"""After the first failure; doubled with each one, up to REFUSED_AGAIN_S."""
-REFUSED_AGAIN_S = 60.0
-"""What a person must mend: credentials, the bucket, room on the disk."""
+"""After the first failure. It doubles with each further one, up to REFUSED_RETRY_S."""
+REFUSED_RETRY_S = 60.0
+"""For errors that a person must correct: credentials, the bucket."""
 PROGRESS_S = 1.0
 
 
-class Publisher:
-    """One copy after another: making a layer takes a processor, and a node's VMs run on beside it."""
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When a copy that could not be published is tried again."""
 
-    def __init__(self, root: Path, repositories: Path | None) -> None:
-        self._root = root
+    failures: int
+    not_before_s: float
+    """Monotonic time."""
+
+
+class Publisher:
+    """Publishes one copy after another: making a layer needs a processor, and the VMs of the node still run."""
+
+    def __init__(self, root: Path, repositories: Path | None, clock: Clock) -> None:
+        """``root``: directory of the cache. ``repositories``: repositories.yaml, which is read for each copy."""
+        self._files = CopyFiles(root)
         self._repositories = repositories
-        self._not_before: dict[str, float] = {}
-        self._failures: dict[str, int] = {}
+        self._clock = clock
+        self._retries: dict[str, Retry] = {}
+        """By id, of the copies that could not be published."""
 
     async def run(self) -> None:
-        """Until cancelled."""
-        beating = asyncio.create_task(self._beat())
-        try:
-            while True:
-                for directory in self._due():
-                    await self.publish(directory)
-                await asyncio.sleep(LOOK_S)
-        finally:
-            beating.cancel()
+        """Publish until cancelled. A layer that is half uploaded is continued at the next start."""
+        await supervise({"publish": self._publish_all, "heartbeat": self._heartbeat})
 
-    async def _beat(self) -> None:
-        """The daemon sees that somebody makes layers."""
+    async def _publish_all(self) -> None:
         while True:
-            with contextlib.suppress(OSError):  # no folder yet, or a disk that is full: no sign of life
-                (self._root / BEAT).touch()
-            await asyncio.sleep(BEAT_S)
+            for directory in self.due():
+                await self.publish(directory)
+            await self._clock.sleep(CHECK_S)
 
-    async def publish(self, directory: Path) -> None:
-        """One try: ``result.json`` says what came of it. A copy that is deleted meanwhile is nobody's loss."""
-        try:
-            await self._publish(directory)
-            self._not_before.pop(directory.name, None)
-            self._failures.pop(directory.name, None)
-        except KigiError as exc:
-            self._retry_later(directory, REFUSED_AGAIN_S if isinstance(exc, NeedsAction) else RETRY_S)
-            logger.warning("layer not stored", extra={"capture": directory.name, "cause": str(exc)})
-            self._tell(directory, state="Refused", reason=exc.reason, message=str(exc)[:4096])
-        except OSError as exc:
-            if directory.is_dir():
-                self._retry_later(directory, RETRY_S)
-                logger.warning("layer not stored", extra={"capture": directory.name, "cause": str(exc)})
-                self._tell(directory, state="Refused", reason="NoRoom", message=str(exc))
+    async def _heartbeat(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):  # no directory yet, or the disk is full: no heartbeat
+                (self._files.root / HEARTBEAT).touch()
+            await self._clock.sleep(HEARTBEAT_S)
 
-    def _retry_later(self, directory: Path, first_s: float) -> None:
-        failures = self._failures.get(directory.name, 0)
-        self._failures[directory.name] = failures + 1
-        wait_s = min(first_s * 2 ** min(failures, 10), REFUSED_AGAIN_S)
-        self._not_before[directory.name] = time.monotonic() + wait_s
-
-    def _due(self) -> list[Path]:
-        try:
-            names = sorted(entry.name for entry in os.scandir(self._root) if is_id(entry.name))
-        except FileNotFoundError:
-            return []
-        now = time.monotonic()
-        self._not_before = {name: at for name, at in self._not_before.items() if name in names}
-        self._failures = {name: count for name, count in self._failures.items() if name in names}
+    def due(self) -> list[Path]:
+        """Directories of the durable copies without a final result whose retry time has come. Blocks."""
+        now_s = self._clock.monotonic_s()
+        ids = self._files.ids()
+        self._retries = {id_: retry for id_, retry in self._retries.items() if id_ in ids}
         return [
-            self._root / name
-            for name in names
-            if self._not_before.get(name, 0.0) <= now
-            and (self._root / name / ORDER).exists()
-            and _read(self._root / name / RESULT).get("state") not in FINAL
+            self._files.directory(id_)
+            for id_ in ids
+            if (id_ not in self._retries or self._retries[id_].not_before_s <= now_s)
+            and self._files.is_durable(id_)
+            and self._files.result(id_).get("state") not in FINAL_STATES
         ]
 
+    async def publish(self, directory: Path) -> None:
+        """Attempt to publish one copy; result.json gets the outcome. A copy that is deleted meanwhile is ignored."""
+        try:
+            await self._publish(directory)
+            self._retries.pop(directory.name, None)
+        except KigiError as exc:
+            self._retry(directory, exc, REFUSED_RETRY_S if isinstance(exc, NeedsAction) else RETRY_S)
+            _write_result(directory, state="Refused", **error_fields(exc))
+        except OSError as exc:
+            if directory.is_dir():
+                self._retry(directory, exc, RETRY_S)
+                _write_result(directory, state="Refused", reason="NoRoom", message=str(exc))
+
+    def _retry(self, directory: Path, error: Exception, first_s: float) -> None:
+        before = self._retries.get(directory.name)
+        failures = before.failures + 1 if before else 1
+        wait_s = retry_wait_s(first_s, failures)
+        self._retries[directory.name] = Retry(failures, self._clock.monotonic_s() + wait_s)
+        logger.warning("layer not stored", extra={"capture": directory.name, "cause": str(error)})
+
     async def _publish(self, directory: Path) -> None:
-        order = _read(directory / ORDER)
-        name = str(order.get("repository", ""))
-        repository = load_repositories(self._repositories).get(name)
+        order = read_json(directory / ORDER)
+        repository = load_repositories(self._repositories).get(str(order.get("repository", "")))
         parent = parse_digest(str(order.get("parent", "")))
         folder = LayerFolder(directory / CHAIN)
-        for scratch in folder.path.glob(".publish-*"):  # of a process that was killed
+        for scratch in folder.path.glob(".publish-*"):  # of a publisher that was killed
             shutil.rmtree(scratch, ignore_errors=True)
-        _refuse_without_room(directory, order)
+        _check_space(directory, order)
         async with open_repository(repository) as store:
-            self._tell(directory, state="Storing")
+            _write_result(directory, state="Storing")
             layer = await make_layer(directory / COPY, folder, store, parent=parent, image_format="qcow2")
             difference = await asyncio.to_thread(read_difference, folder.file(layer.digest))
             if not difference.data and not difference.zero:
-                self._tell(directory, state="Unchanged")
-                logger.info("nothing was written", extra={"capture": directory.name})
+                _write_result(directory, state="Unchanged")
+                logger.info("overlay unchanged", extra={"capture": directory.name})
                 return
-            about: dict[str, Any] = {"digest": layer.digest, "sizeBytes": layer.size_bytes}
-            sent, told = 0, 0.0
-
-            def progress(count: int) -> None:
-                nonlocal sent, told
-                sent += count
-                if time.monotonic() - told > PROGRESS_S:
-                    told = time.monotonic()
-                    self._tell(directory, state="Storing", **about, uploadedBytes=min(sent, layer.size_bytes))
-
-            await store.publish(folder.file(layer.digest), layer.digest, progress)
-        self._tell(directory, state="Stored", **about, uploadedBytes=layer.size_bytes)
+            about = {"digest": layer.digest, "sizeBytes": layer.size_bytes}
+            progress = UploadProgress(directory, about, self._clock)
+            await store.publish(folder.file(layer.digest), layer.digest, progress.add)
+        _write_result(directory, state="Stored", **about, uploadedBytes=layer.size_bytes)
         logger.info("layer stored", extra={"capture": directory.name, **about})
 
-    def _tell(self, directory: Path, **result: Any) -> None:
-        if directory.is_dir():
-            try:
-                write_json(directory / RESULT, result)
-            except FileNotFoundError:  # deleted at this moment
-                return
+
+def retry_wait_s(first_s: float, failures: int) -> float:
+    """Seconds until the next attempt after that many failures in a row."""
+    return min(first_s * 2.0 ** min(failures - 1, 10), REFUSED_RETRY_S)
 
 
-def _refuse_without_room(directory: Path, order: dict[str, Any]) -> None:
-    """Raises NoRoom when making the layer would take what the daemon leaves free to others."""
-    need = need_of(
-        allocated_bytes=(directory / COPY).stat().st_blocks * 512,
+class UploadProgress:
+    """Writes the progress of one upload to result.json, at most once in PROGRESS_S."""
+
+    def __init__(self, directory: Path, about: Mapping[str, Any], clock: Clock) -> None:
+        """``about``: digest and sizeBytes of the layer."""
+        self._directory = directory
+        self._about = about
+        self._clock = clock
+        self._sent_bytes = 0
+        self._written_s = 0.0
+
+    def add(self, count: int) -> None:
+        """Count further bytes. A part that is sent again counts again, so the sum is capped at the layer's size."""
+        self._sent_bytes += count
+        if self._clock.monotonic_s() - self._written_s > PROGRESS_S:
+            self._written_s = self._clock.monotonic_s()
+            uploaded = min(self._sent_bytes, self._about["sizeBytes"])
+            _write_result(self._directory, state="Storing", **self._about, uploadedBytes=uploaded)
+
+
+def _write_result(directory: Path, **result: Any) -> None:
+    if directory.is_dir():
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            write_json(directory / RESULT, result)
+
+
+def _check_space(directory: Path, order: Mapping[str, Any]) -> None:
+    """Raise NoRoom if making the layer would need the space that the daemon leaves free."""
+    space = copy_space(
+        allocated_bytes=(directory / COPY).stat().st_blocks * BLOCK_BYTES,
         chain_bytes=sum(entry.stat().st_size for entry in os.scandir(directory / CHAIN)),
         virtual_bytes=int(order.get("virtualSizeBytes", 0)),
         copied=True,
     )
-    least = int(order.get("minFreeBytes", 0))
-    for short in shortages([("", need)], free_bytes=free_bytes(directory), min_free_bytes=least).values():
-        raise no_room(short, least)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-async def run(publisher: Publisher) -> None:
-    """Until SIGTERM; what is half sent stays in the repository and is continued."""
-    task = asyncio.ensure_future(publisher.run())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        logger.info("stopped")
+    min_free = int(order.get("minFreeBytes", 0))
+    for short in shortages([("", space)], free_bytes=free_bytes(directory), min_free_bytes=min_free).values():
+        raise shortage_error(short, min_free)
 
 
 def main() -> None:
-    """Read the environment and run."""
-    log_to_stderr(os.environ.get("KIGI_LOG_LEVEL", "INFO").upper())
-    repositories = os.environ.get("KIGI_REPOSITORIES", "")
-    root = Path(os.environ.get("KIGI_CACHE_ROOT", "/var/lib/kigi")) / "captures"
-    asyncio.run(run(Publisher(root, Path(repositories) if repositories else None)))
+    """Read the environment and run until SIGTERM. Exit code 1 and a text on standard error for invalid settings."""
+    try:
+        settings = load_settings(PublisherSettings)
+    except SettingsInvalid as exc:
+        sys.exit(f"kigi-capture-publisher: {exc}")
+    log_to_stderr(settings.log_level)
+    asyncio.run(run_until_signalled(Publisher(settings.root, settings.repositories, Clock()).run))
 
 
 if __name__ == "__main__":

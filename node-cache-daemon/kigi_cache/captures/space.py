@@ -1,4 +1,4 @@
-"""Room on a node's disk for frozen copies of overlays and the layers that are made of them: pure, all in bytes."""
+"""Disk space for frozen copies of overlays and for the layers made of them. Pure; all sizes in bytes."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from kigi.errors import NoRoom
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """What one overlay takes at most until its layer is stored."""
+class CopySpace:
+    """Upper bounds of the space that one copy needs until its layer is stored."""
 
     kept_bytes: int
-    """Of the copy and the layer, for as long as its capture lasts."""
+    """Copy and layer: used until the capture ends."""
     scratch_bytes: int
-    """While its layer is made, which is done for one overlay after the other."""
+    """Used while the layer is made. Layers are made one after the other, so they share this space."""
 
 
-def need_of(*, allocated_bytes: int, chain_bytes: int, virtual_bytes: int, copied: bool = False) -> Need:
-    """Of an overlay that has ``allocated_bytes`` on the disk, above layers of ``chain_bytes`` together.
+def copy_space(*, allocated_bytes: int, chain_bytes: int, virtual_bytes: int, copied: bool = False) -> CopySpace:
+    """Space for an overlay that uses ``allocated_bytes``, above layers of ``chain_bytes`` in all.
 
-    A copy is counted as if no block of it was shared, for the guest may overwrite all of them (``copied``: it is there
-    already); a layer as if it had all that was written. It is made with both disks, the parent's and the guest's,
-    laid out in full but for their holes.
+    ``copied``: the copy exists already. Otherwise it is counted in full, although file systems may share its blocks
+    with the overlay, because the guest can overwrite all of them. The layer is counted as if it had every written byte.
+    To make it, the virtual disks of the parent and of the overlay are written out, without their holes.
     """
-    below = min(chain_bytes, virtual_bytes)
-    guests = min(chain_bytes + allocated_bytes, virtual_bytes)
-    return Need(allocated_bytes if copied else 2 * allocated_bytes, below + guests)
+    parent = min(chain_bytes, virtual_bytes)
+    overlay = min(chain_bytes + allocated_bytes, virtual_bytes)
+    return CopySpace(allocated_bytes if copied else 2 * allocated_bytes, parent + overlay)
 
 
-def together(needs: Iterable[Need]) -> int:
-    """Bytes that all of them take at the same time."""
-    listed = list(needs)
-    return sum(need.kept_bytes for need in listed) + max((need.scratch_bytes for need in listed), default=0)
+def total_bytes(spaces: Iterable[CopySpace]) -> int:
+    """Space that all copies need at the same time."""
+    listed = list(spaces)
+    return sum(space.kept_bytes for space in listed) + max((space.scratch_bytes for space in listed), default=0)
 
 
-def shortages(needs: Iterable[tuple[str, Need]], *, free_bytes: int, min_free_bytes: int) -> dict[str, int]:
-    """Bytes that each needs and the disk cannot give beside those before it; those that fit are left out.
+def shortages(spaces: Iterable[tuple[str, CopySpace]], *, free_bytes: int, min_free_bytes: int) -> dict[str, int]:
+    """For each copy that does not fit after the earlier ones that do: the missing bytes.
 
-    The first ones are served first, so that two captures that do not fit together do not wait for each other.
+    Earlier copies take precedence, so that two captures that do not fit together do not block each other.
     """
-    left = free_bytes - min_free_bytes
+    available = free_bytes - min_free_bytes
     kept = scratch = 0
     short: dict[str, int] = {}
-    for name, need in needs:
-        asked = kept + need.kept_bytes + max(scratch, need.scratch_bytes)
-        if asked > left:
-            short[name] = asked - left
+    for name, space in spaces:
+        needed = kept + space.kept_bytes + max(scratch, space.scratch_bytes)
+        if needed > available:
+            short[name] = needed - available
             continue
-        kept, scratch = kept + need.kept_bytes, max(scratch, need.scratch_bytes)
+        kept, scratch = kept + space.kept_bytes, max(scratch, space.scratch_bytes)
     return short
 
 
-def no_room(short_bytes: int, min_free_bytes: int) -> NoRoom:
-    """The refusal, for a person."""
+def shortage_error(short_bytes: int, min_free_bytes: int) -> NoRoom:
+    """The error for a copy that lacks ``short_bytes``."""
     return NoRoom(
-        f"the copy and its layer need {format_bytes(short_bytes)} more than the disk has beside the "
-        f"{format_bytes(min_free_bytes)} that stay free (KIGI_MIN_FREE); it goes on by itself when there is room"
+        f"the copy and its layer need {format_bytes(short_bytes)} more than the disk can give while "
+        f"{format_bytes(min_free_bytes)} of it stay free (KIGI_MIN_FREE); it is retried when there is more space"
     )

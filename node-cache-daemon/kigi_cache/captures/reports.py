@@ -1,0 +1,68 @@
+"""Reports of frozen copies for the NodeCache's status. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from kigi.api.node_cache import CaptureOrder, CaptureReport
+from kigi.errors import KigiError
+
+MAX_MESSAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFigures:
+    """Cost of one copy."""
+
+    size_bytes: int
+    milliseconds: int
+
+
+def checked(order: CaptureOrder, refusal: KigiError | None) -> CaptureReport:
+    """Report of an order to check."""
+    if refusal is None:
+        return CaptureReport(id=order.id, state="Possible")
+    return _report({"state": "Refused", **error_fields(refusal)}, order.id, None)
+
+
+def missing(order: CaptureOrder, error: KigiError | None) -> CaptureReport:
+    """Report of an order whose copy does not exist; ``error``: why it could not be made.
+
+    An order to Keep is Lost: its VM runs again, so that a copy made now would not be the state that was captured.
+    """
+    if error is not None:
+        return _report({"state": "Refused", **error_fields(error)}, order.id, None)
+    return CaptureReport(
+        id=order.id,
+        state="Lost" if order.action == "Keep" else "Refused",
+        reason="CaptureMissing",
+        message=f"there is no copy {order.id} on this node",
+    )
+
+
+def copied(
+    order: CaptureOrder, result: Mapping[str, Any], figures: CopyFigures | None, silence: KigiError | None
+) -> CaptureReport:
+    """Report of a copy that exists.
+
+    ``result``: what the publisher wrote; an invalid one is ignored. ``silence``: an error if the publisher is dead.
+    """
+    fields = {"state": "Copied", **result, **(error_fields(silence) if silence is not None else {})}
+    try:
+        return _report(fields, order.id, figures)
+    except ValidationError:
+        return _report({"state": "Copied"}, order.id, figures)
+
+
+def error_fields(error: KigiError) -> dict[str, str]:
+    """Reason and message of a report."""
+    return {"reason": error.reason, "message": str(error)[:MAX_MESSAGE]}
+
+
+def _report(fields: Mapping[str, Any], id_: str, figures: CopyFigures | None) -> CaptureReport:
+    cost = {"copiedBytes": figures.size_bytes, "copyMilliseconds": figures.milliseconds} if figures else {}
+    return CaptureReport.model_validate({**fields, **cost, "id": id_})
