@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -42,13 +41,15 @@ class KubeApi:
     An object that does not validate is SpecInvalid. Call ``open`` before any other method.
     """
 
-    def __init__(self, node_name: str) -> None:
+    def __init__(self, node_name: str, *, silence_s: float = SILENCE_S) -> None:
+        """``silence_s``: a watch without an event for this time is broken."""
         self._node_name = node_name
+        self._silence_s = silence_s
         self._client: KubeClient | None = None
 
-    async def open(self) -> None:
-        """Reads the access to the API server: of KUBECONFIG if it is set, else of the pod."""
-        configuration = await load_configuration(os.environ.get("KUBECONFIG"))
+    async def open(self, kubeconfig: str | None = None) -> None:
+        """Reads the access to the API server: of a kubeconfig, or of the pod if it is None."""
+        configuration = await load_configuration(kubeconfig)
         self._client = KubeClient(
             configuration, manager=FIELD_MANAGER, concurrency=CONCURRENCY, timeout_s=REQUEST_TIMEOUT_S
         )
@@ -69,7 +70,7 @@ class KubeApi:
             NODE_CACHE,
             resource_version=resource_version,
             duration_s=WATCH_S,
-            silence_s=SILENCE_S,
+            silence_s=self._silence_s,
             field_selector=self._selector,
         )
         async with aclosing(events):

@@ -1,4 +1,4 @@
-"""What the daemon says of its node: pure, from what is wanted, held and refused."""
+"""The status of a NodeCache, built from its spec and the content of the node's disk. Pure."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ def build_status(
     peer_address: str | None,
     now: datetime,
 ) -> NodeCacheStatus:
-    """The whole status. Bytes of a layer on its way never go back while it is on its way. O(layers + volumes)."""
+    """The whole status. O(layers + volumes).
+
+    ``acted_generation``: generation of the spec that the node acts on. ``previous``: the status before, which gives
+    conditions their transition times. The counter of fetched bytes never falls below it, nor does the progress of a
+    layer that is still being fetched.
+    """
     before = {layer.digest: layer for layer in previous.layers}
     layers = sorted((_monotonic(layer, before.get(layer.digest)) for layer in holdings.layers), key=lambda x: x.digest)
-    waiting = sorted(set(cache.spec.discard) & {volume.handle for volume in volumes})
-    findings = judge(cache.spec.layers, {layer.digest: layer for layer in layers}, waiting)
+    undeleted = sorted(set(cache.spec.discard) & {volume.handle for volume in volumes})
+    findings = judge(cache.spec.layers, {layer.digest: layer for layer in layers}, undeleted)
     return NodeCacheStatus(
         observed_generation=acted_generation,
         conditions=merge_conditions(previous.conditions, findings, generation=acted_generation, now=now),
@@ -45,35 +50,47 @@ def build_status(
 
 
 def judge(
-    wanted: Iterable[WantedLayer], layers: Mapping[str, CachedLayer], waiting: Collection[str]
+    wanted: Iterable[WantedLayer], layers: Mapping[str, CachedLayer], undeleted: Collection[str]
 ) -> tuple[Finding, ...]:
-    """Ready when everything wanted is held and nothing is left to delete; Stalled when a person must act.
+    """Ready if every wanted layer is held and no overlay is left to delete; Stalled if a person must act.
 
-    ``waiting``: overlays that shall be deleted and are still there.
+    ``layers``: layers on the node and on their way, by digest. ``undeleted``: overlays to discard that still exist.
     """
     wanted = list(wanted)
     missing = [layer for layer in wanted if layer.digest not in layers or layers[layer.digest].state != "Held"]
     refused = [layers[m.digest] for m in missing if m.digest in layers and layers[m.digest].state == "Refused"]
-    total = sum(layer.size_bytes for layer in wanted)
     if refused:
-        first = min(refused, key=lambda layer: (not needs_action(layer.reason or ""), layer.digest))
-        stalled = needs_action(first.reason or "")
-        message = f"{len(refused)} of {len(wanted)} layers refused, the first {first.digest[:19]}: {first.message}"
-        return summary(ready=False, stalled=stalled, reason=first.reason or "LayersRefused", message=message)
+        return _refused(refused, len(wanted))
     if missing:
-        left = sum(m.size_bytes - min(m.size_bytes, _bytes_here(layers.get(m.digest))) for m in missing)
-        held = len(wanted) - len(missing)
-        message = f"{held} of {len(wanted)} layers ({format_bytes(total - left)} of {format_bytes(total)}) are here"
-        return summary(ready=False, stalled=False, reason="LayersFetching", message=message)
-    if waiting:
-        message = f"{len(waiting)} overlays to be deleted, the first {sorted(waiting)[0]}"
+        return _fetching(wanted, missing, layers)
+    if undeleted:
+        message = f"{len(undeleted)} overlays to be deleted, the first {sorted(undeleted)[0]}"
         return summary(ready=False, stalled=False, reason="OverlaysDeleting", message=message)
-    message = f"{len(wanted)} layers ({format_bytes(total)}) are here" if wanted else "no layer is wanted"
+    size = format_bytes(sum(layer.size_bytes for layer in wanted))
+    message = f"{len(wanted)} layers ({size}) are on the node" if wanted else "no layer is wanted"
     return summary(ready=True, stalled=False, reason="LayersHeld", message=message)
 
 
-def is_worth_telling_now(new: NodeCacheStatus, old: NodeCacheStatus | None) -> bool:
-    """True when more than bytes changed: a layer's state, an overlay, a condition, or the generation acted on."""
+def _refused(refused: Sequence[CachedLayer], wanted: int) -> tuple[Finding, ...]:
+    """The refusal that a person must act on comes first."""
+    first = min(refused, key=lambda layer: (not needs_action(layer.reason or ""), layer.digest))
+    message = f"{len(refused)} of {wanted} layers refused, the first {first.digest[:19]}: {first.message}"
+    stalled = needs_action(first.reason or "")
+    return summary(ready=False, stalled=stalled, reason=first.reason or "LayersRefused", message=message)
+
+
+def _fetching(
+    wanted: Sequence[WantedLayer], missing: Sequence[WantedLayer], layers: Mapping[str, CachedLayer]
+) -> tuple[Finding, ...]:
+    total = sum(layer.size_bytes for layer in wanted)
+    left = sum(m.size_bytes - min(m.size_bytes, _fetched_bytes(layers.get(m.digest))) for m in missing)
+    progress = f"{format_bytes(total - left)} of {format_bytes(total)}"
+    message = f"{len(wanted) - len(missing)} of {len(wanted)} layers ({progress}) are on the node"
+    return summary(ready=False, stalled=False, reason="LayersFetching", message=message)
+
+
+def is_news(new: NodeCacheStatus, old: NodeCacheStatus | None) -> bool:
+    """True if more than bytes has changed: a layer's state, an overlay, a condition, a copy, or the generation."""
     return old is None or _outline(new) != _outline(old)
 
 
@@ -88,16 +105,16 @@ def _outline(status: NodeCacheStatus) -> tuple[object, ...]:
 
 
 def without_heartbeat(status: NodeCacheStatus) -> NodeCacheStatus:
-    """For comparison: what was said, without when."""
+    """The status without the time of its heartbeat, for comparison."""
     return status.model_copy(update={"last_heartbeat_time": None})
 
 
 def _monotonic(layer: CachedLayer, before: CachedLayer | None) -> CachedLayer:
-    on_its_way = ("Queued", "Fetching")
-    if before is None or layer.state not in on_its_way or before.state not in on_its_way:
+    in_transit = ("Queued", "Fetching")
+    if before is None or layer.state not in in_transit or before.state not in in_transit:
         return layer
     return layer.model_copy(update={"fetched_bytes": max(layer.fetched_bytes, before.fetched_bytes)})
 
 
-def _bytes_here(layer: CachedLayer | None) -> int:
+def _fetched_bytes(layer: CachedLayer | None) -> int:
     return layer.fetched_bytes if layer is not None else 0

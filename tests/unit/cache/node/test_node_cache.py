@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,10 +15,9 @@ from kigi.api.node_cache import CachedLayer, CaptureReport, NodeCache, NodeCache
 from kigi.errors import OverlayRejected, Unreachable, VolumeInUse
 from kigi_cache.disks.volumes import Volume
 from kigi_cache.layers.report import FillState
-from kigi_cache.node import node_cache
 from kigi_cache.node.kube import Seen
-from kigi_cache.node.node_cache import NodeCacheKeeper
-from tests.support.cluster import eventually_async
+from kigi_cache.node.node_cache import LEAST_INTERVAL_S, NodeCacheKeeper
+from tests.support.manual_clock import ManualClock
 
 MIB = 2**20
 DIGEST = f"sha256:{1:064x}"
@@ -28,11 +27,16 @@ WANTED = WantedLayer(digest=DIGEST, size_bytes=MIB, virtual_size_bytes=MIB)
 class Api:
     """One NodeCache and the order of all writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, time: ManualClock) -> None:
+        self._time = time
         self.cache: NodeCache | None = None
         self.writes: list[tuple[float, NodeCacheStatus]] = []
         self.events: list[tuple[str, str]] = []
         self.down = False
+        self.lists = self.refused = 0
+        self.refuses_status = False
+        self.watches = "last"
+        """Or they break, or end, as soon as they are opened."""
         self._news: asyncio.Queue[NodeCache | None] = asyncio.Queue()
 
     def put(self, generation: int, uid: str = "u1", **spec: Any) -> None:
@@ -42,19 +46,24 @@ class Api:
 
     async def get(self) -> Seen:
         self._check()
+        self.lists += 1
         return Seen(self.cache, "1")
 
     async def watch(self, resource_version: str) -> AsyncIterator[NodeCache | None]:
-        while True:
+        if self.watches == "break":
+            raise Unreachable("the watch was cut")
+        while self.watches == "last":
             self._check()
-            try:
-                yield await asyncio.wait_for(self._news.get(), 0.05)
-            except TimeoutError:
-                continue
+            cache = await self._news.get()
+            self._check()
+            yield cache
 
     async def write_status(self, status: NodeCacheStatus) -> None:
         self._check()
-        self.writes.append((time.monotonic(), status))
+        if self.refuses_status:
+            self.refused += 1
+            raise Unreachable("refused")
+        self.writes.append((self._time.now_s, status))
 
     async def warn(self, uid: str, reason: str, message: str) -> None:
         self._check()
@@ -68,14 +77,18 @@ class Api:
 class Captures:
     """None are ordered."""
 
-    async def act(self, orders: Sequence[object]) -> bool:
+    def __init__(self) -> None:
+        self.waiting = False
+        self.found: list[CaptureReport] = []
+
+    async def reconcile(self, orders: Sequence[object]) -> bool:
         return False
 
     def reports(self) -> list[CaptureReport]:
-        return []
+        return self.found
 
     def is_waiting(self) -> bool:
-        return False
+        return self.waiting
 
 
 class Supply:
@@ -94,10 +107,13 @@ class Supply:
 
 class Volumes:
     def __init__(self) -> None:
-        self.condemned: frozenset[str] = frozenset()
+        self.to_discard: frozenset[str] = frozenset()
         self.present: dict[str, bool] = {}
+        self.error: OSError | None = None
 
     def overlays(self) -> list[Volume]:
+        if self.error is not None:
+            raise self.error
         return [Volume(name, mounted) for name, mounted in sorted(self.present.items())]
 
     async def discard(self, handle: str) -> None:
@@ -106,19 +122,61 @@ class Volumes:
         del self.present[handle]
 
 
+class InlineExecutor(ThreadPoolExecutor):
+    """Runs what is given to threads in the event loop's own, so that all is done when the loop is idle."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except OSError as exc:
+            future.set_exception(exc)
+        return future
+
+
+async def settle() -> None:
+    """Let the event loop run until every coroutine sleeps or waits: none takes as many turns."""
+    for _ in range(40):
+        await asyncio.sleep(0)
+
+
 class World:
+    """The keeper with everything around it, at a standstill between two steps of time."""
+
     def __init__(self) -> None:
-        self.api, self.supply, self.volumes = Api(), Supply(), Volumes()
-        self.keeper = NodeCacheKeeper(self.api, self.volumes, self.supply, Captures())  # type: ignore[arg-type]
+        self.time = ManualClock()
+        self.api, self.supply, self.volumes, self.captures = Api(self.time), Supply(), Volumes(), Captures()
+        self.keeper = NodeCacheKeeper(self.api, self.volumes, self.supply, self.captures, clock=self.time.clock)
 
     @property
     def last(self) -> NodeCacheStatus | None:
         return self.api.writes[-1][1] if self.api.writes else None
 
-    async def until(self, check: Callable[[NodeCacheStatus], object]) -> NodeCacheStatus:
-        found = await eventually_async(lambda: self.last is not None and check(self.last) and self.last, 10)
-        assert found
-        return found
+    async def announce(self) -> None:
+        """Announce a change, and let the keeper act on it."""
+        self.keeper.changed()
+        await self.run_for(2 * LEAST_INTERVAL_S)
+
+    async def step(self) -> None:
+        """Advance to the end of the earliest sleep, and let everything run that can."""
+        await settle()
+        self.time.advance(max(0.0, await self.time.next_wake() - self.time.now_s))
+        await settle()
+
+    async def run_for(self, seconds: float) -> None:
+        end_s = self.time.now_s + seconds
+        await settle()
+        while await self.time.next_wake() <= end_s:
+            await self.step()
+        self.time.advance(end_s - self.time.now_s)
+
+    async def until(self, check: Callable[[NodeCacheStatus], object], within_s: float = 60.0) -> NodeCacheStatus:
+        """Step until the written status passes, at most for so long in the keeper's time."""
+        end_s = self.time.now_s + within_s
+        while self.last is None or not check(self.last):
+            assert self.time.now_s < end_s, self.last
+            await self.step()
+        return self.last
 
     def ready(self) -> str:
         assert self.last is not None
@@ -128,10 +186,13 @@ class World:
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     made = World()
+    asyncio.get_running_loop().set_default_executor(InlineExecutor())
     task = asyncio.create_task(made.keeper.run())
     yield made
+    assert not task.done()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
 
 
 async def test_a_generation_is_observed_once_it_was_acted_on(world: World) -> None:
@@ -140,7 +201,7 @@ async def test_a_generation_is_observed_once_it_was_acted_on(world: World) -> No
     status = await world.until(lambda s: s.observed_generation == 4)
     assert [v.name for v in status.volumes] == ["keep.r1"]
     assert [layer.digest for layer in world.supply.wanted[-1]] == [DIGEST]
-    assert world.volumes.condemned == {"a.r1"}
+    assert world.volumes.to_discard == {"a.r1"}
     assert world.ready() == "True"
 
 
@@ -151,94 +212,143 @@ async def test_an_overlay_in_use_is_deleted_when_it_is_let_go(world: World) -> N
     assert [(v.name, v.mounted) for v in status.volumes] == [("a.r1", True)]
     assert world.ready() == "False"
     world.volumes.present = {"a.r1": False}
-    world.keeper.changed()
+    await world.announce()
     await world.until(lambda s: s.volumes == [])
     assert world.ready() == "True"
 
 
-async def test_bytes_are_told_once_a_second_and_never_go_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_cache, "WRITE_INTERVAL_S", 0.4)
+async def test_bytes_are_written_once_a_second_and_never_go_back(world: World) -> None:
     world.supply.state, world.supply.fetched = "Fetching", 0
     world.api.put(1, layers=[WANTED])
     await world.until(lambda s: s.observed_generation == 1)
-    started = time.monotonic()
-    while time.monotonic() - started < 2.1:
-        world.supply.fetched += 1000 if time.monotonic() - started < 1.5 else -500
+    for number in range(100):
+        world.supply.fetched += 1000 if number < 70 else -500
         world.keeper.changed()
-        await asyncio.sleep(0.02)
+        await world.run_for(0.1)
     writes = [(at, s.layers[0].fetched_bytes) for at, s in world.api.writes]
-    assert 2 <= len(writes) <= 2 + 2.1 / 0.4
-    assert all(later - earlier >= 0.39 for (earlier, _), (later, _) in itertools.pairwise(writes))
+    assert 7 <= len(writes) <= 2 + 10
+    assert all(later - earlier >= 1.0 for (earlier, _), (later, _) in itertools.pairwise(writes))
     assert [b for _, b in writes] == sorted(b for _, b in writes)
 
 
-async def test_a_layer_that_is_complete_is_told_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_cache, "WRITE_INTERVAL_S", 600.0)
+async def test_a_layer_that_is_complete_is_reported_without_waiting(world: World) -> None:
     world.supply.state, world.supply.fetched = "Fetching", 0
     world.api.put(1, layers=[WANTED])
     await world.until(lambda s: s.observed_generation == 1)
     world.supply.state, world.supply.fetched = "Held", MIB
-    world.keeper.changed()
-    await world.until(lambda s: s.layers[0].state == "Held")
+    await world.announce()
+    await world.until(lambda s: s.layers[0].state == "Held", within_s=0.3)
 
 
-async def test_bytes_are_told_although_nobody_announces_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_cache, "WRITE_INTERVAL_S", 0.1)
+async def test_bytes_are_reported_although_they_are_not_announced(world: World) -> None:
     world.supply.state, world.supply.fetched = "Fetching", 0
     world.api.put(1, layers=[WANTED])
     await world.until(lambda s: s.observed_generation == 1)
     world.supply.fetched = 700
-    await world.until(lambda s: s.layers[0].fetched_bytes == 700)
+    await world.until(lambda s: s.layers[0].fetched_bytes == 700, within_s=2.5)
 
 
-async def test_nothing_new_is_only_a_heartbeat(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_cache, "HEARTBEAT_S", 0.5)
+async def test_an_unchanged_status_is_only_a_heartbeat(world: World) -> None:
     world.api.put(1, layers=[WANTED])
     await world.until(lambda s: s.observed_generation == 1)
     before = len(world.api.writes)
-    for _ in range(20):
-        world.keeper.changed()
-        await asyncio.sleep(0.06)
-    assert 1 <= len(world.api.writes) - before <= 3
+    for _ in range(65):
+        await world.announce()
+        await world.run_for(1.0)
+    assert len(world.api.writes) - before == 2
+    beats = [s.last_heartbeat_time for _, s in world.api.writes[-2:]]
+    assert beats[0] is not None
+    assert beats[1] is not None
+    assert 30 <= (beats[1] - beats[0]).total_seconds() <= 32
 
 
-async def test_silence_of_the_api_server_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_cache, "BACKOFF_S", (0.05, 0.1))
-    monkeypatch.setattr(node_cache, "WRITE_INTERVAL_S", 0.1)
+async def test_results_of_copies_are_polled_while_any_is_open(world: World) -> None:
+    world.api.put(1)
+    await world.until(lambda s: s.observed_generation == 1)
+    world.captures.waiting = True
+    await world.announce()
+    await world.run_for(0.3)
+    world.captures.found = [CaptureReport(id="c1", state="Storing")]
+    await world.until(lambda s: [c.id for c in s.captures] == ["c1"], within_s=1.0)
+
+
+async def test_silence_of_the_api_server_loses_nothing(world: World) -> None:
     world.api.put(1, layers=[WANTED])
     await world.until(lambda s: s.observed_generation == 1)
     world.api.down = True
     world.volumes.present = {"b.r1": True}
-    world.keeper.changed()
+    await world.announce()
     world.keeper.volume_failed("b.r1", OverlayRejected("bad"))
     world.api.put(2, layers=[])
-    await asyncio.sleep(0.5)
+    await world.run_for(30.0)
     assert world.last is not None
     assert world.last.volumes == []
     world.api.down = False
     status = await world.until(lambda s: s.observed_generation == 2)
     assert [v.name for v in status.volumes] == ["b.r1"]
     assert world.keeper.unready() == ""
-    await eventually_async(lambda: world.api.events == [("OverlayRejected", "b.r1: bad")])
+    await world.run_for(30.0)
+    assert world.api.events == [("OverlayRejected", "b.r1: bad")]
 
 
-async def test_a_long_silence_makes_the_node_unready(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_cache, "API_SILENCE_S", 0.2)
-    monkeypatch.setattr(node_cache, "HEARTBEAT_S", 0.05)
+async def test_a_long_silence_makes_the_node_unready(world: World) -> None:
     world.api.put(1)
     await world.until(lambda s: s.observed_generation == 1)
-    assert world.keeper.unready() == ""
+    await world.run_for(120.0)
+    assert world.keeper.unready() == "", "each heartbeat was answered"
     world.api.down = True
-    await asyncio.sleep(0.4)
-    assert "silent" in world.keeper.unready()
+    await world.run_for(59.0)
+    assert world.keeper.unready() == ""
+    await world.run_for(62.0)
+    assert "no answer from the API server for" in world.keeper.unready()
+    world.api.down = False
+    await world.run_for(61.0)
+    assert world.keeper.unready() == ""
+
+
+async def test_a_status_that_is_refused_is_written_ever_more_seldom(world: World) -> None:
+    world.api.put(1, layers=[WANTED])
+    await world.until(lambda s: s.observed_generation == 1)
+    world.api.refuses_status = True
+    world.volumes.present = {"b.r1": True}
+    await world.announce()
+    await world.run_for(300.0)
+    assert 10 <= world.api.refused <= 18, "0.5 s, 1 s, 2 s, ... 30 s, each varied by a fifth"
+    world.api.refuses_status = False
+    world.api.put(1, layers=[WANTED])  # any sign of the API server
+    await world.until(lambda s: [v.name for v in s.volumes] == ["b.r1"], within_s=1.0)
+
+
+async def test_watches_that_break_at_once_are_opened_ever_more_seldom(world: World) -> None:
+    """Lists are answered, watches are not: as behind a proxy that cuts long requests."""
+    world.api.put(1)
+    world.api.watches = "break"
+    await world.run_for(300.0)
+    assert 10 <= world.api.lists <= 18
+
+
+async def test_watches_that_end_at_once_are_not_opened_without_a_pause(world: World) -> None:
+    world.api.put(1)
+    world.api.watches = "end"
+    await world.run_for(30.0)
+    assert 50 <= world.api.lists <= 61
+
+
+async def test_a_directory_that_cannot_be_read_is_tried_again(world: World) -> None:
+    world.volumes.error = OSError(5, "Input/output error")
+    world.api.put(1)
+    await world.run_for(3.0)
+    assert world.last is None
+    world.volumes.error = None
+    await world.until(lambda s: s.observed_generation == 1, within_s=2.0)
 
 
 async def test_an_object_made_again_is_acted_on_although_its_generation_is_the_same(world: World) -> None:
     world.api.put(1, uid="u1", layers=[WANTED])
     await world.until(lambda s: s.observed_generation == 1)
     world.api.put(1, uid="u2", layers=[])
-    await eventually_async(lambda: world.supply.wanted[-1] == [])
     await world.until(lambda s: "no layer is wanted" in s.conditions[0].message)
+    assert world.supply.wanted[-1] == []
 
 
 async def test_a_person_is_told_once(world: World) -> None:
@@ -247,5 +357,8 @@ async def test_a_person_is_told_once(world: World) -> None:
         world.keeper.volume_failed("a.r1", OverlayRejected("its header is another"))
         world.keeper.volume_failed("a.r1", VolumeInUse("busy"))
     world.keeper.volume_failed("b.r1", OverlayRejected("its header is another"))
-    await eventually_async(lambda: len(world.api.events) == 2)
-    assert world.api.events[0] == ("OverlayRejected", "a.r1: its header is another")
+    await world.run_for(5.0)
+    assert world.api.events == [
+        ("OverlayRejected", "a.r1: its header is another"),
+        ("OverlayRejected", "b.r1: its header is another"),
+    ]

@@ -10,7 +10,7 @@ from kigi.api.base import Metadata
 from kigi.api.node_cache import CachedLayer, NodeCache, NodeCacheSpec, NodeCacheStatus, WantedLayer
 from kigi_cache.disks.volumes import Volume
 from kigi_cache.layers.report import FillState
-from kigi_cache.node.status_report import build_status, is_worth_telling_now, judge, without_heartbeat
+from kigi_cache.node.status_report import build_status, is_news, judge, without_heartbeat
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MIB = 2**20
@@ -47,7 +47,7 @@ def verdict(wanted: list[WantedLayer], layers: list[CachedLayer], waiting: tuple
 
 CASES: dict[str, tuple[list[WantedLayer], list[CachedLayer], tuple[str, ...], str, str, str]] = {
     "nothing wanted": ([], [layer(9, "Held")], (), "Ready", "LayersHeld", "no layer is wanted"),
-    "all held": ([want(1)], [layer(1, "Held", MIB)], (), "Ready", "LayersHeld", "1 layers (1.0 MiB) are here"),
+    "all held": ([want(1)], [layer(1, "Held", MIB)], (), "Ready", "LayersHeld", "1 layers (1.0 MiB) are on the node"),
     "not begun": ([want(1), want(2)], [], (), "Reconciling", "LayersFetching", "0 of 2 layers (0 B of 2.0 MiB)"),
     "half way": (
         [want(1), want(2)],
@@ -163,13 +163,13 @@ def test_overlays_to_delete_are_those_that_are_still_there() -> None:
 
 def test_bytes_alone_can_wait_and_everything_else_cannot() -> None:
     first = report([layer(1, "Fetching", 5)], wanted=[want(1)])
-    assert is_worth_telling_now(first, None)
+    assert is_news(first, None)
     more = report([layer(1, "Fetching", 6)], first, NOW + timedelta(seconds=1), wanted=[want(1)])
-    assert not is_worth_telling_now(more, first)
+    assert not is_news(more, first)
     assert without_heartbeat(more) != without_heartbeat(first)
     held = report([layer(1, "Held", MIB)], more, NOW + timedelta(seconds=2), wanted=[want(1)])
-    assert is_worth_telling_now(held, more)
+    assert is_news(held, more)
     same = report([layer(1, "Held", MIB)], held, NOW + timedelta(seconds=40), wanted=[want(1)])
-    assert not is_worth_telling_now(same, held)
+    assert not is_news(same, held)
     assert without_heartbeat(same) == without_heartbeat(held)
     assert same.last_heartbeat_time != held.last_heartbeat_time
