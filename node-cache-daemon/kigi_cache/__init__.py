@@ -1,4 +1,4 @@
-"""The node cache daemon: keeps verified qcow2 layers on one node and hands disks made of them to the kubelet."""
+"""The node cache daemon: keeps verified qcow2 layers on one node, and mounts disks made of them for its pods."""
 
 import os
 

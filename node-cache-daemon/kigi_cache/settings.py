@@ -1,140 +1,240 @@
-"""Settings of the daemon, from its environment, read once at start."""
+"""Settings of the daemon and of the capture publisher, read from the environment once at start."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from kigi.adapters.environment import EnvironmentSettings, LogLevel
 from kigi.domain.names import CSI_DRIVER
 from kigi.domain.quantities import parse_quantity
 
 CONNECTIONS = max(4, os.cpu_count() or 1)
 """Default of KIGI_CONNECTIONS: one per processor, as each hashes what its connection brings."""
+SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """See each field; the variable that sets it is in ``from_environment``."""
+class Portion:
+    """A part of a file system: a number of bytes, or a percentage of its capacity."""
 
-    node_name: str
-    root: Path
-    """Directory of the cache: layers, parts and overlays, on one file system."""
-    budget_bytes: int | None
-    """Most that layers may take; None: ``budget_share`` of the file system."""
-    budget_share: float
-    min_free_bytes: int | None
-    """Bytes of the file system that layers leave free; None: ``min_free_share`` of it."""
-    min_free_share: float
-    scrub_interval_s: float
-    """Each layer is read again after that; 0: never."""
-    scrub_bytes_per_s: int
-    """Not faster than that; 0: no limit."""
-    csi_socket: str
-    csi_endpoint: str
-    """The same socket's path as the kubelet sees it."""
-    registration_dir: str | None
-    """The kubelet's plugin registry; None: somebody else registers the driver."""
-    repositories: Path | None
-    connections: int
-    """Layers that are fetched at once, each on a connection; fewer layers share them."""
-    prefetches: int
-    """Of these, layers that no disk waits for."""
-    peer_host: str
-    peer_port: int
-    """Where other nodes fetch layers; 0: they do not."""
-    peer_ip: str
-    """Address of this pod."""
-    peer_namespace: str
-    peer_service: str
-    """Headless Service of the daemons; empty: ``peer_members`` are all."""
-    peer_members: tuple[str, ...]
-    peer_token: Path
-    http_host: str
-    http_port: int
-    max_volumes: int
-    """Disks that one node may run; 0: no limit."""
-    log_level: str
+    size_bytes: int | None = None
+    percent: float = 0.0
+
+    def of(self, capacity_bytes: int) -> int:
+        """The part in bytes, of a file system with that capacity."""
+        if self.size_bytes is not None:
+            return self.size_bytes
+        return int(capacity_bytes * self.percent / 100)
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%" if self.size_bytes is None else str(self.size_bytes)
 
 
-def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
-    """Settings from ``env``; ValueError with the variable's name when one is missing or makes no sense."""
-    node_name = env.get("NODE_NAME", "")
-    if not node_name:
-        raise ValueError("NODE_NAME: the name of this node is required")
-    host, _, port = env.get("KIGI_HTTP_ADDR", ":9780").rpartition(":")
-    budget_bytes, share = _budget(env.get("KIGI_BUDGET_BYTES", ""), env.get("KIGI_BUDGET_PERCENT", "70"))
-    min_free, min_free_share = _min_free(env.get("KIGI_MIN_FREE", "12%"))
-    repositories = env.get("KIGI_REPOSITORIES", "")
-    peer_host, _, peer_port = env.get("KIGI_PEER_ADDR", ":0").rpartition(":")
-    connections = max(1, _whole("KIGI_CONNECTIONS", env.get("KIGI_CONNECTIONS", str(CONNECTIONS))))
-    return Settings(
-        node_name=node_name,
-        root=Path(env.get("KIGI_CACHE_ROOT", "/var/lib/kigi")),
-        budget_bytes=budget_bytes,
-        budget_share=share,
-        min_free_bytes=min_free,
-        min_free_share=min_free_share,
-        scrub_interval_s=3600.0 * _whole("KIGI_SCRUB_HOURS", env.get("KIGI_SCRUB_HOURS", "24")),
-        scrub_bytes_per_s=_bytes("KIGI_SCRUB_BYTES_PER_S", env.get("KIGI_SCRUB_BYTES_PER_S", "50Mi")),
-        csi_socket=env.get("KIGI_CSI_SOCKET", "/csi/csi.sock"),
-        csi_endpoint=env.get("KIGI_CSI_ENDPOINT", f"/var/lib/kubelet/plugins/{CSI_DRIVER}/csi.sock"),
-        registration_dir=env.get("KIGI_REGISTRATION_DIR") or None,
-        repositories=Path(repositories) if repositories else None,
-        connections=connections,
-        prefetches=max(1, _whole("KIGI_PREFETCHES", env.get("KIGI_PREFETCHES", str(max(1, connections // 2))))),
-        peer_host=peer_host or "0.0.0.0",
-        peer_port=_whole("KIGI_PEER_ADDR", peer_port),
-        peer_ip=env.get("POD_IP", "127.0.0.1"),
-        peer_namespace=env.get("POD_NAMESPACE", "kigi-system"),
-        peer_service=env.get("KIGI_PEER_SERVICE", ""),
-        peer_members=tuple(member for member in env.get("KIGI_PEERS", "").split(",") if member),
-        peer_token=Path(env.get("KIGI_PEER_TOKEN", "/var/run/secrets/kigi-peer/token")),
-        http_host=host or "0.0.0.0",
-        http_port=_whole("KIGI_HTTP_ADDR", port),
-        max_volumes=_whole("KIGI_MAX_VOLUMES", env.get("KIGI_MAX_VOLUMES", "0")),
-        log_level=env.get("KIGI_LOG_LEVEL", "INFO").upper(),
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where a server listens; port 0 turns it off or, for the HTTP server, takes any free port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def _parse_percent(text: object) -> object:
+    return text.strip().removesuffix("%") if isinstance(text, str) else text
+
+
+def _parse_bytes(text: object) -> object:
+    return parse_quantity(text) if isinstance(text, str) else text
+
+
+def _parse_portion(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    if not text.endswith("%"):
+        return Portion(size_bytes=parse_quantity(text))
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError as exc:
+        raise ValueError("neither a size nor a percentage") from exc
+    if not 0 <= percent < 100:
+        raise ValueError("a percentage must be at least 0 and less than 100")
+    return Portion(percent=percent)
+
+
+def _parse_address(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("not host:port or :port, with a port from 0 to 65535")
+    return ListenAddress(host or "0.0.0.0", int(port))
+
+
+def _parse_list(text: object) -> object:
+    return tuple(part for part in text.split(",") if part) if isinstance(text, str) else text
+
+
+Percent = Annotated[float, BeforeValidator(_parse_percent), Field(gt=0, le=100)]
+Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0)]
+PortionText = Annotated[Portion, BeforeValidator(_parse_portion)]
+AddressText = Annotated[ListenAddress, BeforeValidator(_parse_address)]
+ListText = Annotated[tuple[str, ...], BeforeValidator(_parse_list)]
+Limit = Annotated[int, Field(ge=0), AfterValidator(lambda value: max(1, value))]
+"""A limit of at least one; 0 counts as 1."""
+
+
+class CacheSettings(EnvironmentSettings):
+    """Settings that daemon and publisher share."""
+
+    root: Path = Field(
+        default=Path("/var/lib/kigi"),
+        validation_alias="KIGI_CACHE_ROOT",
+        description="Directory of layers, overlays and frozen copies. All of it must be on one file system.",
+    )
+    repositories: Path | None = Field(
+        default=None,
+        validation_alias="KIGI_REPOSITORIES",
+        description="Path of repositories.yaml. The daemon reads the file again when it changes. "
+        "Unset: only the repository in KIGI_S3_ENDPOINT.",
+    )
+    log_level: LogLevel = Field(
+        default="INFO",
+        validation_alias="KIGI_LOG_LEVEL",
+        description="Least severe log lines that are written: DEBUG, INFO, WARNING or ERROR.",
     )
 
 
-def _budget(size: str, percent: str) -> tuple[int | None, float]:
-    """Bytes or a quantity (``200Gi``) wins over the share of the file system."""
-    try:
-        share = float(percent.rstrip("%")) / 100
-    except ValueError as exc:
-        raise ValueError(f"KIGI_BUDGET_PERCENT: {percent!r} is not a number") from exc
-    if not 0 < share <= 1:
-        raise ValueError(f"KIGI_BUDGET_PERCENT: {percent!r} is not above 0 and at most 100")
-    if not size:
-        return None, share
-    try:
-        return parse_quantity(size), share
-    except ValueError as exc:
-        raise ValueError(f"KIGI_BUDGET_BYTES: {exc}") from exc
+class PublisherSettings(CacheSettings):
+    """Settings of ``kigi-capture-publisher``."""
 
 
-def _min_free(text: str) -> tuple[int | None, float]:
-    """Bytes, or a share of the file system when it ends in %."""
-    if not text.endswith("%"):
-        return _bytes("KIGI_MIN_FREE", text), 0.0
-    try:
-        share = float(text.rstrip("%")) / 100
-    except ValueError as exc:
-        raise ValueError(f"KIGI_MIN_FREE: {text!r} is neither a size nor a number of percent") from exc
-    if not 0 <= share < 1:
-        raise ValueError(f"KIGI_MIN_FREE: {text!r} is not at least 0 % and below 100 %")
-    return None, share
+class DaemonSettings(CacheSettings):
+    """Settings of ``kigi-cache``, the daemon of one node."""
 
+    node_name: str = Field(
+        validation_alias="NODE_NAME",
+        min_length=1,
+        description="Name of this Kubernetes node; a pod takes it from spec.nodeName.",
+    )
+    budget_bytes: Bytes | None = Field(
+        default=None,
+        validation_alias="KIGI_BUDGET_BYTES",
+        description="Disk space that layers may use, in bytes or as a quantity such as 200Gi. "
+        "Overrides KIGI_BUDGET_PERCENT.",
+    )
+    budget_percent: Percent = Field(
+        default=70.0,
+        validation_alias="KIGI_BUDGET_PERCENT",
+        description="Disk space that layers may use, in percent of their file system; above 0, at most 100.",
+    )
+    min_free: PortionText = Field(
+        default=Portion(percent=12),
+        validation_alias="KIGI_MIN_FREE",
+        description="Disk space that layers leave free, in percent of their file system (12%), in bytes or as a "
+        "quantity (20Gi). Keep it above the kubelet's eviction threshold, so that no pod is evicted for layers.",
+    )
+    scrub_hours: int = Field(
+        default=24,
+        ge=0,
+        validation_alias="KIGI_SCRUB_HOURS",
+        description="Interval in hours in which every layer is read again and compared with its digest; 0: never.",
+    )
+    scrub_bytes_per_s: Bytes = Field(
+        default=50 * 2**20,
+        validation_alias="KIGI_SCRUB_BYTES_PER_S",
+        description="Highest rate at which layers are read again, in bytes per second or as a quantity; 0: no limit.",
+        json_schema_extra={"default": "50Mi"},
+    )
+    csi_socket: str = Field(
+        default="/csi/csi.sock",
+        validation_alias="KIGI_CSI_SOCKET",
+        description="Path of the CSI socket as the daemon sees it.",
+    )
+    csi_endpoint: str = Field(
+        default=f"/var/lib/kubelet/plugins/{CSI_DRIVER}/csi.sock",
+        validation_alias="KIGI_CSI_ENDPOINT",
+        description="Path of the CSI socket as the kubelet sees it.",
+    )
+    registration_dir: str | None = Field(
+        default=None,
+        validation_alias="KIGI_REGISTRATION_DIR",
+        description="The kubelet's directory of plugin sockets. Unset: another program registers the driver.",
+    )
+    connections: Limit = Field(
+        default=CONNECTIONS,
+        validation_alias="KIGI_CONNECTIONS",
+        description="Connections to all repositories together, and layers fetched at the same time.",
+        json_schema_extra={"default": "number of processors, at least 4"},
+    )
+    prefetches: Limit = Field(
+        default_factory=lambda data: max(1, data["connections"] // 2),
+        validation_alias="KIGI_PREFETCHES",
+        description="Layers fetched at the same time that no disk waits for.",
+        json_schema_extra={"default": "half of KIGI_CONNECTIONS"},
+    )
+    peer_address: AddressText = Field(
+        default=ListenAddress("0.0.0.0", 0),
+        validation_alias="KIGI_PEER_ADDR",
+        description="Address, as host:port or :port, where other nodes fetch layers from this one. "
+        "Port 0: nodes do not fetch from each other.",
+    )
+    pod_ip: str = Field(
+        default="127.0.0.1",
+        validation_alias="POD_IP",
+        description="IP address of this pod, where other nodes reach it; a pod takes it from status.podIP.",
+    )
+    pod_namespace: str = Field(
+        default="kigi-system",
+        validation_alias="POD_NAMESPACE",
+        description="Namespace of this pod and of KIGI_PEER_SERVICE; a pod takes it from metadata.namespace.",
+    )
+    peer_service: str = Field(
+        default="",
+        validation_alias="KIGI_PEER_SERVICE",
+        description="Headless Service of all daemons, whose endpoints are the peers. Unset: those in KIGI_PEERS.",
+        json_schema_extra={"default": "unset"},
+    )
+    peers: ListText = Field(
+        default=(),
+        validation_alias="KIGI_PEERS",
+        description="Addresses of the peers, as host:port separated by commas, if there is no KIGI_PEER_SERVICE.",
+    )
+    peer_token: Path = Field(
+        default=Path("/var/run/secrets/kigi-peer/token"),
+        validation_alias="KIGI_PEER_TOKEN",
+        description="File with the service account token that this daemon sends to its peers.",
+    )
+    http_address: AddressText = Field(
+        default=ListenAddress("0.0.0.0", 9780),
+        validation_alias="KIGI_HTTP_ADDR",
+        description="Address, as host:port or :port, of /metrics, /healthz and /readyz.",
+    )
+    max_volumes: int = Field(
+        default=0,
+        ge=0,
+        validation_alias="KIGI_MAX_VOLUMES",
+        description="Disks that this node may run, as reported to the kubelet; 0: no limit.",
+    )
 
-def _bytes(name: str, text: str) -> int:
-    try:
-        return parse_quantity(text)
-    except ValueError as exc:
-        raise ValueError(f"{name}: {exc}") from exc
+    kubeconfig: str | None = Field(
+        default=None,
+        validation_alias="KUBECONFIG",
+        description="Path of a kubeconfig. Unset: the pod's service account.",
+    )
 
+    @property
+    def budget(self) -> Portion:
+        """Part of the file system that layers may use."""
+        return Portion(self.budget_bytes, self.budget_percent)
 
-def _whole(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(f"{name}: {text!r} is not a whole number")
-    return int(text)
+    @property
+    def scrub_interval_s(self) -> float:
+        """Seconds in which every layer is read again; 0: never."""
+        return self.scrub_hours * SECONDS_PER_HOUR

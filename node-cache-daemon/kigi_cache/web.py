@@ -1,4 +1,4 @@
-"""HTTP of the daemon: metrics and health."""
+"""HTTP server of the daemon: metrics and health."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kigi_cache.metrics import REGISTRY
 
 
 def build_app(unready: Callable[[], str]) -> web.Application:
-    """``/metrics``, ``/healthz`` (this loop runs), ``/readyz`` (``unready()`` is empty, or says what is missing)."""
+    """``/metrics``; ``/healthz``: the event loop runs; ``/readyz``: 200 if ``unready()`` is empty, else 503 with it."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -30,7 +30,7 @@ def build_app(unready: Callable[[], str]) -> web.Application:
 
 
 async def serve(app: web.Application, host: str, port: int) -> None:
-    """Serve until cancelled."""
+    """Serve ``app`` until cancelled. Raises OSError if the address is taken."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

@@ -218,6 +218,6 @@ def test_a_corrected_repositories_file_counts_without_a_restart(
     with Node(tmp_path / "n", "daemon-repo", {**env, "KIGI_REPOSITORIES": str(settings)}) as node:
         eventually(lambda: "RepositoryUnknown" in reasons())
         settings.write_text("repositories: nonsense")
-        eventually(lambda: "repositories.yaml left aside" in node.log.read_text())
+        eventually(lambda: "repositories.yaml ignored" in node.log.read_text())
         write(bucket)
         eventually(lambda: settled(server, "daemon-repo"), 60)

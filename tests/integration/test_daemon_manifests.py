@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from kigi.adapters.environment import load_settings
 from kigi.adapters.repositories import load_repositories
 from kigi.domain.names import CSI_DRIVER
-from kigi_cache.settings import from_environment
+from kigi_cache.settings import DaemonSettings
 from localcluster.controlplane import ControlPlane
 
 ROOT = Path(__file__).parents[2]
@@ -36,10 +37,14 @@ def test_the_kubelet_never_touches_owners_and_never_attaches() -> None:
     assert (driver["spec"]["attachRequired"], driver["spec"]["fsGroupPolicy"]) == (False, "None")
 
 
-def test_the_daemon_understands_its_environment_and_finds_it_mounted(pod: dict[str, Any]) -> None:
+def test_the_daemon_understands_its_environment_and_finds_it_mounted(
+    pod: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     container = pod["containers"][0]
     env = {variable["name"]: variable.get("value", "node-a") for variable in container["env"]}
-    settings = from_environment(env)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(DaemonSettings)
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     hosts = {volume["name"]: volume.get("hostPath", {}).get("path") for volume in pod["volumes"]}
     places = {mount["mountPath"]: hosts[mount["name"]] for mount in container["volumeMounts"]}
@@ -48,7 +53,7 @@ def test_the_daemon_understands_its_environment_and_finds_it_mounted(pod: dict[s
     assert settings.registration_dir in mounted
     assert settings.repositories is not None
     assert str(settings.repositories.parent) in mounted
-    assert settings.http_port == container["ports"][0]["containerPort"]
+    assert settings.http_address.port == container["ports"][0]["containerPort"]
     assert places["/var/lib/kubelet"] == "/var/lib/kubelet"
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert container["command"][0] in scripts

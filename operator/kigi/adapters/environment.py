@@ -1,4 +1,4 @@
-"""Settings from environment variables: the base class of each program's settings, and errors that name the variable.
+"""Settings from environment variables: the base class of every program's settings, and errors that name a variable.
 
     class Settings(EnvironmentSettings):
         workers: int = Field(default=8, ge=1, validation_alias="KIGI_WORKERS", description="Concurrent reconciles.")
@@ -83,7 +83,9 @@ def default_text(kind: type[EnvironmentSettings], name: str) -> str:
     value = field.get_default()
     if value is None or value == ():
         return "unset"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _level(text: str) -> str:

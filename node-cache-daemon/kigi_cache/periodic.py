@@ -1,0 +1,67 @@
+"""Periodic work of the daemon: it re-reads repositories.yaml and re-verifies layers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from kigi.adapters.repositories import load_repositories
+from kigi.api.repositories import Repositories
+from kigi.domain.layers import Digest
+from kigi.errors import KigiError
+from kigi_cache import metrics
+from kigi_cache.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+REPOSITORIES_CHECK_S = 5.0
+SCRUB_CHECKS_PER_INTERVAL = 48
+"""A daemon that restarts every day still verifies all layers: the due times are stored with the layers, and each check
+verifies only the layers that are due."""
+
+
+class Scrubber(Protocol):
+    """Verifies stored layers."""
+
+    async def scrub(self, older_than_s: float, bytes_per_s: float) -> list[Digest]:
+        """Read every layer that was last verified ``older_than_s`` ago or earlier; the damaged ones."""
+
+
+async def follow_repositories(path: Path | None, use: Callable[[Repositories], None], clock: Clock) -> None:
+    """Call ``use`` each time that the content of ``path`` changes. An invalid file is logged and ignored."""
+    if path is None:
+        return
+    content = await asyncio.to_thread(_read, path)
+    while True:
+        await clock.sleep(REPOSITORIES_CHECK_S)
+        found = await asyncio.to_thread(_read, path)
+        if found == content:
+            continue
+        content = found
+        try:
+            use(load_repositories(path))
+        except KigiError as exc:
+            logger.warning("repositories.yaml ignored", extra={"path": str(path), "cause": str(exc)})
+        else:
+            logger.info("repositories.yaml reloaded", extra={"path": str(path)})
+
+
+async def scrub_layers(scrubber: Scrubber, interval_s: float, bytes_per_s: float, clock: Clock) -> None:
+    """Verify every layer once in ``interval_s``, at most ``bytes_per_s`` (0: no limit); 0 seconds: never."""
+    while interval_s > 0:
+        await clock.sleep(interval_s / SCRUB_CHECKS_PER_INTERVAL)
+        damaged = await scrubber.scrub(interval_s, bytes_per_s)
+        metrics.SCRUB_FINISHED.set(clock.wall_s())
+        if damaged:
+            logger.warning("damaged layers found", extra={"damaged": damaged})
+
+
+def _read(path: Path) -> bytes:
+    """Content of the file; empty if it cannot be read, such as while the kubelet replaces it."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
