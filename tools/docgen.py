@@ -1,6 +1,7 @@
-"""The field tables of ``docs/reference/``, made from the models: ``python -m kigi.api.docgen [--check] [DIR]``.
+"""Writes the generated parts of ``docs/reference/``: ``python -m tools.docgen [--check] [DIR]``.
 
-Only the lines between the two markers of a page are written; all else there is written by people.
+In the pages of the kinds, the lines between two markers are generated; the rest is written by hand. The pages of
+configuration and metrics are generated as a whole.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.configdoc import render_configuration
 from tools.crdgen import KINDS, Schema, build_crd
+from tools.metricsdoc import render_metrics
 
 BEGIN = "<!-- fields: made by 'make docs' from operator/kigi/api -->"
 END = "<!-- end of fields -->"
@@ -71,8 +74,11 @@ def _default(field: Schema, required: bool) -> str:
 
 
 def render_pages(directory: Path) -> dict[Path, str]:
-    """Page -> its text with fresh tables. Raises ValueError, naming the page, where the markers are missing."""
-    pages: dict[Path, str] = {}
+    """Page -> its text as generated now. Raises ValueError, naming the page, where the markers are missing."""
+    pages = {
+        directory / "configuration.md": render_configuration(),
+        directory / "metrics.md": render_metrics(),
+    }
     for kind in KINDS:
         crd = build_crd(kind)
         path = directory / f"{crd['spec']['names']['singular']}.md"
@@ -88,18 +94,18 @@ def render_pages(directory: Path) -> dict[Path, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables, or with ``--check`` only say which are stale; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m kigi.api.docgen", description=__doc__)
+    """Write the pages, or with ``--check`` only print which are stale; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tools.docgen", description=__doc__)
     parser.add_argument("directory", nargs="?", type=Path, default=Path("docs/reference"))
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is not as generated")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not as generated")
     options = parser.parse_args(arguments)
     stale = 0
     for path, text in render_pages(options.directory).items():
-        if path.read_text(encoding="utf-8") == text:
+        if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         if options.check:
             stale += 1
-            sys.stderr.write(f"{path}: its field table is not as the models say; run 'make docs'\n")
+            sys.stderr.write(f"{path}: not as generated from the code; run 'make docs'\n")
         else:
             path.write_text(text, encoding="utf-8")
     return 1 if stale else 0
