@@ -116,7 +116,7 @@ class Node:
         return [mount for mount in table if mount.point.startswith(str(self.pods))]
 
     def seen(self, path: str | Path) -> Path:
-        """A path as it looks from inside the node."""
+        """A path inside the node, as this process reaches it."""
         return Path(f"/proc/{self._namespace.pid}/root") / str(path).lstrip("/")
 
     def target(self, pod: str = "pod-a") -> str:
@@ -164,7 +164,7 @@ def publish_request(handle: str, target: str, chain: Chain) -> pb.NodePublishVol
 
 
 def daemon_env(kubeconfig: Path, s3: S3Server, bucket: str) -> dict[str, str]:
-    """API server and repository, as a daemon outside a pod is told of them."""
+    """Environment of a daemon outside a pod: API server and repository."""
     return {
         **environment(s3),
         "KUBECONFIG": str(kubeconfig),
