@@ -81,7 +81,7 @@ crds: $(VENV)/ready  ## Generate crds/ from the models
 proto: $(VENV)/ready  ## Generate the daemon's gRPC messages from node-cache-daemon/kigi_cache/rpc/*.proto
 	cd node-cache-daemon && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. kigi_cache/rpc/*.proto
 
-docs: $(VENV)/ready  ## Generate the reference pages in docs/reference/ from models, settings and metrics
+docs: $(VENV)/ready  ## Generate the reference pages of docs/reference/ from models, settings and metrics
 	$(BIN)/python -m tools.docgen
 
 lock:  ## Update requirements.lock and requirements-dev.lock from pyproject.toml; needs uv

@@ -167,9 +167,9 @@ def test_a_captured_state_is_the_frozen_disks_on_any_node(
             parent = chains[disk.name][-1].digest
             top = Layer(Digest(report.digest), report.size_bytes, VIRTUAL_BYTES, parent)
             second.publish(disk.handle, (*chains[disk.name], top), disk.name)
-            said = run("qemu-img", "compare", "-U", "-f", "qcow2", "-F", "raw",
+            result = run("qemu-img", "compare", "-U", "-f", "qcow2", "-F", "raw",
                        str(overlay(second, disk)), str(frozen[disk.name]))  # fmt: skip
-            assert "identical" in said, disk.name
+            assert "identical" in result, disk.name
 
 
 def order(api: RawApi, made: Node, chains: dict[str, Chain], action: str) -> None:

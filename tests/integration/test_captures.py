@@ -136,11 +136,11 @@ def test_a_running_disk_is_kept_as_it_was_and_stored_as_what_differs(lab: Lab, t
     top.write_bytes(path.read_bytes())
     assert "identical" in run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(top), str(frozen))
     lab.order()
-    eventually(lambda: not lab.folder("c1").exists(), what="the copy is deleted when nobody orders it")
-    eventually(lambda: lab.report("c1") is None, what="and no word is said of it any more")
+    eventually(lambda: not lab.folder("c1").exists(), what="a copy without an order is deleted")
+    eventually(lambda: lab.report("c1") is None, what="and is no longer reported")
 
 
-def test_a_disk_that_nobody_wrote_to_stays_the_image_that_it_is(lab: Lab) -> None:
+def test_a_disk_without_writes_stays_the_image_that_it_is(lab: Lab) -> None:
     lab.start_publisher()
     lab.order("c1")
     report = lab.wait("c1", "Unchanged")
@@ -148,7 +148,7 @@ def test_a_disk_that_nobody_wrote_to_stays_the_image_that_it_is(lab: Lab) -> Non
     assert len(list((lab.s3.data / lab.bucket / "layers" / "sha256").iterdir())) == len(lab.chain)
 
 
-def test_bytes_that_came_out_equal_are_not_stored(lab: Lab) -> None:
+def test_equal_bytes_are_not_stored(lab: Lab) -> None:
     """A guest that writes what is there already changes nothing."""
     seen = lab.directory / "seen.raw"
     run("qemu-img", "dd", "-U", "-f", "qcow2", "-O", "raw", "bs=65536", "count=1", f"if={lab.overlay}", f"of={seen}")
@@ -158,7 +158,7 @@ def test_bytes_that_came_out_equal_are_not_stored(lab: Lab) -> None:
     lab.wait("c1", "Unchanged")
 
 
-def test_a_disk_that_a_vm_took_meanwhile_is_not_copied_as_one_at_rest(lab: Lab) -> None:
+def test_a_disk_that_a_vm_has_mounted_meanwhile_is_not_copied_as_unmounted(lab: Lab) -> None:
     lab.order("c1", mounted=False)
     report = lab.wait("c1", "Refused")
     assert report.reason == "VolumeInUse"
@@ -193,7 +193,7 @@ def test_a_vm_that_was_never_started_has_written_nothing(lab: Lab) -> None:
     lab.node.start()
     assert lab.wait("c1", "Unchanged").copied_bytes == 0
     lab.order()
-    eventually(lambda: not lab.folder("c1").exists(), what="it is forgotten when nobody orders it")
+    eventually(lambda: not lab.folder("c1").exists(), what="it is deleted without an order")
 
 
 @pytest.mark.why("CaptureMissing")
@@ -222,7 +222,7 @@ def test_a_copy_outlives_the_daemon_and_one_that_was_not_safe_is_lost(lab: Lab) 
     assert not (lab.node.root / "captures" / ".new" / "c3").exists()
 
 
-def test_a_publisher_without_credentials_says_so_and_goes_on_when_it_has_them(lab: Lab) -> None:
+def test_a_publisher_without_credentials_reports_it_and_continues_when_it_has_them(lab: Lab) -> None:
     lab.write(b"a", 10 * CLUSTER)
     lab.start_publisher(AWS_ACCESS_KEY_ID="nobody", AWS_SECRET_ACCESS_KEY="wrong")
     lab.order("c1")
@@ -233,7 +233,7 @@ def test_a_publisher_without_credentials_says_so_and_goes_on_when_it_has_them(la
     lab.wait("c1", "Stored")
 
 
-def test_a_publisher_that_is_killed_goes_on_where_it_was(lab: Lab) -> None:
+def test_a_killed_publisher_continues(lab: Lab) -> None:
     run("qemu-io", "-f", "qcow2", "-c", f"write -P 7 0 {60 * 2**20}", str(lab.overlay))
     lab.order("c1")
     lab.wait("c1", "Copied")
@@ -246,14 +246,14 @@ def test_a_publisher_that_is_killed_goes_on_where_it_was(lab: Lab) -> None:
     assert not list((lab.folder("c1") / "chain").glob(".publish-*"))
 
 
-def beat(lab: Lab, age_s: float = 0.0) -> None:
-    """The publisher's sign of life, as old as that."""
+def set_heartbeat(lab: Lab, age_s: float = 0.0) -> None:
+    """The publisher's heartbeat, of that age."""
     path = lab.node.root / "captures" / ".publisher"
     path.touch()
     os.utime(path, (time.time() - age_s,) * 2)
 
 
-def test_a_node_says_beforehand_what_speaks_against_a_copy(lab: Lab) -> None:
+def test_a_node_checks_a_copy_before_the_vm_is_paused(lab: Lab) -> None:
     lab.order("c1", action="Check")
     assert lab.wait("c1", "Refused").reason == "PublisherSilent"
     lab.start_publisher()
@@ -269,16 +269,16 @@ def test_a_node_says_beforehand_what_speaks_against_a_copy(lab: Lab) -> None:
     assert lab.wait("c1", "Refused").reason == "OverlayRejected"
 
 
-def test_a_copy_that_the_disk_has_no_room_for_is_refused_before_and_while_the_vms_stand_still(lab: Lab) -> None:
+def test_a_copy_without_space_is_refused_before_and_while_the_vms_are_paused(lab: Lab) -> None:
     run("qemu-io", "-f", "qcow2", "-c", f"write -P 7 0 {16 * 2**20}", str(lab.overlay))
-    beat(lab)
+    set_heartbeat(lab)
     lab.order("c1", action="Check")
     lab.wait("c1", "Possible")
     space = os.statvfs(lab.node.root)
     lab.node.kill()
     # As much as there is, but for less than the copy takes.
     lab.node.start(KIGI_MIN_FREE=str(space.f_bavail * space.f_frsize - 2**20)).wait_ready()
-    beat(lab)
+    set_heartbeat(lab)
     refused = lab.wait("c1", "Refused")
     assert refused.reason == "NoRoom"
     assert "KIGI_MIN_FREE" in str(refused.message)
@@ -290,7 +290,7 @@ def test_a_copy_that_the_disk_has_no_room_for_is_refused_before_and_while_the_vm
     lab.wait("c2", "Copied")
 
 
-def test_a_layer_that_there_is_no_room_to_make_waits_for_room(lab: Lab) -> None:
+def test_a_layer_waits_for_the_space_to_make_it(lab: Lab) -> None:
     lab.write(b"a", 10 * CLUSTER)
     lab.order("c1")
     lab.wait("c1", "Copied")
@@ -310,20 +310,20 @@ def test_a_chain_that_the_repository_takes_no_layer_above_is_refused_beforehand(
     repositories.write_text(json.dumps({"repositories": {"default": {"maxDepth": len(lab.chain)}}}))
     lab.node.kill()
     lab.node.start(KIGI_REPOSITORIES=str(repositories)).wait_ready()
-    beat(lab)
+    set_heartbeat(lab)
     lab.order("c1", action="Check")
     refused = lab.wait("c1", "Refused")
     assert refused.reason == "ChainTooDeep"
     assert "repositories.default.maxDepth" in str(refused.message)
 
 
-def test_a_publisher_that_died_is_told_while_a_copy_waits_for_it(lab: Lab) -> None:
+def test_a_dead_publisher_is_reported_while_a_copy_waits_for_it(lab: Lab) -> None:
     lab.write(b"a", 10 * CLUSTER)
     lab.order("c1")
     lab.wait("c1", "Copied")
     path = lab.folder("c1") / "order.json"
     eventually(path.exists)
-    beat(lab, 3600)
+    set_heartbeat(lab, 3600)
     assert lab.report("c1").reason is None, "it has just begun to wait"  # type: ignore[union-attr]
     os.utime(path, (time.time() - 3600,) * 2)
     eventually(lambda: lab.report("c1").reason == "PublisherSilent", 20)  # type: ignore[union-attr]

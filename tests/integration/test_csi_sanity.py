@@ -1,7 +1,7 @@
 """The CSI project's own conformance test against the running daemon.
 
 Kigi is a node plugin: volumes are made by the operator as static PersistentVolumes, not by CreateVolume. So the cases
-of the controller services do not apply, and ``provisioner`` stands in for the operator where a case needs a volume.
+of the controller services do not apply, and ``provisioner`` acts as the operator where a case needs a volume.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.provisioner import provisioner
 NOT_OFFERED = {
     "NodeStageVolume": "a disk needs no step before it is mounted for its one pod",
     "NodeUnstageVolume": "the same",
-    "NodeExpandVolume": "a disk has the size that its image says",
+    "NodeExpandVolume": "a disk has the size of its image",
     "single node multi writer": "one VM writes to a disk",
     "NodeGetVolumeHealth": "newer than the CSI version that the driver speaks; damage is an event and a condition",
     "NodeGetStorageHealth": "the same",
@@ -85,7 +85,7 @@ def test_every_case_of_identity_and_node_service_passes(sanity: Callable[[str, b
     assert (len(skipped), unexplained) == (13, set())
 
 
-def test_the_daemon_itself_says_that_it_is_no_controller(sanity: Callable[[str, bool], dict[str, str]]) -> None:
+def test_the_daemon_itself_offers_no_controller(sanity: Callable[[str, bool], dict[str, str]]) -> None:
     cases = sanity("Identity Service", False)
     assert [result for result in cases.values() if result == "passed"] == ["passed"] * 3
 

@@ -64,8 +64,8 @@ def cache_of(server: RawApi, name: str) -> NodeCache:
     return NodeCache.model_validate(server.get(f"{CACHES}/{name}").object())
 
 
-def settled(server: RawApi, name: str) -> NodeCache | None:
-    """The NodeCache once its status speaks of its newest spec and is Ready."""
+def ready_cache(server: RawApi, name: str) -> NodeCache | None:
+    """The NodeCache when it is Ready for its newest spec."""
     cache = cache_of(server, name)
     ready = any(c.type == "Ready" and c.status == "True" for c in cache.status.conditions)
     return cache if ready and cache.status.observed_generation == cache.metadata.generation else None
@@ -77,7 +77,7 @@ def test_wanted_layers_are_fetched_reported_and_mounted(
     chain = layers_of(files)
     put(server, "daemon-a", layers=[layer.to_api() for layer in wanted(chain)])
     node = start("daemon-a")
-    cache = eventually(lambda: settled(server, "daemon-a"))
+    cache = eventually(lambda: ready_cache(server, "daemon-a"))
     total = sum(layer.size_bytes for layer in chain)
     assert {layer.digest: layer.state for layer in cache.status.layers} == {layer.digest: "Held" for layer in chain}
     assert (cache.status.used_bytes, cache.status.fetched_bytes_total) == (total, total)
@@ -92,7 +92,7 @@ def test_wanted_layers_are_fetched_reported_and_mounted(
     assert (node.get("/healthz"), node.get("/readyz")) == ("ok\n", "ok\n")
 
 
-def test_a_volume_whose_layers_nobody_announced_is_filled_on_the_way(
+def test_a_volume_whose_layers_are_not_in_the_spec_is_filled_when_it_is_mounted(
     server: RawApi, start: Callable[[str], Node], files: list[LayerFile]
 ) -> None:
     node = start("daemon-b")
@@ -118,7 +118,7 @@ def test_an_overlay_is_deleted_by_order_when_it_is_no_longer_mounted(
     explained(next(c.reason for c in cache_of(server, "daemon-c").status.conditions if c.type == "Ready"))
     assert [v.mounted for v in cache_of(server, "daemon-c").status.volumes] == [True]
     node.unpublish(HANDLE)
-    cache = eventually(lambda: settled(server, "daemon-c"))
+    cache = eventually(lambda: ready_cache(server, "daemon-c"))
     assert cache.status.volumes == []
     assert not (node.root / "volumes" / HANDLE).exists()
     with pytest.raises(grpc.RpcError) as refused:
@@ -141,11 +141,11 @@ def test_a_hostile_overlay_is_refused_with_an_event(
     assert "OverlayRejected" in refused.value.details()
     assert node.mounts() == []
 
-    def told() -> bool:
+    def has_event() -> bool:
         events = server.get("/api/v1/namespaces/default/events").object()["items"]
         return any(e["reason"] == "OverlayRejected" and e["involvedObject"]["name"] == "daemon-d" for e in events)
 
-    eventually(told)
+    eventually(has_event)
 
 
 def test_a_kubelet_learns_of_the_driver_from_its_registry(start: Callable[[str], Node]) -> None:
@@ -178,14 +178,14 @@ def test_three_nodes_hold_what_each_of_them_wants(
         put(server, name, layers=[layer.to_api() for layer in wanted(chain[:number])])
         start(name)
     for number, name in enumerate(names, 1):
-        cache = eventually(lambda name=name: settled(server, name))  # type: ignore[misc]
+        cache = eventually(lambda name=name: ready_cache(server, name))  # type: ignore[misc]
         assert {layer.digest for layer in cache.status.layers} == {layer.digest for layer in chain[:number]}
 
 
 def test_the_daemon_ends_cleanly(server: RawApi, start: Callable[[str], Node], files: list[LayerFile]) -> None:
     put(server, "daemon-i", layers=[layer.to_api() for layer in wanted(layers_of(files))])
     node = start("daemon-i")
-    eventually(lambda: settled(server, "daemon-i"))
+    eventually(lambda: ready_cache(server, "daemon-i"))
     node.publish(HANDLE, layers_of(files))
     before = node.mounts()
     assert node.stop() == 0
@@ -220,4 +220,4 @@ def test_a_corrected_repositories_file_counts_without_a_restart(
         settings.write_text("repositories: nonsense")
         eventually(lambda: "repositories.yaml ignored" in node.log.read_text())
         write(bucket)
-        eventually(lambda: settled(server, "daemon-repo"), 60)
+        eventually(lambda: ready_cache(server, "daemon-repo"), 60)

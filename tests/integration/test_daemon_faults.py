@@ -66,7 +66,7 @@ def is_ready(cache: NodeCache) -> bool:
     return current and any(c.type == "Ready" and c.status == "True" for c in cache.status.conditions)
 
 
-def settle(node: Node, chain: Chain) -> None:
+def publish_until_it_works(node: Node, chain: Chain) -> None:
     """Publish as a kubelet does: again and again until it works."""
 
     def published() -> bool:
@@ -122,7 +122,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_state(
         for _ in range(40):
             die_and_start_again(node, chance)
         node.wait_ready()
-    settle(node, chain)
+    publish_until_it_works(node, chain)
     cache = eventually(
         lambda: is_ready(c := cache_of(server, "faults-a")) and any(v.mounted for v in c.status.volumes) and c
     )
@@ -148,13 +148,13 @@ def test_killed_in_each_of_forty_switches_it_leaves_just_the_newest_disk(
     chance = random.Random(2)
     revisions = [HANDLE]
 
-    def wish() -> tuple[str, Chain]:
+    def desired() -> tuple[str, Chain]:
         return revisions[-1], chains[(len(revisions) - 1) % 2]
 
     published: set[str] = set()
 
     def publish_newest() -> None:
-        handle, chain = wish()
+        handle, chain = desired()
         for older in sorted(published - {handle}):
             node.unpublish(older, pod=older)
             published.remove(older)
@@ -165,7 +165,7 @@ def test_killed_in_each_of_forty_switches_it_leaves_just_the_newest_disk(
         node.start().wait_ready()
         for number in range(2, 42):
             revisions.append(HANDLE.replace(".r1.", f".r{number}."))
-            layers = [layer.to_api() for layer in wanted(wish()[1])]
+            layers = [layer.to_api() for layer in wanted(desired()[1])]
             spec = {"layers": layers, "discard": revisions[:-1]}
             server.patch(f"{CACHES}/faults-s", {"spec": spec}).object()
             die_and_start_again(node, chance)
@@ -178,7 +178,7 @@ def test_killed_in_each_of_forty_switches_it_leaves_just_the_newest_disk(
             ),
             60,
         )
-    needed = {layer.digest for layer in wish()[1]}
+    needed = {layer.digest for layer in desired()[1]}
     assert {layer.digest: layer.links for layer in cache.status.layers if layer.links} == dict.fromkeys(needed, 1)
     assert {layer.digest for layer in cache.status.layers if layer.state == "Held"} >= needed
     assert sorted(os.listdir(node.root / "volumes")) == [".new", ".old", revisions[-1]]
@@ -204,9 +204,9 @@ def test_disks_are_served_while_the_api_server_is_gone_and_status_follows_when_i
         node.publish(HANDLE, chain)
         assert node.get("/healthz") == "ok\n"
         api.start()
-        told = eventually(lambda: (c := cache_of(server, "faults-b")).status.volumes and c, 60)
-        assert [(v.name, v.mounted) for v in told.status.volumes] == [(HANDLE, True)]
-        assert {layer.digest for layer in told.status.layers} == {layer.digest for layer in chain}
+        reported = eventually(lambda: (c := cache_of(server, "faults-b")).status.volumes and c, 60)
+        assert [(v.name, v.mounted) for v in reported.status.volumes] == [(HANDLE, True)]
+        assert {layer.digest for layer in reported.status.layers} == {layer.digest for layer in chain}
         server.patch(f"{CACHES}/faults-b", {"spec": {"layers": [x.to_api() for x in wanted(chain)]}}).object()
         eventually(lambda: is_ready(cache_of(server, "faults-b")), 60, "the watch came back")
 
@@ -234,16 +234,16 @@ def test_a_damaged_layer_heals_under_its_disk(
     damaged[-1] ^= 1
     os.chmod(held, 0o644)
     held.write_bytes(damaged)
-    settle(node, chain)
+    publish_until_it_works(node, chain)
     assert held.read_bytes() == files[1].path.read_bytes()
     linked = node.seen(node.target()) / "chain" / held.name
     assert linked.read_bytes() == files[1].path.read_bytes()
 
-    def told() -> bool:
+    def has_event() -> bool:
         events = server.get("/api/v1/namespaces/default/events").object()["items"]
         return any(e["reason"] == "LayerCorrupt" and e["involvedObject"]["name"] == "faults-d" for e in events)
 
-    eventually(told)
+    eventually(has_event)
 
 
 def test_a_deleted_and_made_again_nodecache_is_followed(
@@ -260,7 +260,7 @@ def test_a_deleted_and_made_again_nodecache_is_followed(
     assert node.get("/readyz") == "ok\n"
 
 
-def test_the_budget_refuses_before_a_byte_moves_and_a_person_is_told(
+def test_layers_beyond_the_budget_are_refused_before_a_byte_moves(
     crds: ControlPlane, nodes: Callable[[str, ControlPlane], Node], files: list[LayerFile]
 ) -> None:
     server, chain = RawApi(crds.kubeconfig), layers_of(files)
@@ -280,13 +280,13 @@ def test_the_budget_refuses_before_a_byte_moves_and_a_person_is_told(
 
 
 @pytest.mark.why("LayersFetching")
-async def test_how_far_it_is(
+async def test_the_condition_reports_progress(
     tmp_path: Path, crds: ControlPlane, s3: S3Server, bucket: str, files: list[LayerFile]
 ) -> None:
     server, chain = RawApi(crds.kubeconfig), layers_of(files)
     create(server, "slow", chain)
 
-    def said() -> str | None:
+    def progress() -> str | None:
         conditions = cache_of(server, "slow").status.conditions
         return next((c.message for c in conditions if c.reason == "LayersFetching" and explained(c.reason)), None)
 
@@ -296,7 +296,7 @@ async def test_how_far_it_is(
         node = Node(tmp_path / "slow", "slow", env)
         try:
             await asyncio.to_thread(lambda: node.start().wait_ready())
-            message = await eventually_async(lambda: asyncio.to_thread(said))
+            message = await eventually_async(lambda: asyncio.to_thread(progress))
             assert "of 4 layers" in message
             proxy.faults.bytes_per_s = None
             await eventually_async(lambda: asyncio.to_thread(lambda: is_ready(cache_of(server, "slow"))))

@@ -1,4 +1,4 @@
-"""The daemon's manifests: the API server takes them, and the daemon can read what they tell it."""
+"""The daemon's manifests: the API server takes them, and the daemon can read its settings in them."""
 
 from __future__ import annotations
 

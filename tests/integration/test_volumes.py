@@ -118,7 +118,7 @@ def test_the_chain_cannot_be_written_by_root_either_and_nothing_on_the_disk_is_r
     assert {"nosuid", "nodev", "noexec", "ro"} <= options[str(place / "chain")]
 
 
-def test_an_overlay_that_could_not_be_made_holds_no_layer(node: Node) -> None:
+def test_an_overlay_that_could_not_be_created_holds_no_layer(node: Node) -> None:
     async def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -128,7 +128,7 @@ def test_an_overlay_that_could_not_be_made_holds_no_layer(node: Node) -> None:
     assert {layer.links for layer in node.store.held().values()} == {0}
 
 
-def test_discarding_takes_away_what_was_left_of_an_overlay_that_never_came_to_be(node: Node) -> None:
+def test_discarding_removes_an_overlay_that_was_never_completed(node: Node) -> None:
     half = node.root / "volumes" / ".new" / HANDLE / "chain"
     half.mkdir(parents=True)
     node.store.link_chain(node.chain, half)
@@ -144,7 +144,7 @@ def test_publishing_again_changes_nothing(node: Node) -> None:
     assert (len(mounts.list_mounts()), (place / "disk.img").stat().st_ino) == before
 
 
-def test_what_the_guest_wrote_is_there_after_the_pod_is_gone_and_another_has_come(node: Node) -> None:
+def test_the_next_pod_finds_what_the_guest_wrote(node: Node) -> None:
     place = node.publish()
     run("qemu-io", "-f", "qcow2", "-c", "write -P 9 2M 64k", str(place / "disk.img"))
     node.unpublish()
@@ -154,7 +154,7 @@ def test_what_the_guest_wrote_is_there_after_the_pod_is_gone_and_another_has_com
     assert "read 65536/65536" in run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 9 2M 64k", str(place / "disk.img"))
 
 
-def test_unpublishing_again_and_again_is_fine(node: Node) -> None:
+def test_unpublishing_is_idempotent(node: Node) -> None:
     node.unpublish()
     node.publish()
     node.unpublish()
@@ -198,7 +198,7 @@ def test_only_an_unmounted_overlay_is_discarded(node: Node, mounted: bool) -> No
 
 
 @pytest.mark.why("VolumeDiscarded")
-def test_a_condemned_overlay_is_not_mounted_again(node: Node) -> None:
+def test_an_overlay_to_discard_is_not_mounted_again(node: Node) -> None:
     node.volumes.to_discard = frozenset({HANDLE})
     with pytest.raises(VolumeDiscarded) as refused:
         node.publish()
@@ -206,7 +206,7 @@ def test_a_condemned_overlay_is_not_mounted_again(node: Node) -> None:
     assert node.volumes.overlays() == []
 
 
-def test_layers_count_the_overlays_that_stand_on_them(node: Node) -> None:
+def test_layers_count_the_overlays_that_are_based_on_them(node: Node) -> None:
     node.publish()
     node.publish("other.volume.r1", pod="pod-b")
     assert {layer.links for layer in node.store.held().values()} == {2}
@@ -274,7 +274,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.why("OverlayRejected")
-def test_an_overlay_that_is_not_as_it_was_made_is_never_mounted(node: Node, change: Callable[[Path], None]) -> None:
+def test_an_overlay_with_a_changed_header_is_never_mounted(node: Node, change: Callable[[Path], None]) -> None:
     node.publish()
     node.unpublish()
     change(node.disk)
@@ -286,7 +286,7 @@ def test_an_overlay_that_is_not_as_it_was_made_is_never_mounted(node: Node, chan
 
 @pytest.mark.parametrize("handle", ["", ".", "..", "a/b", "../x", ".new", "A", "x" * 254, "a\0b", "a..b", "ä"])
 @pytest.mark.why("VolumeUnknown")
-def test_a_handle_that_is_no_plain_name_is_refused(node: Node, handle: str) -> None:
+def test_a_handle_that_is_not_a_plain_name_is_refused(node: Node, handle: str) -> None:
     with pytest.raises(VolumeUnknown) as refused:
         node.publish(handle)
     explained(refused.value)
@@ -314,7 +314,7 @@ def test_a_foreign_mount_at_the_target_is_left_alone(node: Node) -> None:
 
 
 @pytest.mark.why("MountFailed")
-def test_a_mount_that_is_still_used_is_not_torn_away(node: Node) -> None:
+def test_a_mount_that_is_still_used_stays(node: Node) -> None:
     """A launcher that has not ended yet has the disk open: the kubelet asks again, and then it works."""
     node.publish()
     with Path(node.target(), "disk.img").open("rb"), pytest.raises(MountFailed, match="busy") as refused:

@@ -116,7 +116,7 @@ class Node:
         return [mount for mount in table if mount.point.startswith(str(self.pods))]
 
     def seen(self, path: str | Path) -> Path:
-        """Path outside the namespace that shows a path inside it."""
+        """A path inside the node, as this process reaches it."""
         return Path(f"/proc/{self._namespace.pid}/root") / str(path).lstrip("/")
 
     def target(self, pod: str = "pod-a") -> str:
@@ -164,7 +164,7 @@ def publish_request(handle: str, target: str, chain: Chain) -> pb.NodePublishVol
 
 
 def daemon_env(kubeconfig: Path, s3: S3Server, bucket: str) -> dict[str, str]:
-    """Environment of a daemon outside a pod: API server, repository and credentials."""
+    """Environment of a daemon outside a pod: API server and repository."""
     return {
         **environment(s3),
         "KUBECONFIG": str(kubeconfig),

@@ -35,8 +35,8 @@ _CHAIN = TypeAdapter(list[ChainLayer])
 def parse_chain(text: str) -> Chain:
     """The volume attribute ``chain`` (JSON, root first) as layers. Raises ValueError with the cause.
 
-    Unlike ``kigi.domain.chain_attribute``, which reads what the operator wrote, it trusts nothing: whoever may create a
-    PersistentVolume can write the attribute.
+    Unlike ``kigi.domain.chain_attribute``, which reads what the operator wrote, it trusts nothing: every user that
+    may create PersistentVolumes can write the attribute.
     """
     if len(text) > MAX_CHAIN_CHARACTERS:
         raise ValueError(f"{len(text)} characters; expected at most {MAX_CHAIN_CHARACTERS}")

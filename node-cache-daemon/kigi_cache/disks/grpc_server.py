@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Context(Protocol):
-    """What a call tells about its caller; the part of ``grpc.aio.ServicerContext`` that the daemon uses."""
+    """The part of ``grpc.aio.ServicerContext`` that the daemon uses."""
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline; None if it has none."""

@@ -54,7 +54,7 @@ def load_settings(kind: type[SettingsT]) -> SettingsT:
 
 
 def _explain(kind: type[EnvironmentSettings], error: ErrorDetails) -> str:
-    """``KIGI_WORKERS='x': input should be a valid integer; expected: Objects reconciled at once (default: 8)``."""
+    """``KIGI_WORKERS='x': input should be a valid integer; expected: Objects at the same time (default: 8)``."""
     variable = str(error["loc"][0]) if error["loc"] else kind.__name__
     name, field = next(
         ((name, field) for name, field in kind.model_fields.items() if field.validation_alias == variable),

@@ -33,19 +33,19 @@ async def test_it_returns_when_all_tasks_have_returned() -> None:
 async def test_one_failure_ends_all_and_is_logged_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
     ended: list[str] = []
 
-    async def lasting() -> None:
+    async def endless() -> None:
         try:
             await forever()
         finally:
-            ended.append("lasting")
+            ended.append("endless")
 
     async def failing() -> None:
         raise RuntimeError("broken")
 
     with caplog.at_level(logging.CRITICAL), pytest.raises(ExceptionGroup) as failed:
-        await supervise({"lasting": lasting, "failing": failing})
+        await supervise({"endless": endless, "failing": failing})
     assert failed.group_contains(RuntimeError, match="broken")
-    assert ended == ["lasting"]
+    assert ended == ["endless"]
     (record,) = caplog.records
     assert (record.message, record.__dict__["task"]) == ("background task failed", "failing")
 

@@ -1,4 +1,4 @@
-"""The generated modules are what the .proto files say, whatever version of the compiler made them."""
+"""The generated modules correspond to the .proto files, for every version of the compiler."""
 
 from __future__ import annotations
 

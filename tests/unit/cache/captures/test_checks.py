@@ -44,9 +44,9 @@ class Node:
             max_depth=lambda repository: self.max_depth(repository),
             free_space=self.evict,
         )
-        self.beat()
+        self.set_heartbeat()
 
-    def beat(self, age_s: float = 0.0) -> None:
+    def set_heartbeat(self, age_s: float = 0.0) -> None:
         path = self.files.root / HEARTBEAT
         path.touch()
         os.utime(path, (EPOCH_S + self.time.now_s - age_s,) * 2)
@@ -107,9 +107,9 @@ async def test_an_unknown_repository_is_refused_by_name(node: Node) -> None:
 
 
 async def test_a_dead_publisher_refuses_a_copy(node: Node) -> None:
-    node.beat(SILENT_AFTER_S + 1)
+    node.set_heartbeat(SILENT_AFTER_S + 1)
     assert isinstance(await node.refusal(), PublisherSilent)
-    node.beat()
+    node.set_heartbeat()
     assert await node.refusal() is None
 
 

@@ -46,7 +46,7 @@ def released() -> asyncio.Event:
 
 
 class Filler:
-    """Fills at once, or when ``release`` is set."""
+    """Fills immediately, or when ``release`` is set."""
 
     def __init__(self) -> None:
         self.error: KigiError | None = None
@@ -69,7 +69,7 @@ class Filler:
 
 
 class Volumes:
-    """Records the calls; publishes at once, or when ``release`` is set."""
+    """Records the calls; publishes immediately, or when ``release`` is set."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
@@ -245,7 +245,7 @@ CODES: list[tuple[KigiError, StatusCode]] = [
 
 @pytest.mark.parametrize(("error", "code"), CODES, ids=[type(error).__name__ for error, _ in CODES])
 @pytest.mark.parametrize("where", ["fill", "mount"])
-async def test_each_error_has_its_code_and_says_why(
+async def test_each_error_has_its_code_and_its_cause(
     driver: Driver, error: KigiError, code: StatusCode, where: str
 ) -> None:
     (driver.filler if where == "fill" else driver.volumes).error = error
@@ -302,7 +302,7 @@ async def test_calls_that_give_up_on_a_long_fill_share_one_task(driver: Driver) 
         await call
     driver.filler.error = None
     await driver.publish()
-    assert driver.filler.calls == 2, "a fill that has ended is begun anew"
+    assert driver.filler.calls == 2, "after the end of a fill, the next call starts another"
 
 
 async def test_an_error_of_a_fill_that_no_call_waits_for_is_no_traceback(
@@ -364,7 +364,7 @@ async def test_stats_are_the_overlays_own_bytes(driver: Driver) -> None:
     assert [(u.unit, u.used, u.available, u.total) for u in answer.usage] == [(pb.VolumeUsage.BYTES, 100, 900, 1000)]
 
 
-async def test_the_driver_says_what_it_is(driver: Driver) -> None:
+async def test_the_driver_identifies_itself_and_its_node(driver: Driver) -> None:
     info = await driver.call("Identity/GetPluginInfo", pb.GetPluginInfoRequest(), pb.GetPluginInfoResponse)
     node = await driver.call("Node/NodeGetInfo", pb.NodeGetInfoRequest(), pb.NodeGetInfoResponse)
     assert dict(node.accessible_topology.segments) == {"topology.disk.kigi.dev/node": "node-a"}

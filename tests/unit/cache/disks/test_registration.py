@@ -67,7 +67,7 @@ async def info(path: Path) -> pb.PluginInfo:
     return found
 
 
-async def test_the_kubelet_is_told_where_the_driver_listens(served: Registration, path: Path) -> None:
+async def test_the_kubelet_gets_the_path_of_the_csi_socket(served: Registration, path: Path) -> None:
     found = await info(path)
     assert (found.type, found.name) == ("CSIPlugin", "disk.kigi.dev")
     assert found.endpoint == "/var/lib/kubelet/plugins/disk.kigi.dev/csi.sock"

@@ -105,7 +105,7 @@ async def test_a_silent_watch_is_given_up(server: Server, api: KubeApi) -> None:
         await anext(watch)
 
 
-async def test_a_version_that_expired_is_listed_anew(server: Server, api: KubeApi) -> None:
+async def test_a_version_that_expired_ends_the_watch(server: Server, api: KubeApi) -> None:
     server.events = [{"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}]
     with pytest.raises(Unreachable, match="too old"):
         await anext(api.watch("7"))

@@ -134,7 +134,7 @@ class InlineExecutor(ThreadPoolExecutor):
         return future
 
 
-async def settle() -> None:
+async def run_until_idle() -> None:
     """Let the event loop run until every coroutine sleeps or waits: none takes as many turns."""
     for _ in range(40):
         await asyncio.sleep(0)
@@ -159,13 +159,13 @@ class World:
 
     async def step(self) -> None:
         """Advance to the end of the earliest sleep, and let everything run that can."""
-        await settle()
+        await run_until_idle()
         self.time.advance(max(0.0, await self.time.next_wake() - self.time.now_s))
-        await settle()
+        await run_until_idle()
 
     async def run_for(self, seconds: float) -> None:
         end_s = self.time.now_s + seconds
-        await settle()
+        await run_until_idle()
         while await self.time.next_wake() <= end_s:
             await self.step()
         self.time.advance(end_s - self.time.now_s)
@@ -205,7 +205,7 @@ async def test_a_generation_is_observed_once_it_was_acted_on(world: World) -> No
     assert world.ready() == "True"
 
 
-async def test_an_overlay_in_use_is_deleted_when_it_is_let_go(world: World) -> None:
+async def test_an_overlay_in_use_is_deleted_when_it_is_released(world: World) -> None:
     world.volumes.present = {"a.r1": True}
     world.api.put(1, discard=["a.r1"])
     status = await world.until(lambda s: s.observed_generation == 1)
@@ -256,10 +256,10 @@ async def test_an_unchanged_status_is_only_a_heartbeat(world: World) -> None:
         await world.announce()
         await world.run_for(1.0)
     assert len(world.api.writes) - before == 2
-    beats = [s.last_heartbeat_time for _, s in world.api.writes[-2:]]
-    assert beats[0] is not None
-    assert beats[1] is not None
-    assert 30 <= (beats[1] - beats[0]).total_seconds() <= 32
+    heartbeats = [s.last_heartbeat_time for _, s in world.api.writes[-2:]]
+    assert heartbeats[0] is not None
+    assert heartbeats[1] is not None
+    assert 30 <= (heartbeats[1] - heartbeats[0]).total_seconds() <= 32
 
 
 async def test_results_of_copies_are_polled_while_any_is_open(world: World) -> None:
@@ -306,7 +306,7 @@ async def test_a_long_silence_makes_the_node_unready(world: World) -> None:
     assert world.keeper.unready() == ""
 
 
-async def test_a_status_that_is_refused_is_written_ever_more_seldom(world: World) -> None:
+async def test_a_status_that_is_refused_is_written_less_and_less_often(world: World) -> None:
     world.api.put(1, layers=[WANTED])
     await world.until(lambda s: s.observed_generation == 1)
     world.api.refuses_status = True
@@ -319,7 +319,7 @@ async def test_a_status_that_is_refused_is_written_ever_more_seldom(world: World
     await world.until(lambda s: [v.name for v in s.volumes] == ["b.r1"], within_s=1.0)
 
 
-async def test_watches_that_break_at_once_are_opened_ever_more_seldom(world: World) -> None:
+async def test_watches_that_break_immediately_are_opened_less_and_less_often(world: World) -> None:
     """Lists are answered, watches are not: as behind a proxy that cuts long requests."""
     world.api.put(1)
     world.api.watches = "break"
@@ -327,7 +327,7 @@ async def test_watches_that_break_at_once_are_opened_ever_more_seldom(world: Wor
     assert 10 <= world.api.lists <= 18
 
 
-async def test_watches_that_end_at_once_are_not_opened_without_a_pause(world: World) -> None:
+async def test_watches_that_end_immediately_are_opened_after_a_pause(world: World) -> None:
     world.api.put(1)
     world.api.watches = "end"
     await world.run_for(30.0)
@@ -351,7 +351,7 @@ async def test_an_object_made_again_is_acted_on_although_its_generation_is_the_s
     assert world.supply.wanted[-1] == []
 
 
-async def test_a_person_is_told_once(world: World) -> None:
+async def test_an_error_that_needs_a_person_is_one_event(world: World) -> None:
     world.api.put(1)
     for _ in range(5):
         world.keeper.volume_failed("a.r1", OverlayRejected("its header is another"))

@@ -73,7 +73,7 @@ CASES: dict[str, tuple[list[WantedLayer], list[CachedLayer], tuple[str, ...], st
         "RepositoryUnreachable",
         "cause of 1",
     ),
-    "what nobody wants may be refused": (
+    "a layer without a user may be refused": (
         [want(1)],
         [layer(1, "Held", MIB), layer(2, "Refused", reason="LayerRefused")],
         (),
@@ -93,7 +93,7 @@ CASES: dict[str, tuple[list[WantedLayer], list[CachedLayer], tuple[str, ...], st
 
 
 @pytest.mark.parametrize(("wanted", "layers", "waiting", "true", "reason", "message"), CASES.values(), ids=CASES.keys())
-def test_one_condition_is_true_and_says_why(
+def test_one_condition_is_true_and_has_the_cause(
     wanted: list[WantedLayer],
     layers: list[CachedLayer],
     waiting: tuple[str, ...],
