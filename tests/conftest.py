@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
@@ -14,6 +15,10 @@ from tests.support import why
 from tests.support.cluster import install_crds
 
 _numbers = itertools.count(1)
+
+# A law must not fail because the machine is busy: no time limit for an example or for its generation.
+settings.register_profile("busy-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy-machine")
 
 
 @pytest.hookimpl(wrapper=True)

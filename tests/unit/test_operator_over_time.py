@@ -39,8 +39,8 @@ from tests.support.bodies import (
     machine_body,
     node_body,
     system_body,
+    target,
     volume_body,
-    wish,
 )
 
 DAY = 86_400.0
@@ -196,8 +196,8 @@ def test_objects_that_come_and_go_leave_nothing_but_bounded_tombstones() -> None
 def test_what_a_deployment_asks_for_is_forgotten_with_its_volumes() -> None:
     mirror = Mirror()
     mirror.put("Node", node_body())
-    body = volume_body(wish())
-    machine = machine_body(wish())
+    body = volume_body(target())
+    machine = machine_body(target())
     mirror.put("PersistentVolume", body)
     mirror.put("VirtualMachine", machine)
     gather_nodes(mirror, datetime(2026, 1, 1, tzinfo=UTC))
