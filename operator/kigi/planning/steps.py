@@ -1,26 +1,34 @@
-"""All that may be done. Each step is a small value, safe to apply twice; stopping after any step is safe."""
+"""Every step that a plan may contain: a small value, safe to apply twice; stopping after any step is safe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
+
+from kigi.errors import KigiError
+from kigi.planning.capture_progress import CaptureProgress
+
+FinalizerKind = Literal["SystemDeployment", "SystemCapture"]
 
 
 @dataclass(frozen=True, slots=True)
 class AddFinalizer:
-    """Put FINALIZER on the SystemDeployment, before anything is made for it."""
+    """Put FINALIZER on the object, before anything is created or paused for it."""
 
     namespace: str
     name: str
+    kind: FinalizerKind = "SystemDeployment"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveFinalizer:
-    """Take FINALIZER from the SystemDeployment: nothing of it is left."""
+    """Remove FINALIZER from the object: nothing of it is left."""
 
     namespace: str
     name: str
+    kind: FinalizerKind = "SystemDeployment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,66 @@ class EmitEvent:
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordProgress:
+    """Write the progress into the capture's status; the steps after it are carried out only if that succeeds."""
+
+    progress: CaptureProgress
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeGuest:
+    """Ask the guest agent to flush and freeze the file systems. A guest that does not is paused all the same.
+
+    The agent thaws by itself after ``timeout_s``, so a guest does not stay frozen when the operator stops.
+    """
+
+    namespace: str
+    name: str
+    machine: str
+    timeout_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class PauseMachine:
+    """Pause the VM; one that is paused is done."""
+
+    namespace: str
+    name: str
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeMachine:
+    """Resume the VM, and thaw its file systems if it was frozen; one that runs or does not exist is done."""
+
+    namespace: str
+    name: str
+    machine: str
+    thaw: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreateObject:
+    """Create the object; Conflict if one of that name exists."""
+
+    manifest: Mapping[str, Any]
+
+
+CaptureStep = (
+    AddFinalizer | RemoveFinalizer | RecordProgress | FreezeGuest | PauseMachine | ResumeMachine | CreateObject
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One step that was carried out; ``finished_at`` by the operator's clock, ``error``: it failed."""
+
+    step: CaptureStep
+    finished_at: datetime
+    error: KigiError | None = None
 
 
 Step = AddFinalizer | RemoveFinalizer | ApplyObject | RestartMachine | DeleteObject | ReleaseVolume | EmitEvent

@@ -61,7 +61,7 @@ async def test_a_node_that_falls_silent_while_it_stores_is_waited_for(
         actors.alive.discard(node)
         silent = {"status": {"lastHeartbeatTime": "2020-01-01T00:00:00Z", "captures": []}}
         await actors._merge(NODE_CACHE, None, node, silent, "status")
-        assert "goes on by itself" in await wait_reason(kube, ns, "CacheSilent")
+        assert "the capture continues" in await wait_reason(kube, ns, "CacheSilent")
         assert await made(kube, ns) == set()
         actors.hold_copies = False
         actors.alive.add(node)
