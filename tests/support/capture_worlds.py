@@ -8,6 +8,8 @@ when each disk was copied.
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,7 @@ from kigi.api.deployment import SystemDeploymentSpec
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain import names
 from kigi.domain.observed import Meta
-from kigi.errors import Conflict, KigiError, LostLeadership, Unreachable, Waiting
+from kigi.errors import Conflict, KigiError, LostLeadership, NotFound, Unreachable
 from kigi.planning.capture_outcomes import error_after, progress_after
 from kigi.planning.capture_progress import CaptureProgress, held_machines, orders, progress_of
 from kigi.planning.capture_results import key_of, result_objects
@@ -38,7 +40,7 @@ Fault = Literal["", "refused", "lost"]
 OPEN = 10**9
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """The operator's process ends here."""
 
 
@@ -71,13 +73,20 @@ class Copy:
     pause: Pause | None
 
 
+@functools.cache
+def _settled_world() -> World:
+    world = World(SystemDeploymentSpec.model_validate({"system": {"name": "b"}}))
+    world.settle()
+    return world
+
+
 class CaptureWorld:
     """See the module. ``planner`` may be a broken one, to show that the world finds it."""
 
     def __init__(self, planner: Planner = plan_capture) -> None:
-        self.w = World(SystemDeploymentSpec.model_validate({"system": {"name": "b"}}))
-        self.w.settle()
+        self.w = copy.deepcopy(_settled_world())
         self.planner = planner
+        self.runner = asyncio.Runner()
         self.status: SystemCaptureStatus | None = None
         self.meta = Meta("ns", "after", "u1", 1)
         self.gone = False
@@ -93,11 +102,19 @@ class CaptureWorld:
         self.ticks = itertools.count(1)
         self.running_plan: CapturePlan | None = None
         self.deletion_refused = False
-        self.left: int | None = None
-        """Requests until the operator stops; None: it does not."""
+        self.requests = 0
+        self.stop_at: int | None = None
+        """Number of requests after which the operator stops, once; None: it does not."""
+        self.stopped = False
         self.faults: list[Fault] = []
         self.between: list[int] = []
         """Moves of others, one before each request."""
+
+    def __enter__(self) -> CaptureWorld:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.runner.close()
 
     # The operator. Everything that it knows is read from the world at each plan.
 
@@ -135,17 +152,20 @@ class CaptureWorld:
         """One plan, carried out; False if the operator stopped, or if there was nothing to do."""
         if self.gone:
             return False
-        self.left, self.faults, self.between = stop_after, list(faults), list(moves)
+        self.faults, self.between = list(faults), list(moves)
+        if stop_after is not None:
+            self.stop_at = self.requests + stop_after
         view = self.view()
         plan = self.running_plan = self.planner(view)
-        stopped = False
         try:
-            asyncio.run(self._carry_out(view, plan))
+            self.runner.run(self._carry_out(view, plan))
         except* Stopped:
-            stopped = True
+            pass
         finally:
-            self.running_plan = None
-            self.left, self.faults, self.between = None, [], []
+            stopped, self.stopped, self.running_plan = self.stopped, False, None
+            self.faults, self.between = [], []
+            if stop_after is not None:
+                self.stop_at = None
         return bool(plan.steps) and not stopped
 
     async def _carry_out(self, view: CaptureView, plan: CapturePlan) -> None:
@@ -154,7 +174,8 @@ class CaptureWorld:
 
         results = await apply_capture_steps(cast(Ports, self._ports()), plan.steps, record)
         progress = progress_after(plan.progress, results, deleting=view.deleting)
-        self.deletion_refused |= view.deleting and progress.phase == "Failed"
+        # A user may take a name after the first image: then the images stay without a state, which harms nothing.
+        self.deletion_refused |= view.deleting and (progress.phase == "Failed" or self._name_taken())
         error = error_after(progress, results)
         if not isinstance(error, Conflict | LostLeadership) and not self.gone:
             try:
@@ -189,7 +210,7 @@ class CaptureWorld:
         with self._request():
             vmi = self.w.vmis.get(name)
             if vmi is None:
-                raise Waiting(f"there is no VMI {name}")
+                raise NotFound(f"there is no VMI {name}")
             if verb in ("freeze", "unfreeze"):
                 return
             guest = self._guest(vmi)
@@ -265,9 +286,10 @@ class CaptureWorld:
             names.machine_name("dep", 0, machine.name) == name for plan in plans for machine in held_machines(plan)
         )
 
-    # Moves of users and accidents, by number.
+    # Moves of nodes, users and accidents, by number.
 
     def move(self, number: int) -> None:
+        """Move ``number // 7``, of the machine or node ``number % 7``."""
         vms = sorted(self.w.vmis)
         vm = vms[number % len(vms)] if vms else None
         node = sorted(self.w.nodes)[number % len(self.w.nodes)]
@@ -365,10 +387,10 @@ class CaptureWorld:
             self.write_orders()
             self.run_daemons()
             self.show_pauses()
-            self.wait(3)
+            self.wait(1 if quiet == 0 else 11)
             after = (self.status, self.meta, len(self.objects), str(self.reports), str(self.orders))
             quiet = quiet + 1 if before == after else 0
-            if quiet > 20:
+            if quiet > 5:
                 return
         raise AssertionError(f"not settled: {self.status}")
 
@@ -404,7 +426,7 @@ class CaptureWorld:
             assert not self.created, "a capture that failed leaves a part of its result"
         if self.created and not self.deletion_refused and not self._name_taken():
             assert self.created[-1] == ("SystemNode", "after"), "a result that was begun is completed"
-        assert not any(self.orders.values()), "the nodes keep no copies"
+        assert not any(self.orders[node] for node in self.w.nodes), "the nodes keep no copies"
 
     def _name_taken(self) -> bool:
         key = ("VMImageNode", "after-web")
@@ -420,24 +442,22 @@ class _Request:
 
     def __enter__(self) -> None:
         world = self._world
-        if world.left == 0:
+        if world.requests == world.stop_at:
+            world.stopped, world.stop_at = True, None
+        if world.stopped:
             raise Stopped
         if world.between:
             world.move(world.between.pop(0))
         self._fault = world.faults.pop(0) if world.faults else ""
         if self._fault == "refused":
-            self._count()
+            world.requests += 1
             raise Unreachable("no answer")
 
     def __exit__(self, *_: object) -> None:
         self._world.check()
-        self._count()
+        self._world.requests += 1
         if self._fault == "lost":
             raise Unreachable("the answer was lost")
-
-    def _count(self) -> None:
-        if self._world.left is not None:
-            self._world.left -= 1
 
 
 def _images(machine: Mapping[str, Any]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from kigi.api.capture import CapturedMachine
-from kigi.errors import Conflict, KigiError, LostLeadership, SpecInvalid, Waiting
+from kigi.errors import Conflict, KigiError, LostLeadership, NeedsAction, Waiting
 from kigi.planning.capture_progress import CaptureProgress, is_to_pause
 from kigi.planning.steps import CreateObject, FreezeGuest, PauseMachine, ResumeMachine, StepResult
 
@@ -74,7 +74,7 @@ def _failures(results: Sequence[StepResult], kind: type[PauseMachine | ResumeMac
 
 def _is_final(error: KigiError) -> bool:
     """The name is taken, or the namespace is terminating; a conflict is decided on fresh state."""
-    return isinstance(error, Waiting | SpecInvalid) and not isinstance(error, Conflict | LostLeadership)
+    return isinstance(error, Waiting | NeedsAction) and not isinstance(error, Conflict | LostLeadership)
 
 
 def _milliseconds(span: timedelta | None) -> int | None:

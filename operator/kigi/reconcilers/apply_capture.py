@@ -15,7 +15,7 @@ from typing import Any
 
 from kigi.adapters.kubernetes.resources import BY_KIND, resource_of
 from kigi.domain import names
-from kigi.errors import Conflict, KigiError, LostLeadership, Waiting
+from kigi.errors import Conflict, KigiError, LostLeadership, NotFound
 from kigi.planning.capture_progress import CaptureProgress
 from kigi.planning.steps import (
     AddFinalizer,
@@ -101,12 +101,8 @@ async def _freeze(ports: Ports, step: FreezeGuest) -> None:
 
 
 async def _resume(ports: Ports, step: ResumeMachine) -> None:
-    try:
+    with contextlib.suppress(Conflict, NotFound):  # the VM is not paused, or there is none
         await ports.kube.vmi_request(step.namespace, step.name, "unpause")
-    except LostLeadership:
-        raise
-    except Waiting:  # there is no such VM, or it is not paused (Conflict)
-        pass
     if step.thaw:
         with contextlib.suppress(KigiError):  # the agent thaws by itself when its time is over
             await ports.kube.vmi_request(step.namespace, step.name, "unfreeze")

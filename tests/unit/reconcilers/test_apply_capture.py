@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from kigi.errors import Conflict, KigiError, LostLeadership, Unreachable, Waiting
+from kigi.errors import Conflict, KigiError, LostLeadership, NotFound, Unreachable
 from kigi.planning.capture_progress import CaptureProgress
 from kigi.planning.steps import (
     CaptureStep,
@@ -104,7 +104,7 @@ async def test_a_vm_that_is_paused_already_is_done() -> None:
     assert result.error is None
 
 
-@pytest.mark.parametrize("error", [Conflict("it is not paused"), Waiting("there is no such VM")])
+@pytest.mark.parametrize("error", [Conflict("it is not paused"), NotFound("there is no such VM")])
 async def test_a_vm_that_runs_or_is_gone_is_resumed_and_thawed_all_the_same(error: KigiError) -> None:
     cluster = Cluster(unpause=error)
     (result,) = await cluster.apply(RESUME)
