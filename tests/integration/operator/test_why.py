@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -349,7 +348,7 @@ async def test_each_step_of_a_capture_is_explained(
         await drop(plane, ns)
     # The nodes do not copy: no VM stays paused for long.
     silent = True
-    impatient = replace(FAST, capture_max_pause_s=3.0)
+    impatient = FAST.model_copy(update={"capture_max_pause_s": 3.0})
     async with OperatorRun(operator_kubeconfig, settings=impatient, requests=requests):
         apply(plane, ns, capture(system="again"))
         await eventually_async(lambda: _failure(kube, ns, "TooSlow"), 30, "TooSlow")
