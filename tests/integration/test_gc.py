@@ -198,7 +198,7 @@ def test_the_chain_below_a_running_capture_is_kept(site: Site) -> None:
     every, parent = layers(site), digest_of(site, "three")
     spec = {"deployment": {"name": "class"}}
     site.apply({"apiVersion": API_VERSION, "kind": "SystemCapture", "metadata": {"name": "after"}, "spec": spec})
-    disk = {"name": "m", "id": "c", "node": "n", "volume": "v", "image": "three", "parent": parent}
+    disk = {"name": "m", "machine": "m", "id": "c", "node": "n", "volume": "v", "image": "three", "parent": parent}
     disks = [{**disk, "virtualSizeBytes": 65536}]
 
     def is_in(phase: str) -> None:

@@ -34,7 +34,7 @@ from kigi.adapters.kubernetes.resources import (
     Resource,
 )
 from kigi.domain import names
-from kigi.errors import Conflict, KigiError, SpecInvalid, Waiting
+from kigi.errors import Conflict, KigiError, NotFound, SpecInvalid, Waiting
 
 VM_FINALIZER = "kubevirt.io/virtualMachineControllerFinalize"
 VMI_FINALIZER = "foregroundDeleteVirtualMachine"
@@ -72,10 +72,10 @@ class Actors:
         self.violations: list[str] = []
         self.starts: list[tuple[str, str]] = []
         """(VM, claim) of each instance that was started."""
-        self.paused: dict[str, int] = {}
-        """VM -> how often it was paused; see ``vmi_request``."""
-        self.standing: set[tuple[str, str]] = set()
-        """VMs that stand still."""
+        self.pauses: dict[str, int] = {}
+        """Number of pauses by VM."""
+        self.paused_vms: set[tuple[str, str]] = set()
+        """Paused VMs: (namespace, name)."""
         self.lose_copies = 0
         """Copies that are lost after they were reported."""
         self.hold_copies = False
@@ -369,14 +369,14 @@ class Actors:
         """KubeVirt's requests to an instance, which a bare API server does not serve; answered when they are done."""
         vmi = self._seen["VirtualMachineInstance"].get((namespace, name))
         if vmi is None:
-            raise Waiting(f"no instance {name}")
-        if ((namespace, name) in self.standing) == (verb == "pause"):
+            raise NotFound(f"no instance {name}")
+        if ((namespace, name) in self.paused_vms) == (verb == "pause"):
             raise Conflict(f"{name} is not in a state for {verb}")
         if verb == "pause":
-            self.paused[name] = self.paused.get(name, 0) + 1
-            self.standing.add((namespace, name))
+            self.pauses[name] = self.pauses.get(name, 0) + 1
+            self.paused_vms.add((namespace, name))
         else:
-            self.standing.discard((namespace, name))
+            self.paused_vms.discard((namespace, name))
         others = [item for item in vmi["status"].get("conditions", []) if item["type"] != "Paused"]
         paused = [{"type": "Paused", "status": "True"}] if verb == "pause" else []
         await self._merge(VMI, namespace, name, {"status": {"conditions": [*others, *paused]}})
@@ -393,7 +393,7 @@ class Actors:
             if order["action"] == "Copy" and order["id"] not in copies:
                 copies[order["id"]] = order["volume"]
                 namespace, vm = self._vm_of_handle(order["volume"])
-                if order["mounted"] and (namespace, vm) not in self.standing:
+                if order["mounted"] and (namespace, vm) not in self.paused_vms:
                     self.violations.append(f"{order['volume']} is copied while its VM runs")
             state = "Copied" if order["action"] == "Copy" or self.hold_copies else "Stored"
             if order["action"] == "Keep" and self.lose_copies > 0 and order["id"] in copies:

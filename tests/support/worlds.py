@@ -150,6 +150,8 @@ class Vmi:
     hardware: str
     phase: str = "Scheduling"
     deleting: bool = False
+    paused: bool = False
+    """KubeVirt's condition Paused."""
 
     @property
     def claim(self) -> str:
@@ -335,7 +337,7 @@ class World:
             hardware=vmi.hardware,
             phase=vmi.phase,
             ready=vmi.phase == "Running",
-            paused=False,
+            paused=vmi.paused,
             persistent_state="",
             agent=False,
             blocked_by_ghost_record=False,

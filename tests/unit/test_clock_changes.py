@@ -6,17 +6,27 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kigi.api.capture import SystemCaptureStatus
 from kigi.api.deployment import SystemDeploymentSpec
 from kigi.gather.nodes import gather_nodes
 from kigi.mirror.records import CACHE_SILENT_AFTER
 from kigi.mirror.store import Mirror
-from kigi.planning.capture_view import RESUMED_SHOWN
-from kigi.planning.captures import AGAIN_S, STANDSTILL, orders, plan_capture, standing
+from kigi.planning.capture_progress import CaptureProgress, held_machines, orders
+from kigi.planning.capture_targets import RESUMED_SHOWN
+from kigi.planning.capture_view import MAX_PAUSE
+from kigi.planning.captures import RETRY_S, plan_capture
 from kigi.planning.machines import FORGOTTEN_AFTER, halted_until
 from tests.support.bodies import cache_body, csi_node_body, node_body
 from tests.support.worlds import World, with_machines
-from tests.unit.planning.test_captures import begun, copied, paused, resumed, view_of
+from tests.unit.planning.test_captures import (
+    abandoned,
+    begun,
+    paused,
+    resumed,
+    resumes,
+    shown_paused,
+    verified,
+    view_of,
+)
 
 HOUR = timedelta(hours=1)
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -29,53 +39,52 @@ def settled() -> World:
     return w
 
 
-# Captures: VMs are paused for STANDSTILL at most.
+# Captures: VMs are paused for MAX_PAUSE at most.
 
 
 @SET
 def test_paused_vms_are_resumed_when_the_clock_is_set(step: timedelta) -> None:
     w = settled()
     plan = plan_capture(view_of(w, paused(w), now=w.view().now + step))
-    assert (plan.action, plan.status.failure) == ("Resume", "TooSlow")
-    assert len(plan.machines) == len(standing(plan.status)) > 0
+    assert plan.progress.failure == "TooSlow"
+    assert resumes(plan) == {m.name for m in held_machines(plan.progress)} != set()
 
 
-@pytest.mark.parametrize("seconds", [-2, 0, 30, STANDSTILL.seconds])
+@pytest.mark.parametrize("seconds", [-2, 0, 30, MAX_PAUSE.seconds])
 def test_paused_vms_stay_paused_while_clocks_differ_by_seconds(seconds: int) -> None:
     w = settled()
-    assert plan_capture(view_of(w, paused(w), now=w.view().now + timedelta(seconds=seconds))).action == ""
+    assert not plan_capture(view_of(w, paused(w), now=w.view().now + timedelta(seconds=seconds))).steps
 
 
 @SET
 def test_a_failed_capture_is_retried_without_waiting_for_the_clock(step: timedelta) -> None:
     w = settled()
-    late = plan_capture(view_of(w, paused(w), now=w.view().now + 2 * STANDSTILL)).status
-    failed = plan_capture(view_of(w, resumed(late, w))).status
+    late = plan_capture(view_of(w, paused(w), now=w.view().now + 2 * MAX_PAUSE))
+    failed = plan_capture(view_of(w, resumed(late, w))).progress
     assert (failed.phase, failed.failure) == ("Pending", "TooSlow")
     waits = plan_capture(view_of(w, failed))
     assert waits.retry_after_s is not None
-    assert 0 < waits.retry_after_s <= AGAIN_S + 5
+    assert 0 < waits.retry_after_s <= RETRY_S + 5
     again = plan_capture(view_of(w, failed, now=w.view().now + step))
-    assert again.status.phase == "Checking"
-    assert list(orders(again.status))
+    assert again.progress.phase == "Checking"
+    assert list(orders(again.progress))
 
 
 def test_a_vm_that_was_resumed_is_captured_again_when_the_clock_is_set_back() -> None:
     w = settled()
-    failed = resumed(paused(w).model_copy(update={"failure": "PauseFailed"}), w)
-    status = SystemCaptureStatus(phase="Pending", machines=failed.machines)
-    shown = with_machines(w.view(), vmi={"paused": True})
-    soon = begun(view_of(w, status, deployment=shown, now=w.view().now + RESUMED_SHOWN / 2))
-    assert soon.status.phase == "Pending"
-    back = begun(view_of(w, status, deployment=shown, now=w.view().now - HOUR))
-    assert back.status.phase == "Pausing", "what KubeVirt shows paused an hour before it was resumed is another pause"
+    progress = CaptureProgress("Pending", machines=resumed(abandoned(w), w).machines)
+    deployment = shown_paused(w)
+    soon = begun(view_of(w, progress, deployment=deployment, now=w.view().now + RESUMED_SHOWN / 2))
+    assert soon.progress.phase == "Pending"
+    back = begun(view_of(w, progress, deployment=deployment, now=w.view().now - HOUR))
+    assert back.progress.attempt == 1, "what KubeVirt reports as paused an hour before it was resumed is another pause"
 
 
 def test_reports_are_taken_whatever_the_clock_says() -> None:
     w = settled()
-    status = paused(w)
-    plan = plan_capture(view_of(w, status, reports=copied(status), now=w.view().now - HOUR))
-    assert plan.action == "Verify"
+    plan = verified(w, progress := paused(w), now=w.view().now - HOUR)
+    assert {disk.state for disk in plan.progress.disks} == {"Copied"}
+    assert (plan.progress.failure, resumes(plan)) == (None, {m.name for m in progress.machines})
 
 
 # A VM that is kept off for FORGOTTEN_AFTER.

@@ -12,7 +12,7 @@ from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError
 from kigi.mirror.records import CacheRecord
 from kigi.mirror.store import Mirror
-from kigi.planning import captures
+from kigi.planning.capture_progress import orders, progress_of
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
 from kigi.planning.view import (
     DesiredChain,
@@ -57,7 +57,7 @@ def _nameless(mirror: Mirror, cache: CacheRecord) -> Iterator[str]:
 def _capture_orders(mirror: Mirror, node: str) -> Iterator[CaptureOrder]:
     for record in sorted(mirror.captures, key=lambda record: record.meta.uid):
         if record.status is not None:
-            yield from (order for where, order in captures.orders(record.status) if where == node)
+            yield from (order for where, order in orders(progress_of(record.status)) if where == node)
 
 
 def _in_use(mirror: Mirror, volume: VolumeRecord) -> bool:

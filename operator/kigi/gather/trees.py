@@ -9,7 +9,7 @@ from kigi.domain.systems import ResolvedSystem
 from kigi.domain.usage import CAPTURE_KIND, DEPLOYMENT_KIND, PREFETCH_KIND, User, users_of_systems
 from kigi.errors import KigiError
 from kigi.mirror.store import Mirror
-from kigi.planning import captures
+from kigi.planning.capture_progress import progress_of, uses
 from kigi.planning.targets import named_systems
 from kigi.planning.view import (
     ImageView,
@@ -64,7 +64,7 @@ def image_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
     copied = {
         User(CAPTURE_KIND, record.meta.name)
         for record in mirror.captures.by("namespace", namespace)
-        if name in captures.uses(record.status)[1]
+        if name in uses(progress_of(record.status))[1]
     }
     return tuple(sorted({*mirror.trees(namespace).image_users(name), *copied}))
 
@@ -80,5 +80,5 @@ def system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
         if not isinstance(record.spec, KigiError):
             named[User(PREFETCH_KIND, record.meta.name)] = frozenset(ref.name for ref in record.spec.systems)
     for capture in mirror.captures.by("namespace", namespace):
-        named[User(CAPTURE_KIND, capture.meta.name)] = captures.uses(capture.status)[0]
+        named[User(CAPTURE_KIND, capture.meta.name)] = uses(progress_of(capture.status))[0]
     return users_of_systems(mirror.trees(namespace).systems(), named).get(name, ())

@@ -25,7 +25,7 @@ from kigi.mirror.records import (
     SystemRecord,
 )
 from kigi.mirror.store import Change, Mirror
-from kigi.planning.captures import uses
+from kigi.planning.capture_progress import progress_of, uses
 from kigi.planning.plugin import NAME
 from kigi.planning.targets import named_systems
 
@@ -115,7 +115,7 @@ def capture_changed(mirror: Mirror, change: Change) -> Iterator[EnqueueRequest]:
     if _capture_orders(before) != _capture_orders(after):
         nodes = {disk.node for status in (before, after) if status is not None for disk in status.disks}
         yield from ((node_key(node), NOW_S) for node in sorted(nodes))
-    (old_states, old_images), (states, images) = uses(before), uses(after)
+    (old_states, old_images), (states, images) = uses(progress_of(before)), uses(progress_of(after))
     yield from ((Key("system", namespace, name), NOW_S) for name in sorted(old_states ^ states))
     yield from ((Key("image", namespace, name), NOW_S) for name in sorted(old_images ^ images))
 

@@ -1,73 +1,87 @@
-"""What to do next for one SystemCapture.
+"""The next steps of one SystemCapture.
 
-Pending -> Checking -> Pausing -> Copying -> Resuming -> Storing -> Publishing -> Done. Each phase is written before
-what it says is done, so that an operator that starts in the middle knows which VMs stand still for it: it resumes them
-in every case. No VM is paused before each node has said that a copy can be made and stored. While the VMs stand still
-only their overlays are copied, by their nodes' daemons; layers are made afterwards.
+Pending -> Checking -> Pausing -> Copying -> Resuming -> Storing -> Publishing -> Done, or Failed.
+
+Safety comes from the order of steps:
+
+- AddFinalizer comes first, so that the object stays until its VMs are resumed.
+- Every node reports that its copies are possible before a VM is paused.
+- RecordProgress comes before the PauseMachine steps that it names: an operator that starts at any time knows which VMs
+  to resume, and resumes no VM that a user had paused.
+- The nodes copy only while the recorded phase is Copying, in which every VM is paused. The copies count only if the API
+  server still shows each VM paused after the last copy: only then RecordProgress leaves the phase without a failure.
+- RecordProgress with the layers' digests comes before the first CreateObject; images are created before the SystemNode.
+- RemoveFinalizer comes after every ResumeMachine, and after the objects that were already partly created.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal
 
-from kigi.api.capture import CapturedDisk, CapturedMachine, CapturePhase, SystemCaptureStatus
-from kigi.api.node_cache import CaptureOrder
-from kigi.errors import ChainTooDeep, KigiError
-from kigi.planning.capture_results import result_objects, with_reports
-from kigi.planning.capture_targets import choose_targets
-from kigi.planning.capture_view import CLOCK_SKEW, CaptureView, is_to_pause, lasts, too_deep
-from kigi.planning.copies import KEPT, Trouble, first_error, obstacle_of, of_reason, trouble_of
+from kigi.api.capture import CapturedDisk, CapturedMachine
+from kigi.errors import ChainTooDeep, KigiError, NameTaken
+from kigi.planning.capture_progress import ENDED, CaptureProgress, held_machines, is_pausing, is_to_pause
+from kigi.planning.capture_results import missing_objects, with_reports
+from kigi.planning.capture_targets import choose_targets, too_deep
+from kigi.planning.capture_view import CLOCK_SKEW, CaptureView, lasts
+from kigi.planning.copies import (
+    KEPT,
+    DiskObstacle,
+    copying_obstacle,
+    first_error,
+    storing_obstacle,
+    with_obstacles,
+    with_reason,
+)
+from kigi.planning.steps import (
+    AddFinalizer,
+    CaptureStep,
+    CreateObject,
+    FreezeGuest,
+    PauseMachine,
+    RecordProgress,
+    RemoveFinalizer,
+    ResumeMachine,
+)
 
-STANDSTILL = timedelta(seconds=60)
-"""Longest time that VMs stand still for an attempt; then they are resumed, whatever was copied."""
-ATTEMPTS = 3
-AGAIN_S = 10.0
-LOOK_AGAIN_S = 30.0
-"""A daemon that falls silent changes nothing that is watched."""
-ORDERING: frozenset[CapturePhase] = frozenset({"Checking", "Copying", "Resuming", "Storing", "Publishing"})
-"""Phases in which the nodes have to do with it."""
-ENDED: frozenset[CapturePhase] = frozenset({"Done", "Failed"})
-HOLDING: frozenset[CapturePhase] = frozenset({"Pausing", "Copying", "Resuming"})
-"""Phases in which VMs may stand still for it."""
-
-
-Action = Literal["AddFinalizer", "Pause", "Verify", "Resume", "Publish", "RemoveFinalizer", ""]
+MAX_ATTEMPTS = 3
+RETRY_S = 10.0
+"""Between two attempts, and between two checks of what keeps an attempt from starting."""
+RECHECK_S = 30.0
+"""While layers are stored: a daemon that stops reporting causes no event."""
+COPYING_RECHECK_S = 5.0
+PAUSE_SHOWN = timedelta(seconds=5)
+"""KubeVirt reports a VM as paused within this time after it has paused the VM."""
+PAUSE_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class CapturePlan:
-    """The status to write first, and what is to be done then; nothing: wait."""
+    """``progress`` is what is recorded once the steps' RecordProgress is done; without steps, the capture waits."""
 
-    status: SystemCaptureStatus
-    action: Action = ""
-    machines: tuple[CapturedMachine, ...] = ()
-    """Those to pause, to look at again, or to resume."""
-    objects: tuple[Mapping[str, Any], ...] = ()
-    """New images, parents first, and the new state; with RemoveFinalizer: made if they can be, for some may be."""
+    progress: CaptureProgress
+    steps: tuple[CaptureStep, ...] = ()
     error: KigiError | None = None
+    """Why the capture does not continue now."""
     retry_after_s: float | None = None
 
 
 def plan_capture(view: CaptureView) -> CapturePlan:
-    """The next step; pure. O(machines of the instance)."""
-    status = view.status
+    """The next steps; pure. O(machines of the deployment)."""
     if view.deleting:
-        if status.phase in HOLDING and standing(status):
-            return CapturePlan(_in(status, "Resuming"), "Resume", standing(status))
-        half_done = tuple(result_objects(view)) if status.phase == "Publishing" else ()
-        return CapturePlan(status, "RemoveFinalizer" if view.has_finalizer else "", objects=half_done)
-    if status.phase in ENDED:
-        return CapturePlan(status)
+        return _deleting(view)
+    progress = view.progress
+    if progress.phase in ENDED:
+        return CapturePlan(progress)
     if not view.has_finalizer:
-        return CapturePlan(status, "AddFinalizer")
-    match status.phase:
+        return CapturePlan(progress, (AddFinalizer(view.namespace, view.name, "SystemCapture"),))
+    match progress.phase:
         case "Pending" | "Checking":
-            return _begin(view)
+            return _checking(view)
         case "Pausing":
-            return _late(view) or CapturePlan(status, "Pause", tuple(m for m in status.machines if is_to_pause(m)))
+            return _late(view) or _pausing(view, progress)
         case "Copying":
             return _copying(view)
         case "Resuming":
@@ -75,122 +89,187 @@ def plan_capture(view: CaptureView) -> CapturePlan:
         case "Storing":
             return _storing(view)
         case _:
-            return CapturePlan(status, "Publish", objects=tuple(result_objects(view)))
+            return _publishing(view)
 
 
-def standing(status: SystemCaptureStatus) -> tuple[CapturedMachine, ...]:
-    """VMs that this capture has paused, or may have, and that were not resumed yet."""
-    return tuple(m for m in status.machines if m.method in ("Pause", "FreezeAndPause") and m.resumed_at is None)
-
-
-def orders(status: SystemCaptureStatus) -> Iterable[tuple[str, CaptureOrder]]:
-    """(node, order) for each disk, in the phases in which the nodes have to do with it."""
-    if status.phase not in ORDERING:
-        return
-    on = {machine.name for machine in status.machines if machine.method != "Off"}
-    actions: Mapping[str, Literal["Check", "Copy"]] = {"Checking": "Check", "Copying": "Copy"}
-    for disk in status.disks:
-        yield (
-            disk.node,
-            CaptureOrder(
-                id=disk.id,
-                volume=disk.volume,
-                parent=disk.parent,
-                virtual_size_bytes=disk.virtual_size_bytes,
-                repository=disk.repository,
-                action=actions.get(status.phase, "Keep"),
-                mounted=disk.name.partition("/")[0] in on,
-            ),
-        )
-
-
-def after_pause(status: SystemCaptureStatus, outcomes: Sequence[CapturedMachine], failure: str) -> SystemCaptureStatus:
-    """All stand still, and copying may begin; or one does not, and all are resumed."""
-    machines = _updated(status.machines, outcomes)
-    if failure:
-        return _failing(status.model_copy(update={"machines": machines}), "PauseFailed", failure)
-    # A VM stands still at some time between the request and its answer: at worst, the first one from its request on.
-    stopped = [m for m in machines if m.paused_at is not None and m.method != "AlreadyPaused"]
-    first = min((m.requested_at or m.paused_at for m in stopped if m.paused_at), default=None)
-    last = max((m.paused_at for m in stopped if m.paused_at), default=None)
-    skew = last - first if first is not None and last is not None else timedelta()
-    return status.model_copy(
-        update={"machines": machines, "phase": "Copying", "skew_milliseconds": _milliseconds(skew)}
-    )
-
-
-def after_verify(status: SystemCaptureStatus, moved: Sequence[str]) -> SystemCaptureStatus:
-    """The copies are of one moment if no VM moved on before the last of them was made."""
-    if moved:
-        names_ = ", ".join(sorted(moved))
-        return _failing(status, "MovedOn", f"{names_} ran on before all disks were copied; somebody resumed it")
-    return _in(status, "Resuming")
-
-
-def after_resume(status: SystemCaptureStatus, outcomes: Sequence[CapturedMachine]) -> SystemCaptureStatus:
-    """VMs run again; the phase that follows is decided when all do."""
-    machines = _updated(status.machines, outcomes)
-    pauses = [m.pause_milliseconds for m in machines if m.pause_milliseconds is not None]
-    return status.model_copy(update={"machines": machines, "pause_milliseconds": max(pauses, default=0)})
-
-
-def after_publish(status: SystemCaptureStatus, system: str) -> SystemCaptureStatus:
-    """The new state is there."""
-    return status.model_copy(update={"phase": "Done", "system": system, "failure": None, "failure_message": None})
-
-
-def after_refusal(status: SystemCaptureStatus, error: KigiError) -> SystemCaptureStatus:
-    """It cannot be completed, whatever is waited for, and no VM stands still for it."""
-    return status.model_copy(update={"phase": "Failed", "failure": error.reason, "failure_message": str(error)})
-
-
-def uses(status: SystemCaptureStatus | None) -> tuple[frozenset[str], frozenset[str]]:
-    """States and images that a capture stands on and needs until it has ended."""
-    if status is None or status.phase in ENDED:
-        return frozenset(), frozenset()
-    states = frozenset({status.parent}) if status.parent is not None else frozenset()
-    return states, frozenset(disk.image for disk in status.disks)
+def machines_to_verify(view: CaptureView) -> tuple[CapturedMachine, ...]:
+    """VMs that must be read from the API server before the copies count; none while a copy is missing."""
+    if view.deleting or view.progress.phase != "Copying" or not _all_copied(with_reports(view)):
+        return ()
+    return tuple(machine for machine in view.progress.machines if machine.method != "Off")
 
 
 # Phases.
 
 
-def _begin(view: CaptureView) -> CapturePlan:
-    """Who is captured, and whether all nodes can; written before anybody is paused. What failed is tried again."""
-    if view.status.failure is not None and view.status.started_at is not None:
-        left_s = AGAIN_S - (view.now - view.status.started_at).total_seconds()
-        if 0 < left_s <= AGAIN_S + CLOCK_SKEW.total_seconds():
-            return CapturePlan(view.status, retry_after_s=left_s)
+def _checking(view: CaptureView) -> CapturePlan:
+    """Chooses machines and disks, and pauses the VMs once every node has reported that its copies are possible."""
+    progress = view.progress
+    if (left_s := _delay_s(view)) > 0:
+        return CapturePlan(progress, retry_after_s=left_s)
     try:
-        status = choose_targets(view)
-        obstacles = _obstacles(view, status.disks)
+        target = choose_targets(view)
+        obstacles = _copying_obstacles(view, target.disks)
         _refuse_too_deep(view, obstacles)
     except ChainTooDeep as exc:
-        return CapturePlan(after_refusal(view.status, exc))
+        return _record(view, progress.refused(exc.reason, str(exc)))
     except KigiError as exc:
-        return CapturePlan(_in(view.status, "Pending"), error=exc, retry_after_s=AGAIN_S)
-    if not obstacles and view.status.phase == "Checking" and all(_is_possible(view, disk) for disk in status.disks):
-        return CapturePlan(status, "Pause", tuple(machine for machine in status.machines if is_to_pause(machine)))
-    # The machines stay those of the last attempt until VMs are paused anew.
-    told = {disk.id: {"reason": trouble.reason, "message": trouble.message} for disk, trouble in obstacles}
-    checking = {
-        "phase": "Checking",
-        "disks": [disk.model_copy(update=told.get(disk.id, {})) for disk in status.disks],
-        "parent": status.parent,
-        "deployment_uid": status.deployment_uid,
-    }
-    return CapturePlan(view.status.model_copy(update=checking), error=first_error(obstacles), retry_after_s=AGAIN_S)
+        return _record(view, progress.in_phase("Pending"), error=exc, retry_after_s=RETRY_S)
+    if not obstacles and progress.phase == "Checking" and all(_is_possible(view, disk) for disk in target.disks):
+        return _pausing(view, target)
+    # ``machines`` stay those of the last attempt, which tell whose pause KubeVirt still reports.
+    checking = replace(
+        progress,
+        phase="Checking",
+        disks=with_obstacles(target.disks, obstacles),
+        parent=target.parent,
+        deployment_uid=target.deployment_uid,
+    )
+    return _record(view, checking, error=first_error(obstacles), retry_after_s=RETRY_S)
 
 
-def _obstacles(view: CaptureView, disks: Iterable[CapturedDisk]) -> list[tuple[CapturedDisk, Trouble]]:
-    found = ((disk, obstacle_of(disk, view.reports.get(disk.id), view.life(disk))) for disk in disks)
-    return [(disk, trouble) for disk, trouble in found if trouble is not None]
+def _pausing(view: CaptureView, progress: CaptureProgress) -> CapturePlan:
+    """All guests are frozen before the first VM is paused, so that the pauses begin together."""
+    machines = [machine for machine in progress.machines if is_to_pause(machine)]
+    if not machines:
+        return _record(view, progress.in_phase("Copying"))
+    timeout_s = round(view.max_pause.total_seconds())
+    freezes = [
+        FreezeGuest(view.namespace, view.vm_name(m.name), m.name, timeout_s)
+        for m in machines
+        if m.method == "FreezeAndPause"
+    ]
+    pauses = [PauseMachine(view.namespace, view.vm_name(m.name), m.name) for m in machines]
+    return _record(view, progress, *freezes, *pauses)
 
 
-def _refuse_too_deep(view: CaptureView, obstacles: Iterable[tuple[CapturedDisk, Trouble]]) -> None:
-    """The repository takes no layer above that image: no time mends this."""
-    for disk, trouble in of_reason(obstacles, ChainTooDeep.reason):
-        raise too_deep(f"machine {disk.name} of instance {view.spec.instance}", disk.image, trouble.message)
+def _copying(view: CaptureView) -> CapturePlan:
+    progress = with_reports(view)
+    if _all_copied(progress):
+        return _verified(view, progress)
+    waiting = _copying_obstacles(view, (disk for disk in progress.disks if disk.state == "Waiting"))
+    for disk, obstacle in with_reason(waiting, "NoRoom", "NotSettled"):  # more time would not help
+        message = f"disk {disk.name} on node {disk.node}: {obstacle.message}"
+        return _abandon(view, progress, obstacle.reason, message)
+    return _late(view) or _record(view, progress, retry_after_s=COPYING_RECHECK_S)
+
+
+def _verified(view: CaptureView, progress: CaptureProgress) -> CapturePlan:
+    """The copies are of one moment if no VM ran again before the last of them was made."""
+    unpaused = [m for m in machines_to_verify(view) if not _is_paused(view, m)]
+    ran_on = sorted(machine.name for machine in unpaused if not _may_be_reported_late(view, machine))
+    if ran_on:
+        names = ", ".join(ran_on)
+        message = f"{names} ran before all disks were copied, because it was resumed, reset or restarted"
+        return _abandon(view, progress, "MovedOn", message)
+    if unpaused:
+        return _late(view) or CapturePlan(view.progress, retry_after_s=PAUSE_POLL_S)
+    return _resume(view, progress.in_phase("Resuming"))
+
+
+def _resuming(view: CaptureView) -> CapturePlan:
+    progress = view.progress
+    if held_machines(progress):
+        return _resume(view, progress)
+    if progress.failure is None:
+        return _record(view, progress.in_phase("Storing"))
+    return _record(view, progress.in_phase("Pending" if progress.attempt < MAX_ATTEMPTS else "Failed"))
+
+
+def _storing(view: CaptureView) -> CapturePlan:
+    progress = with_reports(view)
+    if all(disk.state in KEPT for disk in progress.disks):
+        return _record(view, progress.in_phase("Publishing"))
+    found = ((disk, storing_obstacle(disk, view.reports.get(disk.id), view.life(disk))) for disk in progress.disks)
+    obstacles = [(disk, obstacle) for disk, obstacle in found if obstacle is not None]
+    if lost := with_reason(obstacles, "CopyLost"):
+        message = "; ".join(f"disk {disk.name}: {obstacle.message}" for disk, obstacle in lost[:5])
+        # The disk of a node that is gone is gone too: another attempt would capture another disk.
+        final = any(view.life(disk) == "Gone" for disk, _ in lost)
+        return _record(view, (progress.refused if final else progress.abandoned)("CopyLost", message))
+    progress = replace(progress, disks=with_obstacles(progress.disks, obstacles))
+    return _record(view, progress, error=first_error(obstacles), retry_after_s=RECHECK_S)
+
+
+def _publishing(view: CaptureView) -> CapturePlan:
+    try:
+        missing = missing_objects(view)
+    except NameTaken as exc:
+        return CapturePlan(view.progress, error=exc, retry_after_s=RECHECK_S)
+    if missing:
+        return CapturePlan(view.progress, tuple(CreateObject(manifest) for manifest in missing))
+    return _record(view, replace(view.progress, phase="Done", failure=None, failure_message=None))
+
+
+def _deleting(view: CaptureView) -> CapturePlan:
+    """Resumes the VMs, completes a result that exists in part, and lets the object go."""
+    if not view.has_finalizer:
+        return CapturePlan(view.progress)
+    if held_machines(view.progress):
+        return _resume(view, view.progress.in_phase("Resuming"))
+    if view.progress.phase == "Publishing":
+        plan = _publishing(view)
+        if any(isinstance(step, CreateObject) for step in plan.steps):
+            return plan
+    return CapturePlan(view.progress, (RemoveFinalizer(view.namespace, view.name, "SystemCapture"),))
+
+
+# Parts of plans.
+
+
+def _record(
+    view: CaptureView,
+    progress: CaptureProgress,
+    *steps: CaptureStep,
+    error: KigiError | None = None,
+    retry_after_s: float | None = None,
+) -> CapturePlan:
+    """The steps, after the progress if it is not recorded yet."""
+    first: tuple[CaptureStep, ...] = (RecordProgress(progress),) if progress != view.progress else ()
+    return CapturePlan(progress, (*first, *steps), error, retry_after_s)
+
+
+def _resume(view: CaptureView, progress: CaptureProgress) -> CapturePlan:
+    resumes = [
+        ResumeMachine(view.namespace, view.vm_name(m.name), m.name, thaw=m.method == "FreezeAndPause")
+        for m in held_machines(progress)
+    ]
+    return _record(view, progress, *resumes)
+
+
+def _abandon(view: CaptureView, progress: CaptureProgress, reason: str, message: str) -> CapturePlan:
+    return _resume(view, progress.abandoned(reason, message))
+
+
+def _late(view: CaptureView) -> CapturePlan | None:
+    """Resumes all VMs when the attempt has paused them for too long."""
+    progress = with_reports(view)
+    if progress.started_at is None or lasts(progress.started_at, view.now, view.max_pause):
+        return None
+    missing = ", ".join([disk.name for disk in progress.disks if disk.state == "Waiting"][:5])
+    limit_s = round(view.max_pause.total_seconds())
+    message = f"not all disks were copied within {limit_s} s: {missing or 'VMs were not paused'}"
+    return _abandon(view, progress, "TooSlow", message)
+
+
+def _delay_s(view: CaptureView) -> float:
+    """Seconds until the next attempt may start; 0 if the clock was set since the last one."""
+    progress = view.progress
+    if progress.failure is None or progress.started_at is None:
+        return 0.0
+    left_s = RETRY_S - (view.now - progress.started_at).total_seconds()
+    return left_s if 0 < left_s <= RETRY_S + CLOCK_SKEW.total_seconds() else 0.0
+
+
+def _copying_obstacles(view: CaptureView, disks: Iterable[CapturedDisk]) -> list[DiskObstacle]:
+    found = ((disk, copying_obstacle(disk, view.reports.get(disk.id), view.life(disk))) for disk in disks)
+    return [(disk, obstacle) for disk, obstacle in found if obstacle is not None]
+
+
+def _refuse_too_deep(view: CaptureView, obstacles: Iterable[DiskObstacle]) -> None:
+    """ChainTooDeep is final: waiting does not change what the repository accepts."""
+    for disk, obstacle in with_reason(obstacles, ChainTooDeep.reason):
+        raise too_deep(f"machine {disk.name} of instance {view.spec.instance}", disk.image, obstacle.message)
 
 
 def _is_possible(view: CaptureView, disk: CapturedDisk) -> bool:
@@ -198,73 +277,23 @@ def _is_possible(view: CaptureView, disk: CapturedDisk) -> bool:
     return report is not None and report.state == "Possible"
 
 
-def _late(view: CaptureView) -> CapturePlan | None:
-    """Resumes everybody when they have stood still for too long."""
-    status = view.status
-    if status.started_at is None or lasts(status.started_at, view.now, STANDSTILL):
-        return None
-    missing = [disk.name for disk in status.disks if disk.state == "Waiting"]
-    message = (
-        f"not all disks were copied within {STANDSTILL.seconds} s: {', '.join(missing[:5]) or 'VMs did not pause'}"
+def _all_copied(progress: CaptureProgress) -> bool:
+    return all(disk.state != "Waiting" for disk in progress.disks)
+
+
+def _is_paused(view: CaptureView, machine: CapturedMachine) -> bool:
+    """Whether the VMI of the attempt is paused; a VMI of another uid has run since."""
+    vmi = view.vmis.get(machine.name)
+    return vmi is not None and vmi.paused and vmi.uid == machine.vmi_uid
+
+
+def _may_be_reported_late(view: CaptureView, machine: CapturedMachine) -> bool:
+    """Whether the VMI of the attempt was paused so recently that KubeVirt may not report it yet."""
+    vmi = view.vmis.get(machine.name)
+    same = vmi is not None and vmi.uid == machine.vmi_uid
+    return (
+        same
+        and is_pausing(machine)
+        and machine.paused_at is not None
+        and lasts(machine.paused_at, view.now, PAUSE_SHOWN)
     )
-    failed = _failing(with_reports(view), "TooSlow", message)
-    return CapturePlan(failed, "Resume", standing(failed))
-
-
-def _copying(view: CaptureView) -> CapturePlan:
-    status = with_reports(view)
-    if all(disk.state != "Waiting" for disk in status.disks):
-        return CapturePlan(status, "Verify", tuple(m for m in status.machines if m.method != "Off"))
-    waiting = _obstacles(view, (disk for disk in status.disks if disk.state == "Waiting"))
-    for disk, trouble in of_reason(waiting, "NoRoom", "NotSettled"):  # nothing that the limit could mend
-        failed = _failing(status, trouble.reason, f"disk {disk.name} on node {disk.node}: {trouble.message}")
-        return CapturePlan(failed, "Resume", standing(failed))
-    return _late(view) or CapturePlan(status, retry_after_s=5.0)
-
-
-def _resuming(view: CaptureView) -> CapturePlan:
-    status = view.status
-    left = standing(status)
-    if left:
-        return CapturePlan(status, "Resume", left)
-    if status.failure is None:
-        return CapturePlan(_in(status, "Storing"))
-    if status.attempt < ATTEMPTS:
-        return CapturePlan(_in(status, "Pending"))
-    return CapturePlan(_in(status, "Failed"))
-
-
-def _storing(view: CaptureView) -> CapturePlan:
-    status = with_reports(view)
-    if all(disk.state in KEPT for disk in status.disks):
-        return CapturePlan(_in(status, "Publishing"), "Publish", objects=tuple(result_objects(view, status)))
-    found = ((disk, trouble_of(disk, view.reports.get(disk.id), view.life(disk))) for disk in status.disks)
-    troubles = [(disk, trouble) for disk, trouble in found if trouble is not None]
-    lost = of_reason(troubles, "CopyLost")
-    if lost:
-        message = "; ".join(f"disk {disk.name}: {trouble.message}" for disk, trouble in lost[:5])
-        failed = _failing(status, "CopyLost", message)
-        # A disk whose node is gone is gone with all that was captured: another attempt would capture another one.
-        final = any(view.life(disk) == "Gone" for disk, _ in lost)
-        return CapturePlan(_in(failed, "Failed") if final else failed)
-    told = {disk.id: {"reason": trouble.reason, "message": trouble.message} for disk, trouble in troubles}
-    disks = [disk.model_copy(update=told.get(disk.id, {})) for disk in status.disks]
-    status = status.model_copy(update={"disks": disks})
-    return CapturePlan(status, error=first_error(troubles), retry_after_s=LOOK_AGAIN_S)
-
-
-def _in(status: SystemCaptureStatus, phase: CapturePhase) -> SystemCaptureStatus:
-    return status.model_copy(update={"phase": phase})
-
-
-def _failing(status: SystemCaptureStatus, reason: str, message: str) -> SystemCaptureStatus:
-    return status.model_copy(update={"phase": "Resuming", "failure": reason, "failure_message": message})
-
-
-def _updated(machines: Sequence[CapturedMachine], new: Sequence[CapturedMachine]) -> list[CapturedMachine]:
-    changed = {machine.name: machine for machine in new}
-    return [changed.get(machine.name, machine) for machine in machines]
-
-
-def _milliseconds(span: timedelta) -> int:
-    return round(span.total_seconds() * 1000)

@@ -1,4 +1,4 @@
-"""Frozen copies of overlays: what keeps each from being made, and from becoming a layer; pure."""
+"""Obstacles of a capture: why a disk cannot be copied, or its copy cannot become a layer; pure."""
 
 from __future__ import annotations
 
@@ -11,67 +11,76 @@ from kigi.api.node_cache import CaptureReport
 from kigi.errors import CacheSilent, CaptureFailed, KigiError, NoRoom, NotSettled, PublisherSilent
 
 NodeLife = Literal["Alive", "Silent", "Gone"]
-"""Alive: its cache daemon reports. Silent: it does not, and may again. Gone: there is no Node object, so no disk."""
+"""Alive: the cache daemon reports. Silent: it does not, and may again. Gone: the Node object and its disk are gone."""
 KEPT = ("Stored", "Unchanged")
-"""States of a disk that needs its copy no more."""
+"""States of a disk that does not need its copy any more."""
 _ERRORS: Mapping[str, type[KigiError]] = {
     kind.reason: kind for kind in (CacheSilent, NoRoom, NotSettled, PublisherSilent)
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why one disk does not go on: ``reason`` in one CamelCase word, ``message`` for a person."""
+class Obstacle:
+    """Why one disk makes no progress: ``reason`` is one CamelCase word, ``message`` is for a person."""
 
     reason: str
     message: str
 
 
+DiskObstacle = tuple[CapturedDisk, Obstacle]
+
+
 def life_of(*, node_exists: bool, cache_alive: bool) -> NodeLife:
-    """``cache_alive``: the NodeCache's heartbeat is as young as placement wants it."""
+    """``cache_alive``: the heartbeat of the NodeCache is recent enough for placement."""
     if not node_exists:
         return "Gone"
     return "Alive" if cache_alive else "Silent"
 
 
-def trouble_of(disk: CapturedDisk, report: CaptureReport | None, life: NodeLife) -> Trouble | None:
-    """What keeps the disk's copy from becoming a layer; None: nothing, or it is one already."""
+def copying_obstacle(disk: CapturedDisk, report: CaptureReport | None, life: NodeLife) -> Obstacle | None:
+    """Why VMs must not be paused, or stay paused, for a copy of the disk; None: no reason is known."""
+    if life == "Gone":
+        return Obstacle("NotSettled", f"node {disk.node} is gone; its machines are placed on another node")
+    if life == "Silent":
+        return Obstacle("CacheSilent", f"the cache daemon of node {disk.node} does not report")
+    if report is not None and report.state == "Refused":
+        return Obstacle(report.reason or CaptureFailed.reason, report.message or "")
+    return None
+
+
+def storing_obstacle(disk: CapturedDisk, report: CaptureReport | None, life: NodeLife) -> Obstacle | None:
+    """Why the disk's copy does not become a layer; None: no reason is known, or it is one already."""
     if disk.state in KEPT:
         return None
     if life == "Gone":
-        return Trouble("CopyLost", f"node {disk.node} is gone, and with it the copy that was not stored yet")
+        return Obstacle("CopyLost", f"node {disk.node} is gone, and with it the copy that was not stored yet")
     if life == "Silent":
-        return Trouble(
+        return Obstacle(
             "CacheSilent",
-            f"the cache daemon of node {disk.node} does not report; it goes on by itself when it does, or fails when "
-            "the Node object is deleted",
+            f"the cache daemon of node {disk.node} does not report; the capture continues when the daemon reports "
+            "again, and fails when the Node object is deleted",
         )
     if report is not None and report.state == "Lost":
-        return Trouble("CopyLost", f"the copy was lost on node {disk.node} before it was stored")
+        return Obstacle("CopyLost", f"the copy was lost on node {disk.node} before it was stored")
     if report is not None and report.reason is not None:
-        return Trouble(report.reason, report.message or "")
+        return Obstacle(report.reason, report.message or "")
     return None
 
 
-def obstacle_of(disk: CapturedDisk, report: CaptureReport | None, life: NodeLife) -> Trouble | None:
-    """What speaks against pausing VMs for a copy of the disk; None: nothing that is known."""
-    if life == "Gone":
-        return Trouble("NotSettled", f"node {disk.node} is gone; its machines are placed anew")
-    if life == "Silent":
-        return Trouble("CacheSilent", f"the cache daemon of node {disk.node} does not report")
-    if report is not None and report.state == "Refused":
-        return Trouble(report.reason or CaptureFailed.reason, report.message or "")
-    return None
+def with_reason(obstacles: Iterable[DiskObstacle], *reasons: str) -> list[DiskObstacle]:
+    """Obstacles with one of the reasons."""
+    return [(disk, obstacle) for disk, obstacle in obstacles if obstacle.reason in reasons]
 
 
-def of_reason(troubles: Iterable[tuple[CapturedDisk, Trouble]], *reasons: str) -> list[tuple[CapturedDisk, Trouble]]:
-    """Those with one of these reasons."""
-    return [(disk, trouble) for disk, trouble in troubles if trouble.reason in reasons]
+def with_obstacles(disks: Iterable[CapturedDisk], obstacles: Iterable[DiskObstacle]) -> tuple[CapturedDisk, ...]:
+    """The disks, each with the reason and the message of its obstacle."""
+    found = {disk.id: {"reason": obstacle.reason, "message": obstacle.message} for disk, obstacle in obstacles}
+    return tuple(disk.model_copy(update=found.get(disk.id, {})) for disk in disks)
 
 
-def first_error(troubles: Iterable[tuple[CapturedDisk, Trouble]]) -> KigiError | None:
-    """The first one as an error that names disk and node; None: there is none. All of them end by themselves."""
-    for disk, trouble in troubles:
-        kind = _ERRORS.get(trouble.reason, CaptureFailed)
-        return kind(f"disk {disk.name} on node {disk.node}: {trouble.message}")
+def first_error(obstacles: Iterable[DiskObstacle]) -> KigiError | None:
+    """The first obstacle as an error that names disk and node; None: there is none. Each of them can end by itself."""
+    for disk, obstacle in obstacles:
+        kind = _ERRORS.get(obstacle.reason, CaptureFailed)
+        return kind(f"disk {disk.name} on node {disk.node}: {obstacle.message}")
     return None

@@ -1,40 +1,48 @@
-"""Steps: small values, each safe to apply twice. Every prefix of a plan's steps is a safe place to stop."""
+"""Every step that a plan may contain: a small value, safe to apply twice; stopping after any step is safe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
+
+from kigi.errors import KigiError
+from kigi.planning.capture_progress import CaptureProgress
+
+FinalizerKind = Literal["SystemDeployment", "SystemCapture"]
 
 
 @dataclass(frozen=True, slots=True)
 class AddFinalizer:
-    """Add FINALIZER to the SystemDeployment, before anything is created for it."""
+    """Put FINALIZER on the object, before anything is created or paused for it."""
 
     namespace: str
     name: str
+    kind: FinalizerKind = "SystemDeployment"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveFinalizer:
-    """Remove FINALIZER from the SystemDeployment, after everything that was created for it is gone."""
+    """Remove FINALIZER from the object: nothing of it is left."""
 
     namespace: str
     name: str
+    kind: FinalizerKind = "SystemDeployment"
 
 
 @dataclass(frozen=True, slots=True)
 class ApplyObject:
-    """Server-side apply of a whole object with Kigi's field manager."""
+    """Server-side apply of a whole object under our field manager."""
 
     manifest: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class RestartMachine:
-    """Delete the VirtualMachineInstance ``vmi_uid``; KubeVirt starts the next one from the VM's template.
+    """End the VirtualMachineInstance ``vmi_uid``; the VM starts a new one from its template.
 
-    ``gracefully``: the guest is asked to shut down, and has its termination grace period. Otherwise it is killed.
+    At once, or ``gracefully``: the guest is asked to shut down, and has its time for it.
     """
 
     namespace: str
@@ -45,7 +53,7 @@ class RestartMachine:
 
 @dataclass(frozen=True, slots=True)
 class DeleteObject:
-    """Delete one object by kind and name; a missing object is success."""
+    """Delete one object by kind and name; absent is done. ``uid`` guards against a namesake."""
 
     kind: Literal["VirtualMachine", "PersistentVolumeClaim", "PersistentVolume", "NodeCache", "NetworkPolicy"]
     name: str
@@ -54,18 +62,78 @@ class DeleteObject:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseVolume:
-    """Remove OVERLAY_FINALIZER from a PersistentVolume, after its overlay is gone from the node."""
+    """Take OVERLAY_FINALIZER from a PersistentVolume: its overlay is gone from the node."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class EmitEvent:
-    """Event about the object that is reconciled."""
+    """One transition for people, on the object that is reconciled."""
 
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordProgress:
+    """Write the progress into the capture's status; the steps after it are carried out only if that succeeds."""
+
+    progress: CaptureProgress
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeGuest:
+    """Ask the guest agent to flush and freeze the file systems. A guest that does not is paused all the same.
+
+    The agent thaws by itself after ``timeout_s``, so a guest does not stay frozen when the operator stops.
+    """
+
+    namespace: str
+    name: str
+    machine: str
+    timeout_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class PauseMachine:
+    """Pause the VM; one that is paused is done."""
+
+    namespace: str
+    name: str
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeMachine:
+    """Resume the VM, and thaw its file systems if it was frozen; one that runs or does not exist is done."""
+
+    namespace: str
+    name: str
+    machine: str
+    thaw: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreateObject:
+    """Create the object; Conflict if one of that name exists."""
+
+    manifest: Mapping[str, Any]
+
+
+CaptureStep = (
+    AddFinalizer | RemoveFinalizer | RecordProgress | FreezeGuest | PauseMachine | ResumeMachine | CreateObject
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One step that was carried out; ``finished_at`` by the operator's clock, ``error``: it failed."""
+
+    step: CaptureStep
+    finished_at: datetime
+    error: KigiError | None = None
 
 
 Step = AddFinalizer | RemoveFinalizer | ApplyObject | RestartMachine | DeleteObject | ReleaseVolume | EmitEvent
@@ -73,7 +141,7 @@ Step = AddFinalizer | RemoveFinalizer | ApplyObject | RestartMachine | DeleteObj
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in their safe order, and what the plan waits for if there are none."""
+    """Steps in the order of safety, and what is waited for when there are none."""
 
     steps: tuple[Step, ...] = ()
     waiting_for: str = ""

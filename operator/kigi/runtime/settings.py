@@ -93,6 +93,12 @@ class Settings(EnvironmentSettings):
         # Stalls of 12 s were measured while ten guests booted on two cores.
         description="Duration of the lease, in seconds. It must be longer than an overloaded API server is silent.",
     )
+    capture_max_pause_s: float = Field(
+        default=60.0,
+        ge=1,
+        validation_alias="KIGI_CAPTURE_MAX_PAUSE_SECONDS",
+        description="Longest time, in seconds, for which an attempt to capture pauses VMs.",
+    )
     kubeconfig: str | None = Field(
         default=None,
         validation_alias="KUBECONFIG",

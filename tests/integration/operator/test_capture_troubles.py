@@ -11,7 +11,7 @@ import pytest
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import CAPTURE, CSI_NODE, IMAGE, NODE, NODE_CACHE, SYSTEM
 from localcluster.controlplane import ControlPlane
-from tests.integration.operator.test_captures import capture, drop, get, standing, wait_done, wait_reason
+from tests.integration.operator.test_captures import capture, drop, get, paused_vms, wait_done, wait_reason
 from tests.support.actors import Actors
 from tests.support.cluster import eventually_async
 from tests.support.deployments import apply, condition, deployment, image, trees, wait_gone, wait_ready
@@ -57,11 +57,13 @@ async def test_a_node_that_falls_silent_while_it_stores_is_waited_for(
         actors.hold_copies = True
         apply(plane, ns, capture())
         await in_phase(kube, ns, "Storing")
-        assert not standing(actors, ns)
-        actors.alive.discard(node)
-        silent = {"status": {"lastHeartbeatTime": "2020-01-01T00:00:00Z", "captures": []}}
-        await actors._merge(NODE_CACHE, None, node, silent, "status")
-        assert "goes on by itself" in await wait_reason(kube, ns, "CacheSilent")
+        assert not paused_vms(actors, ns)
+    # To an operator that starts now, the daemon has been silent since its last heartbeat.
+    actors.alive.discard(node)
+    silent = {"status": {"lastHeartbeatTime": "2020-01-01T00:00:00Z", "captures": []}}
+    await actors._merge(NODE_CACHE, None, node, silent, "status")
+    async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
+        assert "the capture continues" in await wait_reason(kube, ns, "CacheSilent")
         assert await made(kube, ns) == set()
         actors.hold_copies = False
         actors.alive.add(node)
@@ -89,7 +91,7 @@ async def test_a_node_that_is_gone_ends_the_capture_and_leaves_nothing_half_done
         assert body["status"]["phase"] == "Failed"
         assert condition(body, "Stalled")["status"] == "True"
         assert await made(kube, ns) == set()
-        assert not standing(actors, ns)
+        assert not paused_vms(actors, ns)
         apply(plane, ns, deployment(placement={"strategy": "Spread"}))
         await wait_ready(kube, ns, timeout_s=60)
         await drop(plane, ns)
@@ -104,26 +106,26 @@ async def test_what_a_node_refuses_beforehand_is_said_while_the_vms_run(
     async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(1), deployment(placement=POOL))
         await wait_ready(kube, ns)
-        actors.paused.clear()
+        actors.pauses.clear()
         actors.refuse_copies = {"state": "Refused", "reason": "NoRoom", "message": "1.0 GiB more"}
         apply(plane, ns, capture())
         assert "1.0 GiB more" in await wait_reason(kube, ns, "NoRoom")
-        assert not actors.paused
+        assert not actors.pauses
         actors.refuse_copies = {"state": "Refused", "reason": "PublisherSilent", "message": "does not run"}
         await wait_reason(kube, ns, "PublisherSilent")
-        assert not actors.paused
+        assert not actors.pauses
         actors.refuse_copies = {}
         assert (await wait_done(kube, ns))["status"]["attempt"] == 1
-        assert actors.paused
+        assert actors.pauses
         await drop(plane, ns)
         # Another one, above what the repository takes: final.
-        actors.paused.clear()
+        actors.pauses.clear()
         actors.refuse_copies = {"state": "Refused", "reason": "ChainTooDeep", "message": "it takes 3 (maxDepth)"}
         apply(plane, ns, capture(system="deeper"))
         said = await wait_reason(kube, ns, "ChainTooDeep")
         assert "VMImageNode infected-0" in said and "maxDepth" in said and "kigi flatten infected-0" in said
         assert (await get(kube, ns))["status"]["phase"] == "Failed"
-        assert not actors.paused
+        assert not actors.pauses
         await drop(plane, ns)
         await wait_gone(plane, kube, ns)
     assert not actors.violations

@@ -60,8 +60,8 @@ async def drop(plane: ControlPlane, ns: str) -> None:
     await asyncio.to_thread(plane.kubectl, "delete", "systemcapture", "after", "-n", ns, "--timeout=20s")
 
 
-def standing(actors: Actors, ns: str) -> list[str]:
-    return [name for namespace, name in actors.standing if namespace == ns]
+def paused_vms(actors: Actors, ns: str) -> list[str]:
+    return [name for namespace, name in actors.paused_vms if namespace == ns]
 
 
 async def test_an_instance_becomes_a_state_that_can_be_deployed(
@@ -72,7 +72,7 @@ async def test_an_instance_becomes_a_state_that_can_be_deployed(
         await wait_ready(kube, ns)
         apply(plane, ns, capture(instance=1, description="before the exam"))
         status = (await wait_done(kube, ns))["status"]
-        assert not standing(actors, ns)
+        assert not paused_vms(actors, ns)
         assert {m["method"] for m in status["machines"]} == {"Pause"}
         assert status["attempt"] == 1
         assert status["parent"] == "infected"
@@ -99,7 +99,7 @@ async def test_an_instance_becomes_a_state_that_can_be_deployed(
         await wait_gone(plane, kube, ns)
         assert not any(disk.copies for disk in actors.disks.values())
         assert not actors.violations
-        actors.paused.clear()
+        actors.pauses.clear()
 
 
 async def test_vms_that_are_off_are_captured_without_being_asked(
@@ -115,11 +115,11 @@ async def test_vms_that_are_off_are_captured_without_being_asked(
 
         await eventually_async(off, 20)
         await wait_ready(kube, ns)
-        before = dict(actors.paused)
+        before = dict(actors.pauses)
         apply(plane, ns, capture(machines=["m1"]))
         status = (await wait_done(kube, ns))["status"]
         assert [(m["name"], m["method"]) for m in status["machines"]] == [("m1", "Off")]
-        assert actors.paused == before
+        assert actors.pauses == before
         await wait_gone(plane, kube, ns)
         assert not actors.violations
 
@@ -141,7 +141,7 @@ async def test_bad_orders_are_said_and_wait(
         await wait_ready(kube, ns)
         apply(plane, ns, capture(system="cleaned"))  # a state that is there already, and another
         assert f"SystemNode {ns}/cleaned" in await wait_reason(kube, ns, "NameTaken")
-        assert "class-0-m0" not in actors.paused
+        assert "class-0-m0" not in actors.pauses
         await drop(plane, ns)
         await wait_gone(plane, kube, ns)
 
@@ -156,7 +156,7 @@ async def test_a_copy_that_is_lost_is_made_again(
         apply(plane, ns, capture())
         status = (await wait_done(kube, ns, timeout_s=60))["status"]
         assert status["attempt"] == 2
-        assert not standing(actors, ns)
+        assert not paused_vms(actors, ns)
         await wait_gone(plane, kube, ns)
 
 
@@ -176,7 +176,7 @@ async def test_deleting_a_capture_in_the_middle_lets_the_vms_go_on(
     run = await OperatorRun(operator_kubeconfig, requests=unheard).start()
     try:
         apply(plane, ns, capture())
-        await eventually_async(lambda: len(standing(actors, ns)) == 2, 20)
+        await eventually_async(lambda: len(paused_vms(actors, ns)) == 2, 20)
         await run.kill()
         plane.kubectl("delete", "systemcapture", "after", "-n", ns, "--wait=false")
         run = await OperatorRun(operator_kubeconfig, requests=actors.vmi_request).start()
@@ -185,7 +185,7 @@ async def test_deleting_a_capture_in_the_middle_lets_the_vms_go_on(
             return not await get(kube, ns)
 
         await eventually_async(gone, 30)
-        assert not standing(actors, ns)
+        assert not paused_vms(actors, ns)
         await wait_ready(kube, ns)
         await wait_gone(plane, kube, ns)
     finally:
@@ -196,7 +196,7 @@ async def test_deleting_a_capture_in_the_middle_lets_the_vms_go_on(
 async def test_the_result_is_the_same_wherever_the_operator_dies(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient
 ) -> None:
-    """Killed after every n-th write; no VM is left standing, and no disk is copied while its VM runs."""
+    """Killed after every n-th write; no VM stays paused, and no disk is copied while its VM runs."""
     deaths = {}
     for kill_after in (1, 2, 3, 5):
         ns = f"capture-crash-{kill_after}"
@@ -222,7 +222,7 @@ async def test_the_result_is_the_same_wherever_the_operator_dies(
             body = await waiting
         finally:
             await run.kill()
-        assert not standing(actors, ns)
+        assert not paused_vms(actors, ns)
         assert {disk["state"] for disk in body["status"]["disks"]} == {"Stored"}
         assert await kube.get(SYSTEM, ns, "after") is not None
         async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):

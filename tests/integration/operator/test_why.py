@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ from tests.support.deployments import (
     wait_gone,
     wait_ready,
 )
-from tests.support.operator_run import OperatorRun
+from tests.support.operator_run import FAST, OperatorRun
 from tests.support.why import explained, record
 
 from .test_captures import capture, drop, get, wait_done, wait_reason
@@ -347,9 +346,10 @@ async def test_each_step_of_a_capture_is_explained(
         written.set()
         await wait_done(kube, ns)
         await drop(plane, ns)
-        # Nobody copies: nobody stands still for long.
-        monkeypatch.setattr("kigi.planning.captures.STANDSTILL", timedelta(seconds=3))
-        silent = True
+    # The nodes do not copy: no VM stays paused for long.
+    silent = True
+    impatient = FAST.model_copy(update={"capture_max_pause_s": 3.0})
+    async with OperatorRun(operator_kubeconfig, settings=impatient, requests=requests):
         apply(plane, ns, capture(system="again"))
         await eventually_async(lambda: _failure(kube, ns, "TooSlow"), 30, "TooSlow")
         await drop(plane, ns)

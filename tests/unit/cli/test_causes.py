@@ -21,7 +21,7 @@ PATTERNS = (
     r'reason="([A-Z][A-Za-z]+)"',  # summaries, reports
     r'"reason": "([A-Z][A-Za-z]+)"',
     r'Finding\(\s*[A-Z_]+,\s*[^,]+,\s*"([A-Z][A-Za-z]+)"',
-    r'_failing\([^"]*"([A-Z][A-Za-z]+)"',
+    r'(?:_abandon|abandoned|Obstacle)\([^"]*"([A-Z][A-Za-z]+)"',
 )
 BY_THE_CLI_ALONE = {"FieldOwned", "NotReached"}
 

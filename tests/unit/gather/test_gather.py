@@ -206,7 +206,8 @@ def test_only_an_unused_overlay_of_our_form_that_no_volume_names_is_without_one(
 
 
 def capture_body(phase: str, version: int = 1) -> dict[str, Any]:
-    disk = {"name": "m", "id": "c1", "node": "n1", "volume": "v", "image": "top", "parent": chain_of("top")[0].digest}
+    place = {"name": "m", "machine": "m", "id": "c1", "node": "n1", "volume": "v"}
+    disk = {**place, "image": "top", "parent": chain_of("top")[0].digest}
     return {
         "metadata": {"name": "after", "namespace": NS, "uid": "c", "generation": 1, "resourceVersion": str(version)},
         "spec": {"deployment": {"name": NAME}},

@@ -146,6 +146,7 @@ def test_an_available_volume_has_its_claim_looked_at_soon_and_a_bound_one_has_no
 def capture_body(phase: str, version: int, **disk: Any) -> dict[str, Any]:
     disk = {
         "name": "m",
+        "machine": "m",
         "id": "c1",
         "node": "n1",
         "volume": "v",

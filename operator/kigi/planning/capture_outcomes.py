@@ -1,0 +1,81 @@
+"""Progress of a capture after its steps, by their results; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from kigi.api.capture import CapturedMachine
+from kigi.errors import Conflict, KigiError, LostLeadership, NeedsAction, Waiting
+from kigi.planning.capture_progress import CaptureProgress, is_to_pause
+from kigi.planning.steps import CreateObject, FreezeGuest, PauseMachine, ResumeMachine, StepResult
+
+SHOWN = 3
+"""Failed VMs that a message names."""
+
+
+def progress_after(progress: CaptureProgress, results: Sequence[StepResult], *, deleting: bool) -> CaptureProgress:
+    """``progress`` with the times of pauses and resumptions, and the phase to which they lead.
+
+    ``deleting``: a result that cannot be completed for a reason that only a user can remove does not hold up the
+    deletion.
+    """
+    machines = {machine.name: machine for machine in progress.machines}
+    for result in results:
+        step = result.step
+        if isinstance(step, FreezeGuest | PauseMachine | ResumeMachine):
+            machines[step.machine] = _after_step(machines[step.machine], result)
+    progress = replace(progress, machines=tuple(machines.values()))
+    failed = _failures(results, PauseMachine)
+    if failed:
+        return progress.abandoned("PauseFailed", "; ".join(failed[:SHOWN]))
+    if progress.phase == "Pausing" and not any(is_to_pause(machine) for machine in progress.machines):
+        return progress.in_phase("Copying")
+    refused = [r.error for r in results if r.error is not None and isinstance(r.step, CreateObject)]
+    if deleting and refused and all(_is_final(error) for error in refused):
+        return progress.refused(refused[0].reason, str(refused[0]))
+    return progress
+
+
+def error_after(progress: CaptureProgress, results: Sequence[StepResult]) -> KigiError | None:
+    """Error to report, after which the steps are retried; None: there is none, or ``progress`` has it as a failure."""
+    failed = [(result.step, result.error) for result in results if result.error is not None]
+    for _, error in failed:
+        if isinstance(error, LostLeadership):
+            return error
+    held = [step.machine for step, _ in failed if isinstance(step, ResumeMachine)]
+    if held:
+        causes = "; ".join(_failures(results, ResumeMachine)[:SHOWN])
+        return Waiting(f"{', '.join(held)}: not resumed yet, which is retried: {causes}")
+    if progress.phase == "Failed":
+        return None
+    return next((error for step, error in failed if not isinstance(step, FreezeGuest | PauseMachine)), None)
+
+
+def _after_step(machine: CapturedMachine, result: StepResult) -> CapturedMachine:
+    match result.step:
+        case FreezeGuest() if result.error is not None:
+            return machine.model_copy(update={"method": "Pause"})
+        case PauseMachine() if result.error is None:
+            return machine.model_copy(update={"paused_at": result.finished_at})
+        case ResumeMachine() if result.error is None:
+            pause = result.finished_at - machine.requested_at if machine.requested_at is not None else None
+            update = {"resumed_at": result.finished_at, "pause_milliseconds": _milliseconds(pause)}
+            return machine.model_copy(update=update)
+    return machine
+
+
+def _failures(results: Sequence[StepResult], kind: type[PauseMachine | ResumeMachine]) -> list[str]:
+    """Machine and error of each failed step of the kind."""
+    failed = [(result.step, result.error) for result in results if result.error is not None]
+    return [f"{step.machine}: {error}" for step, error in failed if isinstance(step, kind)]
+
+
+def _is_final(error: KigiError) -> bool:
+    """The name is taken, or the namespace is terminating; a conflict is decided on fresh state."""
+    return isinstance(error, Waiting | NeedsAction) and not isinstance(error, Conflict | LostLeadership)
+
+
+def _milliseconds(span: timedelta | None) -> int | None:
+    return None if span is None else round(span.total_seconds() * 1000)
