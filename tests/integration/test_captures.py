@@ -167,7 +167,7 @@ def test_a_disk_that_a_vm_has_mounted_meanwhile_is_not_copied_as_unmounted(lab: 
     lab.wait("c1", "Copied")
 
 
-def test_a_disk_whose_guest_forged_its_header_is_refused(lab: Lab) -> None:
+def test_a_disk_with_a_forged_header_is_refused(lab: Lab) -> None:
     data = bytearray(lab.overlay.read_bytes())
     at = data.index(b"chain/")
     data[at : at + 6] = b"/etc//"

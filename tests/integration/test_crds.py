@@ -197,7 +197,7 @@ def test_a_nodecache_needs_no_spec(server: RawApi, collection: Callable[[str], s
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_the_first_event_of_an_object_says_that_nobody_has_looked(
+def test_the_first_watch_event_of_an_object_has_observed_generation_minus_one(
     server: RawApi, collection: Callable[[str], str], created: Callable[..., Object], kind: str
 ) -> None:
     version = server.get(collection(kind)).object()["metadata"]["resourceVersion"]
@@ -312,7 +312,7 @@ def condition(kind: str, status: str = "True", reason: str = "Fine", message: st
     }
 
 
-def test_columns_show_what_the_status_says(
+def test_columns_show_the_status(
     server: RawApi,
     kubectl: Callable[..., str],
     namespace: str,
@@ -370,7 +370,7 @@ def test_fields_are_explained(kubectl: Callable[..., str]) -> None:
     assert "Size of the virtual disk in bytes" in said
 
 
-def test_wait_for_ready_returns_when_the_condition_says_so(
+def test_wait_for_ready_returns_when_the_condition_is_true(
     server: RawApi,
     kubectl: Callable[..., str],
     namespace: str,

@@ -186,7 +186,7 @@ def test_killed_in_each_of_forty_switches_it_leaves_just_the_newest_disk(
     assert {m.point for m in node.mounts()} == {node.target(revisions[-1]), node.target(revisions[-1]) + "/chain"}
 
 
-def test_disks_are_served_while_the_api_server_is_gone_and_status_follows_when_it_is_back(
+def test_disks_are_served_without_the_api_server_and_the_status_follows_when_it_returns(
     tmp_path: Path, nodes: Callable[[str, ControlPlane], Node], files: list[LayerFile]
 ) -> None:
     chain = layers_of(files)

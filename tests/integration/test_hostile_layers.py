@@ -227,7 +227,7 @@ async def test_whatever_lies_in_place_of_a_part_never_becomes_a_layer(
         "١" * 64 + ".qcow2",
     ],
 )
-def test_a_file_whose_name_is_no_digest_is_removed(tmp_path: Path, name: str) -> None:
+def test_a_file_without_a_digest_as_its_name_is_removed(tmp_path: Path, name: str) -> None:
     store = Store(tmp_path / "node")
     store.recover()
     if len(name.encode()) > 255:

@@ -121,7 +121,7 @@ def test_a_token_without_a_node_writes_nothing(server: RawApi, nodes: dict[str, 
     assert "the token names no node" in reply.message
 
 
-def test_a_daemon_reads_what_its_node_shall_hold(daemon: Callable[[str], RawApi]) -> None:
+def test_a_daemon_reads_the_layers_of_its_node(daemon: Callable[[str], RawApi]) -> None:
     cache = daemon("rbac-a")
     assert cache.get(f"{CACHES}/rbac-a").code == 200
     listed = cache.get(CACHES, fieldSelector="metadata.name=rbac-a").object()["items"]

@@ -80,7 +80,7 @@ def test_a_vm_that_was_resumed_is_captured_again_when_the_clock_is_set_back() ->
     assert back.progress.attempt == 1, "what KubeVirt reports as paused an hour before it was resumed is another pause"
 
 
-def test_reports_are_taken_whatever_the_clock_says() -> None:
+def test_reports_are_accepted_at_any_time_of_the_clock() -> None:
     w = settled()
     plan = verified(w, progress := paused(w), now=w.view().now - HOUR)
     assert {disk.state for disk in plan.progress.disks} == {"Copied"}
@@ -141,7 +141,7 @@ def test_a_daemon_that_falls_silent_is_noticed() -> None:
 
 
 @SET
-def test_a_daemon_whose_clock_is_wrong_is_alive_while_it_beats_and_silent_when_it_does_not(step: timedelta) -> None:
+def test_a_daemon_with_a_wrong_clock_is_silent_only_without_heartbeats(step: timedelta) -> None:
     heard = Heard(skew=step)
     assert not heard.alive, "nothing shows yet that it is alive"
     heard.pass_(30, beating=True)
@@ -151,7 +151,7 @@ def test_a_daemon_whose_clock_is_wrong_is_alive_while_it_beats_and_silent_when_i
 
 
 @SET
-def test_an_operator_whose_clock_is_set_keeps_its_daemons(step: timedelta) -> None:
+def test_daemons_stay_alive_when_the_operators_clock_changes(step: timedelta) -> None:
     heard = Heard()
     heard.pass_(60, beating=True)
     heard.wall += step

@@ -150,5 +150,5 @@ def test_any_other_member_is_refused(header: bytes) -> None:
         ("text", {"a": 1}, True),
     ],
 )
-def test_an_object_is_the_same_if_it_says_all_that_is_wanted(found: Any, wanted: Any, different: bool) -> None:
+def test_an_object_is_unchanged_if_it_has_all_wanted_fields(found: Any, wanted: Any, different: bool) -> None:
     assert differs(found, wanted) is different

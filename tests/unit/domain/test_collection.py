@@ -30,7 +30,7 @@ def test_only_old_layers_that_no_tree_names_go(age: timedelta, named: bool, goes
     assert (len(plan.layers), plan.size_bytes) == ((1, 100) if goes else (0, 0))
 
 
-def test_an_old_layer_that_somebody_is_storing_again_stays() -> None:
+def test_an_old_layer_with_an_upload_in_progress_is_kept() -> None:
     begun = Upload(object_key(digest(1)), "u", NOW - DAY / 2)
     given_up = Upload(object_key(digest(2)), "u", NOW - 2 * DAY)
     plan = plan_collection([stored(1, 2 * DAY), stored(2, 2 * DAY)], [begun, given_up], set(), NOW, DAY)

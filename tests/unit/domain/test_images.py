@@ -125,7 +125,7 @@ def test_a_bad_tree_is_refused_by_an_error_that_names_the_node(
             assert word in str(raised.value)
 
 
-def test_a_very_long_circle_ends_in_an_error_and_not_in_a_loop() -> None:
+def test_a_very_long_cycle_raises_an_error() -> None:
     images = line(MAX_DEPTH * 3)
     images["i0"] = replace(images["i0"], parent=f"i{MAX_DEPTH * 3 - 1}")
     with pytest.raises(ChainTooDeep):
@@ -146,6 +146,6 @@ def test_a_fault_elsewhere_in_the_tree_does_not_hurt_a_good_path() -> None:
         pytest.param(VirtualSizeShrinks, SpecInvalid, id="size-needs-a-person"),
     ],
 )
-def test_the_error_says_whether_a_person_must_act(error: type[KigiError], parent: type[KigiError]) -> None:
+def test_the_type_of_the_error_shows_whether_a_user_must_act(error: type[KigiError], parent: type[KigiError]) -> None:
     assert issubclass(error, parent)
     assert error.reason == error.__name__

@@ -46,7 +46,7 @@ def images(systems: dict[str, System], top: str) -> dict[str, str]:
 INFECTED = System("infected", None, (on("mail", "mail-bad"), on("dns", "dns-bad"), on("proxy", "proxy")))
 
 
-def test_a_root_is_what_it_says() -> None:
+def test_a_root_resolves_to_its_own_machines() -> None:
     assert images(states(INFECTED), "infected") == {"dns": "dns-bad", "mail": "mail-bad", "proxy": "proxy"}
 
 
@@ -69,7 +69,7 @@ def test_the_nearest_state_wins() -> None:
     assert images(systems, "c")["dns"] == "dns-c"
 
 
-def test_a_removed_machine_is_gone_from_the_state_and_from_its_children() -> None:
+def test_a_removed_machine_is_absent_from_the_state_and_its_children() -> None:
     systems = states(INFECTED, System("less", "infected", (on("dns", removed=True),)), System("child", "less"))
     assert set(images(systems, "less")) == set(images(systems, "child")) == {"mail", "proxy"}
     assert "dns" in images(systems, "infected")
@@ -293,12 +293,12 @@ def test_further_disks_are_inherited_changed_and_removed_by_name() -> None:
         (DiskChange("x", bus="sata"), MachineWithoutImage, r"machines\[dns\].disks\[x\].image: no ancestor"),
     ],
 )
-def test_a_disk_that_nobody_made_is_named(disk: DiskChange, error: type[KigiError], words: str) -> None:
+def test_an_unknown_disk_is_in_the_error(disk: DiskChange, error: type[KigiError], words: str) -> None:
     with pytest.raises(error, match=words):
         resolve_system(states(System("root", None, (on("dns", "dns", disks=(disk,)),))), chain_of, "root")
 
 
-def test_machines_that_wait_for_each_other_are_refused_with_the_circle() -> None:
+def test_machines_that_wait_for_each_other_raise_with_the_cycle() -> None:
     systems = states(
         System(
             "root",
@@ -335,7 +335,7 @@ def test_an_image_that_the_state_replaces_need_not_exist() -> None:
         pytest.param(MachineWithoutImage, SpecInvalid, id="a-machine-without-image-needs-a-person"),
     ],
 )
-def test_the_error_says_whether_a_person_must_act(error: type[KigiError], parent: type[KigiError]) -> None:
+def test_the_type_of_the_error_shows_whether_a_user_must_act(error: type[KigiError], parent: type[KigiError]) -> None:
     assert issubclass(error, parent)
     assert error.reason == error.__name__
 
@@ -357,9 +357,7 @@ def test_the_error_says_whether_a_person_must_act(error: type[KigiError], parent
         pytest.param({"a": 1}, {"a": {"b": 1}}, {"a": {"b": 1}}, id="object-over-number"),
     ],
 )
-def test_merge_patch_does_what_rfc_7396_says(
-    base: dict[str, Any], patch: dict[str, Any], merged: dict[str, Any]
-) -> None:
+def test_merge_patch_follows_rfc_7396(base: dict[str, Any], patch: dict[str, Any], merged: dict[str, Any]) -> None:
     before = repr((base, patch))
     assert merge_patch(base, patch) == merged
     assert repr((base, patch)) == before

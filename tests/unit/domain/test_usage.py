@@ -52,12 +52,12 @@ def test_a_state_is_used_by_its_children_and_by_deployments() -> None:
     assert users["c"] == (User("SystemDeployment", "class"),)
 
 
-def test_nodes_of_a_circle_do_not_keep_each_other_and_what_stands_on_the_circle_does() -> None:
+def test_nodes_of_a_cycle_do_not_keep_each_other_but_nodes_based_on_it_do() -> None:
     nodes = named(image("a", "b"), image("b", "c"), image("c", "a"), image("self", "self"), image("d", "b"))
     assert users_of_images(nodes, {}) == {"b": (User("VMImageNode", "d"),)}
 
 
-def test_a_parent_that_does_not_exist_harms_nobody() -> None:
+def test_a_missing_parent_affects_no_other_node() -> None:
     users = users_of_images(named(image("a", "gone")), {})
     assert users == {"gone": (User("VMImageNode", "a"),)}
 
@@ -89,7 +89,7 @@ def test_only_layers_that_no_other_tree_names_are_freed() -> None:
     assert freed_bytes(TREE, [BASE, CHILD, COPY]) == 1010
 
 
-def test_a_layer_that_a_remaining_child_stands_on_is_kept() -> None:
+def test_a_layer_below_a_remaining_child_is_kept() -> None:
     tree = {key: TREE[key] for key in (BASE, CHILD)}
     assert freed_bytes(tree, [BASE]) == 0
 

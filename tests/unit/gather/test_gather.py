@@ -94,13 +94,13 @@ def test_memory_of_other_deployments_is_not_free_and_of_this_one_is(mirror: Mirr
     assert others["n1"].memory_bytes == 8 * GIB - 2 * GIB - LAUNCHER_OVERHEAD_BYTES
 
 
-def test_a_vm_that_waits_for_its_layers_has_its_room_already(mirror: Mirror) -> None:
+def test_memory_of_a_vm_that_waits_for_its_layers_is_reserved(mirror: Mirror) -> None:
     mirror.put("PersistentVolume", volume_body(target()))
     others = gather_nodes(mirror, NOW, without=("ns", "other"))
     assert others["n1"].memory_bytes == 8 * GIB - GIB - LAUNCHER_OVERHEAD_BYTES
 
 
-def test_old_revisions_take_no_room(mirror: Mirror) -> None:
+def test_old_revisions_reserve_no_memory(mirror: Mirror) -> None:
     for revision in (1, 2, 3):
         mirror.put("PersistentVolume", volume_body(target(), revision))
     others = gather_nodes(mirror, NOW, without=("ns", "other"))
@@ -119,7 +119,7 @@ def instancetype_body(memory: str, version: int = 1, namespace: str | None = NS)
         ({"name": "big", "kind": "VirtualMachineInstancetype"}, "VirtualMachineInstancetype", NS),
     ],
 )
-def test_an_instancetype_says_how_much_room_its_machine_takes(
+def test_an_instancetype_determines_the_memory_of_its_machine(
     mirror: Mirror, reference: dict[str, str], kind: str, namespace: str | None
 ) -> None:
     machine = {"name": "m", "image": {"name": "top"}, "template": {"instancetype": reference}}
@@ -153,7 +153,7 @@ def test_a_daemon_is_dead_two_minutes_after_its_last_word(mirror: Mirror, age_s:
     assert view(mirror, now).nodes["n1"].cache_alive is alive
 
 
-def test_a_node_without_our_driver_says_so(mirror: Mirror) -> None:
+def test_a_node_without_the_driver_is_marked(mirror: Mirror) -> None:
     mirror.put("CSINode", csi_node_body(version=2, driver="other"))
     assert not view(mirror).nodes["n1"].has_driver
 
@@ -216,7 +216,7 @@ def capture_body(phase: str, version: int = 1) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("phase", "used"), [("Checking", True), ("Storing", True), ("Done", False), ("Failed", False)])
-def test_a_capture_uses_what_it_stands_on_until_it_has_ended(mirror: Mirror, phase: str, used: bool) -> None:
+def test_a_capture_uses_its_state_and_images_until_it_has_ended(mirror: Mirror, phase: str, used: bool) -> None:
     mirror.put("SystemCapture", capture_body(phase))
     user = User(CAPTURE_KIND, "after")
     assert (user in image_users(mirror, NS, "top")) == used

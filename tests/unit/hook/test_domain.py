@@ -54,7 +54,7 @@ def test_any_spelling_of_the_attribute_is_found(driver: str) -> None:
     ]
 
 
-def test_text_that_only_looks_like_a_disk_is_left_alone() -> None:
+def test_text_that_resembles_a_disk_is_unchanged() -> None:
     decoy = (
         "<!-- "
         + our_disk("kigi-old").replace("--", "")

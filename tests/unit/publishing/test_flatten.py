@@ -14,7 +14,7 @@ def path(*names: str) -> list[Image]:
 
 
 @pytest.mark.parametrize(("ancestor", "below"), [(None, None), ("a", "a"), ("b", "b")])
-def test_the_new_layer_stands_on_the_named_ancestor_or_on_nothing(ancestor: str | None, below: str | None) -> None:
+def test_the_new_layer_is_based_on_the_named_ancestor_or_is_a_root(ancestor: str | None, below: str | None) -> None:
     assert layers_above(path("a", "b", "c", "d"), ancestor) == (f"sha256:{below * 64}" if below else None)
 
 
@@ -28,6 +28,6 @@ def test_the_new_layer_stands_on_the_named_ancestor_or_on_nothing(ancestor: str 
         (("a",), "z", "none: it is a root"),
     ],
 )
-def test_what_cannot_be_flattened_says_why(names: tuple[str, ...], ancestor: str, message: str) -> None:
+def test_an_impossible_flattening_raises_with_the_reason(names: tuple[str, ...], ancestor: str, message: str) -> None:
     with pytest.raises(SpecInvalid, match=message):
         layers_above(path(*names), ancestor)

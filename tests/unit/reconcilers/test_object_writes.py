@@ -187,7 +187,7 @@ async def test_a_version_that_is_not_the_newest_is_a_conflict_and_the_mirror_has
     assert finalizers(ports) == ("other", names.FINALIZER)
 
 
-async def test_an_object_that_is_gone_leaves_the_mirror(api: MemoryApi, ports: Ports) -> None:
+async def test_a_missing_object_is_removed_from_the_mirror(api: MemoryApi, ports: Ports) -> None:
     known(api, ports, deployment_body())
     api.objects.clear()
     await set_ours(ports, True)

@@ -67,7 +67,7 @@ async def test_the_successor_is_left_alone_and_known_afterwards(api: MemoryApi, 
     assert record.meta.uid == "vmi-2"
 
 
-async def test_an_instance_that_is_gone_leaves_the_mirror(api: MemoryApi, ports: Ports) -> None:
+async def test_a_missing_vmi_is_removed_from_the_mirror(api: MemoryApi, ports: Ports) -> None:
     instance(api, ports)
     api.objects.clear()
     await restart_machine(ports, STEP)

@@ -22,22 +22,22 @@ READY = conditions(*summary(ready=True, stalled=False, reason="Deployed", messag
 STALLED = conditions(*summary(ready=False, stalled=True, reason="ImageCycle", message=""))
 
 
-def test_a_transition_is_told_once() -> None:
+def test_a_transition_is_one_event() -> None:
     assert told(BUSY, READY) == [("Normal", "Deployed")]
     assert told(READY, READY) == []
 
 
-def test_losing_ready_and_a_stall_are_told() -> None:
+def test_losing_ready_and_becoming_stalled_are_events() -> None:
     assert told(READY, BUSY) == [("Normal", "LayersWarming")]
     assert ("Warning", "ImageCycle") in told(BUSY, STALLED)
 
 
-def test_another_cause_of_a_stall_is_told_and_the_same_is_not() -> None:
+def test_another_cause_of_a_stall_is_an_event_but_the_same_cause_is_not() -> None:
     other = conditions(*summary(ready=False, stalled=True, reason="NameTaken", message=""))
     assert told(STALLED, other) == [("Warning", "NameTaken")]
     assert told(STALLED, STALLED) == []
 
 
-def test_progress_within_a_phase_is_not_told() -> None:
+def test_progress_within_a_phase_is_not_an_event() -> None:
     more = conditions(*summary(ready=False, stalled=False, reason="LayersWarming", message="2 of 2"))
     assert told(BUSY, more) == []

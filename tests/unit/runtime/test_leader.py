@@ -107,7 +107,7 @@ async def test_a_server_that_is_down_costs_the_leadership_in_time() -> None:
     first.guard()
 
 
-async def test_a_released_lease_is_taken_at_once() -> None:
+async def test_a_released_lease_is_acquired_immediately() -> None:
     server, clock = Server(), Clock()
     first, second = candidate(server, clock, "a"), candidate(server, clock, "b")
     assert await first.attempt()
@@ -117,7 +117,7 @@ async def test_a_released_lease_is_taken_at_once() -> None:
     assert await second.attempt()
 
 
-async def test_two_that_see_the_end_at_once_do_not_both_lead() -> None:
+async def test_two_candidates_that_see_the_end_concurrently_do_not_both_lead() -> None:
     server, clock = Server(), Clock()
     first = candidate(server, clock, "a")
     others = [candidate(server, clock, name) for name in "bcd"]

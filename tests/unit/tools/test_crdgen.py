@@ -67,7 +67,7 @@ def test_check_of_a_directory_that_is_not_there_fails(tmp_path: Path) -> None:
     assert crdgen.main(["--check", str(tmp_path / "none")]) == 1
 
 
-def test_the_files_say_the_same_as_the_objects() -> None:
+def test_the_files_equal_the_generated_objects() -> None:
     for text in crdgen.render_crds().values():
         crd = yaml.safe_load(text)
         assert crd == CRDS[crd["spec"]["names"]["kind"]]
@@ -89,7 +89,7 @@ def test_every_field_is_described(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CRDS)
-def test_every_number_has_a_format_and_every_wished_number_bounds(kind: str) -> None:
+def test_every_number_has_a_format_and_every_number_of_a_spec_has_bounds(kind: str) -> None:
     for path, schema in walk(schema_of(kind)):
         if schema["type"] in ("integer", "number"):
             assert schema["format"] in ("int64", "double"), path
@@ -110,7 +110,7 @@ def test_everything_in_spec_that_can_grow_is_bounded(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CRDS)
-def test_an_untouched_object_says_that_nobody_has_looked(kind: str) -> None:
+def test_a_new_object_has_observed_generation_minus_one(kind: str) -> None:
     status = schema_of(kind)["properties"]["status"]
     assert status["default"] == {"observedGeneration": -1}
     assert [path for path, schema in walk(status) if "default" in schema] == ["", ".observedGeneration"]

@@ -63,7 +63,7 @@ def test_a_page_without_markers_is_refused_by_name(tmp_path: Path) -> None:
         docgen.render_pages(directory)
 
 
-def test_a_row_tells_type_bounds_default_and_meaning() -> None:
+def test_a_row_has_type_bounds_default_and_meaning() -> None:
     table = docgen.render_table(
         {
             "properties": {
