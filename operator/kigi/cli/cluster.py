@@ -6,10 +6,9 @@ import functools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kigi.adapters.kubernetes import endpoint as endpoints
-from kigi.adapters.kubernetes import kubeconfig as kubeconfigs
 from kigi.adapters.kubernetes.resources import (
     CAPTURE,
     DEPLOYMENT,
@@ -22,6 +21,8 @@ from kigi.adapters.kubernetes.resources import (
 from kigi.errors import Forbidden, SpecInvalid, Waiting
 
 if TYPE_CHECKING:
+    from kigi.adapters.kubernetes.endpoint import Endpoint
+    from kigi.adapters.kubernetes.kubeconfig import Config, Context
     from kigi.adapters.kubernetes.session import KubeSession
     from kigi.mirror.store import Mirror
 
@@ -47,26 +48,36 @@ class Access:
         """The given namespace, else the context's, else ``default``; raises SpecInvalid without a kubeconfig."""
         if self.namespace is not None:
             return self.namespace
-        return endpoints.pod_namespace() if self._is_pod() else self._context().namespace
+        from kigi.adapters.kubernetes.endpoint import pod_namespace
+
+        return pod_namespace() if self._is_pod() else self._context().namespace
 
     def scope(self) -> str | None:
         """The namespace to read; None: all."""
         return None if self.all_namespaces else self.default_namespace()
 
-    def endpoint(self) -> endpoints.Endpoint:
+    def endpoint(self) -> Endpoint:
         """Server and identity; raises SpecInvalid if no cluster is configured."""
-        if self._is_pod():
-            return endpoints.pod_endpoint(os.environ)
-        return endpoints.endpoint_of(self._context())
+        from kigi.adapters.kubernetes.endpoint import endpoint_of, pod_endpoint
+
+        return pod_endpoint(os.environ) if self._is_pod() else endpoint_of(self._context())
 
     def _is_pod(self) -> bool:
-        return self.kubeconfig is None and self.context is None and endpoints.is_pod(os.environ)
+        from kigi.adapters.kubernetes.endpoint import is_pod
 
-    def _context(self) -> kubeconfigs.Context:
-        return kubeconfigs.select(_config(kubeconfigs.files_of(self.kubeconfig, os.environ)), self.context)
+        return self.kubeconfig is None and self.context is None and is_pod(os.environ)
+
+    def _context(self) -> Context:
+        from kigi.adapters.kubernetes.kubeconfig import files_of, select
+
+        return select(_read_config(files_of(self.kubeconfig, os.environ)), self.context)
 
 
-_config = functools.cache(kubeconfigs.read_config)
+@functools.cache
+def _read_config(files: tuple[Path, ...]) -> Config:
+    from kigi.adapters.kubernetes.kubeconfig import read_config
+
+    return read_config(files)
 
 
 def open_cluster(

@@ -5,7 +5,6 @@ rich is imported only when something is drawn: JSON for programs does not pay fo
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,8 @@ def print_data(data: Any, render: Callable[[], RenderableType], form: Format) ->
     """Prints ``data`` (plain JSON) as JSON or YAML, or what ``render`` returns as a table."""
     match form:
         case Format.JSON:
+            import json
+
             print(json.dumps(data, indent=2))
         case Format.YAML:
             import yaml

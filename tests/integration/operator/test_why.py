@@ -194,16 +194,18 @@ async def test_what_a_deployment_waits_for(
             actors._wake("cache", (None, "slow"))  # type: ignore[arg-type]
             await has(kube, ns, "MachinesStarting")
             await wait_ready(kube, ns)
-            # Its daemon falls silent.
+            # Its daemon stops.
             actors.alive.discard("slow")
             apply(plane, ns, deployment(state="cleaned", placement=pool))
             await has(kube, ns, "LayersWarming")
-            silent = {"status": {"lastHeartbeatTime": "2020-01-01T00:00:00Z"}}
-            await actors._merge(NODE_CACHE, None, "slow", silent, "status")
+        # A heartbeat that changes counts as new, whatever its time; only a new operator compares it with its own clock.
+        silent = {"status": {"lastHeartbeatTime": "2020-01-01T00:00:00Z"}}
+        await actors._merge(NODE_CACHE, None, "slow", silent, "status")
+        async with OperatorRun(operator_kubeconfig):
             await has(kube, ns, "CacheSilent")
             actors.alive.add("slow")
             await wait_ready(kube, ns)
-            # Somebody else's finalizer holds a VM, and with it the deployment.
+            # Another owner's finalizer keeps a VM, and with it the deployment.
             vm = next(iter(actors._seen["VirtualMachine"]))[1]
             await actors._merge(MACHINE, ns, vm, {"metadata": {"finalizers": ["example.com/held"]}})
             await asyncio.to_thread(plane.kubectl, "delete", "ksd/class", "-n", ns, "--wait=false")
@@ -223,7 +225,7 @@ async def reports(kube: KubeClient, node: str) -> bool:
 
 
 async def has(kube: KubeClient, ns: str, *wanted: str) -> None:
-    """Conditions of the deployment give these reasons, all at once."""
+    """Waits until conditions of the deployment have all these reasons at the same time."""
     last: set[str] = set()
 
     async def check() -> bool:
@@ -243,7 +245,7 @@ async def has(kube: KubeClient, ns: str, *wanted: str) -> None:
 async def test_what_a_capture_meets(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    """KubeVirt does not pause, somebody resumes a VM, a copy is lost: each is said, and nobody stands still for it."""
+    """KubeVirt does not pause, a user resumes a VM, a copy is lost: each has its reason, and no VM stays paused."""
     mode = "refuse"
 
     async def requests(namespace: str, name: str, verb: str, options: Any = None) -> None:

@@ -19,11 +19,10 @@ NEVER = (*CLIENTS, "asyncio", "prometheus_client")
 MODELS = ("pydantic", "kigi.mirror.store", "kigi.planning")
 DRAWING = ("rich",)
 JSON = ("-o", "json")
+NO_CLUSTER = (*NEVER, *MODELS, *DRAWING, "yaml", "ssl", "http.client", "kigi.adapters.kubernetes.endpoint")
 VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "help": (("--help",), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl", "http.client", "kigi.cli.verbs.tree")),
-    **{
-        f"help of {name}": ((name, "--help"), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl", "http.client")) for name in ALL
-    },
+    "help": (("--help",), (*NO_CLUSTER, "kigi.cli.verbs.tree")),
+    **{f"help of {name}": ((name, "--help"), NO_CLUSTER) for name in ALL},
     "version": (("version",), (*NEVER, *MODELS, *DRAWING, "yaml", "ssl")),
     "tree": (("tree",), (*NEVER, *MODELS)),
     "tree for programs": (("tree", *JSON), (*NEVER, *MODELS, *DRAWING)),
