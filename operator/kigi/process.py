@@ -105,6 +105,7 @@ async def _work(ports: Ports) -> None:
     The listing begins after the election: it has every write of the former leader.
     """
     ports.mirror.synced = False
+    ports.mirror.prefetch_orders.clear()  # another operator may have led since: NodeCaches have its orders
     metrics.SYNCED.set(0)
     delay_s, longest_s = LIST_BACKOFF_S
     while not await _relist_every_kind(ports):

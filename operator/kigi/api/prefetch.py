@@ -1,4 +1,4 @@
-"""SystemPrefetch: states whose layers are kept on nodes before anybody deploys them there."""
+"""SystemPrefetch: states whose layers nodes hold before a deployment uses them there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PrefetchState = Literal["Queued", "Fetching", "Ready", "Refused", "Away"]
 
 
 class SystemPrefetchSpec(Model):
-    """Which states are kept warm, and on which nodes."""
+    """Which states to keep warm, and on which nodes."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -41,13 +41,13 @@ class SystemPrefetchSpec(Model):
     systems: list[NameRef] = Field(
         min_length=1,
         max_length=64,
-        description="SystemNodes of the same namespace: the states that are kept warm.",
+        description="SystemNodes of the same namespace: the states to keep warm.",
         json_schema_extra=MAP_BY_NAME,
     )
     nodes: list[ObjectName] = Field(
         default_factory=list,
         max_length=MAX_NODES,
-        description="Names of nodes; none: those that nodeSelector matches.",
+        description="Names of nodes; none: all that nodeSelector matches.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
     node_selector: dict[str, LabelValue] = Field(
@@ -56,24 +56,24 @@ class SystemPrefetchSpec(Model):
     tolerations: list[Toleration] = Field(
         default_factory=list,
         max_length=32,
-        description="Taints of nodes that are taken nevertheless.",
+        description="Taints that a node may have.",
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     count: int | None = Field(
         default=None,
         ge=1,
         le=MAX_NODES,
-        description="Number of these nodes, those that lack least first; one that is lost is replaced. None: all.",
+        description="Number of these nodes: those that lack the fewest bytes; a lost node is replaced. None: all.",
     )
     parallelism: int | None = Field(
         default=None,
         ge=1,
         le=MAX_NODES,
-        description="Number of nodes that fetch at the same time; the others wait for their turn. None: all.",
+        description="Concurrency limit: number of nodes that fetch at the same time. None: all.",
     )
     pinned: bool = Field(
         default=False,
-        description="True: these layers never give way, not even when a disk needs the room or the node's disk fills.",
+        description="True: these layers are never evicted, even if a disk needs the space or the node's disk is full.",
     )
 
 
@@ -82,30 +82,34 @@ class PrefetchedNode(Model):
 
     name: str = Field(description="Name of the node.")
     state: PrefetchState = Field(
-        description="Queued: waits for its turn. Ready: holds every layer, verified. Refused: see message; it is tried "
-        "again. Away: its cache does not report."
+        description="Queued: waits for its turn. Ready: holds every layer, verified. Refused: see message; the node "
+        "retries. Away: its cache daemon does not report."
     )
     held_bytes: int = Field(default=0, description="Bytes of the layers that it holds.")
     ordered: list[str] = Field(
-        default_factory=list, description="States whose layers the node is told to hold.", max_length=64
+        default_factory=list,
+        description="States whose layers the node is ordered to hold; none while it is Queued.",
+        max_length=64,
     )
     reason: str | None = Field(default=None, description="Why it is Refused or Away, as one CamelCase word.")
     message: str | None = Field(default=None, description="Why it is not Ready, for a person.")
 
 
 class SystemPrefetchStatus(Status):
-    """How far it is."""
+    """Progress on each node. No decision reads it."""
 
     nodes: list[PrefetchedNode] = Field(
-        default_factory=list, description="Nodes that are meant.", json_schema_extra=MAP_BY_NAME
+        default_factory=list, description="Chosen nodes.", json_schema_extra=MAP_BY_NAME
     )
-    wanted_nodes: int = Field(default=0, description="Number of nodes that are meant.")
+    wanted_nodes: int = Field(default=0, description="Number of chosen nodes.")
     ready_nodes: int = Field(default=0, description="Number of nodes that hold every layer, verified.")
-    node_bytes: int = Field(default=0, description="Bytes of the states' layers, each once: what each node holds.")
-    held_bytes: int = Field(default=0, description="Bytes that the nodes hold of them, together.")
-    wanted_bytes: int = Field(default=0, description="Bytes that the nodes shall hold, together.")
+    node_bytes: int = Field(
+        default=0, description="Bytes of the states' layers, each once: the desired bytes of each node."
+    )
+    held_bytes: int = Field(default=0, description="Bytes of these layers that the nodes hold, in all.")
+    wanted_bytes: int = Field(default=0, description="Desired bytes of all nodes.")
     missing_bytes: int = Field(
-        default=0, description="Bytes that the nodes lacked, together, when it was planned for the last change."
+        default=0, description="Bytes that the nodes lacked, in all, when the last change of the spec was planned."
     )
 
 

@@ -10,14 +10,12 @@ from kigi.domain import names
 from kigi.domain.observed import VolumeRecord
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError
-from kigi.mirror.records import CacheRecord
+from kigi.mirror.records import CacheRecord, PrefetchRecord
 from kigi.mirror.store import Mirror
 from kigi.planning.capture_progress import orders, progress_of
 from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH
-from kigi.planning.view import (
-    DesiredChain,
-    NodeView,
-)
+from kigi.planning.prefetch_orders import Order, order_of
+from kigi.planning.view import DesiredChain, NodeView
 
 
 def gather_node(mirror: Mirror, name: str) -> NodeView:
@@ -36,6 +34,7 @@ def gather_node(mirror: Mirror, name: str) -> NodeView:
             *_deployments_prefetches(mirror, volumes),
             *_prefetches(mirror, name),
         ),
+        keeps_prefetched=_keeps_prefetched(mirror, name),
         terminating=tuple((v.meta.name, v.handle) for v in terminating),
         terminating_in_use=frozenset(v.meta.name for v in terminating if _in_use(mirror, v)),
         spec_current=cache is not None and cache.observed_generation == cache.meta.generation,
@@ -87,15 +86,26 @@ def _deployments_prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iter
 
 
 def _prefetches(mirror: Mirror, node: str) -> Iterator[DesiredChain]:
-    """Chains of the states that each SystemPrefetch has told this node to hold."""
+    """Chains of the states of each SystemPrefetch that orders the node to hold them."""
     for record in sorted(mirror.prefetches, key=lambda record: (record.meta.namespace or "", record.meta.name)):
-        if record.status is None or isinstance(record.spec, KigiError) or record.meta.deleting:
+        if isinstance(record.spec, KigiError) or _order(mirror, record, node) != "Hold":
             continue
-        for told in record.status.nodes:
-            if told.name == node:
-                for name in told.ordered:
-                    system = mirror.resolved(record.meta.namespace or "", name)
-                    if isinstance(system, ResolvedSystem):
-                        for machine in system.machines:
-                            for chain in machine.chains:
-                                yield DesiredChain(chain, PRIORITY_PREFETCH, record.spec.pinned)
+        for ref in record.spec.systems:
+            system = mirror.resolved(record.meta.namespace or "", ref.name)
+            if isinstance(system, ResolvedSystem):
+                for machine in system.machines:
+                    yield from (DesiredChain(chain, PRIORITY_PREFETCH, record.spec.pinned) for chain in machine.chains)
+
+
+def _keeps_prefetched(mirror: Mirror, node: str) -> bool:
+    """Whether some SystemPrefetch lets the node wait, is not planned yet, or cannot be."""
+    return any(_order(mirror, record, node) == "Keep" for record in mirror.prefetches)
+
+
+def _order(mirror: Mirror, record: PrefetchRecord, node: str) -> Order:
+    if record.meta.deleting:
+        return "Drop"
+    orders = mirror.prefetch_orders.get((record.meta.namespace or "", record.meta.name))
+    if isinstance(record.spec, KigiError) and orders is None:
+        return "Drop"  # it is never planned
+    return order_of(orders, record.meta.uid, record.meta.generation, node)

@@ -34,6 +34,7 @@ from kigi.mirror.records import (
     Record,
     SystemRecord,
 )
+from kigi.planning.prefetch_orders import PrefetchOrders
 
 R = TypeVar("R", bound=Record)
 ObjectKey = tuple[str | None, str]
@@ -147,6 +148,8 @@ class Mirror:
         """Nodes that hold each layer."""
         self.memory_cache: dict[tuple[str, str], Mapping[str, int]] = {}
         """Memory that each deployment asks for, by node; forgotten when one of its volumes or VMs changes."""
+        self.prefetch_orders: dict[tuple[str, str], PrefetchOrders] = {}
+        """By namespace and name of the prefetch: what this operator has planned and NodeCaches may not show yet."""
         self._beats: dict[str, float] = {}
         """By node: when this process last saw the heartbeat of its NodeCache change."""
         self._tombstones: OrderedDict[str, None] = OrderedDict()

@@ -80,7 +80,8 @@ def _tree_changed(mirror: Mirror, namespace: str, images: set[str] | frozenset[s
         yield from ((key, COUNT_S) for key in _caches_of(mirror, deployment))
     for prefetch in mirror.prefetches.by("namespace", namespace):
         yield Key("prefetch", namespace, prefetch.meta.name), BATCH_S
-        yield from ((node_key(node), COUNT_S) for node in _ordered(prefetch))
+        orders = mirror.prefetch_orders.get((namespace, prefetch.meta.name))
+        yield from ((node_key(node), COUNT_S) for node in sorted(orders.hold if orders is not None else ()))
 
 
 def _life_changed(kind: KeyKind, change: Change) -> Iterator[EnqueueRequest]:
@@ -121,17 +122,12 @@ def capture_changed(mirror: Mirror, change: Change) -> Iterator[EnqueueRequest]:
 
 
 def prefetch_changed(mirror: Mirror, change: Change) -> Iterator[EnqueueRequest]:
-    """The prefetch and its states, if its spec changed; nodes with other orders."""
+    """The prefetch and its states, if its spec changed or it is gone; its reconcile enqueues nodes."""
     old, new = _typed(change, PrefetchRecord)
     namespace = _namespace(change)
     yield from ((Key("system", namespace, name), NOW_S) for name in sorted(_named_systems(old) ^ _named_systems(new)))
-    changed = _version(old) != _version(new)
-    if new is not None and changed:
-        yield Key("prefetch", namespace, new.meta.name), NOW_S
-    before, after = _ordered(old), _ordered(new)
-    for node in sorted(before.keys() | after.keys()):
-        if changed or before.get(node) != after.get(node):
-            yield node_key(node), NOW_S
+    if _life_or_spec(old) != _life_or_spec(new):
+        yield Key("prefetch", namespace, change.key[1]), NOW_S
 
 
 # Nodes, KubeVirt and instancetypes: what placement of every deployment reads.
@@ -313,12 +309,6 @@ def _named_systems(record: DeploymentRecord | PrefetchRecord | None) -> frozense
 
 def _capture_orders(status: SystemCaptureStatus | None) -> object:
     return (status.phase, [(disk.id, disk.node) for disk in status.disks]) if status is not None else None
-
-
-def _ordered(record: PrefetchRecord | None) -> dict[str, list[str]]:
-    """The states that each node is to hold, without nodes that are to hold none."""
-    status = record.status if record is not None else None
-    return {node.name: node.ordered for node in status.nodes if node.ordered} if status is not None else {}
 
 
 def _disk(volume: VolumeRecord | None) -> object:

@@ -33,7 +33,7 @@ def plan_node_cache(view: NodeView) -> Plan:
     discard = sorted(handle for volume, handle in view.terminating if volume not in view.terminating_in_use)
     discard.extend(orphans(view))
     wanted = NodeCacheSpec(
-        layers=wanted_layers(view.desired),
+        layers=wanted_layers(view.desired, prefetched_layers(view.present) if view.keeps_prefetched else ()),
         discard=sorted(discard[:MAX_LAYERS]),
         captures=list(view.captures)[:MAX_CAPTURES],
     )
@@ -58,13 +58,26 @@ def orphans(view: NodeView) -> list[str]:
     return sorted(h for h in view.nameless - copied if view.spec_current or h in view.discard)
 
 
-def wanted_layers(wishes: Iterable[DesiredChain]) -> list[WantedLayer]:
-    """Every layer of the wishes once, with the highest priority that any gives it, by digest; at most MAX_LAYERS."""
-    wanted: dict[Digest, WantedLayer] = {}
-    for wish in wishes:
-        for layer in wish.chain:
+def prefetched_layers(spec: NodeCacheSpec | None) -> list[WantedLayer]:
+    """Layers that the NodeCache lists for prefetches only, and the layers below them, which may serve a disk too."""
+    listed = {layer.digest: layer for layer in spec.layers} if spec is not None else {}
+    found: dict[str, WantedLayer] = {}
+    for top in listed.values():
+        digest: str | None = top.digest if top.priority < PRIORITY_DISK else None
+        while digest is not None and digest in listed and digest not in found:
+            layer = listed[digest]
+            found[digest] = layer.model_copy(update={"priority": min(layer.priority, PRIORITY_PREFETCH)})
+            digest = layer.parent
+    return list(found.values())
+
+
+def wanted_layers(desired: Iterable[DesiredChain], kept: Iterable[WantedLayer] = ()) -> list[WantedLayer]:
+    """Every layer of the chains and of ``kept`` once, by digest, with its highest priority; at most MAX_LAYERS."""
+    wanted: dict[Digest, WantedLayer] = {Digest(layer.digest): layer for layer in kept}
+    for each in desired:
+        for layer in each.chain:
             other = wanted.get(layer.digest)
-            if other is not None and other.priority >= wish.priority and (other.pinned or not wish.pinned):
+            if other is not None and other.priority >= each.priority and (other.pinned or not each.pinned):
                 continue
             wanted[layer.digest] = WantedLayer(
                 digest=layer.digest,
@@ -72,8 +85,8 @@ def wanted_layers(wishes: Iterable[DesiredChain]) -> list[WantedLayer]:
                 virtual_size_bytes=layer.virtual_size_bytes,
                 parent=layer.parent,
                 repository=layer.repository,
-                priority=max(wish.priority, other.priority if other else 0),
-                pinned=wish.pinned or (other is not None and other.pinned),
+                priority=max(each.priority, other.priority if other else 0),
+                pinned=each.pinned or (other is not None and other.pinned),
             )
     first = sorted(wanted.values(), key=lambda layer: (not layer.pinned, -layer.priority, layer.digest))
     return sorted(first[:MAX_LAYERS], key=lambda layer: layer.digest)

@@ -1,8 +1,8 @@
-"""Which nodes keep a prefetch's states warm, and whose turn it is to fetch."""
+"""Which nodes hold the layers of a prefetch, and in which order they fetch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,6 +12,8 @@ from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError, NodesMissing
 from kigi.planning.candidates import candidate_nodes, is_selected, why_no_candidates
+from kigi.planning.prefetch_orders import PrefetchOrders, order_of
+from kigi.planning.steps import OrderPrefetch
 from kigi.planning.view import NodeState
 
 
@@ -19,73 +21,87 @@ from kigi.planning.view import NodeState
 class PrefetchView:
     """Everything that the decision on one SystemPrefetch needs."""
 
+    namespace: str
+    name: str
+    uid: str
     generation: int
     spec: SystemPrefetchSpec
     systems: Mapping[str, ResolvedSystem | KigiError]
     """Every state that the spec names, resolved, or why it cannot be."""
     nodes: Mapping[str, NodeState]
-    status: SystemPrefetchStatus
-    """As it is: which nodes were chosen, and what each was told."""
+    listed: Mapping[str, frozenset[Digest]]
+    """Layers that the NodeCache of each node lists."""
+    orders: PrefetchOrders | None
+    """The last orders of this operator, which NodeCaches may not show yet."""
+    old_status: SystemPrefetchStatus
+    """For conditions and counters; no decision is read from it."""
     now: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class PrefetchPlan:
-    """``nodes`` by name; ``error``: why it is not what the spec asks for."""
+    """``nodes`` by name; ``error``: why they are fewer than the spec asks for, or why ``layers`` is empty."""
 
     nodes: tuple[PrefetchedNode, ...]
     layers: Mapping[Digest, Layer]
-    """What each of the nodes shall hold."""
+    """Layers of all states: what each of the nodes should hold."""
+    orders: PrefetchOrders
+    steps: tuple[OrderPrefetch, ...] = ()
     error: KigiError | None = None
 
 
 def plan_prefetch(view: PrefetchView) -> PrefetchPlan:
-    """What each node is told to hold.
+    """The order to each node; pure. O(nodes x layers of the states).
 
-    A state that cannot be resolved leaves all as it is. O(nodes x layers of the states).
+    At most ``spec.parallelism`` nodes get the order Hold while they lack layers. A node that has this order already, by
+    this operator or by its NodeCache, comes before all others and is not called back for them. A node that is refused
+    layers or does not report does not count. If a state cannot be resolved, NodeCaches stay as they are.
     """
-    systems: list[ResolvedSystem] = []
-    for ref in view.spec.systems:
-        system = view.systems[ref.name]
+    systems = [view.systems[ref.name] for ref in view.spec.systems]
+    resolved = [system for system in systems if isinstance(system, ResolvedSystem)]
+    layers = {digest: layer for system in resolved for digest, layer in system.layers().items()}
+    for system in systems:
         if isinstance(system, KigiError):
-            return PrefetchPlan(tuple(view.status.nodes), {}, system)
-        systems.append(system)
-    layers = {digest: layer for system in systems for digest, layer in system.layers().items()}
+            return _unresolved(view, layers, system)
     missing = {name: missing_layers(layers, state.held) for name, state in view.nodes.items()}
     lacking = {name: total_bytes(found.values()) for name, found in missing.items()}
-    names, error = _choose(view, lacking)
-    before = {node.name: node for node in view.status.nodes}
-    wanted = [system.name for system in systems]
+    ordered = {name for name in view.nodes if _is_ordered(view, name, layers)}
+    chosen, error = _choose(view, lacking, ordered)
+    held = total_bytes(layers.values())
     nodes: list[PrefetchedNode] = []
     fetching = 0
-    for name in sorted(names, key=lambda name: (_rank(before.get(name), wanted), lacking[name], name)):
-        state, reason, message = _look(view.nodes[name], missing[name])
-        turn = view.spec.parallelism is None or fetching < view.spec.parallelism
-        if state == "Fetching" and not turn:
-            state, message = "Queued", f"{fetching} nodes fetch; spec.parallelism allows no more at a time"
-        fetching += state == "Fetching"
-        known = before.get(name)
-        nodes.append(
-            PrefetchedNode(
-                name=name,
-                state=state,
-                held_bytes=total_bytes(layers.values()) - lacking[name],
-                # Until its turn it keeps what it was told to keep.
-                ordered=(known.ordered if known is not None else []) if state == "Queued" else wanted,
-                reason=reason,
-                message=message,
-            )
-        )
-    return PrefetchPlan(tuple(sorted(nodes, key=lambda node: node.name)), layers, error)
+    for name in sorted(chosen, key=lambda name: (name not in ordered, lacking[name], name)):
+        node = _node(view, name, missing[name], held - lacking[name], fetching)
+        fetching += node.state == "Fetching"
+        nodes.append(node)
+    queued = frozenset(node.name for node in nodes if node.state == "Queued")
+    orders = PrefetchOrders(view.uid, view.generation, frozenset(chosen) - queued, queued)
+    return PrefetchPlan(tuple(sorted(nodes, key=lambda n: n.name)), layers, orders, _steps(view, orders), error)
 
 
-def _rank(known: PrefetchedNode | None, wanted: Sequence[str]) -> int:
-    """Those that were told already are not called back; those that hold everything take nobody's turn anyway."""
-    return 0 if known is not None and known.ordered == wanted else 1
+def _unresolved(view: PrefetchView, layers: Mapping[Digest, Layer], error: KigiError) -> PrefetchPlan:
+    """NodeCaches with layers of the prefetch stay as they are; ``layers`` are those of the states that are known."""
+    if view.orders is not None and view.orders.uid == view.uid:
+        keep = view.orders.hold | view.orders.keep
+    else:
+        keep = frozenset(name for name in view.nodes if layers and layers.keys() <= view.listed.get(name, frozenset()))
+    orders = PrefetchOrders(view.uid, view.generation, keep=keep)
+    return PrefetchPlan(tuple(view.old_status.nodes), {}, orders, _steps(view, orders), error)
 
 
-def _choose(view: PrefetchView, lacking: Mapping[str, int]) -> tuple[list[str], KigiError | None]:
-    """Names of the nodes that are meant, and why there are fewer than asked for."""
+def _steps(view: PrefetchView, orders: PrefetchOrders) -> tuple[OrderPrefetch, ...]:
+    return (OrderPrefetch(view.namespace, view.name, orders),) if orders != view.orders else ()
+
+
+def _is_ordered(view: PrefetchView, node: str, layers: Mapping[Digest, Layer]) -> bool:
+    """Whether the node has the order Hold: by this operator, or by its NodeCache."""
+    if order_of(view.orders, view.uid, view.generation, node) == "Hold":
+        return True
+    return layers.keys() <= view.listed.get(node, frozenset())
+
+
+def _choose(view: PrefetchView, lacking: Mapping[str, int], ordered: set[str]) -> tuple[list[str], KigiError | None]:
+    """Names of the nodes, and why they are fewer than the spec asks for."""
     spec = view.spec
     named = {name: state for name, state in view.nodes.items() if not spec.nodes or name in spec.nodes}
     rules = Placement(node_selector=spec.node_selector, tolerations=spec.tolerations)
@@ -97,9 +113,8 @@ def _choose(view: PrefetchView, lacking: Mapping[str, int]) -> tuple[list[str], 
         if unknown or (spec.nodes and left) or not selected:
             return sorted(selected), NodesMissing(f"nodes are missing: {why_no_candidates(left, rules)}{absent}")
         return sorted(selected), None
-    # A node that was taken stays while its cache answers: a cordon or a moment's absence moves no bytes.
-    taken = {node.name for node in view.status.nodes}
-    kept = {name for name in taken & selected.keys() if selected[name].cache_alive}
+    # A chosen node stays while its cache reports: a cordon or a short absence moves no bytes.
+    kept = {name for name in ordered & selected.keys() if selected[name].cache_alive}
     free = kept | candidate_nodes(named, rules).keys()
     chosen = sorted(free, key=lambda name: (name not in kept, lacking[name], name))[: spec.count]
     if len(chosen) < spec.count:
@@ -109,10 +124,24 @@ def _choose(view: PrefetchView, lacking: Mapping[str, int]) -> tuple[list[str], 
     return chosen, None
 
 
-def _look(node: NodeState, missing: Mapping[Digest, Layer]) -> tuple[PrefetchState, str | None, str | None]:
-    """What a node that is told to hold the layers makes of it: state, reason and message."""
+def _node(
+    view: PrefetchView, name: str, missing: Mapping[Digest, Layer], held_bytes: int, fetching: int
+) -> PrefetchedNode:
+    """Status of one node; ``fetching`` other nodes fetch before it."""
+    limit = view.spec.parallelism
+    state, reason, message = _state(view.nodes[name], missing)
+    if state == "Fetching" and limit is not None and fetching >= limit:
+        state, message = "Queued", f"{fetching} nodes fetch; spec.parallelism allows no more at a time"
+    ordered = [] if state == "Queued" else [ref.name for ref in view.spec.systems]
+    return PrefetchedNode(
+        name=name, state=state, held_bytes=held_bytes, ordered=ordered, reason=reason, message=message
+    )
+
+
+def _state(node: NodeState, missing: Mapping[Digest, Layer]) -> tuple[PrefetchState, str | None, str | None]:
+    """State, reason and message of a node that has its turn."""
     if not node.cache_alive:
-        return "Away", "CacheSilent", "its cache daemon is silent"
+        return "Away", "CacheSilent", "its cache daemon does not report"
     if not missing:
         return "Ready", None, None
     for digest in missing:

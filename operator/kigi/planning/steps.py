@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from kigi.errors import KigiError
 from kigi.planning.capture_progress import CaptureProgress
+from kigi.planning.prefetch_orders import PrefetchOrders
 
 FinalizerKind = Literal["SystemDeployment", "SystemCapture"]
 
@@ -77,6 +78,15 @@ class EmitEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderPrefetch:
+    """Replace the prefetch's orders in this operator's memory, and reconcile the nodes that have another one."""
+
+    namespace: str
+    name: str
+    orders: PrefetchOrders
+
+
+@dataclass(frozen=True, slots=True)
 class RecordProgress:
     """Write the progress into the capture's status; the steps after it are carried out only if that succeeds."""
 
@@ -136,7 +146,16 @@ class StepResult:
     error: KigiError | None = None
 
 
-Step = AddFinalizer | RemoveFinalizer | ApplyObject | RestartMachine | DeleteObject | ReleaseVolume | EmitEvent
+Step = (
+    AddFinalizer
+    | RemoveFinalizer
+    | ApplyObject
+    | RestartMachine
+    | DeleteObject
+    | ReleaseVolume
+    | OrderPrefetch
+    | EmitEvent
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,8 @@ class NodeView:
     """Handles of overlays that the daemon reports."""
     nameless: frozenset[str] = frozenset()
     """Handles in ``volumes`` without a PersistentVolume and without a pod: left over on a node that was away."""
+    keeps_prefetched: bool = False
+    """Prefetched layers of the NodeCache stay: a prefetch lets the node wait for its turn, or is not planned yet."""
     captures: tuple[CaptureOrder, ...] = ()
     """Copies of overlays that SystemCaptures request on this node."""
     present: NodeCacheSpec | None = None

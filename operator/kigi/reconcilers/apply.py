@@ -16,11 +16,14 @@ from collections.abc import Iterable
 from kigi.adapters.kubernetes import resources
 from kigi.domain import names
 from kigi.errors import KigiError
+from kigi.mirror.keys import node_key
+from kigi.planning.prefetch_orders import changed_nodes
 from kigi.planning.steps import (
     AddFinalizer,
     ApplyObject,
     DeleteObject,
     EmitEvent,
+    OrderPrefetch,
     ReleaseVolume,
     RemoveFinalizer,
     RestartMachine,
@@ -59,10 +62,20 @@ async def apply_step(ports: Ports, step: Step) -> None:
             await delete_object(ports, kind, namespace, name)
         case RestartMachine():
             await restart_machine(ports, step)
+        case OrderPrefetch():
+            _order_prefetch(ports, step)
         case EmitEvent():
             pass
     metrics.STEPS.labels(type(step).__name__).inc()
     logger.info("step done", extra={"step": type(step).__name__, "object": _object_of(step)})
+
+
+def _order_prefetch(ports: Ports, step: OrderPrefetch) -> None:
+    orders, key = ports.mirror.prefetch_orders, (step.namespace, step.name)
+    nodes = changed_nodes(orders.get(key), step.orders, [node.meta.name for node in ports.mirror.nodes])
+    orders[key] = step.orders
+    for node in nodes:
+        ports.queue.add(node_key(node))
 
 
 async def _apply_group(ports: Ports, steps: list[Step]) -> None:

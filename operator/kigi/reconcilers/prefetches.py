@@ -1,4 +1,4 @@
-"""SystemPrefetch: its status says what each node is told to hold, and the nodes' pass reads it there."""
+"""SystemPrefetch: its orders let nodes fetch; the reconcile of each node writes them into the NodeCache."""
 
 from __future__ import annotations
 
@@ -7,24 +7,36 @@ from datetime import timedelta
 from kigi.adapters.kubernetes.resources import PREFETCH
 from kigi.errors import KigiError
 from kigi.gather.prefetch import gather_prefetch
-from kigi.mirror.keys import Key
+from kigi.mirror.keys import Key, node_key
+from kigi.planning.prefetches import plan_prefetch
+from kigi.reconcilers.apply import apply_steps
 from kigi.reconcilers.writing import write_status
 from kigi.runtime.ports import Ports
 from kigi.status.prefetches import invalid_status, prefetch_status
 
-LOOK_AGAIN = timedelta(minutes=1)
-"""A daemon that falls silent changes nothing that is watched."""
+RECHECK = timedelta(minutes=1)
+"""A daemon that stops reporting causes no event."""
 
 
 async def reconcile_prefetch(ports: Ports, key: Key) -> float | None:
-    """Chooses nodes and gives turns. Deleting needs no step: what is not told any more is not wanted any more."""
+    """Orders nodes to hold layers. A deleted prefetch has no steps: the nodes drop layers that nothing asks for."""
     record = ports.mirror.prefetches.get(key.namespace, key.name)
     if record is None or record.meta.deleting:
+        _forget(ports, key)
         return None
     if isinstance(record.spec, KigiError):
         status = invalid_status(record.status, record.meta.generation, record.spec, ports.now())
         await write_status(ports, PREFETCH, record.meta, record.status, status)
         return None
     view = gather_prefetch(ports.mirror, record, ports.now())
-    await write_status(ports, PREFETCH, record.meta, record.status, prefetch_status(view))
-    return LOOK_AGAIN.total_seconds()
+    plan = plan_prefetch(view)
+    await apply_steps(ports, plan.steps)
+    await write_status(ports, PREFETCH, record.meta, record.status, prefetch_status(view, plan))
+    return RECHECK.total_seconds()
+
+
+def _forget(ports: Ports, key: Key) -> None:
+    orders = ports.mirror.prefetch_orders.pop((key.namespace, key.name), None)
+    nodes = orders.hold | orders.keep if orders is not None else {node.meta.name for node in ports.mirror.nodes}
+    for node in sorted(nodes):
+        ports.queue.add(node_key(node))

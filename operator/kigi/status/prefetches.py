@@ -1,4 +1,4 @@
-"""Status of a SystemPrefetch: Ready when every byte is on every node that is meant, verified."""
+"""Status of a SystemPrefetch: Ready when each chosen node holds every layer, verified."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from kigi.api.prefetch import SystemPrefetchStatus
 from kigi.domain.layers import total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError, NeedsAction
-from kigi.planning.prefetches import PrefetchPlan, PrefetchView, plan_prefetch
+from kigi.planning.prefetches import PrefetchPlan, PrefetchView
 
 SHOWN = 3
-"""Nodes in trouble whose message is told."""
+"""Refused or silent nodes that a message names."""
 
 
-def prefetch_status(view: PrefetchView) -> SystemPrefetchStatus:
-    """The plan as status: the nodes' pass acts on it."""
-    plan = plan_prefetch(view)
-    if plan.error is not None and not plan.layers:  # not resolved: nothing was decided
+def prefetch_status(view: PrefetchView, plan: PrefetchPlan) -> SystemPrefetchStatus:
+    """Nodes, bytes and conditions of the plan."""
+    old = view.old_status
+    if plan.error is not None and not plan.layers:  # a state is not resolved: the nodes stay as they are
         findings = [*problem_findings(plan.error), Finding(RESOLVED, False, plan.error.reason, str(plan.error))]
-        return _with(view.status, view.status.conditions, view.generation, findings, view.now)
+        return _with(old, old.conditions, view.generation, findings, view.now)
     node_bytes = total_bytes(plan.layers.values())
     held, wanted = sum(node.held_bytes for node in plan.nodes), node_bytes * len(plan.nodes)
     ready = sum(node.state == "Ready" for node in plan.nodes)
-    new = view.status.observed_generation != view.generation
+    new = old.observed_generation != view.generation
     status = SystemPrefetchStatus(
         nodes=list(plan.nodes),
         wanted_nodes=len(plan.nodes),
@@ -34,7 +34,7 @@ def prefetch_status(view: PrefetchView) -> SystemPrefetchStatus:
         node_bytes=node_bytes,
         held_bytes=held,
         wanted_bytes=wanted,
-        missing_bytes=wanted - held if new else view.status.missing_bytes,
+        missing_bytes=wanted - held if new else old.missing_bytes,
     )
     names = ", ".join(ref.name for ref in view.spec.systems)
     cached = ready == len(plan.nodes)
@@ -44,13 +44,13 @@ def prefetch_status(view: PrefetchView) -> SystemPrefetchStatus:
         Finding(RESOLVED, True, "Resolved", f"{len(plan.layers)} layers, {format_bytes(node_bytes)}"),
         Finding(CACHED, cached, "LayersCached" if cached else "LayersWarming", amount),
     ]
-    return _with(status, view.status.conditions, view.generation, findings, view.now)
+    return _with(status, old.conditions, view.generation, findings, view.now)
 
 
 def invalid_status(
     old: SystemPrefetchStatus | None, generation: int, error: NeedsAction, now: datetime
 ) -> SystemPrefetchStatus:
-    """Of a spec that makes no sense: what was decided before stays."""
+    """The status of a stored spec that does not validate; the nodes stay as they are."""
     status = old or SystemPrefetchStatus()
     return _with(status, status.conditions, generation, problem_findings(error), now)
 
@@ -63,10 +63,10 @@ def _sum_up(plan: PrefetchPlan, *, cached: bool, amount: str) -> tuple[Finding, 
     troubled = [node for node in plan.nodes if node.state in ("Refused", "Away")]
     if not troubled:
         return summary(ready=False, stalled=False, reason="LayersWarming", message=amount)
-    told = "; ".join(f"node {node.name}: {node.message}" for node in troubled[:SHOWN])
+    causes = "; ".join(f"node {node.name}: {node.message}" for node in troubled[:SHOWN])
     more = f"; and {len(troubled) - SHOWN} more nodes" if len(troubled) > SHOWN else ""
     reason = min(node.reason or "CacheSilent" for node in troubled)
-    return summary(ready=False, stalled=False, reason=reason, message=f"{amount}; {told}{more}")
+    return summary(ready=False, stalled=False, reason=reason, message=f"{amount}; {causes}{more}")
 
 
 def _problem(error: KigiError, amount: str) -> tuple[Finding, Finding, Finding]:

@@ -8,6 +8,7 @@ from kigi.domain.images import Image
 from kigi.mirror.keys import Key
 from kigi.mirror.store import Mirror
 from kigi.mirror.triggers import all_keys, enqueue_requests
+from kigi.planning.prefetch_orders import PrefetchOrders
 from tests.support.bodies import (
     GIB,
     NAME,
@@ -179,3 +180,27 @@ def test_a_node_that_goes_or_comes_back_wakes_captures_of_its_disks(mirror: Mirr
     change = mirror.gone("Node", None, "n1", mirror.nodes.get(None, "n1").meta.uid)  # type: ignore[union-attr]
     assert change is not None
     assert capture in {key for key, _ in enqueue_requests(mirror, change)}
+
+
+def prefetch_body(version: int, generation: int = 1) -> dict[str, Any]:
+    meta = {"name": "monday", "namespace": NS, "uid": "p", "generation": generation, "resourceVersion": str(version)}
+    status = {"observedGeneration": version}
+    return {"metadata": meta, "spec": {"systems": [{"name": "a"}]}, "status": status}
+
+
+def test_a_prefetch_is_enqueued_when_it_changes_or_goes_and_its_reconcile_enqueues_the_nodes(mirror: Mirror) -> None:
+    prefetch, system = Key("prefetch", NS, "monday"), Key("system", NS, "a")
+    assert woken(mirror, "SystemPrefetch", prefetch_body(1)) == {prefetch, system}
+    assert woken(mirror, "SystemPrefetch", prefetch_body(2)) == set(), "its own status"
+    assert woken(mirror, "SystemPrefetch", prefetch_body(3, generation=2)) == {prefetch}
+    gone = mirror.gone("SystemPrefetch", NS, "monday", "p")
+    assert gone is not None
+    assert {key for key, _ in enqueue_requests(mirror, gone)} == {prefetch, system}
+
+
+def test_a_tree_that_changes_concerns_the_nodes_that_prefetch_it(mirror: Mirror) -> None:
+    mirror.put("SystemPrefetch", prefetch_body(1))
+    mirror.prefetch_orders[NS, "monday"] = PrefetchOrders("p", 1, frozenset({"n7"}), frozenset({"n8"}))
+    found = woken(mirror, "SystemNode", system_body("a", [{"name": "other", "image": {"name": "top"}}], version=9))
+    assert {Key("prefetch", NS, "monday"), Key("node", "", "n7")} <= found
+    assert Key("node", "", "n8") not in found

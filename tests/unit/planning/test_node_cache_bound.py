@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from kigi.api.node_cache import MAX_LAYERS
+from dataclasses import replace
+
+from kigi.api.node_cache import MAX_LAYERS, NodeCacheSpec
 from kigi.domain.layers import Digest, Layer
-from kigi.planning.node_cache import PRIORITY_DISK, PRIORITY_PREFETCH, plan_node_cache, wanted_layers
+from kigi.planning.node_cache import (
+    PRIORITY_DISK,
+    PRIORITY_PREFETCH,
+    plan_node_cache,
+    prefetched_layers,
+    wanted_layers,
+)
 from kigi.planning.steps import ApplyObject
 from kigi.planning.view import DesiredChain, NodeView
 
@@ -48,3 +56,28 @@ def test_overlays_of_volumes_that_are_deleted_go_before_those_without_any() -> N
     (step,) = plan_node_cache(view).steps
     assert isinstance(step, ApplyObject)
     assert "a" not in step.manifest["spec"]["discard"]
+
+
+def chain(*names: str) -> tuple[Layer, ...]:
+    """Layers above each other; equal names are the same layer."""
+    digests = [Digest(f"sha256:{name.encode().hex().rjust(64, '0')}") for name in names]
+    return tuple(Layer(d, 1, 512, parent) for d, parent in zip(digests, [None, *digests], strict=False))
+
+
+def test_a_node_that_waits_for_its_turn_keeps_prefetched_layers_with_the_layers_below_them() -> None:
+    disk, prefetched = DesiredChain(chain("base", "disk"), PRIORITY_DISK), chain("base", "next")
+    present = NodeCacheSpec(layers=wanted_layers([disk, DesiredChain(prefetched, PRIORITY_PREFETCH, pinned=True)]))
+    assert [layer.priority for layer in present.layers] == [PRIORITY_DISK, PRIORITY_DISK, PRIORITY_PREFETCH]
+    kept = prefetched_layers(present)
+    assert {layer.digest for layer in kept} == {layer.digest for layer in prefetched}
+    assert {layer.priority for layer in kept} == {PRIORITY_PREFETCH}
+    assert wanted_layers([disk, *[DesiredChain(prefetched, PRIORITY_PREFETCH, pinned=True)]]) == wanted_layers(
+        [disk], kept
+    )
+    view = NodeView("node", True, True, True, (), (), present=present)
+    (step,) = plan_node_cache(replace(view, keeps_prefetched=True)).steps
+    assert isinstance(step, ApplyObject)
+    assert len(step.manifest["spec"]["layers"]) == 2, "the disk is gone"
+    (step,) = plan_node_cache(view).steps
+    assert isinstance(step, ApplyObject)
+    assert not step.manifest["spec"]["layers"]

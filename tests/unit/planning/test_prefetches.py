@@ -1,4 +1,4 @@
-"""Which nodes keep states warm, and in which order they fetch."""
+"""Nodes that hold the layers of a prefetch, and the order in which they fetch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from kigi.api.prefetch import PrefetchedNode, SystemPrefetchSpec, SystemPrefetchStatus
-from kigi.domain.layers import Layer
+from kigi.api.prefetch import SystemPrefetchSpec, SystemPrefetchStatus
+from kigi.domain.layers import Digest, Layer
 from kigi.domain.systems import ResolvedMachine, ResolvedSystem
 from kigi.errors import SystemMissing
+from kigi.planning.prefetch_orders import PrefetchOrders, changed_nodes, order_of
 from kigi.planning.prefetches import PrefetchView, plan_prefetch
+from kigi.planning.steps import OrderPrefetch
 from kigi.planning.view import NodeState
 from kigi.status.prefetches import prefetch_status
 from tests.support.worlds import GIB, digest
@@ -30,36 +32,59 @@ def node(name: str, **changes: Any) -> NodeState:
     return replace(NodeState(name, cache_free_bytes=GIB), **changes)
 
 
-def view_of(*nodes: NodeState, status: SystemPrefetchStatus | None = None, **spec: object) -> PrefetchView:
+def view_of(*nodes: NodeState, **spec: object) -> PrefetchView:
     return PrefetchView(
+        namespace="ns",
+        name="monday",
+        uid="u1",
         generation=1,
         spec=SystemPrefetchSpec.model_validate({"systems": [{"name": "a"}], **spec}),
         systems={"a": SYSTEM},
         nodes={state.name: state for state in nodes},
-        status=status or SystemPrefetchStatus(),
+        listed={},
+        orders=None,
+        old_status=SystemPrefetchStatus(),
         now=datetime(2026, 1, 1, tzinfo=UTC),
     )
 
 
 def states(view: PrefetchView) -> dict[str, str]:
-    return {told.name: told.state for told in plan_prefetch(view).nodes}
+    return {node.name: node.state for node in plan_prefetch(view).nodes}
 
 
-def after(view: PrefetchView, *nodes: NodeState) -> PrefetchView:
-    """The next pass: the status is written, and these nodes are otherwise."""
-    return replace(view, status=prefetch_status(view), nodes={**view.nodes, **{state.name: state for state in nodes}})
+def after(view: PrefetchView, *nodes: NodeState, restarted: bool = False) -> PrefetchView:
+    """The next reconcile, with these nodes changed: status and NodeCaches are written.
+
+    ``restarted``: by another operator, which knows no more than that.
+    """
+    plan = plan_prefetch(view)
+    listed = {name: layers for name, layers in view.listed.items() if name in plan.orders.keep}
+    return replace(
+        view,
+        orders=None if restarted else plan.orders,
+        listed={**listed, **dict.fromkeys(plan.orders.hold, frozenset(plan.layers))},
+        old_status=prefetch_status(view, plan),
+        nodes={**view.nodes, **{state.name: state for state in nodes}},
+    )
+
+
+def status_of(view: PrefetchView) -> SystemPrefetchStatus:
+    return prefetch_status(view, plan_prefetch(view))
 
 
 def ready(view: PrefetchView) -> tuple[str, str]:
-    found = {c.type: c for c in prefetch_status(view).conditions}["Ready"]
+    found = {c.type: c for c in status_of(view).conditions}["Ready"]
     return found.status, found.reason
 
 
-def test_every_node_with_a_cache_is_meant_unless_something_is_said() -> None:
+RESTARTED = pytest.mark.parametrize("restarted", [False, True])
+
+
+def test_every_node_with_a_cache_is_chosen_by_default() -> None:
     view = view_of(node("a"), node("b", held=ALL), node("without", has_driver=False))
     assert states(view) == {"a": "Fetching", "b": "Ready"}
     assert ready(view) == ("False", "LayersWarming")
-    status = prefetch_status(view)
+    status = status_of(view)
     assert (status.wanted_nodes, status.ready_nodes, status.node_bytes) == (2, 1, 130)
     assert (status.held_bytes, status.wanted_bytes, status.missing_bytes) == (130, 260, 130)
 
@@ -69,7 +94,7 @@ def test_it_is_ready_when_every_layer_is_on_every_node() -> None:
     assert ready(view) == ("False", "LayersWarming")
     view = after(view, node("a", held=ALL))
     assert ready(view) == ("True", "LayersCached")
-    assert prefetch_status(view).missing_bytes == 20, "what the last change cost stays"
+    assert status_of(view).missing_bytes == 20, "what the last change cost stays"
 
 
 def test_nodes_are_taken_by_labels_and_taints() -> None:
@@ -83,11 +108,11 @@ def test_nodes_are_taken_by_labels_and_taints() -> None:
     assert states(tolerant).keys() == {"lab", "tainted"}
 
 
-def test_a_node_that_is_named_and_not_there_is_said() -> None:
+def test_a_named_node_that_does_not_exist_is_reported() -> None:
     view = view_of(node("a", held=ALL), nodes=["a", "gone"])
     assert states(view) == {"a": "Ready"}
     assert ready(view) == ("False", "NodesMissing")
-    assert "there is no node gone" in prefetch_status(view).conditions[0].message
+    assert "there is no node gone" in status_of(view).conditions[0].message
 
 
 @pytest.mark.parametrize("nodes", [(), (node("a", has_driver=False),)])
@@ -95,34 +120,53 @@ def test_no_node_at_all_is_not_ready(nodes: tuple[NodeState, ...]) -> None:
     assert ready(view_of(*nodes)) == ("False", "NodesMissing")
 
 
-def test_a_count_takes_those_that_lack_least_and_stays_with_them() -> None:
+@RESTARTED
+def test_a_count_takes_those_that_lack_least_and_stays_with_them(restarted: bool) -> None:
     nodes = (node("a"), node("b", held=ALL), node("c", held=frozenset({BASE.digest})))
     view = view_of(*nodes, count=2)
     assert states(view) == {"b": "Ready", "c": "Fetching"}
     # A node that would be better comes, and one that was taken is cordoned and away for a moment: nothing moves.
-    view = after(view, node("a", held=ALL), node("c", schedulable=False, ready=False))
+    view = after(view, node("a", held=ALL), node("c", schedulable=False, ready=False), restarted=restarted)
     assert states(view).keys() == {"b", "c"}
     # Its cache is lost: another takes its place.
-    view = after(view, node("c", cache_alive=False))
+    view = after(view, node("c", cache_alive=False), restarted=restarted)
     assert states(view) == {"a": "Ready", "b": "Ready"}
 
 
-def test_fewer_nodes_than_asked_for_are_said_with_the_cause() -> None:
+def test_fewer_nodes_than_asked_for_are_reported_with_the_cause() -> None:
     view = view_of(node("a", held=ALL), node("b", ready=False), count=2)
     assert states(view) == {"a": "Ready"}
     assert ready(view) == ("False", "NodesMissing")
-    assert "2 nodes are asked for, 1 can be taken: 1 nodes not ready" in prefetch_status(view).conditions[0].message
+    assert "2 nodes are asked for, 1 can be taken: 1 nodes not ready" in status_of(view).conditions[0].message
 
 
-def test_nodes_fetch_in_turn() -> None:
+@RESTARTED
+def test_nodes_fetch_in_turn(restarted: bool) -> None:
     view = view_of(node("a"), node("b"), node("c"), parallelism=1)
     assert states(view) == {"a": "Fetching", "b": "Queued", "c": "Queued"}
-    assert [told.ordered for told in plan_prefetch(view).nodes] == [["a"], [], []]
-    # Others lack less now: whose turn it is goes on.
-    view = after(view, node("b", held=frozenset({BASE.digest})))
+    assert [node.ordered for node in plan_prefetch(view).nodes] == [["a"], [], []]
+    assert plan_prefetch(view).orders == PrefetchOrders("u1", 1, frozenset("a"), frozenset("bc"))
+    # Others lack less now: the turn does not change.
+    view = after(view, node("b", held=frozenset({BASE.digest})), restarted=restarted)
     assert states(view) == {"a": "Fetching", "b": "Queued", "c": "Queued"}
-    view = after(view, node("a", held=ALL))
+    view = after(view, node("a", held=ALL), restarted=restarted)
     assert states(view) == {"a": "Ready", "b": "Fetching", "c": "Queued"}
+
+
+def test_a_turn_is_not_given_twice_before_the_nodecache_is_written() -> None:
+    view = view_of(node("a"), node("b"), parallelism=1)
+    orders = plan_prefetch(view).orders
+    nearer = replace(view, nodes={**view.nodes, "b": node("b", held=frozenset({BASE.digest}))})
+    assert plan_prefetch(nearer).orders.hold == {"b"}, "a new decision would be another one"
+    assert plan_prefetch(replace(nearer, orders=orders)).orders.hold == {"a"}
+
+
+def test_a_step_exists_only_for_new_orders() -> None:
+    view = view_of(node("a"))
+    plan = plan_prefetch(view)
+    assert plan.steps == (OrderPrefetch("ns", "monday", plan.orders),)
+    assert plan_prefetch(replace(view, orders=plan.orders)).steps == ()
+    assert plan_prefetch(replace(view, orders=plan.orders, generation=2)).steps != ()
 
 
 def test_a_node_that_cannot_fetch_does_not_hold_up_the_others() -> None:
@@ -131,22 +175,39 @@ def test_a_node_that_cannot_fetch_does_not_hold_up_the_others() -> None:
     assert states(view) == {"a": "Refused", "b": "Fetching", "c": "Away"}
     view = after(view, node("b", held=ALL))
     assert ready(view) == ("False", "CacheSilent")
-    message = prefetch_status(view).conditions[0].message
+    message = status_of(view).conditions[0].message
     assert "node a: its digest is another" in message
-    assert "node c: its cache daemon is silent" in message
+    assert "node c: its cache daemon does not report" in message
 
 
-def test_until_its_turn_a_node_keeps_what_it_was_told_before() -> None:
-    old = SystemPrefetchStatus(
-        nodes=[PrefetchedNode(name=name, state="Ready", ordered=["before"]) for name in ("a", "b")]
-    )
-    view = view_of(node("a"), node("b"), parallelism=1, status=old)
-    assert {told.name: told.ordered for told in plan_prefetch(view).nodes} == {"a": ["a"], "b": ["before"]}
+def test_a_node_that_waits_for_its_turn_keeps_what_its_nodecache_lists() -> None:
+    before: frozenset[Digest] = frozenset({digest("before")})
+    view = replace(view_of(node("a"), node("b"), parallelism=1), listed={"a": before, "b": before})
+    assert plan_prefetch(view).orders == PrefetchOrders("u1", 1, hold=frozenset("a"), keep=frozenset("b"))
 
 
-def test_a_state_that_is_missing_changes_nothing_on_the_nodes() -> None:
-    view = after(view_of(node("a", held=ALL)))
-    view = replace(view, systems={"a": SystemMissing("system 'a' does not exist")})
-    status = prefetch_status(view)
-    assert [told.ordered for told in status.nodes] == [["a"]]
+@RESTARTED
+def test_a_state_that_is_missing_changes_nothing_on_the_nodes(restarted: bool) -> None:
+    view = after(view_of(node("a", held=ALL), node("b", held=ALL), nodes=["a"]), restarted=restarted)
+    spec = SystemPrefetchSpec.model_validate({"systems": [{"name": "a"}, {"name": "gone"}], "nodes": ["a"]})
+    missing = {"a": SYSTEM, "gone": SystemMissing("system 'gone' does not exist")}
+    view = replace(view, spec=spec, generation=2, systems=missing)
+    assert [node.ordered for node in status_of(view).nodes] == [["a"]]
     assert ready(view) == ("False", "SystemMissing")
+    assert plan_prefetch(view).orders == PrefetchOrders("u1", 2, keep=frozenset("a"))
+
+
+def test_a_prefetch_that_was_never_resolved_keeps_nothing() -> None:
+    view = replace(view_of(node("a", held=ALL)), systems={"a": SystemMissing("system 'a' does not exist")})
+    assert plan_prefetch(view).orders == PrefetchOrders("u1", 1)
+
+
+def test_until_a_version_of_the_prefetch_is_planned_no_nodecache_changes() -> None:
+    old = PrefetchOrders("u1", 1, frozenset("a"), frozenset("b"))
+    assert [order_of(old, "u1", 1, name) for name in "abc"] == ["Hold", "Keep", "Drop"]
+    assert [order_of(old, "u1", 2, name) for name in "abc"] == ["Keep", "Keep", "Drop"]
+    assert [order_of(old, "u2", 1, name) for name in "abc"] == ["Keep"] * 3
+    assert [order_of(None, "u1", 1, name) for name in "abc"] == ["Keep"] * 3
+    new = PrefetchOrders("u1", 2, frozenset("ab"))
+    assert changed_nodes(old, new, "abc") == ["a", "b"]
+    assert changed_nodes(None, new, "abc") == ["a", "b", "c"]
