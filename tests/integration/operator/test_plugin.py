@@ -64,7 +64,7 @@ async def test_gates_decide_how_disks_are_hooked(
         await eventually_async(lambda: says("Stalled", "True", "HookUnavailable", "add feature gate Plugins"), 30)
         # The gate is on, and the API server does not have the kind: still nothing starts, and nobody need act.
         install_kubevirt_object(plane, "v1.9.0", gates=("Plugins",))
-        await eventually_async(lambda: says("Reconciling", "True", "HookPending", "no VM is started"), 30)
+        await eventually_async(lambda: says("Reconciling", "True", "HookPending", "no VM starts"), 30)
         assert not await listing(kube, MACHINE, ns)
         install_plugin_crd(plane)
         await wait_ready(kube, ns, timeout_s=90)
