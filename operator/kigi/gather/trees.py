@@ -1,4 +1,4 @@
-"""Views of the nodes of both trees, and the users of each."""
+"""Views of VMImageNodes and SystemNodes, and the users of each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from kigi.errors import KigiError
 from kigi.mirror.store import Mirror
 from kigi.planning.capture_progress import progress_of, uses
 from kigi.planning.targets import named_systems
-from kigi.planning.view import (
-    ImageView,
-    SystemView,
-)
+from kigi.planning.view import ImageView, SystemView
 
 
 def gather_image(mirror: Mirror, namespace: str, name: str, now: datetime) -> ImageView | None:
-    """The view of one image; None if it is gone."""
+    """The view of one image; None if it does not exist any more."""
     record = mirror.images.get(namespace, name)
     if record is None:
         return None
@@ -36,13 +33,13 @@ def gather_image(mirror: Mirror, namespace: str, name: str, now: datetime) -> Im
 
 
 def _cached_on(mirror: Mirror, chain: Chain) -> int:
-    """Nodes that hold every layer of the chain."""
+    """Number of nodes that hold every layer of the chain."""
     holders = [mirror.holders.get(layer.digest, set()) for layer in chain]
     return len(set.intersection(*holders)) if all(holders) else 0
 
 
 def gather_system(mirror: Mirror, namespace: str, name: str, now: datetime) -> SystemView | None:
-    """The view of one state; None if it is gone."""
+    """The view of one state; None if it does not exist any more."""
     record = mirror.systems.get(namespace, name)
     if record is None:
         return None
@@ -60,7 +57,7 @@ def gather_system(mirror: Mirror, namespace: str, name: str, now: datetime) -> S
 
 
 def image_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
-    """The image's children, the states that name it, and captures of disks above it. O(captures of the namespace)."""
+    """The image's children, the states that name it, and captures of disks based on it. O(the namespace's captures)."""
     copied = {
         User(CAPTURE_KIND, record.meta.name)
         for record in mirror.captures.by("namespace", namespace)
@@ -70,7 +67,7 @@ def image_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
 
 
 def system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
-    """The state's children, and what names it: deployments, prefetches, captures. O(objects of the namespace)."""
+    """The state's children, and the deployments, prefetches and captures that use it. O(objects of the namespace)."""
     named = {
         User(DEPLOYMENT_KIND, record.meta.name): named_systems(record.spec)
         for record in mirror.deployments.by("namespace", namespace)

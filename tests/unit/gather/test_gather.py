@@ -202,7 +202,7 @@ def test_only_an_unused_overlay_of_our_form_that_no_volume_names_is_without_one(
     body = cache_body(version=2, volumes=(left, mounted, named, "somebody-elses", "kigi.ns.dep.x.gone.r1.01234567"))
     body["status"]["volumes"][1]["mounted"] = True
     mirror.put("NodeCache", body)
-    assert gather_node(mirror, "n1").nameless == {left}
+    assert gather_node(mirror, "n1").without_volume == {left}
 
 
 def capture_body(phase: str, version: int = 1) -> dict[str, Any]:

@@ -17,19 +17,19 @@ from kigi.planning.steps import ApplyObject
 from kigi.planning.view import DesiredChain, NodeView
 
 
-def wishes(count: int, priority: int, first: int = 0, pinned: bool = False) -> list[DesiredChain]:
+def chains(count: int, priority: int, first: int = 0, pinned: bool = False) -> list[DesiredChain]:
     """Wishes for ``count`` single layers."""
     layers = (Layer(Digest(f"sha256:{number:064x}"), 1, 512) for number in range(first, first + count))
     return [DesiredChain((layer,), priority, pinned) for layer in layers]
 
 
 def test_as_many_layers_as_fit_are_all_wanted() -> None:
-    assert len(wanted_layers(wishes(MAX_LAYERS, PRIORITY_DISK))) == MAX_LAYERS
+    assert len(wanted_layers(chains(MAX_LAYERS, PRIORITY_DISK))) == MAX_LAYERS
 
 
 def test_layers_of_disks_go_before_prefetched_ones() -> None:
-    prefetched = wishes(MAX_LAYERS, PRIORITY_PREFETCH)
-    disks = wishes(10, PRIORITY_DISK, first=MAX_LAYERS)
+    prefetched = chains(MAX_LAYERS, PRIORITY_PREFETCH)
+    disks = chains(10, PRIORITY_DISK, first=MAX_LAYERS)
     wanted = wanted_layers([*prefetched, *disks])
     assert len(wanted) == MAX_LAYERS
     assert sum(layer.priority == PRIORITY_DISK for layer in wanted) == 10
@@ -37,8 +37,8 @@ def test_layers_of_disks_go_before_prefetched_ones() -> None:
 
 
 def test_pinned_layers_go_before_all() -> None:
-    disks = wishes(MAX_LAYERS, PRIORITY_DISK)
-    pinned = wishes(5, PRIORITY_PREFETCH, first=MAX_LAYERS, pinned=True)
+    disks = chains(MAX_LAYERS, PRIORITY_DISK)
+    pinned = chains(5, PRIORITY_PREFETCH, first=MAX_LAYERS, pinned=True)
     assert sum(layer.pinned for layer in wanted_layers([*disks, *pinned])) == 5
 
 
@@ -52,7 +52,7 @@ def test_overlays_that_do_not_fit_are_discarded_later_and_their_volumes_kept_unt
 
 def test_overlays_of_volumes_that_are_deleted_go_before_those_without_any() -> None:
     terminating = tuple((f"pv-{number:05}", f"handle-{number:05}") for number in range(MAX_LAYERS))
-    view = NodeView("node", True, True, True, (), terminating, nameless=frozenset({"a"}), spec_current=True)
+    view = NodeView("node", True, True, True, (), terminating, without_volume=frozenset({"a"}), spec_current=True)
     (step,) = plan_node_cache(view).steps
     assert isinstance(step, ApplyObject)
     assert "a" not in step.manifest["spec"]["discard"]
