@@ -1,9 +1,9 @@
 """The Plugin by which KubeVirt 1.9 attaches layered disks: one cluster-scoped object instead of a sidecar per pod.
 
-It applies to VMs with Kigi's label. Its CEL expression sets the driver type qcow2 on each disk whose file belongs to one
-of Kigi's volumes, and leaves the rest of the domain unchanged. CEL cannot change a field: the expression builds the disk
-again, and a field that it does not name is lost. So it names every field that KubeVirt can set on such a disk. A field
-that is not set must be null; otherwise KubeVirt writes an empty element for it, such as ``<readonly/>``.
+It applies to VMs with Kigi's label. Its CEL expression sets the driver type qcow2 on each disk whose file belongs to
+one of Kigi's volumes, and leaves the rest of the domain unchanged. CEL cannot change a field: the expression builds the
+disk again, and a field that it does not name is lost. So it names every field that KubeVirt can set on such a disk. A
+field that is not set must be null; otherwise KubeVirt writes an empty element for it, such as ``<readonly/>``.
 Source: KubeVirt 1.9 pkg/virt-launcher/virtwrap/plugins/cel (evaluation) and virtwrap/api (fields of a disk).
 """
 

@@ -29,8 +29,8 @@ async def reconcile_node(ports: Ports, key: Key) -> float | None:
 async def _without_volume(ports: Ports, handles: list[str]) -> frozenset[str]:
     """Handles that no PersistentVolume has, as the API server has it now.
 
-    The mirror is not enough to delete an overlay, which holds a guest's writes: it may lag behind, and it lacks a volume
-    whose label was removed. A volume is created before its overlay, so a missing one cannot appear later.
+    The mirror is not enough to delete an overlay, which holds a guest's writes: it may lag behind, and it lacks a
+    volume whose label was removed. A volume is created before its overlay, so a missing one cannot appear later.
     """
     without: set[str] = set()
     for handle in handles:
