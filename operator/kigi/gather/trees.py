@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from kigi.domain import kinds
 from kigi.domain.layers import Chain
 from kigi.domain.systems import ResolvedSystem
-from kigi.domain.usage import CAPTURE_KIND, DEPLOYMENT_KIND, PREFETCH_KIND, User, users_of_systems
+from kigi.domain.usage import User, users_of_systems
 from kigi.errors import KigiError
 from kigi.mirror.store import Mirror
 from kigi.planning.capture_progress import progress_of, uses
@@ -59,7 +60,7 @@ def gather_system(mirror: Mirror, namespace: str, name: str, now: datetime) -> S
 def image_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
     """The image's children, the states that name it, and captures of disks based on it. O(the namespace's captures)."""
     copied = {
-        User(CAPTURE_KIND, record.meta.name)
+        User(kinds.CAPTURE, record.meta.name)
         for record in mirror.captures.by("namespace", namespace)
         if name in uses(progress_of(record.status))[1]
     }
@@ -69,13 +70,13 @@ def image_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
 def system_users(mirror: Mirror, namespace: str, name: str) -> tuple[User, ...]:
     """The state's children, and the deployments, prefetches and captures that use it. O(objects of the namespace)."""
     named = {
-        User(DEPLOYMENT_KIND, record.meta.name): named_systems(record.spec)
+        User(kinds.DEPLOYMENT, record.meta.name): named_systems(record.spec)
         for record in mirror.deployments.by("namespace", namespace)
         if not isinstance(record.spec, KigiError)
     }
     for record in mirror.prefetches.by("namespace", namespace):
         if not isinstance(record.spec, KigiError):
-            named[User(PREFETCH_KIND, record.meta.name)] = frozenset(ref.name for ref in record.spec.systems)
+            named[User(kinds.PREFETCH, record.meta.name)] = frozenset(ref.name for ref in record.spec.systems)
     for capture in mirror.captures.by("namespace", namespace):
-        named[User(CAPTURE_KIND, capture.meta.name)] = uses(progress_of(capture.status))[0]
+        named[User(kinds.CAPTURE, capture.meta.name)] = uses(progress_of(capture.status))[0]
     return users_of_systems(mirror.trees(namespace).systems(), named).get(name, ())

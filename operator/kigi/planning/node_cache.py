@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kigi.api.node_cache import DISK_PRIORITY, MAX_CAPTURES, MAX_LAYERS, NodeCacheSpec, WantedLayer
-from kigi.domain import names
+from kigi.domain import kinds, names
 from kigi.domain.layers import Digest
 from kigi.planning.steps import ApplyObject, DeleteObject, Plan, ReleaseVolume, Step
 from kigi.planning.view import DesiredChain, NodeView
@@ -26,7 +26,7 @@ def plan_node_cache(view: NodeView) -> Plan:
     """
     if not view.node_exists:
         released: list[Step] = [ReleaseVolume(volume) for volume, _ in view.terminating]
-        return Plan((*released, DeleteObject("NodeCache", view.name)) if view.cache_exists else tuple(released))
+        return Plan((*released, DeleteObject(kinds.NODE_CACHE, view.name)) if view.cache_exists else tuple(released))
     if not (view.has_driver or view.cache_exists):
         waiting = f"the daemon of node {view.name}" if view.terminating else ""
         return Plan(waiting_for=waiting)
@@ -96,7 +96,7 @@ def build_node_cache(node: str, spec: NodeCacheSpec) -> dict[str, object]:
     """The NodeCache of a node without its status, which the daemon writes."""
     return {
         "apiVersion": names.API_VERSION,
-        "kind": "NodeCache",
+        "kind": kinds.NODE_CACHE,
         "metadata": {"name": node},
         "spec": spec.to_api(),
     }

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kigi.domain import names
+from kigi.domain import kinds, names
 
 NAME = "kigi-disks"
 _TEXTS = ("Device", "Model", "Snapshot", "Serial")
@@ -25,7 +25,7 @@ def build_plugin() -> dict[str, Any]:
     """The Plugin object. It fails closed: a VM whose domain it cannot change does not start."""
     return {
         "apiVersion": "plugin.kubevirt.io/v1alpha1",
-        "kind": "Plugin",
+        "kind": kinds.PLUGIN,
         "metadata": {"name": NAME},
         "spec": {
             "condition": f"'{names.LABEL_DEPLOYMENT}' in vmi.Labels",

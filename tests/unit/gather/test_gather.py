@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from kigi.domain import kinds
 from kigi.domain.images import Image
 from kigi.domain.kubevirt import LAUNCHER_OVERHEAD_BYTES
-from kigi.domain.usage import CAPTURE_KIND, User
+from kigi.domain.usage import User
 from kigi.gather.capture import gather_capture
 from kigi.gather.deployment import gather_deployment
 from kigi.gather.node_cache import gather_node
@@ -218,7 +219,7 @@ def capture_body(phase: str, version: int = 1) -> dict[str, Any]:
 @pytest.mark.parametrize(("phase", "used"), [("Checking", True), ("Storing", True), ("Done", False), ("Failed", False)])
 def test_a_capture_uses_its_state_and_images_until_it_has_ended(mirror: Mirror, phase: str, used: bool) -> None:
     mirror.put("SystemCapture", capture_body(phase))
-    user = User(CAPTURE_KIND, "after")
+    user = User(kinds.CAPTURE, "after")
     assert (user in image_users(mirror, NS, "top")) == used
     assert (user in system_users(mirror, NS, "a")) == used
     assert user not in image_users(mirror, "elsewhere", "top")
