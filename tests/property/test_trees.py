@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kigi.domain.images import Image, image_chain, image_path
 from kigi.domain.layers import Digest, missing_layers, total_bytes, unique_layers
-from kigi.domain.systems import MachineChange, System, join_patches, merge_patch, resolve_system, system_path
+from kigi.domain.merge_patch import join_patches, merge_patch
+from kigi.domain.systems import MachineChange, System, resolve_system, system_path
 from kigi.errors import ImageCycle, VirtualSizeShrinks
 
 MACHINES = ("dns", "files", "mail", "proxy")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from kigi.domain.merge_patch import merge_patch
 from kigi.domain.names import API_VERSION
-from kigi.domain.systems import merge_patch
 from tests.support.raw_api import Object
 
 GIB = 2**30

@@ -282,7 +282,7 @@ class World:
             spec_current=node is not None and node.acted,
             discard=frozenset(present.discard if present else ()),
             volumes=frozenset(node.overlays if node else ()),
-            nameless=frozenset(node.overlays if node else ()) - {v.handle for v in self.volumes.values()},
+            without_volume=frozenset(node.overlays if node else ()) - {v.handle for v in self.volumes.values()},
             present=present,
         )
 

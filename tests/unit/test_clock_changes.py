@@ -176,6 +176,6 @@ def test_a_week_of_heartbeats_with_a_clock_that_is_set_every_day() -> None:
         heard.pass_(86_400, beating=True)
         heard.wall += HOUR * (-1) ** day
         assert heard.alive
-    assert len(heard.mirror._beats) == 1
+    assert len(heard.mirror._heartbeats) == 1
     heard.mirror.gone("NodeCache", None, "n1", "")
-    assert heard.mirror._beats == {}
+    assert heard.mirror._heartbeats == {}

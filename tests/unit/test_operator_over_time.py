@@ -186,7 +186,7 @@ def test_objects_that_come_and_go_leave_nothing_but_bounded_tombstones() -> None
         mirror.resolved(namespace, "a")  # a late look
         mirror.chain(namespace, "top")
     assert len(mirror._tombstones) == TOMBSTONES
-    assert (mirror._trees, mirror.holders, mirror._beats) == ({}, {}, {})
+    assert (mirror._trees, mirror.holders, mirror._heartbeats) == ({}, {}, {})
     for name in ("SystemNode", "NodeCache"):
         store = mirror.stores[name]
         assert len(store) == 0

@@ -65,6 +65,11 @@ def condition(body: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return {}
 
 
+def is_true(body: Mapping[str, Any], kind: str) -> bool:
+    """Whether the condition of that type is True."""
+    return condition(body, kind).get("status") == "True"
+
+
 def persistent_state(vmi: Mapping[str, Any]) -> str:
     """What of an instance keeps state beside its disks (``devices.tpm``, ``firmware.bootloader.efi``); empty: nothing.
 

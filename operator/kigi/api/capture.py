@@ -24,6 +24,7 @@ from kigi.api.base import (
     Status,
 )
 from kigi.api.deployment import MAX_REPLICAS
+from kigi.domain import kinds
 from kigi.domain.layers import DEFAULT_REPOSITORY
 
 CapturePhase = Literal[
@@ -136,7 +137,7 @@ class SystemCaptureStatus(Status):
 class SystemCapture(Model):
     """A running instance, saved as a child of the state that it was started from."""
 
-    KIND: ClassVar[str] = "SystemCapture"
+    KIND: ClassVar[str] = kinds.CAPTURE
     PLURAL: ClassVar[str] = "systemcaptures"
     SHORT: ClassVar[tuple[str, ...]] = ("kcap",)
     RULES: ClassVar[tuple[Rule, ...]] = (

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
-from kigi.api.base import Condition
+from kigi.api.base import Condition, Status
 from kigi.errors import KigiError, NeedsAction
 
 READY = "Ready"
@@ -70,3 +71,19 @@ def merge_conditions(
 def problem_findings(error: KigiError) -> tuple[Finding, Finding, Finding]:
     """Ready, Reconciling and Stalled of an error: Stalled is True only if a person must act."""
     return summary(ready=False, stalled=isinstance(error, NeedsAction), reason=error.reason, message=str(error))
+
+
+S = TypeVar("S", bound=Status)
+
+
+def with_conditions(
+    status: S, old: Sequence[Condition], findings: Iterable[Finding], *, generation: int, now: datetime
+) -> S:
+    """The status of that generation, with the findings merged into the ``old`` conditions; its other fields stay."""
+    conditions = merge_conditions(old, findings, generation=generation, now=now)
+    return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
+
+
+def with_problem(status: S, error: KigiError, *, generation: int, now: datetime) -> S:
+    """The status with the conditions of an error. For a stored spec that does not validate: nothing else changes."""
+    return with_conditions(status, status.conditions, problem_findings(error), generation=generation, now=now)

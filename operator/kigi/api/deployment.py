@@ -21,6 +21,7 @@ from kigi.api.base import (
     Rule,
     Status,
 )
+from kigi.domain import kinds
 
 LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$"
@@ -276,7 +277,7 @@ class SystemDeploymentStatus(Status):
 class SystemDeployment(Model):
     """A system placed on nodes, in one or more instances."""
 
-    KIND: ClassVar[str] = "SystemDeployment"
+    KIND: ClassVar[str] = kinds.DEPLOYMENT
     PLURAL: ClassVar[str] = "systemdeployments"
     SHORT: ClassVar[tuple[str, ...]] = ("ksd",)
     RULES: ClassVar[tuple[Rule, ...]] = (

@@ -20,6 +20,7 @@ from kigi.api.base import (
     Rule,
     Status,
 )
+from kigi.domain import kinds
 from kigi.domain.layers import DEFAULT_REPOSITORY
 
 TIB = 2**40
@@ -78,7 +79,7 @@ class VMImageNodeStatus(Status):
 class VMImageNode(Model):
     """One node of the image tree: a differential qcow2 layer and its parent."""
 
-    KIND: ClassVar[str] = "VMImageNode"
+    KIND: ClassVar[str] = kinds.IMAGE
     PLURAL: ClassVar[str] = "vmimagenodes"
     SHORT: ClassVar[tuple[str, ...]] = ("kimg",)
     RULES: ClassVar[tuple[Rule, ...]] = (

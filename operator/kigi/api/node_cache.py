@@ -20,6 +20,7 @@ from kigi.api.base import (
     Rule,
     Status,
 )
+from kigi.domain import kinds
 from kigi.domain.layers import DEFAULT_REPOSITORY
 
 MAX_FILE_BYTES = 64 * 2**40
@@ -191,7 +192,7 @@ class NodeCacheStatus(Status):
 class NodeCache(Model):
     """Layers and overlays of one node; the object has the node's name."""
 
-    KIND: ClassVar[str] = "NodeCache"
+    KIND: ClassVar[str] = kinds.NODE_CACHE
     PLURAL: ClassVar[str] = "nodecaches"
     SHORT: ClassVar[tuple[str, ...]] = ("knc",)
     SCOPE: ClassVar[str] = "Cluster"

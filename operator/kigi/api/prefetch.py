@@ -21,6 +21,7 @@ from kigi.api.base import (
     Status,
 )
 from kigi.api.deployment import SELECTOR_RULE, LabelValue, Toleration
+from kigi.domain import kinds
 
 MAX_NODES = 2000
 PrefetchState = Literal["Queued", "Fetching", "Ready", "Refused", "Away"]
@@ -116,7 +117,7 @@ class SystemPrefetchStatus(Status):
 class SystemPrefetch(Model):
     """States that are kept warm on nodes."""
 
-    KIND: ClassVar[str] = "SystemPrefetch"
+    KIND: ClassVar[str] = kinds.PREFETCH
     PLURAL: ClassVar[str] = "systemprefetches"
     SHORT: ClassVar[tuple[str, ...]] = ("kpre",)
     COLUMNS: ClassVar[tuple[Column, ...]] = (

@@ -22,6 +22,7 @@ from kigi.api.base import (
     Status,
 )
 from kigi.api.machine_template import MachineTemplate
+from kigi.domain import kinds
 
 
 class DiskSpec(Model):
@@ -134,7 +135,7 @@ class SystemNodeStatus(Status):
 class SystemNode(Model):
     """One state of a whole system of virtual machines."""
 
-    KIND: ClassVar[str] = "SystemNode"
+    KIND: ClassVar[str] = kinds.SYSTEM
     PLURAL: ClassVar[str] = "systemnodes"
     SHORT: ClassVar[tuple[str, ...]] = ("ksys",)
     RULES: ClassVar[tuple[Rule, ...]] = (

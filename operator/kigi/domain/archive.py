@@ -1,7 +1,7 @@
-"""A subtree in one file: what its manifest must say to be believed, and the one form of tar that it may have.
+"""Exported subtrees: the form of the file, and the checks of its manifest.
 
-The file is a tar of ``manifest.json`` and then the layers as ``layers/<hex>.qcow2``, in the manifest's order, and of
-nothing else: no folders, links, long names or sparse files. So a reader needs 512 bytes of it at a time.
+The file is a tar with ``manifest.json`` and then the layers as ``layers/<hex>.qcow2``, in the order of the manifest. It
+has nothing else: no folders, links, long names or sparse files. So a reader needs only 512 bytes of memory for headers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from kigi.domain.images import Image, image_chain, image_path
 from kigi.domain.layers import Digest, layer_file_name
@@ -20,9 +19,9 @@ from kigi.errors import ArchiveRefused, KigiError
 FORMAT = "kigi.dev/export-1"
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
-"""Some 100,000 nodes."""
+"""About 100,000 nodes."""
 BLOCK = 512
-"""Unit of a tar: headers and contents begin at its multiples."""
+"""Unit of a tar: each header and each content begins at a multiple of it."""
 END = bytes(2 * BLOCK)
 
 
@@ -39,12 +38,12 @@ def member_header(name: str, size_bytes: int) -> bytes:
 
 
 def padding(size_bytes: int) -> int:
-    """Bytes of zeros behind a member's content."""
+    """Number of zero bytes after a member's content."""
     return -size_bytes % BLOCK
 
 
 def expect_member(header: bytes, name: str, size_bytes: int | None) -> int:
-    """Size of the member whose header this is; raises ArchiveRefused unless it is a file of that name and size."""
+    """Size of the member with this header. Raises ArchiveRefused unless it is a plain file of that name and size."""
     if header != END[:BLOCK] and len(header) == BLOCK:
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
@@ -60,7 +59,7 @@ def expect_member(header: bytes, name: str, size_bytes: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredLayer:
-    """One layer as the images of a manifest declare it."""
+    """A layer as the images of a manifest declare it."""
 
     digest: Digest
     size_bytes: int
@@ -79,19 +78,19 @@ class Selection:
 def select(
     images: Mapping[str, Image], systems: Mapping[str, System], *, state: str | None, image: str | None, children: bool
 ) -> Selection:
-    """A state, or an image, with all that it needs; with ``children`` also the states or images that stand on it.
+    """A state or an image with all that it depends on; with ``children``, its descendants as well.
 
-    Raises what ``image_path`` and ``system_path`` raise of those that are selected.
+    Raises what ``image_path`` and ``system_path`` raise.
     """
     chosen: dict[str, int] = {}
     tops = {image} if image is not None else set[str]()
     if state is not None:
-        states = {state, *(_standing(systems, state) if children else ())}
+        states = {state, *(_descendants(systems, state) if children else ())}
         for path in (system_path(systems, name) for name in states):
             chosen.update({each.name: place for place, each in enumerate(path)})
         tops |= {named for name in chosen for named in images_of(systems[name])}
     elif image is not None and children:
-        tops |= _standing(images, image)
+        tops |= _descendants(images, image)
     needed: dict[str, int] = {}
     for top in sorted(tops):
         needed.update({each.name: place for place, each in enumerate(image_path(images, top))})
@@ -101,8 +100,8 @@ def select(
     )
 
 
-def _standing(nodes: Mapping[str, Image] | Mapping[str, System], top: str) -> set[str]:
-    """Every node below which ``top`` is. O(nodes x depth)."""
+def _descendants(nodes: Mapping[str, Image] | Mapping[str, System], top: str) -> set[str]:
+    """Every descendant of ``top``. O(nodes x depth)."""
     found: set[str] = set()
     growing = {top}
     while growing:
@@ -114,10 +113,10 @@ def _standing(nodes: Mapping[str, Image] | Mapping[str, System], top: str) -> se
 def declared_layers(
     images: Mapping[str, Image], systems: Mapping[str, System], max_depth: int
 ) -> dict[Digest, DeclaredLayer]:
-    """Every layer of the manifest's images. Raises ArchiveRefused unless both trees are whole in themselves.
+    """Every layer of the manifest's images. Raises ArchiveRefused unless both trees are complete.
 
-    Each image's chain reaches a root within ``max_depth``, each state is resolved with these images alone, and images
-    that share a digest say the same of it.
+    Each image's chain must reach a root within ``max_depth``, each state must resolve with these images, and images
+    with the same digest must declare the same layer.
     """
     layers: dict[Digest, DeclaredLayer] = {}
     try:
@@ -140,12 +139,3 @@ def declared_layers(
     except KigiError as exc:
         raise ArchiveRefused(f"{MANIFEST}: {exc}") from exc
     return layers
-
-
-def differs(found: Any, wanted: Any) -> bool:
-    """Whether what is there lacks something that is wanted; what the API server adds is no difference."""
-    if isinstance(wanted, Mapping):
-        return not isinstance(found, Mapping) or any(differs(found.get(key), value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return not isinstance(found, list) or len(found) != len(wanted) or any(map(differs, found, wanted))
-    return bool(found != wanted)

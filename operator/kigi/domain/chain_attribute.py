@@ -1,4 +1,4 @@
-"""The chain of a disk as an attribute of its volume: the format that operator and daemon share."""
+"""The chain of a disk as a volume attribute: the format that operator and daemon share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kigi.domain.layers import Chain, Digest, Layer
 
 @functools.lru_cache(maxsize=65536)
 def chain_from_text(text: str) -> Chain:
-    """Chain of a volume's attributes, root first; volumes of the same image share one. Empty if it is damaged."""
+    """The chain in a volume's attribute, root first; empty if it is damaged. Cached: volumes of an image share it."""
     layers: list[Layer] = []
     parent: Digest | None = None
     try:
@@ -27,7 +27,7 @@ def chain_from_text(text: str) -> Chain:
 
 @functools.lru_cache(maxsize=4096)
 def chain_text(chain: Chain) -> str:
-    """The chain as the daemon reads it from the volume's attributes: JSON, root first; instances share theirs."""
+    """The volume attribute of a chain: JSON, root first. Cached: volumes of an image share it."""
     return json.dumps(
         [
             {

@@ -1,4 +1,4 @@
-"""Which objects of a repository nothing needs: the decision of ``kigi gc``, made from two listings and a clock."""
+"""Garbage collection of a repository: selects the objects to delete from two listings and the server's time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 from kigi.domain.layers import Digest, digest_of_hex, object_key
 
 LAYERS_PREFIX = "layers/sha256/"
-"""Of every layer's key; no other object is ever looked at."""
+"""Prefix of every layer's key; objects without it are not listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One object of the bucket; ``modified`` by the server's clock."""
+    """One object of the bucket; ``modified`` is the server's time."""
 
     key: str
     size_bytes: int
@@ -23,7 +23,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One unfinished multipart upload; ``started`` by the server's clock."""
+    """One unfinished multipart upload; ``started`` is the server's time."""
 
     key: str
     upload_id: str
@@ -32,35 +32,35 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What may go, and how much stays for which reason."""
+    """The objects to delete, and the numbers of those that stay, by reason."""
 
     layers: tuple[StoredObject, ...]
-    """Unnamed and older than the grace period; by key."""
+    """Layers that no tree names, older than the grace period; sorted by key."""
     uploads: tuple[Upload, ...]
-    """Unfinished for longer than the grace period; by key."""
+    """Uploads begun before the grace period; sorted by key."""
     named: int
-    """Layers that a tree names."""
+    """Number of layers that a tree names."""
     young: int
-    """Layers that nothing names yet, stored or being stored within the grace period."""
+    """Number of other layers that were stored, or began to be uploaded, within the grace period."""
     foreign: int
-    """Objects that are no layers by their name; never touched."""
+    """Number of objects whose key is not that of a layer; they stay."""
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the layers that may go."""
+        """Bytes of the layers to delete."""
         return sum(item.size_bytes for item in self.layers)
 
 
 def plan_collection(
     objects: Iterable[StoredObject], uploads: Iterable[Upload], named: Set[Digest], now: datetime, grace: timedelta
 ) -> Collection:
-    """What nothing needs. ``named``: every digest of every chain that any tree has; ``now``: the server's time.
+    """Selects what to delete. ``named``: every digest of every chain of any tree; ``now``: the server's time.
 
-    A layer goes only if no tree names it, it was stored before the grace period, and nobody is storing it again.
+    A layer is deleted only if no tree names it, it was stored before the grace period, and no upload of it is running.
     """
     uploading = list(uploads)
     begun = {upload.key for upload in uploading if now - upload.started < grace}
-    doomed: list[StoredObject] = []
+    unneeded: list[StoredObject] = []
     kept = young = foreign = 0
     for item in objects:
         digest = layer_of(item.key)
@@ -71,10 +71,10 @@ def plan_collection(
         elif now - item.modified < grace or item.key in begun:
             young += 1
         else:
-            doomed.append(item)
+            unneeded.append(item)
     stale = [upload for upload in uploading if now - upload.started >= grace and layer_of(upload.key) is not None]
     return Collection(
-        tuple(sorted(doomed, key=lambda item: item.key)),
+        tuple(sorted(unneeded, key=lambda item: item.key)),
         tuple(sorted(stale, key=lambda upload: (upload.key, upload.upload_id))),
         kept,
         young,
@@ -83,7 +83,7 @@ def plan_collection(
 
 
 def layer_of(key: str) -> Digest | None:
-    """The layer of a key; None for any other object."""
+    """The layer of a key; None if the key is not that of a layer."""
     try:
         digest = digest_of_hex(key.removeprefix(LAYERS_PREFIX))
     except ValueError:

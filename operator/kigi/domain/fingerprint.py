@@ -1,4 +1,4 @@
-"""What an overlay was made for, as text on its PersistentVolume."""
+"""The state that an overlay was created for, as an annotation of its PersistentVolume."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What an overlay was made for; kept on its PersistentVolume as JSON."""
+    """The state that an overlay was created for. If it differs from the desired one, the machine needs a new disk."""
 
     image: str
-    """Digest of the layer that the overlay stands on."""
+    """Digest of the overlay's backing layer."""
     system: str
     resets: tuple[str | None, str | None, str | None]
     """Reset tokens of the deployment, the instance and the machine."""
     disks: tuple[tuple[str, str], ...] = ()
-    """Name and digest of each further disk's layer, by name."""
+    """Name and backing layer's digest of each extra disk, sorted by name."""
 
     def to_text(self) -> str:
         """Canonical JSON: equal fingerprints give equal texts."""
@@ -26,13 +26,13 @@ class Fingerprint:
 
     @classmethod
     def from_text(cls, text: str) -> Fingerprint | None:
-        """The fingerprint of a text; None if it is not one, which asks for a new disk."""
+        """The fingerprint of a text; None if it is damaged: the machine then needs a new disk."""
         return _parse_fingerprint(text)
 
 
 @functools.lru_cache(maxsize=65536)
 def _parse_fingerprint(text: str) -> Fingerprint | None:
-    """Machines of the same image and state share one, and every pass asks again."""
+    """Cached: machines of the same image and state share one, and every reconcile asks again."""
     try:
         data = json.loads(text)
         first, second, third = data["resets"]

@@ -24,7 +24,7 @@ class Image:
 def image_path(images: Mapping[str, Image], top: str) -> tuple[Image, ...]:
     """Images from the root to ``top``, never empty. O(depth).
 
-    Raises ImageMissing, ImageCycle, ChainTooDeep or VirtualSizeShrinks; each names the node at fault.
+    Raises ImageMissing, ImageCycle, ChainTooDeep or VirtualSizeShrinks, which name the node with the error.
     """
     path: list[Image] = []
     seen: set[str] = set()
@@ -32,11 +32,11 @@ def image_path(images: Mapping[str, Image], top: str) -> tuple[Image, ...]:
     child: Image | None = None
     while name is not None:
         if name in seen:
-            raise ImageCycle(f"VMImageNode {name}: spec.parent leads back to itself; recreate one node of the circle")
+            raise ImageCycle(f"VMImageNode {name}: spec.parent leads back to itself; recreate one node of the cycle")
         image = images.get(name)
         if image is None:
-            who = f"VMImageNode {child.name}: spec.parent.name" if child else "image"
-            raise ImageMissing(f"{who} {name!r} does not exist in this namespace; publish it or correct the name")
+            field = f"VMImageNode {child.name}: spec.parent.name" if child else "image"
+            raise ImageMissing(f"{field} {name!r} does not exist in this namespace; publish it or correct the name")
         if child is not None and child.virtual_size_bytes < image.virtual_size_bytes:
             raise VirtualSizeShrinks(
                 f"VMImageNode {child.name}: spec.layer.virtualSizeBytes {child.virtual_size_bytes} is smaller than "
@@ -52,7 +52,7 @@ def image_path(images: Mapping[str, Image], top: str) -> tuple[Image, ...]:
 
 
 def image_chain(images: Mapping[str, Image], top: str) -> Chain:
-    """Layers of ``top``, root first; raises what ``image_path`` raises."""
+    """Layers of ``top``, root first. Raises what ``image_path`` raises."""
     return path_layers(image_path(images, top))
 
 

@@ -1,34 +1,28 @@
-"""What Kigi needs to know about KubeVirt: hooks, run strategies and defaults."""
+"""KubeVirt's hooks, run strategies and defaults, as far as Kigi depends on them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from kigi.domain import kinds
+
 DEFAULT_MEMORY = "512Mi"
-
-
-DEFAULT_INSTANCETYPE = "VirtualMachineClusterInstancetype"
-"""Kind of an instancetype that is named without one. Source: KubeVirt's InstancetypeMatcher."""
-
-
+DEFAULT_INSTANCETYPE = kinds.CLUSTER_INSTANCETYPE
+"""Kind of an instancetype that a VM names without a kind. Source: KubeVirt's InstancetypeMatcher."""
 LAUNCHER_OVERHEAD_BYTES = 256 * 2**20
-"""What virt-launcher, libvirt and QEMU take beside the guest's memory, for the room on a node alone."""
-
-
+"""Memory of virt-launcher, libvirt and QEMU beside the guest's; only for the free memory of nodes."""
 RUN_STRATEGIES = ("Always", "RerunOnFailure")
-"""Of a VM that shall run."""
-
-
+"""runStrategy values of a VM that should run; the first is the default."""
 HookKind = Literal["Plugin", "Sidecar"]
 
 
 @dataclass(frozen=True, slots=True)
 class KubeVirtState:
-    """What KubeVirt of this cluster can do; ``hook`` None: no way to attach qcow2, and ``why_not`` says which gate."""
+    """The hook that the cluster's KubeVirt offers; ``hook`` None: none, and ``why_not`` names the missing gate."""
 
     version: str = ""
     hook: HookKind | None = None
     why_not: str = ""
     pending: bool = False
-    """The operator itself makes the hook available."""
+    """The operator is about to make the hook available."""

@@ -1,4 +1,4 @@
-"""Digests, layers, and the arithmetic of bytes over sets of layers."""
+"""Digests, layers and chains, and the bytes of sets of layers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Digest = NewType("Digest", str)
 
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 MAX_DEPTH = 64
-"""Longest chain, in layers; QEMU opens every file of it at start, and each adds to a read's path."""
+"""Longest chain, in layers. QEMU opens every file of a chain at start, and a read may pass through all of them."""
 DEFAULT_REPOSITORY = "default"
 LAYER_SUFFIX = ".qcow2"
-"""Of a layer's file; every name that a header's backing file may have ends in it."""
+"""Suffix of a layer's file name."""
 
 _DIGEST = re.compile(DIGEST_PATTERN)
 
@@ -28,7 +28,7 @@ def parse_digest(text: str) -> Digest:
 
 
 def digest_hex(digest: Digest) -> str:
-    """The 64 hex digits, which are also the stem of the layer's file name."""
+    """The 64 hex digits, which also begin the layer's file name."""
     return digest.removeprefix("sha256:")
 
 
@@ -38,7 +38,7 @@ def digest_of_hex(text: str) -> Digest:
 
 
 def layer_file_name(digest: Digest) -> str:
-    """Name of the layer's file, everywhere: ``<hex>.qcow2``. A child's header names its parent's file so."""
+    """Name of the layer's file: ``<hex>.qcow2``. A child's header names its parent's file by it."""
     return digest_hex(digest) + LAYER_SUFFIX
 
 
@@ -56,7 +56,7 @@ def object_key(digest: Digest) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One differential qcow2 file: what it is called, how long it is, and what it stands on."""
+    """One differential qcow2 file; ``parent`` None: the root of a chain."""
 
     digest: Digest
     size_bytes: int
@@ -79,10 +79,10 @@ def unique_layers(chains: Iterable[Chain]) -> dict[Digest, Layer]:
 
 
 def missing_layers(wanted: Mapping[Digest, Layer], held: Set[Digest]) -> dict[Digest, Layer]:
-    """The wanted layers that are not held, in the order of ``wanted``: what must move."""
+    """The wanted layers that are not held, in the order of ``wanted``: those to fetch."""
     return {digest: layer for digest, layer in wanted.items() if digest not in held}
 
 
 def total_bytes(layers: Iterable[Layer]) -> int:
-    """Sum of the files' sizes in bytes, each occurrence counted."""
+    """Sum of the files' sizes in bytes; a layer that occurs twice counts twice."""
     return sum(layer.size_bytes for layer in layers)

@@ -1,4 +1,4 @@
-"""Kubernetes quantities and bytes for people."""
+"""Kubernetes quantities, and sizes in readable units."""
 
 from __future__ import annotations
 

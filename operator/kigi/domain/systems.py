@@ -1,4 +1,4 @@
-"""The system tree: each node is a state of a whole system and names only what differs from its parent."""
+"""The system tree: each node is a state of a whole system, and has only its differences from its parent."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from kigi.domain.layers import MAX_DEPTH, Chain, Digest, Layer, total_bytes, unique_layers
+from kigi.domain.merge_patch import merge_template
 from kigi.errors import BootOrderCycle, ChainTooDeep, MachineUnknown, MachineWithoutImage, SystemCycle, SystemMissing
 
 
 @dataclass(frozen=True, slots=True)
 class DiskChange:
-    """What one state says of one more disk of a machine; ``None`` keeps what the parent says."""
+    """Change of an extra disk by one state; None keeps the parent state's value."""
 
     name: str
     image: str | None = None
@@ -23,7 +24,7 @@ class DiskChange:
 
 @dataclass(frozen=True, slots=True)
 class MachineChange:
-    """What one state says of one machine; ``None`` keeps what the parent says."""
+    """Change of a machine by one state; None keeps the parent state's value."""
 
     name: str
     image: str | None = None
@@ -44,7 +45,7 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedDisk:
-    """One more disk of a machine."""
+    """An extra disk of a machine."""
 
     name: str
     image: str
@@ -54,28 +55,28 @@ class ResolvedDisk:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedMachine:
-    """One machine of a state with everything inherited; ``template`` holds the API's camelCase fields."""
+    """A machine of a state, with what it inherits. ``template`` has the API's camelCase fields."""
 
     name: str
     image: str
     chain: Chain
     template: Mapping[str, Any] = field(default_factory=dict)
     disks: tuple[ResolvedDisk, ...] = ()
-    """Those beside the one that it boots from, by name."""
+    """Extra disks, sorted by name."""
 
     @property
     def chains(self) -> tuple[Chain, ...]:
-        """Of all its disks."""
+        """Chains of all its disks; the boot disk's comes first."""
         return (self.chain, *(disk.chain for disk in self.disks))
 
     @property
     def after(self) -> tuple[str, ...]:
-        """Machines that are ready before this one starts."""
+        """Machines that must be ready before this one starts."""
         return tuple(self.template.get("after") or ())
 
     @property
     def top(self) -> Layer:
-        """The layer that the overlay stands on."""
+        """The top layer of the boot disk, which is the overlay's backing file."""
         return self.chain[-1]
 
 
@@ -89,7 +90,7 @@ class ResolvedSystem:
     networks: tuple[Mapping[str, Any], ...] = ()
 
     def layers(self) -> dict[Digest, Layer]:
-        """Every layer that the state needs, once."""
+        """Every layer of the state, once."""
         return unique_layers(chain for machine in self.machines for chain in machine.chains)
 
     def unique_bytes(self) -> int:
@@ -104,11 +105,11 @@ def system_path(systems: Mapping[str, System], top: str) -> tuple[System, ...]:
     name: str | None = top
     while name is not None:
         if name in seen:
-            raise SystemCycle(f"SystemNode {name}: spec.parent leads back to itself; correct one node of the circle")
+            raise SystemCycle(f"SystemNode {name}: spec.parent leads back to itself; correct one node of the cycle")
         system = systems.get(name)
         if system is None:
-            who = f"SystemNode {path[-1].name}: spec.parent.name" if path else "system"
-            raise SystemMissing(f"{who} {name!r} does not exist in this namespace; apply it or correct the name")
+            field_name = f"SystemNode {path[-1].name}: spec.parent.name" if path else "system"
+            raise SystemMissing(f"{field_name} {name!r} does not exist in this namespace; apply it or correct the name")
         seen.add(name)
         path.append(system)
         if len(path) > MAX_DEPTH:
@@ -119,10 +120,10 @@ def system_path(systems: Mapping[str, System], top: str) -> tuple[System, ...]:
 
 
 def resolve_system(systems: Mapping[str, System], chain_of: Callable[[str], Chain], top: str) -> ResolvedSystem:
-    """The state ``top`` with everything that it inherits.
+    """The state ``top`` with all that it inherits.
 
-    ``chain_of`` gives the chain of an image name and raises what ``image_chain`` raises. Raises also what
-    ``system_path`` raises, MachineUnknown, MachineWithoutImage and BootOrderCycle. O(depth x machines).
+    ``chain_of`` gives the chain of an image; what it raises passes through. Raises as well what ``system_path`` raises,
+    MachineUnknown, MachineWithoutImage and BootOrderCycle. O(depth x machines).
     """
     path = system_path(systems, top)
     images: dict[str, str] = {}
@@ -136,7 +137,7 @@ def resolve_system(systems: Mapping[str, System], chain_of: Callable[[str], Chai
         for network in system.networks:
             networks[str(network.get("name"))] = network
 
-    def more(machine: str) -> tuple[ResolvedDisk, ...]:
+    def extra_disks(machine: str) -> tuple[ResolvedDisk, ...]:
         found = sorted(disks.get(machine, {}).values(), key=lambda disk: disk.name)
         return tuple(
             ResolvedDisk(disk.name, disk.image, chain_of(disk.image), disk.bus or "virtio")
@@ -145,7 +146,7 @@ def resolve_system(systems: Mapping[str, System], chain_of: Callable[[str], Chai
         )
 
     machines = tuple(
-        ResolvedMachine(name, images[name], chain_of(images[name]), templates.get(name, {}), more(name))
+        ResolvedMachine(name, images[name], chain_of(images[name]), templates.get(name, {}), extra_disks(name))
         for name in sorted(images)
     )
     _check_boot_order(top, machines)
@@ -153,7 +154,7 @@ def resolve_system(systems: Mapping[str, System], chain_of: Callable[[str], Chai
 
 
 def _check_boot_order(system: str, machines: Sequence[ResolvedMachine]) -> None:
-    """Every machine of an ``after`` is there, and none waits for itself. O(machines + entries)."""
+    """Raises if an ``after`` names an unknown machine, or if machines wait for each other. O(machines + entries)."""
     after = {machine.name: machine.after for machine in machines}
     for name, before in after.items():
         for one in before:
@@ -206,40 +207,3 @@ def _apply_disks(system: str, change: MachineChange, disks: dict[str, dict[str, 
         else:
             image = disk.image or (below.image if below else None)
             known[disk.name] = DiskChange(disk.name, image, disk.bus or (below.bus if below else None))
-
-
-def merge_template(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A child's template over its parent's; their ``patch`` fields are not applied but put together."""
-    merged = merge_patch(base, {key: value for key, value in change.items() if key != "patch"})
-    if isinstance(change.get("patch"), Mapping):
-        below = base.get("patch")
-        merged["patch"] = join_patches(below if isinstance(below, Mapping) else {}, change["patch"])
-    return merged
-
-
-def join_patches(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """One merge patch that does what ``first`` and then ``second`` do; deletions stay in it, to be done.
-
-    Where ``first`` deletes a field, or gives it no map, and ``second`` gives it a map, that map is merged
-    over what was there before both: RFC 7396 has no words for "replace by this map".
-    """
-    joined = dict(first)
-    for key, value in second.items():
-        below = joined.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        joined[key] = join_patches(below, value) if both else value  # type: ignore[arg-type]
-    return joined
-
-
-def merge_patch(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """``patch`` over ``base``: maps merge, null deletes, all else replaces. Source: RFC 7396."""
-    merged = dict(base)
-    for key, value in patch.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, Mapping):
-            below = merged.get(key)
-            merged[key] = merge_patch(below if isinstance(below, Mapping) else {}, value)
-        else:
-            merged[key] = value
-    return merged

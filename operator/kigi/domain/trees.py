@@ -1,4 +1,4 @@
-"""Both trees of one namespace, resolved when asked and remembered."""
+"""Both trees of one namespace. Chains and states are resolved on demand, once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kigi.errors import KigiError, SpecInvalid
 
 
 class Trees:
-    """Immutable trees; a change makes a new one. An invalid node is an error for itself and all that stand on it."""
+    """Immutable: a change needs new Trees. An invalid node is an error of itself and of all its descendants."""
 
     def __init__(self, images: Mapping[str, Image | SpecInvalid], systems: Mapping[str, System | SpecInvalid]) -> None:
-        self._bad = {("image", n): i for n, i in images.items() if isinstance(i, SpecInvalid)}
-        self._bad |= {("system", n): s for n, s in systems.items() if isinstance(s, SpecInvalid)}
+        self._invalid = {("image", n): i for n, i in images.items() if isinstance(i, SpecInvalid)}
+        self._invalid |= {("system", n): s for n, s in systems.items() if isinstance(s, SpecInvalid)}
         self._images = {n: i for n, i in images.items() if isinstance(i, Image)}
         self._systems = {n: s for n, s in systems.items() if isinstance(s, System)}
         self._chains: dict[str, Chain | KigiError] = {}
@@ -26,7 +26,7 @@ class Trees:
         self._image_users: dict[str, tuple[User, ...]] | None = None
 
     def chain(self, name: str) -> Chain | KigiError:
-        """Chain of an image, or why it has none."""
+        """The chain of an image, or the error that prevents it."""
         if name not in self._chains:
             try:
                 self._chains[name] = self._chain(name)
@@ -35,10 +35,10 @@ class Trees:
         return self._chains[name]
 
     def system(self, name: str) -> ResolvedSystem | KigiError:
-        """A state, resolved, or why it cannot be."""
+        """The resolved state, or the error that prevents that."""
         if name not in self._resolved:
             try:
-                self._refuse_bad("system", name, {n: s.parent for n, s in self._systems.items()})
+                self._raise_if_invalid("system", name, {n: s.parent for n, s in self._systems.items()})
                 self._resolved[name] = resolve_system(self._systems, self._chain_or_raise, name)
             except KigiError as exc:
                 self._resolved[name] = exc
@@ -49,17 +49,17 @@ class Trees:
         return len(self._child_names(image))
 
     def image_users(self, name: str) -> tuple[User, ...]:
-        """What stands on an image or names it, sorted."""
+        """The image's children and the states that name it, sorted."""
         if self._image_users is None:
             self._image_users = users_of_images(self._images, self._systems)
         return self._image_users.get(name, ())
 
     def systems(self) -> Mapping[str, System]:
-        """States by name, without those that are invalid."""
+        """Valid states by name."""
         return self._systems
 
     def subtree(self, image: str) -> Iterable[str]:
-        """The image and all that stand on it; each once, also in a circle."""
+        """The image and all its descendants, each once, even in a cycle."""
         seen, queue = {image}, [image]
         while queue:
             name = queue.pop()
@@ -70,7 +70,7 @@ class Trees:
                     queue.append(child)
 
     def image_names_of(self, digests: Iterable[str]) -> Iterable[str]:
-        """Images whose own layer is one of these."""
+        """Names of the images whose own layer is one of these."""
         wanted = set(digests)
         return (name for name, image in self._images.items() if image.digest in wanted)
 
@@ -84,7 +84,7 @@ class Trees:
         return self._children.get(image, [])
 
     def _chain(self, name: str) -> Chain:
-        self._refuse_bad("image", name, {n: i.parent for n, i in self._images.items()} if self._bad else {})
+        self._raise_if_invalid("image", name, {n: i.parent for n, i in self._images.items()} if self._invalid else {})
         return image_chain(self._images, name)
 
     def _chain_or_raise(self, name: str) -> Chain:
@@ -93,12 +93,12 @@ class Trees:
             raise chain
         return chain
 
-    def _refuse_bad(self, kind: str, name: str, parents: Mapping[str, str | None]) -> None:
-        """Raises the error of an invalid ancestor, which is better than 'does not exist'."""
+    def _raise_if_invalid(self, kind: str, name: str, parents: Mapping[str, str | None]) -> None:
+        """Raises the error of the nearest invalid ancestor, which explains more than 'does not exist'."""
         seen: set[str] = set()
         at: str | None = name
-        while self._bad and at is not None and at not in seen:
-            if (kind, at) in self._bad:
-                raise self._bad[kind, at]
+        while self._invalid and at is not None and at not in seen:
+            if (kind, at) in self._invalid:
+                raise self._invalid[kind, at]
             seen.add(at)
             at = parents.get(at)

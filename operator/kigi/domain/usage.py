@@ -1,7 +1,7 @@
-"""Who uses a node of a tree: what stands on it, and what would be missing it.
+"""Users of a node of a tree: the objects that depend on it.
 
-A node that is used is not deleted before its last user is gone. Nodes whose parents lead in a circle are of no use to
-anybody: they never count as each other's users, or none of them could ever be deleted.
+A used node is not deleted before its last user is gone. Nodes whose parents form a cycle cannot be used: they do not
+count as each other's users, because otherwise none of them could be deleted.
 """
 
 from __future__ import annotations
@@ -11,22 +11,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from kigi.domain import kinds
 from kigi.domain.images import Image
 from kigi.domain.layers import Digest
 from kigi.domain.systems import System
 
-IMAGE_KIND = "VMImageNode"
-SYSTEM_KIND = "SystemNode"
-DEPLOYMENT_KIND = "SystemDeployment"
-PREFETCH_KIND = "SystemPrefetch"
-CAPTURE_KIND = "SystemCapture"
 SHOWN = 8
-"""Users that a message names; the rest is counted."""
+"""Users that a message names; it counts the others."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class User:
-    """One object that names another one, in the same namespace."""
+    """An object that names another one of the same namespace."""
 
     kind: str
     name: str
@@ -43,31 +39,31 @@ class _Node(Protocol):
 
 
 def images_of(system: System) -> frozenset[str]:
-    """Images that a state names itself, for a first disk or a further one; not those that it inherits."""
+    """Images that a state itself names, for boot disks and extra disks; not those that it inherits."""
     named = {change.image for change in system.machines}
     named.update(disk.image for change in system.machines for disk in change.disks)
     return frozenset(name for name in named if name is not None)
 
 
 def users_of_images(images: Mapping[str, Image], systems: Mapping[str, System]) -> dict[str, tuple[User, ...]]:
-    """Users of each image that has some, sorted: its children, and the states that name it. O(nodes)."""
+    """Users of each used image, sorted: its children, and the states that name it. O(nodes)."""
     users: dict[str, set[User]] = defaultdict(set)
     for parent, children in _children(images).items():
-        users[parent].update(User(IMAGE_KIND, child) for child in children)
+        users[parent].update(User(kinds.IMAGE, child) for child in children)
     for system in systems.values():
         for image in images_of(system):
-            users[image].add(User(SYSTEM_KIND, system.name))
+            users[image].add(User(kinds.SYSTEM, system.name))
     return {name: tuple(sorted(found)) for name, found in users.items()}
 
 
 def users_of_systems(systems: Mapping[str, System], named: Mapping[User, Iterable[str]]) -> dict[str, tuple[User, ...]]:
-    """Users of each state that has some, sorted: its children, and the deployments, prefetches and captures.
+    """Users of each used state, sorted: its children, and the deployments, prefetches and captures that name it.
 
-    ``named``: every state that each of those names.
+    ``named``: the states that each of these names.
     """
     users: dict[str, set[User]] = defaultdict(set)
     for parent, children in _children(systems).items():
-        users[parent].update(User(SYSTEM_KIND, child) for child in children)
+        users[parent].update(User(kinds.SYSTEM, child) for child in children)
     for user, names in named.items():
         for system in names:
             users[system].add(user)
@@ -75,23 +71,23 @@ def users_of_systems(systems: Mapping[str, System], named: Mapping[User, Iterabl
 
 
 def format_users(users: Iterable[User]) -> str:
-    """The first few by name, and how many more there are."""
+    """The first SHOWN users, and the number of the others."""
     listed = [str(user) for user in users]
     more = f", and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     return ", ".join(listed[:SHOWN]) + more
 
 
 def _children(nodes: Mapping[str, _Node]) -> dict[str, set[str]]:
-    """Children of each node, without those in the same circle. O(nodes)."""
-    circles = _circles(nodes)
+    """Children of each node, without those in the same cycle. O(nodes)."""
+    cycles = _in_cycles(nodes)
     children: dict[str, set[str]] = defaultdict(set)
     for node in nodes.values():
-        if node.parent is not None and node.name not in circles:
+        if node.parent is not None and node.name not in cycles:
             children[node.parent].add(node.name)
     return children
 
 
-def _circles(nodes: Mapping[str, _Node]) -> frozenset[str]:
+def _in_cycles(nodes: Mapping[str, _Node]) -> frozenset[str]:
     """Nodes that are their own ancestors."""
     done: set[str] = set()
     found: set[str] = set()
@@ -116,10 +112,10 @@ NodeKey = tuple[str, str]
 
 
 def freed_layers(images: Mapping[NodeKey, Image], removed: Iterable[NodeKey]) -> dict[LayerKey, int]:
-    """Size in bytes of each layer that only ``removed`` images name: what the repository need not keep without them.
+    """Size in bytes of each layer that only ``removed`` images use, and that the repository then no longer needs.
 
-    ``images``: every image of the cluster; two that are called otherwise may be the same layer. A child names its
-    parent's layer in its own header, so a layer that a remaining image stands on is not freed.
+    ``images``: every image of the cluster, because two of different names may have the same layer. A child's header
+    names its parent's layer, so the layer of a remaining image's parent is not freed.
     """
     gone = set(removed)
     kept: set[LayerKey] = set()
@@ -139,19 +135,16 @@ def freed_bytes(images: Mapping[NodeKey, Image], removed: Iterable[NodeKey]) -> 
 
 
 def unused_without(images: Mapping[str, Image], systems: Mapping[str, System], without: str) -> tuple[str, ...]:
-    """Images that nothing uses once the state ``without`` is gone and that something uses now, topmost first.
-
-    A parent is among them when all its users are.
-    """
+    """Images whose last user is the state ``without``, or another image of the result. Children come first."""
     users = {name: set(found) for name, found in users_of_images(images, systems).items()}
     used = {name for name, found in users.items() if found}
     gone: list[str] = []
-    leaving = [User(SYSTEM_KIND, without)]
+    leaving = [User(kinds.SYSTEM, without)]
     while leaving:
         user = leaving.pop()
         for name in sorted(name for name, found in users.items() if user in found):
             users[name].discard(user)
             if not users[name] and name in used and name in images:
                 gone.append(name)
-                leaving.append(User(IMAGE_KIND, name))
+                leaving.append(User(kinds.IMAGE, name))
     return tuple(gone)

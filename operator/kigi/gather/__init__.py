@@ -1,1 +1,1 @@
-"""Views for decisions, read from the mirror alone."""
+"""Views: what each decision needs, read from the mirror without a request to the API server."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from kigi.api.node_cache import CaptureOrder
 from kigi.domain import names
 from kigi.domain.observed import VolumeRecord
-from kigi.domain.systems import ResolvedSystem
+from kigi.domain.systems import ResolvedMachine, ResolvedSystem
 from kigi.errors import KigiError
 from kigi.mirror.records import CacheRecord, PrefetchRecord
 from kigi.mirror.store import Mirror
@@ -31,8 +31,8 @@ def gather_node(mirror: Mirror, name: str) -> NodeView:
         cache_exists=cache is not None,
         desired=(
             *(DesiredChain(v.chain, PRIORITY_DISK) for v in volumes if not v.meta.deleting),
-            *_deployments_prefetches(mirror, volumes),
-            *_prefetches(mirror, name),
+            *_chains_prefetched_by_deployments(mirror, volumes),
+            *_chains_prefetched_on(mirror, name),
         ),
         keeps_prefetched=_keeps_prefetched(mirror, name),
         terminating=tuple((v.meta.name, v.handle) for v in terminating),
@@ -40,14 +40,14 @@ def gather_node(mirror: Mirror, name: str) -> NodeView:
         spec_current=cache is not None and cache.observed_generation == cache.meta.generation,
         discard=frozenset(cache.spec.discard) if cache and cache.spec else frozenset(),
         volumes=cache.volumes if cache else frozenset(),
-        nameless=frozenset(_nameless(mirror, cache)) if cache else frozenset(),
+        without_volume=frozenset(_without_volume(mirror, cache)) if cache else frozenset(),
         captures=tuple(_capture_orders(mirror, name)),
         present=cache.spec if cache else None,
     )
 
 
-def _nameless(mirror: Mirror, cache: CacheRecord) -> Iterator[str]:
-    """Overlays of our form that the node has and the mirror has no PersistentVolume of, be it of whichever node."""
+def _without_volume(mirror: Mirror, cache: CacheRecord) -> Iterator[str]:
+    """Unmounted overlays with a handle of Kigi's form that no PersistentVolume in the mirror has, on any node."""
     for handle in cache.volumes - cache.mounted:
         if names.volume_of_handle(handle) is not None and not any(mirror.volumes.by("handle", handle)):
             yield handle
@@ -66,8 +66,11 @@ def _in_use(mirror: Mirror, volume: VolumeRecord) -> bool:
     return vmi is not None and vmi.claim == claim
 
 
-def _deployments_prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iterator[DesiredChain]:
-    """Chains of the states that deployments on this node keep warm: of the machines that are here, and of new ones."""
+def _chains_prefetched_by_deployments(mirror: Mirror, volumes: list[VolumeRecord]) -> Iterator[DesiredChain]:
+    """Chains of the states in ``spec.prefetch`` of deployments with disks on this node.
+
+    Of machines that have their disks here, and of machines that the deployment does not have yet.
+    """
     machines: dict[tuple[str, str], set[str]] = defaultdict(set)
     for volume in volumes:
         if not volume.meta.deleting:
@@ -78,23 +81,25 @@ def _deployments_prefetches(mirror: Mirror, volumes: list[VolumeRecord]) -> Iter
             continue
         everywhere = {v.machine for v in mirror.volumes.by("deployment", deployment)}
         for ref in record.spec.prefetch:
-            system = mirror.resolved(deployment[0], ref.name)
-            if isinstance(system, ResolvedSystem):
-                for machine in system.machines:
-                    if machine.name in here or machine.name not in everywhere:
-                        yield from (DesiredChain(chain, PRIORITY_PREFETCH) for chain in machine.chains)
+            for machine in _machines_of(mirror, deployment[0], ref.name):
+                if machine.name in here or machine.name not in everywhere:
+                    yield from (DesiredChain(chain, PRIORITY_PREFETCH) for chain in machine.chains)
 
 
-def _prefetches(mirror: Mirror, node: str) -> Iterator[DesiredChain]:
+def _chains_prefetched_on(mirror: Mirror, node: str) -> Iterator[DesiredChain]:
     """Chains of the states of each SystemPrefetch that orders the node to hold them."""
     for record in sorted(mirror.prefetches, key=lambda record: (record.meta.namespace or "", record.meta.name)):
         if isinstance(record.spec, KigiError) or _order(mirror, record, node) != "Hold":
             continue
         for ref in record.spec.systems:
-            system = mirror.resolved(record.meta.namespace or "", ref.name)
-            if isinstance(system, ResolvedSystem):
-                for machine in system.machines:
-                    yield from (DesiredChain(chain, PRIORITY_PREFETCH, record.spec.pinned) for chain in machine.chains)
+            for machine in _machines_of(mirror, record.meta.namespace or "", ref.name):
+                yield from (DesiredChain(chain, PRIORITY_PREFETCH, record.spec.pinned) for chain in machine.chains)
+
+
+def _machines_of(mirror: Mirror, namespace: str, state: str) -> tuple[ResolvedMachine, ...]:
+    """Machines of a state; none if it cannot be resolved."""
+    system = mirror.resolved(namespace, state)
+    return system.machines if isinstance(system, ResolvedSystem) else ()
 
 
 def _keeps_prefetched(mirror: Mirror, node: str) -> bool:

@@ -1,9 +1,10 @@
-"""The nodes as placement sees them."""
+"""Nodes as placement sees them: free memory, the state of their cache, and whether their daemon reports."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from kigi.adapters.kubernetes.resources import CLUSTER_INSTANCETYPE, INSTANCETYPE
@@ -12,28 +13,25 @@ from kigi.domain.observed import VolumeRecord
 from kigi.domain.systems import ResolvedSystem
 from kigi.mirror.records import CACHE_SILENT_AFTER, CacheRecord, NodeRecord
 from kigi.mirror.store import Mirror
-from kigi.planning.view import (
-    NodeState,
-)
+from kigi.planning.view import NodeState
 from kigi.planning.vm_manifest import machine_memory_bytes
 
 
 def gather_nodes(mirror: Mirror, now: datetime, *, without: tuple[str, str] | None = None) -> dict[str, NodeState]:
-    """Every node; memory that deployments other than ``without`` ask for is not free. O(nodes + machines of others)."""
+    """Every node; memory that deployments other than ``without`` use is not free. O(nodes + machines of the others)."""
     used: Counter[str] = Counter()
-    for deployment in {str_pair(value) for value in mirror.volumes.values_of("deployment")} - {without}:
+    for deployment in {_deployment_key(value) for value in mirror.volumes.values_of("deployment")} - {without}:
         used.update(memory_by_node(mirror, deployment))
     return {node.meta.name: _node_state(mirror, node, now, used[node.meta.name]) for node in mirror.nodes}
 
 
-def str_pair(value: object) -> tuple[str, str]:
-    """A key of the index by deployment."""
+def _deployment_key(value: object) -> tuple[str, str]:
     assert isinstance(value, tuple)
     return (str(value[0]), str(value[1]))
 
 
 def memory_by_node(mirror: Mirror, deployment: tuple[str, str]) -> Mapping[str, int]:
-    """Bytes of memory that the VMs of a deployment ask for, by the node that their newest disk is on."""
+    """Bytes of memory that the VMs of a deployment request, by the node of their newest disk."""
     known = mirror.memory_cache.get(deployment)
     if known is not None:
         return known
@@ -45,7 +43,7 @@ def memory_by_node(mirror: Mirror, deployment: tuple[str, str]) -> Mapping[str, 
     used: Counter[str] = Counter()
     for (instance, machine), volume in newest.items():
         vm = mirror.machines.get(deployment[0], names.machine_name(deployment[1], instance, machine))
-        # A VM that waits for its layers is not there yet, but its room is taken.
+        # A VM that waits for its layers does not exist yet; its memory is reserved.
         known_bytes = vm.memory_bytes if vm else None
         used[volume.node] += known_bytes if known_bytes is not None else _memory_of(mirror, deployment[0], volume)
     mirror.memory_cache[deployment] = used
@@ -62,7 +60,7 @@ def _memory_of(mirror: Mirror, namespace: str, volume: VolumeRecord) -> int:
 
 
 def instancetypes_of(mirror: Mirror, namespace: str) -> dict[tuple[str, str], int]:
-    """Bytes of the guest's memory by kind and name of the instancetypes that VMs of a namespace can name."""
+    """Guest memory in bytes of the instancetypes that VMs of a namespace can use, by kind and name."""
     kinds = {
         CLUSTER_INSTANCETYPE.kind: mirror.cluster_instancetypes,
         INSTANCETYPE.kind: mirror.instancetypes.by("namespace", namespace),
@@ -73,19 +71,20 @@ def instancetypes_of(mirror: Mirror, namespace: str) -> dict[tuple[str, str], in
 def _node_state(mirror: Mirror, node: NodeRecord, now: datetime, used_bytes: int) -> NodeState:
     cache = mirror.caches.get(None, node.meta.name)
     csi = mirror.csi_nodes.get(None, node.meta.name)
-    state = {
-        "name": node.meta.name,
-        "ready": node.ready,
-        "schedulable": node.schedulable,
-        "labels": node.labels,
-        "taints": node.taints,
-        "memory_bytes": node.memory_bytes - used_bytes,
-        "has_driver": csi is not None and csi.has_driver,
-    }
+    state = NodeState(
+        name=node.meta.name,
+        ready=node.ready,
+        schedulable=node.schedulable,
+        labels=node.labels,
+        taints=node.taints,
+        memory_bytes=node.memory_bytes - used_bytes,
+        has_driver=csi is not None and csi.has_driver,
+        cache_alive=False,
+    )
     if cache is None:
-        return NodeState(**state, cache_alive=False)  # type: ignore[arg-type]
-    return NodeState(
-        **state,  # type: ignore[arg-type]
+        return state
+    return replace(
+        state,
         held=cache.held,
         fetching=cache.fetching,
         refused=cache.refused,
@@ -95,10 +94,10 @@ def _node_state(mirror: Mirror, node: NodeRecord, now: datetime, used_bytes: int
 
 
 def is_alive(mirror: Mirror, cache: CacheRecord, now: datetime) -> bool:
-    """Whether the node's daemon has written its status lately.
+    """Whether the node's daemon has reported lately.
 
-    The clocks of two machines are compared only before this process has seen the heartbeat change: a node's clock may
-    be wrong by an hour, and either clock may be set.
+    The age of a heartbeat counts from the time at which this process saw it change, because the clocks of two machines
+    may differ by hours. Before the first change, their difference decides.
     """
     if cache.heartbeat is None:
         return False

@@ -1,4 +1,4 @@
-"""Turns an API object of any mirrored kind into its record."""
+"""Parses an API object of any mirrored kind into its record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kigi.mirror.records import Record
 
 
 def parse(kind: str, body: Mapping[str, Any]) -> Record:
-    """The record of an object; a damaged one gives a record that says so. KeyError for a kind that is not mirrored."""
+    """The record of an object. A spec that does not validate becomes an error in it. KeyError for an unknown kind."""
     return _PARSERS[kind](body, _meta(body["metadata"]))
 
 

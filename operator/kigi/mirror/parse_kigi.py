@@ -1,4 +1,4 @@
-"""Records of Kigi's own kinds from their API objects."""
+"""Parses objects of Kigi's own kinds into records."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from kigi.api.base import Status
+from kigi.api.base import Model, Status
 from kigi.api.capture import SystemCapture, SystemCaptureSpec, SystemCaptureStatus
 from kigi.api.deployment import SystemDeployment, SystemDeploymentSpec, SystemDeploymentStatus
 from kigi.api.image import VMImageNode, VMImageNodeSpec, VMImageNodeStatus
-from kigi.api.node_cache import NodeCacheSpec, NodeCacheStatus
+from kigi.api.node_cache import NodeCache, NodeCacheSpec, NodeCacheStatus
 from kigi.api.prefetch import SystemPrefetch, SystemPrefetchSpec, SystemPrefetchStatus
 from kigi.api.system import SystemNode, SystemNodeSpec, SystemNodeStatus
 from kigi.domain.images import Image
@@ -19,69 +19,66 @@ from kigi.domain.layers import Digest
 from kigi.domain.observed import Meta
 from kigi.domain.systems import DiskChange, MachineChange, System
 from kigi.errors import SpecInvalid
+from kigi.mirror.parse_values import nested
 from kigi.mirror.records import CacheRecord, CaptureRecord, DeploymentRecord, ImageRecord, PrefetchRecord, SystemRecord
 
 
 def parse_image(body: Mapping[str, Any], meta: Meta) -> ImageRecord:
-    """VMImageNode; the record holds SpecInvalid instead of the image if the spec does not validate."""
-    image: Image | SpecInvalid
-    try:
-        spec = VMImageNodeSpec.model_validate(body.get("spec") or {})
-        layer = spec.layer
-        image = Image(
-            name=meta.name,
-            digest=Digest(layer.digest),
-            size_bytes=layer.size_bytes,
-            virtual_size_bytes=layer.virtual_size_bytes,
-            parent=spec.parent.name if spec.parent else None,
-            repository=layer.repository,
-        )
-    except ValidationError as exc:
-        image = _invalid(VMImageNode.KIND, meta, exc)
+    """Record of a VMImageNode."""
+    spec = _spec(VMImageNodeSpec, VMImageNode.KIND, body, meta)
+    image = _image(meta.name, spec) if isinstance(spec, VMImageNodeSpec) else spec
     return ImageRecord(meta, image, _status(VMImageNodeStatus, body))
 
 
+def _image(name: str, spec: VMImageNodeSpec) -> Image:
+    return Image(
+        name=name,
+        digest=Digest(spec.layer.digest),
+        size_bytes=spec.layer.size_bytes,
+        virtual_size_bytes=spec.layer.virtual_size_bytes,
+        parent=spec.parent.name if spec.parent else None,
+        repository=spec.layer.repository,
+    )
+
+
 def parse_system(body: Mapping[str, Any], meta: Meta) -> SystemRecord:
-    """SystemNode; the record holds SpecInvalid instead of the state if the spec does not validate."""
-    system: System | SpecInvalid
-    try:
-        spec = SystemNodeSpec.model_validate(body.get("spec") or {})
-        raw = {item["name"]: item for item in (body.get("spec") or {}).get("machines") or ()}
-        system = System(
-            name=meta.name,
-            parent=spec.parent.name if spec.parent else None,
-            machines=tuple(
-                # The template stays as it was written: a null in it deletes what the parent state says.
-                MachineChange(
-                    m.name,
-                    m.image.name if m.image else None,
-                    raw[m.name].get("template"),
-                    m.removed,
-                    tuple(
-                        DiskChange(d.name, d.image.name if d.image else None, d.bus, d.removed) for d in m.disks or ()
-                    ),
-                )
-                for m in spec.machines
-            ),
-            networks=tuple(network.to_api() for network in spec.networks),
-        )
-    except ValidationError as exc:
-        system = _invalid(SystemNode.KIND, meta, exc)
+    """Record of a SystemNode."""
+    spec = _spec(SystemNodeSpec, SystemNode.KIND, body, meta)
+    system = _system(meta.name, spec, body) if isinstance(spec, SystemNodeSpec) else spec
     return SystemRecord(meta, system, _status(SystemNodeStatus, body))
 
 
+def _system(name: str, spec: SystemNodeSpec, body: Mapping[str, Any]) -> System:
+    # Templates stay as they were written: a null in one deletes a field of the parent state's template.
+    templates = {item["name"]: item.get("template") for item in nested(body, "spec").get("machines") or ()}
+    return System(
+        name=name,
+        parent=spec.parent.name if spec.parent else None,
+        machines=tuple(
+            MachineChange(
+                machine.name,
+                machine.image.name if machine.image else None,
+                templates[machine.name],
+                machine.removed,
+                tuple(
+                    DiskChange(disk.name, disk.image.name if disk.image else None, disk.bus, disk.removed)
+                    for disk in machine.disks or ()
+                ),
+            )
+            for machine in spec.machines
+        ),
+        networks=tuple(network.to_api() for network in spec.networks),
+    )
+
+
 def parse_deployment(body: Mapping[str, Any], meta: Meta) -> DeploymentRecord:
-    """SystemDeployment, with the field manager that wrote the spec last; SpecInvalid for an invalid spec."""
-    spec: SystemDeploymentSpec | SpecInvalid
-    try:
-        spec = SystemDeploymentSpec.model_validate(body.get("spec") or {})
-    except ValidationError as exc:
-        spec = _invalid(SystemDeployment.KIND, meta, exc)
+    """Record of a SystemDeployment."""
+    spec = _spec(SystemDeploymentSpec, SystemDeployment.KIND, body, meta)
     return DeploymentRecord(meta, spec, _status(SystemDeploymentStatus, body), spec_manager(body["metadata"]))
 
 
 def spec_manager(metadata: Mapping[str, Any]) -> str:
-    """The field manager that wrote to ``spec`` last, as ``managedFields`` say; empty if they do not."""
+    """The field manager that wrote to ``spec`` last, by ``managedFields``; empty if they do not show it."""
     writers = [
         (str(entry.get("time") or ""), str(entry.get("manager") or ""))
         for entry in metadata.get("managedFields") or ()
@@ -91,42 +88,30 @@ def spec_manager(metadata: Mapping[str, Any]) -> str:
 
 
 def parse_capture(body: Mapping[str, Any], meta: Meta) -> CaptureRecord:
-    """SystemCapture; the record holds SpecInvalid for an invalid spec."""
-    spec: SystemCaptureSpec | SpecInvalid
-    try:
-        spec = SystemCaptureSpec.model_validate(body.get("spec") or {})
-    except ValidationError as exc:
-        spec = _invalid(SystemCapture.KIND, meta, exc)
+    """Record of a SystemCapture."""
+    spec = _spec(SystemCaptureSpec, SystemCapture.KIND, body, meta)
     return CaptureRecord(meta, spec, _status(SystemCaptureStatus, body))
 
 
 def parse_prefetch(body: Mapping[str, Any], meta: Meta) -> PrefetchRecord:
-    """SystemPrefetch; the record holds SpecInvalid for an invalid spec."""
-    spec: SystemPrefetchSpec | SpecInvalid
-    try:
-        spec = SystemPrefetchSpec.model_validate(body.get("spec") or {})
-    except ValidationError as exc:
-        spec = _invalid(SystemPrefetch.KIND, meta, exc)
+    """Record of a SystemPrefetch."""
+    spec = _spec(SystemPrefetchSpec, SystemPrefetch.KIND, body, meta)
     return PrefetchRecord(meta, spec, _status(SystemPrefetchStatus, body))
 
 
 def parse_cache(body: Mapping[str, Any], meta: Meta) -> CacheRecord:
-    """NodeCache; an invalid spec is None, and an invalid status counts as empty."""
-    try:
-        spec = NodeCacheSpec.model_validate(body.get("spec") or {})
-    except ValidationError:
-        spec = None
+    """Record of a NodeCache. A spec that does not validate is None, and is written again."""
+    spec = _spec(NodeCacheSpec, NodeCache.KIND, body, meta)
     status = _status(NodeCacheStatus, body) or NodeCacheStatus()
+    layers = status.layers
     return CacheRecord(
         meta=meta,
-        spec=spec,
-        wanted_bytes=sum(layer.size_bytes for layer in spec.layers) if spec else 0,
+        spec=spec if isinstance(spec, NodeCacheSpec) else None,
+        wanted_bytes=sum(layer.size_bytes for layer in spec.layers) if isinstance(spec, NodeCacheSpec) else 0,
         observed_generation=status.observed_generation,
-        held=frozenset(Digest(layer.digest) for layer in status.layers if layer.state == "Held"),
-        fetching={Digest(x.digest): x.fetched_bytes for x in status.layers if x.state in ("Fetching", "Queued")},
-        refused={
-            Digest(x.digest): (x.reason or "Refused", x.message or "") for x in status.layers if x.state == "Refused"
-        },
+        held=frozenset(Digest(layer.digest) for layer in layers if layer.state == "Held"),
+        fetching={Digest(x.digest): x.fetched_bytes for x in layers if x.state in ("Fetching", "Queued")},
+        refused={Digest(x.digest): (x.reason or "Refused", x.message or "") for x in layers if x.state == "Refused"},
         volumes=frozenset(volume.name for volume in status.volumes),
         mounted=frozenset(volume.name for volume in status.volumes if volume.mounted),
         budget_bytes=status.budget_bytes,
@@ -135,16 +120,22 @@ def parse_cache(body: Mapping[str, Any], meta: Meta) -> CacheRecord:
     )
 
 
-def _invalid(kind: str, meta: Meta, exc: ValidationError) -> SpecInvalid:
-    first = exc.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return SpecInvalid(f"{kind} {meta.name}: spec.{where}: {first['msg']}; correct it")
-
-
+M = TypeVar("M", bound=Model)
 S = TypeVar("S", bound=Status)
 
 
+def _spec(model: type[M], kind: str, body: Mapping[str, Any], meta: Meta) -> M | SpecInvalid:
+    """The validated spec, or the error with its first invalid field."""
+    try:
+        return model.model_validate(body.get("spec") or {})
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return SpecInvalid(f"{kind} {meta.name}: spec.{where}: {first['msg']}; correct it")
+
+
 def _status(model: type[S], body: Mapping[str, Any]) -> S | None:
+    """The status; None if there is none, or if it does not validate: it is written again."""
     try:
         return model.model_validate(body["status"]) if body.get("status") else None
     except ValidationError:

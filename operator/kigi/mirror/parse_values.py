@@ -1,9 +1,11 @@
-"""Single values of API objects: quantities, times and numbers that may be damaged."""
+"""Single values of API objects, any of which may be missing or damaged."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from kigi.domain.quantities import parse_quantity
 
@@ -26,13 +28,34 @@ def time_of(value: object) -> datetime | None:
 
 
 def bytes_of(value: object, default: str) -> int:
-    """Bytes of a Kubernetes quantity, of ``default`` if it is unset, 0 if it is not a quantity."""
+    """Bytes of a quantity; of ``default`` if there is none, 0 if it is damaged."""
     return _quantity(str(value) if value else default)
 
 
 def int_of(text: object) -> int:
-    """The number in a label; 0 for anything else."""
+    """The integer of a label; 0 if it is none."""
     try:
         return int(str(text))
     except ValueError:
         return 0
+
+
+def nested(body: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """The mapping at the end of a path of keys; empty if the path ends before.
+
+    ``nested(vm, "spec", "template")`` is ``vm["spec"]["template"]``, or ``{}``.
+    """
+    found: Any = body
+    for key in keys:
+        found = found.get(key) or {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def labels_of(body: Mapping[str, Any]) -> Mapping[str, str]:
+    """Labels of an object."""
+    return nested(body, "metadata", "labels")
+
+
+def annotations_of(body: Mapping[str, Any]) -> Mapping[str, str]:
+    """Annotations of an object."""
+    return nested(body, "metadata", "annotations")

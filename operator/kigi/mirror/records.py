@@ -1,4 +1,7 @@
-"""API objects as Kigi keeps them in memory: parsed once when they arrive, small, immutable."""
+"""Records: API objects as the mirror stores them. Parsed once when they arrive, small and immutable.
+
+``domain/observed.py`` has the records that planning uses as well.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ from kigi.domain.systems import System
 from kigi.errors import SpecInvalid
 
 ANNOTATION_AVAILABLE = f"{names.GROUP}/volume-available"
-"""On a claim: uid of its volume, written when that was available and the claim not bound; see reconcilers/claims."""
+"""On a claim: uid of the available volume that the claim was touched for; see reconcilers/claims."""
 
 CACHE_SILENT_AFTER = timedelta(minutes=2)
-"""A daemon writes its NodeCache at least every 30 s; four in a row missed, and it is taken for dead."""
+"""Age of the last report at which a daemon counts as silent: four missed heartbeats of 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +87,14 @@ class NodeRecord:
     schedulable: bool
     labels: Mapping[str, str]
     taints: tuple[tuple[str, str, str], ...]
+    """(key, value, effect)."""
     memory_bytes: int
+    """Allocatable memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class CsiNodeRecord:
-    """A CSINode: whether our daemon is registered with that node's kubelet."""
+    """A CSINode. ``has_driver``: Kigi's daemon is registered with the node's kubelet."""
 
     meta: Meta
     has_driver: bool
@@ -102,13 +107,17 @@ class CacheRecord:
     meta: Meta
     spec: NodeCacheSpec | None
     wanted_bytes: int
+    """Sum of the layers in the spec."""
     observed_generation: int
     held: frozenset[Digest]
     fetching: Mapping[Digest, int]
+    """Layers that are being fetched, with the bytes that have arrived."""
     refused: Mapping[Digest, tuple[str, str]]
+    """Layers that the node cannot get: (reason, message)."""
     volumes: frozenset[str]
+    """Handles of the overlays on the node."""
     mounted: frozenset[str]
-    """Those of ``volumes`` that a pod uses."""
+    """Handles of ``volumes`` that a pod uses."""
     budget_bytes: int
     heartbeat: datetime | None
     captures: Mapping[str, CaptureReport]
@@ -117,7 +126,7 @@ class CacheRecord:
 
 @dataclass(frozen=True, slots=True)
 class KubeVirtRecord:
-    """A KubeVirt installation, as the few fields that tell its hooks."""
+    """A KubeVirt installation, with the fields that decide which hook it offers."""
 
     meta: Meta
     body: Mapping[str, Any] = field(compare=False)
@@ -130,16 +139,16 @@ class PluginRecord:
 
     meta: Meta
     intact: bool
-    """Its spec is that of ours."""
+    """The spec is the one that Kigi applies."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstancetypeRecord:
-    """A KubeVirt instancetype, of a namespace or of the cluster."""
+    """A VirtualMachineInstancetype or VirtualMachineClusterInstancetype."""
 
     meta: Meta
     memory_bytes: int
-    """Memory of the guest."""
+    """Guest memory."""
 
 
 Record = (

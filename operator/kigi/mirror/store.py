@@ -1,16 +1,16 @@
-"""What the operator knows of the cluster, in memory: fed by watches, by listings and by the answers to our own writes.
+"""The mirror: the operator's copy of the cluster, fed by watches, by listings and by the answers to its own writes.
 
-Decisions read nothing else. The newest resourceVersion of an object wins, from wherever it comes, so that a write is
-seen by the next decision at once and a late watch event cannot undo it.
+Decisions read nothing else. The newest resourceVersion of an object wins, whatever its source. So the next decision
+sees a write immediately, and a late watch event cannot undo it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 from kigi.adapters.kubernetes import resources
 from kigi.domain.images import Image
@@ -19,6 +19,7 @@ from kigi.domain.observed import ClaimRecord, MachineRecord, PolicyRecord, VmiRe
 from kigi.domain.systems import ResolvedSystem, System
 from kigi.domain.trees import Trees
 from kigi.errors import KigiError, SpecInvalid
+from kigi.mirror.indexed import ObjectKey, Store
 from kigi.mirror.parse import parse
 from kigi.mirror.records import (
     CacheRecord,
@@ -36,16 +37,13 @@ from kigi.mirror.records import (
 )
 from kigi.planning.prefetch_orders import PrefetchOrders
 
-R = TypeVar("R", bound=Record)
-ObjectKey = tuple[str | None, str]
-"""(namespace, name)."""
 TOMBSTONES = 20_000
-"""uids remembered as gone, so that an event from before the deletion does not bring the object back."""
+"""uids of deleted objects that are remembered: an event from before the deletion must not bring an object back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One object before and after; ``None``: it did not or does not exist."""
+    """An object before and after; None: it did not exist before, or does not exist any more."""
 
     kind: str
     key: ObjectKey
@@ -53,54 +51,8 @@ class Change:
     new: Record | None
 
 
-class Store(Generic[R]):
-    """The objects of one kind, and those that share an index's value."""
-
-    def __init__(self, **indexes: Callable[[R], object]) -> None:
-        self.objects: dict[ObjectKey, R] = {}
-        self._functions = indexes
-        self._indexes: dict[str, dict[object, dict[ObjectKey, R]]] = {name: defaultdict(dict) for name in indexes}
-
-    def get(self, namespace: str | None, name: str) -> R | None:
-        """The object, if there is one."""
-        return self.objects.get((namespace, name))
-
-    def by(self, index: str, value: object) -> Iterable[R]:
-        """Objects with that value of the index."""
-        return self._indexes[index].get(value, {}).values()
-
-    def values_of(self, index: str) -> Iterable[object]:
-        """Values of the index that some object has."""
-        return self._indexes[index].keys()
-
-    def put(self, key: ObjectKey, record: R) -> None:
-        """Takes the place of what was there."""
-        self.remove(key)
-        self.objects[key] = record
-        for name, function in self._functions.items():
-            self._indexes[name][function(record)][key] = record
-
-    def remove(self, key: ObjectKey) -> None:
-        """Forgets it; absent is done."""
-        record = self.objects.pop(key, None)
-        if record is None:
-            return
-        for name, function in self._functions.items():
-            value = function(record)
-            group = self._indexes[name][value]
-            group.pop(key, None)
-            if not group:
-                del self._indexes[name][value]
-
-    def __len__(self) -> int:
-        return len(self.objects)
-
-    def __iter__(self) -> Iterator[R]:
-        return iter(self.objects.values())
-
-
 class Mirror:
-    """All kinds. ``synced`` is set by whoever has listed them all; nothing may be decided before."""
+    """Records of all kinds. No decision may be made before ``synced`` is True, when every kind has been listed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """``clock`` gives monotonic seconds."""
@@ -145,20 +97,20 @@ class Mirror:
             resources.CLUSTER_INSTANCETYPE.kind: self.cluster_instancetypes,
         }
         self.holders: dict[Digest, set[str]] = defaultdict(set)
-        """Nodes that hold each layer."""
+        """Names of the nodes that hold each layer."""
         self.memory_cache: dict[tuple[str, str], Mapping[str, int]] = {}
-        """Memory that each deployment asks for, by node; forgotten when one of its volumes or VMs changes."""
+        """Bytes of memory that each deployment requests, by node; dropped when one of its volumes or VMs changes."""
         self.prefetch_orders: dict[tuple[str, str], PrefetchOrders] = {}
-        """By namespace and name of the prefetch: what this operator has planned and NodeCaches may not show yet."""
-        self._beats: dict[str, float] = {}
-        """By node: when this process last saw the heartbeat of its NodeCache change."""
+        """By namespace and name of the prefetch: the orders of its last plan, which NodeCaches may not show yet."""
+        self._heartbeats: dict[str, float] = {}
+        """By node: the clock's time at which this process last saw the heartbeat of the NodeCache change."""
         self._tombstones: OrderedDict[str, None] = OrderedDict()
         self._trees: dict[str, Trees] = {}
 
-    # Feeding.
+    # Writing.
 
     def put(self, kind: str, body: Mapping[str, Any]) -> Change | None:
-        """Takes an object in; None if it is known already in this or a newer state, or known to be gone."""
+        """Stores the object; None if the same or a newer version is stored, or its uid was deleted."""
         meta = body["metadata"]
         store, key = self.stores[kind], (meta.get("namespace"), meta["name"])
         old = store.objects.get(key)
@@ -166,24 +118,24 @@ class Mirror:
         if meta.get("uid") in self._tombstones or (old is not None and old.meta.version >= version):
             return None
         new = parse(kind, body)
-        self._settle(kind, key, old, new)
+        self._replace(kind, key, old, new)
         return Change(kind, key, old, new)
 
     def gone(self, kind: str, namespace: str | None, name: str, uid: str) -> Change | None:
-        """The object of that uid does not exist any more; None if it is not known."""
-        self._bury(uid)
+        """Removes the object with that uid; None if the mirror does not have it. An empty uid removes any."""
+        self._add_tombstone(uid)
         key = (namespace, name)
         old = self.stores[kind].objects.get(key)
         if old is None or (uid and old.meta.uid != uid):
             return None
-        self._settle(kind, key, old, None)
+        self._replace(kind, key, old, None)
         return Change(kind, key, old, None)
 
     def known_uids(self, kind: str) -> dict[str, ObjectKey]:
-        """uid and key of every object of a kind."""
+        """Key of each object of a kind, by uid."""
         return {record.meta.uid: key for key, record in self.stores[kind].objects.items()}
 
-    def _settle(self, kind: str, key: ObjectKey, old: Record | None, new: Record | None) -> None:
+    def _replace(self, kind: str, key: ObjectKey, old: Record | None, new: Record | None) -> None:
         store = self.stores[kind]
         if new is None:
             store.remove(key)
@@ -191,7 +143,7 @@ class Mirror:
             store.put(key, new)
         if kind == resources.NODE_CACHE.kind:
             self._index_holders(key[1], cast("CacheRecord | None", old), cast("CacheRecord | None", new))
-            self._note_beat(key[1], cast("CacheRecord | None", old), cast("CacheRecord | None", new))
+            self._note_heartbeat(key[1], cast("CacheRecord | None", old), cast("CacheRecord | None", new))
         if _tree_part(old) != _tree_part(new):
             self._trees.pop(key[0] or "", None)
         for record in (old, new):
@@ -209,13 +161,13 @@ class Mirror:
         for digest in after - before:
             self.holders[digest].add(node)
 
-    def _note_beat(self, node: str, old: CacheRecord | None, new: CacheRecord | None) -> None:
+    def _note_heartbeat(self, node: str, old: CacheRecord | None, new: CacheRecord | None) -> None:
         if new is None:
-            self._beats.pop(node, None)
+            self._heartbeats.pop(node, None)
         elif old is not None and old.heartbeat != new.heartbeat:
-            self._beats[node] = self._clock()
+            self._heartbeats[node] = self._clock()
 
-    def _bury(self, uid: str) -> None:
+    def _add_tombstone(self, uid: str) -> None:
         self._tombstones[uid] = None
         while len(self._tombstones) > TOMBSTONES:
             self._tombstones.popitem(last=False)
@@ -224,25 +176,25 @@ class Mirror:
 
     def silence_s(self, node: str) -> float | None:
         """Seconds since the heartbeat of the node's NodeCache changed; None: this process has not seen it change."""
-        at = self._beats.get(node)
+        at = self._heartbeats.get(node)
         return None if at is None else self._clock() - at
 
     def trees(self, namespace: str) -> Trees:
-        """Both trees of a namespace, resolved as far as they are asked for; made anew when a node of them changes."""
+        """Both trees of a namespace. They are built again after a change, and resolve their nodes on demand."""
         if namespace not in self._trees:
             images = {record.meta.name: record.image for record in self.images.by("namespace", namespace)}
             systems = {record.meta.name: record.system for record in self.systems.by("namespace", namespace)}
             if not images and not systems:
-                return Trees({}, {})  # not kept: of a namespace that is gone it would stay for ever
+                return Trees({}, {})  # not stored: nothing would remove the entry of a deleted namespace
             self._trees[namespace] = Trees(images, systems)
         return self._trees[namespace]
 
     def resolved(self, namespace: str, system: str) -> ResolvedSystem | KigiError:
-        """A state, resolved, or why it cannot be."""
+        """The resolved state, or the error that prevents that."""
         return self.trees(namespace).system(system)
 
     def chain(self, namespace: str, image: str) -> Chain | KigiError:
-        """Chain of an image, or why it has none."""
+        """The chain of an image, or the error that prevents it."""
         return self.trees(namespace).chain(image)
 
 

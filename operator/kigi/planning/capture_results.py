@@ -8,7 +8,7 @@ from typing import Any
 
 from kigi.api.capture import CapturedDisk, DiskState
 from kigi.api.node_cache import CaptureReport
-from kigi.domain import names
+from kigi.domain import kinds, names
 from kigi.errors import NameTaken
 from kigi.planning.capture_progress import CaptureProgress
 from kigi.planning.capture_view import CaptureView, ObjectKey, image_name, system_name
@@ -70,7 +70,7 @@ def result_objects(view: CaptureView) -> Sequence[Mapping[str, Any]]:
     if view.spec.description is not None:
         spec["description"] = view.spec.description
     meta = {"name": system_name(view.name, view.spec), "namespace": view.namespace, "annotations": origin}
-    return [*images, {"apiVersion": names.API_VERSION, "kind": "SystemNode", "metadata": meta, "spec": spec}]
+    return [*images, {"apiVersion": names.API_VERSION, "kind": kinds.SYSTEM, "metadata": meta, "spec": spec}]
 
 
 def _image(namespace: str, disk: CapturedDisk, origin: Mapping[str, str]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _image(namespace: str, disk: CapturedDisk, origin: Mapping[str, str]) -> dic
     }
     return {
         "apiVersion": names.API_VERSION,
-        "kind": "VMImageNode",
+        "kind": kinds.IMAGE,
         "metadata": {"name": disk.result, "namespace": namespace, "annotations": origin},
         "spec": {"parent": {"name": disk.image}, "layer": layer},
     }
@@ -124,5 +124,5 @@ def _contains(found: object, wanted: object) -> bool:
 
 def names_of(system: str, disks: Iterable[CapturedDisk]) -> list[ObjectKey]:
     """Every object that a capture of the disks may create."""
-    images = (("VMImageNode", image_name(system, disk.machine, disk.disk)) for disk in disks)
-    return [("SystemNode", system), *images]
+    images = ((kinds.IMAGE, image_name(system, disk.machine, disk.disk)) for disk in disks)
+    return [(kinds.SYSTEM, system), *images]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kigi.domain import kinds
 from kigi.domain.names import claim_name
 from kigi.domain.observed import VolumeRecord
-from kigi.planning.isolation import KIND as POLICY
 from kigi.planning.placed import Situation
 from kigi.planning.steps import DeleteObject, Plan, RemoveFinalizer, Step
 from kigi.planning.view import DeploymentView
@@ -22,7 +22,7 @@ def delete_machines(situation: Situation) -> Iterator[Step]:
     for machine in view.machines:
         vm = machine.vm
         if vm.slot not in desired and view.owns(vm) and not vm.meta.deleting:
-            yield DeleteObject("VirtualMachine", vm.meta.name, view.namespace)
+            yield DeleteObject(kinds.MACHINE, vm.meta.name, view.namespace)
 
 
 def delete_disks(situation: Situation) -> Iterator[Step]:
@@ -38,10 +38,10 @@ def delete_disks(situation: Situation) -> Iterator[Step]:
     for volume in unused:
         claim = claims.get(volume.claim)
         if claim is not None and not claim.meta.deleting:
-            yield DeleteObject("PersistentVolumeClaim", claim.meta.name, view.namespace)
+            yield DeleteObject(kinds.CLAIM, claim.meta.name, view.namespace)
     for volume in unused:
         if not volume.meta.deleting:
-            yield DeleteObject("PersistentVolume", volume.meta.name)
+            yield DeleteObject(kinds.VOLUME, volume.meta.name)
 
 
 def _unused_volumes(situation: Situation) -> Iterator[VolumeRecord]:
@@ -81,18 +81,16 @@ _Left = tuple[list[Step], str]
 def _machines_left(view: DeploymentView) -> _Left:
     owned = [machine.vm for machine in view.machines if view.owns(machine.vm)]
     steps: list[Step] = [
-        DeleteObject("VirtualMachine", vm.meta.name, view.namespace) for vm in owned if not vm.meta.deleting
+        DeleteObject(kinds.MACHINE, vm.meta.name, view.namespace) for vm in owned if not vm.meta.deleting
     ]
     return steps, f"the deletion of {len(owned)} VirtualMachines" if owned else ""
 
 
 def _disks_left(view: DeploymentView) -> _Left:
     steps: list[Step] = [
-        DeleteObject("PersistentVolumeClaim", claim.meta.name, view.namespace)
-        for claim in view.claims
-        if not claim.meta.deleting
+        DeleteObject(kinds.CLAIM, claim.meta.name, view.namespace) for claim in view.claims if not claim.meta.deleting
     ]
-    steps += [DeleteObject("PersistentVolume", v.meta.name) for v in view.volumes if not v.meta.deleting]
+    steps += [DeleteObject(kinds.VOLUME, v.meta.name) for v in view.volumes if not v.meta.deleting]
     left = f"the deletion of {len(view.claims)} claims and {len(view.volumes)} volumes from their nodes"
     return steps, left if view.claims or view.volumes else ""
 
@@ -100,6 +98,6 @@ def _disks_left(view: DeploymentView) -> _Left:
 def _policies_left(view: DeploymentView) -> _Left:
     owned = [policy for policy in view.policies if view.owns(policy)]
     steps: list[Step] = [
-        DeleteObject(POLICY, policy.meta.name, view.namespace) for policy in owned if not policy.meta.deleting
+        DeleteObject(kinds.POLICY, policy.meta.name, view.namespace) for policy in owned if not policy.meta.deleting
     ]
     return steps, f"the deletion of {len(owned)} NetworkPolicies" if owned else ""

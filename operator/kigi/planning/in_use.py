@@ -1,8 +1,8 @@
-"""Keeping what is used: the finalizer on the nodes of both trees.
+"""The in-use finalizer on VMImageNodes and SystemNodes.
 
-A node carries it while something uses it, and only then: a node that nothing uses is deleted at once, also when no
-operator runs. Whoever deletes a used node sees it wait, with its users in the condition; it goes when the last one has
-gone. Each decision is made anew from what is there, so that it does not matter when an operator dies.
+A node carries it while another object uses it. An unused node is deleted immediately, even while no operator runs. A
+used node that is deleted waits, and its condition lists the users; it goes when the last of them is gone. Each decision
+depends only on the present objects, so an operator may end at any point.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from kigi.domain.usage import User
 
 
 def plan_in_use(*, users: Sequence[User], deleting: bool, has_finalizer: bool) -> bool | None:
-    """Whether the finalizer shall be put on (True) or taken off (False); None: as it is.
+    """Whether to add (True) or remove (False) the finalizer; None: no change.
 
-    Kubernetes takes no new finalizer on an object that is being deleted.
+    Kubernetes accepts no new finalizer on an object that is being deleted.
     """
     if users:
         return None if has_finalizer or deleting else True

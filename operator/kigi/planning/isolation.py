@@ -7,15 +7,13 @@ cluster's network plugin has to enforce NetworkPolicies; the API server accepts 
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
-from typing import Any, Final
+from typing import Any
 
-from kigi.domain import names
+from kigi.domain import kinds, names
 from kigi.planning.manifests import instance_labels, owner_reference
 from kigi.planning.placed import Owner
 from kigi.planning.steps import ApplyObject, DeleteObject, Step
 from kigi.planning.view import DeploymentView
-
-KIND: Final = "NetworkPolicy"
 
 
 def policy_name(deployment: str, instance: int) -> str:
@@ -29,7 +27,7 @@ def build_policy(owner: Owner, instance: int) -> dict[str, Any]:
     same = [{"podSelector": {"matchLabels": labels}}]
     return {
         "apiVersion": "networking.k8s.io/v1",
-        "kind": KIND,
+        "kind": kinds.POLICY,
         "metadata": {
             "name": policy_name(owner.name, instance),
             "namespace": owner.namespace,
@@ -57,7 +55,7 @@ def isolation_steps(view: DeploymentView, owner: Owner, instances: Set[int]) -> 
             yield ApplyObject(manifest)
     for instance, policy in sorted(present.items()):
         if instance not in desired and not policy.meta.deleting:
-            yield DeleteObject(KIND, policy.meta.name, view.namespace)
+            yield DeleteObject(kinds.POLICY, policy.meta.name, view.namespace)
 
 
 def isolated_instances(view: DeploymentView) -> frozenset[int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kigi.domain import names
+from kigi.domain import kinds, names
 from kigi.domain.chain_attribute import chain_text
 from kigi.planning.placed import DiskTarget, Owner, PlacedTarget
 
@@ -20,7 +20,7 @@ def build_volume(owner: Owner, placed: PlacedTarget, disk: DiskTarget) -> dict[s
     """Static PersistentVolume of one disk. Its chain, node and fingerprint never change."""
     return {
         "apiVersion": "v1",
-        "kind": "PersistentVolume",
+        "kind": kinds.VOLUME,
         "metadata": {
             "name": disk.volume,
             "labels": disk_labels(owner, placed, disk),
@@ -36,7 +36,7 @@ def build_volume(owner: Owner, placed: PlacedTarget, disk: DiskTarget) -> dict[s
             "persistentVolumeReclaimPolicy": "Retain",
             "claimRef": {
                 "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
+                "kind": kinds.CLAIM,
                 "namespace": owner.namespace,
                 "name": disk.claim,
             },
@@ -54,7 +54,7 @@ def build_claim(owner: Owner, placed: PlacedTarget, disk: DiskTarget) -> dict[st
     """Claim that is bound to the disk's volume in advance."""
     return {
         "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
+        "kind": kinds.CLAIM,
         "metadata": {
             "name": disk.claim,
             "namespace": owner.namespace,
@@ -88,7 +88,7 @@ def owner_reference(owner: Owner) -> dict[str, Any]:
     """Reference that makes Kubernetes delete the object after its SystemDeployment."""
     return {
         "apiVersion": names.API_VERSION,
-        "kind": "SystemDeployment",
+        "kind": kinds.DEPLOYMENT,
         "name": owner.name,
         "uid": owner.uid,
         "controller": True,

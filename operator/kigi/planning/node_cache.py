@@ -1,32 +1,32 @@
-"""What the cache of one node shall hold and forget."""
+"""Plan of one NodeCache: the layers that the node should hold, and the overlays that it should delete."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from kigi.api.node_cache import DISK_PRIORITY, MAX_CAPTURES, MAX_LAYERS, NodeCacheSpec, WantedLayer
-from kigi.domain import names
+from kigi.domain import kinds, names
 from kigi.domain.layers import Digest
 from kigi.planning.steps import ApplyObject, DeleteObject, Plan, ReleaseVolume, Step
 from kigi.planning.view import DesiredChain, NodeView
 
 PRIORITY_DISK = DISK_PRIORITY
-"""Layers of a disk that a VM waits for."""
+"""Of layers that a VM waits for."""
 PRIORITY_PREFETCH = 10
-"""Layers of a state that may run later."""
+"""Of layers of a state that may run later."""
 
 
 def plan_node_cache(view: NodeView) -> Plan:
     """Next steps for one node's cache.
 
-    A volume is released only when the daemon, having read the order to discard it, no longer reports its overlay; or
-    when the node is gone, and the overlay with it. A node that comes back has overlays whose volumes were released:
-    they are discarded too. What does not fit into one object waits: layers of the lowest priority, and overlays that
-    are discarded when others are gone. O(layers of the node).
+    A volume is released only when the daemon has read the order to discard it and no longer reports its overlay, or
+    when the node is gone. A node that comes back has overlays whose volumes were released: these are discarded too.
+    One object has a limited size: layers of the lowest priority are left out, and further overlays are discarded
+    when the first are gone. O(layers of the node).
     """
     if not view.node_exists:
         released: list[Step] = [ReleaseVolume(volume) for volume, _ in view.terminating]
-        return Plan((*released, DeleteObject("NodeCache", view.name)) if view.cache_exists else tuple(released))
+        return Plan((*released, DeleteObject(kinds.NODE_CACHE, view.name)) if view.cache_exists else tuple(released))
     if not (view.has_driver or view.cache_exists):
         waiting = f"the daemon of node {view.name}" if view.terminating else ""
         return Plan(waiting_for=waiting)
@@ -49,13 +49,13 @@ def plan_node_cache(view: NodeView) -> Plan:
 
 
 def orphans(view: NodeView) -> list[str]:
-    """Overlays to discard although no volume that is being deleted asks for it, by handle.
+    """Handles of overlays to discard that have no volume, sorted.
 
-    Only of a report that the daemon made with the present NodeCache before it, or that are ordered away already: an
-    order does not come and go with each generation. What a capture copies stays until it is done.
+    The daemon's report must be of the present generation: an older one may list overlays that were deleted since. An
+    order to discard stays until it is carried out. An overlay that a capture copies stays until that is done.
     """
     copied = {order.volume for order in view.captures}
-    return sorted(h for h in view.nameless - copied if view.spec_current or h in view.discard)
+    return sorted(h for h in view.without_volume - copied if view.spec_current or h in view.discard)
 
 
 def prefetched_layers(spec: NodeCacheSpec | None) -> list[WantedLayer]:
@@ -93,10 +93,10 @@ def wanted_layers(desired: Iterable[DesiredChain], kept: Iterable[WantedLayer] =
 
 
 def build_node_cache(node: str, spec: NodeCacheSpec) -> dict[str, object]:
-    """NodeCache of a node; its status belongs to the node's daemon."""
+    """The NodeCache of a node without its status, which the daemon writes."""
     return {
         "apiVersion": names.API_VERSION,
-        "kind": "NodeCache",
+        "kind": kinds.NODE_CACHE,
         "metadata": {"name": node},
         "spec": spec.to_api(),
     }

@@ -1,10 +1,10 @@
-"""KubeVirt 1.9's way to our disks: one cluster-scoped Plugin, and no sidecar in any VM's pod.
+"""The Plugin by which KubeVirt 1.9 attaches layered disks: one cluster-scoped object instead of a sidecar per pod.
 
-It is for VMs with our label; other VMs may name their volumes as they like. Its CEL expression makes disks qcow2 whose
-file is that of one of our volumes, and leaves everything else of the domain as it is. A disk that the expression makes
-anew has what it names and nothing else, so it names all that KubeVirt can set on a disk of ours; what is not set must
-be given as null, or KubeVirt makes an empty element of it (<readonly/>!).
-Source: KubeVirt 1.9 pkg/virt-launcher/virtwrap/plugins/cel (evaluation) and virtwrap/api (what a disk has).
+It applies to VMs with Kigi's label. Its CEL expression sets the driver type qcow2 on each disk whose file belongs to
+one of Kigi's volumes, and leaves the rest of the domain unchanged. CEL cannot change a field: the expression builds the
+disk again, and a field that it does not name is lost. So it names every field that KubeVirt can set on such a disk. A
+field that is not set must be null; otherwise KubeVirt writes an empty element for it, such as ``<readonly/>``.
+Source: KubeVirt 1.9 pkg/virt-launcher/virtwrap/plugins/cel (evaluation) and virtwrap/api (fields of a disk).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kigi.domain import names
+from kigi.domain import kinds, names
 
 NAME = "kigi-disks"
 _TEXTS = ("Device", "Model", "Snapshot", "Serial")
@@ -25,7 +25,7 @@ def build_plugin() -> dict[str, Any]:
     """The Plugin object. It fails closed: a VM whose domain it cannot change does not start."""
     return {
         "apiVersion": "plugin.kubevirt.io/v1alpha1",
-        "kind": "Plugin",
+        "kind": kinds.PLUGIN,
         "metadata": {"name": NAME},
         "spec": {
             "condition": f"'{names.LABEL_DEPLOYMENT}' in vmi.Labels",
@@ -36,7 +36,7 @@ def build_plugin() -> dict[str, Any]:
 
 
 def expression() -> str:
-    """Domain with every disk of ours as qcow2."""
+    """The domain, with driver type qcow2 on each of Kigi's disks."""
     driver = _same("d.Driver", _DRIVER_TEXTS, _DRIVER_PARTS)
     kept = _same("d", _TEXTS, _PARTS)
     ours = f"has(d.Source.File) && d.Source.File.File.contains('/vmi-disks/{names.DISK_PREFIX}')"
@@ -47,7 +47,7 @@ def expression() -> str:
 
 
 def _same(source: str, texts: Sequence[str], parts: Sequence[str]) -> str:
-    """Fields as they are in ``source``."""
+    """Fields with their values in ``source``."""
     fields = [f"{name}: {source}.{name}" for name in texts]
     fields += [f"{name}: has({source}.{name}) ? dyn({source}.{name}) : dyn(null)" for name in parts]
     return ", ".join(fields)

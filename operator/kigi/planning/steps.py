@@ -56,7 +56,7 @@ class RestartMachine:
 class DeleteObject:
     """Delete one object by kind and name; absent is done. ``uid`` guards against a namesake."""
 
-    kind: Literal["VirtualMachine", "PersistentVolumeClaim", "PersistentVolume", "NodeCache", "NetworkPolicy"]
+    kind: str
     name: str
     namespace: str | None = None
 

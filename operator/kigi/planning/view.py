@@ -163,7 +163,7 @@ class NodeView:
     """Handles in the current NodeCache's ``spec.discard``."""
     volumes: frozenset[str] = frozenset()
     """Handles of overlays that the daemon reports."""
-    nameless: frozenset[str] = frozenset()
+    without_volume: frozenset[str] = frozenset()
     """Handles in ``volumes`` without a PersistentVolume and without a pod: left over on a node that was away."""
     keeps_prefetched: bool = False
     """Prefetched layers of the NodeCache stay: a prefetch lets the node wait for its turn, or is not planned yet."""

@@ -13,11 +13,11 @@ from typing import Any
 
 from kigi.api.deployment import Placement
 from kigi.api.machine_template import CloudInit, MachineNetwork, MachineTemplate, Readiness
-from kigi.domain import names
+from kigi.domain import kinds, names
 from kigi.domain.kubevirt import DEFAULT_INSTANCETYPE, DEFAULT_MEMORY, LAUNCHER_OVERHEAD_BYTES, RUN_STRATEGIES, HookKind
+from kigi.domain.merge_patch import merge_patch
 from kigi.domain.names import ANNOTATION_HARDWARE_HASH, ANNOTATION_TEMPLATE_HASH, HOOK_SIDECARS
 from kigi.domain.quantities import parse_quantity
-from kigi.domain.systems import merge_patch
 from kigi.errors import SpecInvalid
 from kigi.planning.manifests import instance_labels, owner_reference
 from kigi.planning.placed import Owner, PlacedTarget
@@ -65,7 +65,7 @@ def build_machine(owner: Owner, placed: PlacedTarget, settings: VmSettings) -> d
             spec[key] = reference.to_api()
     return {
         "apiVersion": "kubevirt.io/v1",
-        "kind": "VirtualMachine",
+        "kind": kinds.MACHINE,
         "metadata": {
             "name": target.vm_name,
             "namespace": owner.namespace,

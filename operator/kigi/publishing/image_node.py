@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kigi.domain import names
+from kigi.domain import kinds, names
 from kigi.publishing.publish import Published
 
 
@@ -34,4 +34,4 @@ def image_object(
         spec["os"] = os
     if description is not None:
         spec["description"] = description
-    return {"apiVersion": names.API_VERSION, "kind": "VMImageNode", "metadata": {"name": name}, "spec": spec}
+    return {"apiVersion": names.API_VERSION, "kind": kinds.IMAGE, "metadata": {"name": name}, "spec": spec}

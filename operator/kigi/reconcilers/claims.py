@@ -1,9 +1,9 @@
-"""Claims that Kubernetes looked at too early.
+"""Claims that Kubernetes' volume controller saw before their volumes.
 
-Its volume controller learns of volumes and claims by two watches. A claim that it sees before its volume stays Pending,
-and the volume, when it is seen, does not bring the claim back: the controller looks at it again after 15 seconds.
-Source: Kubernetes pkg/controller/volume/persistentvolume, syncVolume and syncUnboundClaim. Any change of the claim
-makes it look at once.
+The controller learns of volumes and claims by two watches. A claim that it sees before its volume stays Pending. When
+the controller then sees the volume, it does not check the claim again; it does so 15 seconds later, or when the claim
+changes. So Kigi changes the claim.
+Source: Kubernetes pkg/controller/volume/persistentvolume, syncVolume and syncUnboundClaim.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kigi.runtime.ports import Ports
 
 
 async def reconcile_claim(ports: Ports, key: Key) -> float | None:
-    """Touches a claim that is unbound beside its available volume; once, as what is written on the claim says."""
+    """Annotates an unbound claim whose volume is available. Once per volume: the annotation has the volume's uid."""
     claim = ports.mirror.claims.get(key.namespace, key.name)
     if claim is None or claim.bound or claim.meta.deleting:
         return None

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from kigi.adapters.kubernetes.resources import DEPLOYMENT
-from kigi.api.conditions import merge_conditions, problem_findings
 from kigi.api.deployment import SystemDeploymentStatus
 from kigi.errors import Conflict, KigiError, LostLeadership
 from kigi.gather.deployment import gather_deployment
 from kigi.mirror.keys import Key
-from kigi.mirror.records import DeploymentRecord
 from kigi.planning.deployment import plan_deployment
 from kigi.reconcilers.apply import apply_steps
-from kigi.reconcilers.writing import emit, write_status
+from kigi.reconcilers.writing import emit, report_invalid, write_status
 from kigi.runtime import metrics
 from kigi.runtime.ports import Ports
 from kigi.status.deployments import deployment_status
@@ -31,7 +29,7 @@ async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
         _forget(key)
         return None
     if isinstance(record.spec, KigiError):
-        await _report_invalid(ports, record, record.spec)
+        await report_invalid(ports, DEPLOYMENT, record, SystemDeploymentStatus(), record.spec)
         return None
     view = gather_deployment(ports.mirror, record, ports.now())
     if view.deleting and not view.has_finalizer:
@@ -55,16 +53,6 @@ async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
         raise error
     ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions)
     return plan.retry_after_s if ready else min(plan.retry_after_s or RECHECK_S, RECHECK_S)
-
-
-async def _report_invalid(ports: Ports, record: DeploymentRecord, error: KigiError) -> None:
-    """Reports a stored spec that does not validate; nothing else changes, and the finalizer stays."""
-    old = record.status or SystemDeploymentStatus()
-    conditions = merge_conditions(
-        old.conditions, problem_findings(error), generation=record.meta.generation, now=ports.now()
-    )
-    status = old.model_copy(update={"observed_generation": record.meta.generation, "conditions": conditions})
-    await write_status(ports, DEPLOYMENT, record.meta, record.status, status)
 
 
 def _measure(key: Key, status: SystemDeploymentStatus) -> None:

@@ -1,4 +1,4 @@
-"""VMImageNode: its chain, how many nodes hold it, and who uses it."""
+"""VMImageNode: its chain, the number of nodes that hold it, and its users."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kigi.status.trees import image_status
 
 
 async def reconcile_image(ports: Ports, key: Key) -> float | None:
-    """Status, and the finalizer of an image that is used: an image makes nothing."""
+    """Writes the status and keeps the in-use finalizer; an image has no objects of its own."""
     view = gather_image(ports.mirror, key.namespace, key.name, ports.now())
     record = ports.mirror.images.get(key.namespace, key.name)
     if view is not None and record is not None and not await keep_in_use(ports, IMAGE, record.meta, view.users):

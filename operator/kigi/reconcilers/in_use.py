@@ -1,4 +1,4 @@
-"""The finalizer on the nodes of both trees, put on and taken off as planning.upkeep says."""
+"""The in-use finalizer of VMImageNodes and SystemNodes, which keeps them while other objects use them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kigi.runtime.ports import Ports
 
 
 async def keep_in_use(ports: Ports, resource: Resource, meta: Meta, users: Sequence[User]) -> bool:
-    """Puts the finalizer on, or takes it off; True: the object was waiting for that to be gone, and is done with."""
+    """Adds or removes the finalizer. True if that let a deleted object go: it needs no status any more."""
     has_finalizer = IN_USE_FINALIZER in meta.finalizers
     wanted = plan_in_use(users=users, deleting=meta.deleting, has_finalizer=has_finalizer)
     if wanted is not None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from kigi.adapters.kubernetes.resources import PREFETCH
+from kigi.api.prefetch import SystemPrefetchStatus
 from kigi.errors import KigiError
 from kigi.gather.prefetch import gather_prefetch
 from kigi.mirror.keys import Key, node_key
 from kigi.planning.prefetches import plan_prefetch
 from kigi.reconcilers.apply import apply_steps
-from kigi.reconcilers.writing import write_status
+from kigi.reconcilers.writing import report_invalid, write_status
 from kigi.runtime.ports import Ports
-from kigi.status.prefetches import invalid_status, prefetch_status
+from kigi.status.prefetches import prefetch_status
 
-RECHECK = timedelta(minutes=1)
+RECHECK_S = 60.0
 """A daemon that stops reporting causes no event."""
 
 
@@ -25,14 +24,13 @@ async def reconcile_prefetch(ports: Ports, key: Key) -> float | None:
         _forget(ports, key)
         return None
     if isinstance(record.spec, KigiError):
-        status = invalid_status(record.status, record.meta.generation, record.spec, ports.now())
-        await write_status(ports, PREFETCH, record.meta, record.status, status)
+        await report_invalid(ports, PREFETCH, record, SystemPrefetchStatus(), record.spec)
         return None
     view = gather_prefetch(ports.mirror, record, ports.now())
     plan = plan_prefetch(view)
     await apply_steps(ports, plan.steps)
     await write_status(ports, PREFETCH, record.meta, record.status, prefetch_status(view, plan))
-    return RECHECK.total_seconds()
+    return RECHECK_S
 
 
 def _forget(ports: Ports, key: Key) -> None:

@@ -1,4 +1,4 @@
-"""SystemNode: the state with all that it inherits, and who uses it."""
+"""SystemNode: the resolved state, and its users."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kigi.status.trees import system_status
 
 
 async def reconcile_system(ports: Ports, key: Key) -> float | None:
-    """Status, and the finalizer of a state that is used: a state makes nothing until it is deployed."""
+    """Writes the status and keeps the in-use finalizer; a state has no objects until it is deployed."""
     view = gather_system(ports.mirror, key.namespace, key.name, ports.now())
     record = ports.mirror.systems.get(key.namespace, key.name)
     if view is not None and record is not None and not await keep_in_use(ports, SYSTEM, record.meta, view.users):

@@ -1,14 +1,14 @@
-"""Status and events: written only when they say something new."""
+"""Writes of status and events; a status that has not changed is not written."""
 
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Sequence
+from typing import Literal, Protocol, TypeVar
 
 from kigi.adapters.kubernetes.resources import EVENT, Resource
 from kigi.api.base import Condition, Status
-from kigi.api.conditions import READY, STALLED
+from kigi.api.conditions import READY, RECONCILING, RESOLVED, STALLED, with_problem
 from kigi.domain.names import FIELD_MANAGER
 from kigi.domain.observed import Meta
 from kigi.errors import KigiError
@@ -16,9 +16,26 @@ from kigi.runtime.ports import Ports
 
 logger = logging.getLogger(__name__)
 
+_SILENT = (RECONCILING, RESOLVED)
+"""Conditions that make no event when they become True."""
+S = TypeVar("S", bound=Status)
+S_co = TypeVar("S_co", bound=Status, covariant=True)
+
+
+class HasStatus(Protocol[S_co]):
+    """A record of a kind with a status."""
+
+    @property
+    def meta(self) -> Meta:
+        """Metadata of the object."""
+
+    @property
+    def status(self) -> S_co | None:
+        """The stored status; None if it has none or a damaged one."""
+
 
 async def write_status(ports: Ports, resource: Resource, meta: Meta, old: Status | None, new: Status) -> None:
-    """Replaces the status if it differs, and tells people of the transitions in it."""
+    """Replaces the status if it differs, and emits an event for each transition in it."""
     text = new.to_api()
     if old is not None and old.to_api() == text:
         return
@@ -31,28 +48,38 @@ async def write_status(ports: Ports, resource: Resource, meta: Meta, old: Status
         await emit(ports, resource, meta, kind, condition.reason, condition.message)
 
 
-def transitions(old: Sequence[Condition], new: Sequence[Condition]) -> list[tuple[str, Condition]]:
-    """What people are told of: each condition that became true, Ready that was lost, and every new cause of a stall.
+async def report_invalid(ports: Ports, resource: Resource, record: HasStatus[S], empty: S, error: KigiError) -> None:
+    """Reports a stored spec that does not validate in the object's conditions. Its finalizers and children stay."""
+    status = with_problem(record.status or empty, error, generation=record.meta.generation, now=ports.now())
+    await write_status(ports, resource, record.meta, record.status, status)
 
-    Each with the event's type. Ready, Reconciling and Stalled have one cause and make one event.
+
+def transitions(old: Sequence[Condition], new: Sequence[Condition]) -> list[tuple[str, Condition]]:
+    """Conditions to report as events, each with the event's type: those that became True, a lost Ready, a new stall.
+
+    Ready, Reconciling and Stalled have one cause and make one event.
     """
     before = {condition.type: condition for condition in old}
-    told: list[tuple[str, Condition]] = []
-    for condition in new:
-        was = before.get(condition.type)
-        if condition.type == STALLED:
-            if condition.status == "True" and (was is None or (was.status, was.reason) != ("True", condition.reason)):
-                told.append(("Warning", condition))
-        elif condition.status == "True" and (was is None or was.status != "True"):
-            if condition.type not in ("Reconciling", "Resolved"):
-                told.append(("Normal", condition))
-        elif condition.type == READY and condition.status != "True" and was is not None and was.status == "True":
-            told.append(("Normal", condition))
-    return told
+    return [
+        (kind, condition)
+        for condition in new
+        if (kind := _event_type(before.get(condition.type), condition)) is not None
+    ]
+
+
+def _event_type(old: Condition | None, new: Condition) -> Literal["Normal", "Warning"] | None:
+    was_true = old is not None and old.status == "True"
+    is_true = new.status == "True"
+    if new.type == STALLED:
+        same_cause = was_true and old is not None and old.reason == new.reason
+        return "Warning" if is_true and not same_cause else None
+    if is_true and not was_true:
+        return "Normal" if new.type not in _SILENT else None
+    return "Normal" if new.type == READY and was_true and not is_true else None
 
 
 async def emit(ports: Ports, resource: Resource, meta: Meta, kind: str, reason: str, message: str) -> None:
-    """One event on the object; a failure is logged and does not hold anything up; of too many, none."""
+    """Writes one event about the object, unless it had too many lately. A failure is only logged."""
     if not ports.events.allows(meta.uid):
         return
     now = ports.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -60,7 +87,7 @@ async def emit(ports: Ports, resource: Resource, meta: Meta, kind: str, reason: 
     event = {
         "apiVersion": EVENT.api_version,
         "kind": EVENT.kind,
-        "metadata": {"name": f"{meta.name[:200]}.{uuid.uuid4().hex[:16]}", "namespace": namespace},
+        "metadata": {"name": f"{meta.name[:200]}.{ports.suffix()}", "namespace": namespace},
         "eventTime": now,
         "reportingController": FIELD_MANAGER,
         "reportingInstance": ports.settings.identity[:128] or FIELD_MANAGER,

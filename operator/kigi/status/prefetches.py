@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
-
-from kigi.api.base import Condition
-from kigi.api.conditions import CACHED, RESOLVED, Finding, merge_conditions, problem_findings, summary
+from kigi.api.conditions import CACHED, RESOLVED, Finding, problem_findings, summary, with_conditions
 from kigi.api.prefetch import SystemPrefetchStatus
 from kigi.domain.layers import total_bytes
 from kigi.domain.quantities import format_bytes
@@ -22,7 +18,7 @@ def prefetch_status(view: PrefetchView, plan: PrefetchPlan) -> SystemPrefetchSta
     old = view.old_status
     if plan.error is not None and not plan.layers:  # a state is not resolved: the nodes stay as they are
         findings = [*problem_findings(plan.error), Finding(RESOLVED, False, plan.error.reason, str(plan.error))]
-        return _with(old, old.conditions, view.generation, findings, view.now)
+        return with_conditions(old, old.conditions, findings, generation=view.generation, now=view.now)
     node_bytes = total_bytes(plan.layers.values())
     held, wanted = sum(node.held_bytes for node in plan.nodes), node_bytes * len(plan.nodes)
     ready = sum(node.state == "Ready" for node in plan.nodes)
@@ -44,15 +40,7 @@ def prefetch_status(view: PrefetchView, plan: PrefetchPlan) -> SystemPrefetchSta
         Finding(RESOLVED, True, "Resolved", f"{len(plan.layers)} layers, {format_bytes(node_bytes)}"),
         Finding(CACHED, cached, "LayersCached" if cached else "LayersWarming", amount),
     ]
-    return _with(status, old.conditions, view.generation, findings, view.now)
-
-
-def invalid_status(
-    old: SystemPrefetchStatus | None, generation: int, error: NeedsAction, now: datetime
-) -> SystemPrefetchStatus:
-    """The status of a stored spec that does not validate; the nodes stay as they are."""
-    status = old or SystemPrefetchStatus()
-    return _with(status, status.conditions, generation, problem_findings(error), now)
+    return with_conditions(status, old.conditions, findings, generation=view.generation, now=view.now)
 
 
 def _sum_up(plan: PrefetchPlan, *, cached: bool, amount: str) -> tuple[Finding, Finding, Finding]:
@@ -72,10 +60,3 @@ def _sum_up(plan: PrefetchPlan, *, cached: bool, amount: str) -> tuple[Finding, 
 def _problem(error: KigiError, amount: str) -> tuple[Finding, Finding, Finding]:
     stalled = isinstance(error, NeedsAction)
     return summary(ready=False, stalled=stalled, reason=error.reason, message=f"{error}; {amount}")
-
-
-def _with(
-    status: SystemPrefetchStatus, old: Sequence[Condition], generation: int, findings: Iterable[Finding], now: datetime
-) -> SystemPrefetchStatus:
-    conditions = merge_conditions(old, findings, generation=generation, now=now)
-    return status.model_copy(update={"observed_generation": generation, "conditions": conditions})

@@ -1,72 +1,75 @@
-"""Status of the two trees' nodes."""
+"""Status of VMImageNodes and SystemNodes."""
 
 from __future__ import annotations
 
-from kigi.api.conditions import Finding, merge_conditions, problem_findings, summary
+from kigi.api.conditions import Finding, problem_findings, summary, with_conditions
 from kigi.api.image import VMImageNodeStatus
 from kigi.api.system import ResolvedMachineStatus, SystemNodeStatus
-from kigi.domain.layers import missing_layers, total_bytes
+from kigi.domain.layers import Chain, missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
+from kigi.domain.systems import ResolvedSystem
 from kigi.domain.usage import format_users
 from kigi.errors import KigiError
 from kigi.planning.view import ImageView, SystemView
 
+Summary = tuple[Finding, Finding, Finding]
+"""Ready, Reconciling and Stalled."""
+
 
 def image_status(view: ImageView) -> VMImageNodeStatus:
-    """Status of one VMImageNode: Ready when its chain reaches a root."""
-    old = view.old_status or VMImageNodeStatus()
+    """Status of one VMImageNode. It is Ready when its chain reaches a root."""
     if isinstance(view.chain, KigiError):
-        findings = _waiting_to_go(view) or problem_findings(view.chain)
-        return VMImageNodeStatus(
-            observed_generation=view.generation,
-            conditions=merge_conditions(old.conditions, findings, generation=view.generation, now=view.now),
+        findings = problem_findings(view.chain)
+        status = VMImageNodeStatus(children=view.children)
+    else:
+        findings = _complete_chain(view.chain)
+        status = VMImageNodeStatus(
+            depth=len(view.chain),
+            chain=[layer.digest for layer in view.chain],
+            chain_size_bytes=total_bytes(view.chain),
             children=view.children,
+            cached_on=view.cached_on,
         )
-    size_bytes = total_bytes(view.chain)
-    message = f"{len(view.chain)} layers, {format_bytes(size_bytes)}"
-    findings = _waiting_to_go(view) or summary(ready=True, stalled=False, reason="ChainComplete", message=message)
-    return VMImageNodeStatus(
-        observed_generation=view.generation,
-        conditions=merge_conditions(old.conditions, findings, generation=view.generation, now=view.now),
-        depth=len(view.chain),
-        chain=[layer.digest for layer in view.chain],
-        chain_size_bytes=size_bytes,
-        children=view.children,
-        cached_on=view.cached_on,
-    )
+    old = view.old_status.conditions if view.old_status else ()
+    findings = _deletion_findings(view) or findings
+    return with_conditions(status, old, findings, generation=view.generation, now=view.now)
 
 
 def system_status(view: SystemView) -> SystemNodeStatus:
-    """Status of one SystemNode: Ready when every machine's chain reaches a root."""
-    old = view.old_status or SystemNodeStatus()
+    """Status of one SystemNode. It is Ready when the chain of every machine reaches a root."""
     if isinstance(view.system, KigiError):
-        findings = _waiting_to_go(view) or problem_findings(view.system)
-        return SystemNodeStatus(
-            observed_generation=view.generation,
-            conditions=merge_conditions(old.conditions, findings, generation=view.generation, now=view.now),
-        )
-    layers = view.system.layers()
-    added = total_bytes(missing_layers(layers, (view.parent.layers() if view.parent else {}).keys()).values())
+        findings, status = problem_findings(view.system), SystemNodeStatus()
+    else:
+        findings, status = _resolved(view.system, view.parent)
+    old = view.old_status.conditions if view.old_status else ()
+    findings = _deletion_findings(view) or findings
+    return with_conditions(status, old, findings, generation=view.generation, now=view.now)
+
+
+def _complete_chain(chain: Chain) -> Summary:
+    message = f"{len(chain)} layers, {format_bytes(total_bytes(chain))}"
+    return summary(ready=True, stalled=False, reason="ChainComplete", message=message)
+
+
+def _resolved(system: ResolvedSystem, parent: ResolvedSystem | None) -> tuple[Summary, SystemNodeStatus]:
+    layers = system.layers()
     unique = total_bytes(layers.values())
-    message = (
-        f"{len(view.system.machines)} machines, {format_bytes(unique)}, {format_bytes(added)} more than the parent"
-    )
-    findings = _waiting_to_go(view) or summary(ready=True, stalled=False, reason="Resolved", message=message)
-    return SystemNodeStatus(
-        observed_generation=view.generation,
-        conditions=merge_conditions(old.conditions, findings, generation=view.generation, now=view.now),
-        depth=view.system.depth,
+    added = total_bytes(missing_layers(layers, (parent.layers() if parent else {}).keys()).values())
+    status = SystemNodeStatus(
+        depth=system.depth,
         machines=[
             ResolvedMachineStatus(name=machine.name, image=machine.image, chain_length=len(machine.chain))
-            for machine in view.system.machines
+            for machine in system.machines
         ],
         unique_bytes=unique,
         added_bytes=added,
     )
+    message = f"{len(system.machines)} machines, {format_bytes(unique)}, {format_bytes(added)} more than the parent"
+    return summary(ready=True, stalled=False, reason="Resolved", message=message), status
 
 
-def _waiting_to_go(view: ImageView | SystemView) -> tuple[Finding, Finding, Finding] | None:
-    """Of a node that was deleted and is used; None for any other."""
+def _deletion_findings(view: ImageView | SystemView) -> Summary | None:
+    """Findings of a deleted node that still has users; None for any other node."""
     if not (view.deleting and view.users):
         return None
     message = f"deleted, and used by {format_users(view.users)}; it goes when they are gone"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-from typing import Any
 
 import pytest
 
@@ -10,7 +9,6 @@ from kigi.domain.archive import (
     END,
     Selection,
     declared_layers,
-    differs,
     expect_member,
     member_header,
     member_name,
@@ -136,19 +134,3 @@ GOOD = member_header(member_name(A), 100)
 def test_any_other_member_is_refused(header: bytes) -> None:
     with pytest.raises(ArchiveRefused):
         expect_member(header, member_name(A), 100)
-
-
-@pytest.mark.parametrize(
-    ("found", "wanted", "different"),
-    [
-        ({"a": 1, "added": 2}, {"a": 1}, False),
-        ({"a": [{"b": 1, "added": 0}]}, {"a": [{"b": 1}]}, False),
-        ({"a": [1, 2]}, {"a": [1]}, True),
-        ({"a": 1}, {"a": 2}, True),
-        ({}, {"a": 1}, True),
-        (None, {}, True),
-        ("text", {"a": 1}, True),
-    ],
-)
-def test_an_object_is_unchanged_if_it_has_all_wanted_fields(found: Any, wanted: Any, different: bool) -> None:
-    assert differs(found, wanted) is different

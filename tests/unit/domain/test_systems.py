@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from kigi.domain.layers import MAX_DEPTH, Chain, Digest, Layer
-from kigi.domain.systems import DiskChange, MachineChange, System, merge_patch, resolve_system, system_path
+from kigi.domain.merge_patch import merge_patch
+from kigi.domain.systems import DiskChange, MachineChange, System, resolve_system, system_path
 from kigi.errors import (
     BootOrderCycle,
     ChainTooDeep,

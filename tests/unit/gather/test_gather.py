@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from kigi.domain import kinds
 from kigi.domain.images import Image
 from kigi.domain.kubevirt import LAUNCHER_OVERHEAD_BYTES
-from kigi.domain.usage import CAPTURE_KIND, User
+from kigi.domain.usage import User
 from kigi.gather.capture import gather_capture
 from kigi.gather.deployment import gather_deployment
 from kigi.gather.node_cache import gather_node
@@ -202,7 +203,7 @@ def test_only_an_unused_overlay_of_our_form_that_no_volume_names_is_without_one(
     body = cache_body(version=2, volumes=(left, mounted, named, "somebody-elses", "kigi.ns.dep.x.gone.r1.01234567"))
     body["status"]["volumes"][1]["mounted"] = True
     mirror.put("NodeCache", body)
-    assert gather_node(mirror, "n1").nameless == {left}
+    assert gather_node(mirror, "n1").without_volume == {left}
 
 
 def capture_body(phase: str, version: int = 1) -> dict[str, Any]:
@@ -218,7 +219,7 @@ def capture_body(phase: str, version: int = 1) -> dict[str, Any]:
 @pytest.mark.parametrize(("phase", "used"), [("Checking", True), ("Storing", True), ("Done", False), ("Failed", False)])
 def test_a_capture_uses_its_state_and_images_until_it_has_ended(mirror: Mirror, phase: str, used: bool) -> None:
     mirror.put("SystemCapture", capture_body(phase))
-    user = User(CAPTURE_KIND, "after")
+    user = User(kinds.CAPTURE, "after")
     assert (user in image_users(mirror, NS, "top")) == used
     assert (user in system_users(mirror, NS, "a")) == used
     assert user not in image_users(mirror, "elsewhere", "top")

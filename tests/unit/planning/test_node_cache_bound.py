@@ -52,7 +52,7 @@ def test_overlays_that_do_not_fit_are_discarded_later_and_their_volumes_kept_unt
 
 def test_overlays_of_volumes_that_are_deleted_go_before_those_without_any() -> None:
     terminating = tuple((f"pv-{number:05}", f"handle-{number:05}") for number in range(MAX_LAYERS))
-    view = NodeView("node", True, True, True, (), terminating, nameless=frozenset({"a"}), spec_current=True)
+    view = NodeView("node", True, True, True, (), terminating, without_volume=frozenset({"a"}), spec_current=True)
     (step,) = plan_node_cache(view).steps
     assert isinstance(step, ApplyObject)
     assert "a" not in step.manifest["spec"]["discard"]

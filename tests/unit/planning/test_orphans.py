@@ -12,7 +12,7 @@ from tests.support.worlds import digest
 
 LEFT = "kigi.ns.dep.0.web.r1.01234567"
 VIEW = NodeView(
-    "node", True, True, True, (), (), spec_current=True, volumes=frozenset({LEFT}), nameless=frozenset({LEFT})
+    "node", True, True, True, (), (), spec_current=True, volumes=frozenset({LEFT}), without_volume=frozenset({LEFT})
 )
 
 
@@ -36,7 +36,7 @@ def test_an_order_stays_until_the_daemon_has_acted_on_it() -> None:
 
 
 def test_an_order_is_taken_back_when_a_volume_names_the_overlay() -> None:
-    assert ordered(replace(VIEW, nameless=frozenset(), discard=frozenset({LEFT}))) == []
+    assert ordered(replace(VIEW, without_volume=frozenset(), discard=frozenset({LEFT}))) == []
 
 
 def test_what_a_capture_copies_is_kept() -> None:

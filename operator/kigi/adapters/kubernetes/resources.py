@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kigi.domain import names
+from kigi.domain import kinds, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +43,25 @@ class Resource:
 
 _OURS = names.LABEL_DEPLOYMENT
 
-IMAGE = Resource(names.API_VERSION, "VMImageNode", "vmimagenodes")
-SYSTEM = Resource(names.API_VERSION, "SystemNode", "systemnodes")
-DEPLOYMENT = Resource(names.API_VERSION, "SystemDeployment", "systemdeployments")
-CAPTURE = Resource(names.API_VERSION, "SystemCapture", "systemcaptures")
-PREFETCH = Resource(names.API_VERSION, "SystemPrefetch", "systemprefetches")
-NODE_CACHE = Resource(names.API_VERSION, "NodeCache", "nodecaches", namespaced=False)
+IMAGE = Resource(names.API_VERSION, kinds.IMAGE, "vmimagenodes")
+SYSTEM = Resource(names.API_VERSION, kinds.SYSTEM, "systemnodes")
+DEPLOYMENT = Resource(names.API_VERSION, kinds.DEPLOYMENT, "systemdeployments")
+CAPTURE = Resource(names.API_VERSION, kinds.CAPTURE, "systemcaptures")
+PREFETCH = Resource(names.API_VERSION, kinds.PREFETCH, "systemprefetches")
+NODE_CACHE = Resource(names.API_VERSION, kinds.NODE_CACHE, "nodecaches", namespaced=False)
 NODE = Resource("v1", "Node", "nodes", namespaced=False)
 CSI_NODE = Resource("storage.k8s.io/v1", "CSINode", "csinodes", namespaced=False)
-VOLUME = Resource("v1", "PersistentVolume", "persistentvolumes", namespaced=False, selector=_OURS)
-CLAIM = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims", selector=_OURS)
-MACHINE = Resource("kubevirt.io/v1", "VirtualMachine", "virtualmachines", selector=_OURS)
-VMI = Resource("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachineinstances", selector=_OURS)
-POLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", selector=_OURS)
+VOLUME = Resource("v1", kinds.VOLUME, "persistentvolumes", namespaced=False, selector=_OURS)
+CLAIM = Resource("v1", kinds.CLAIM, "persistentvolumeclaims", selector=_OURS)
+MACHINE = Resource("kubevirt.io/v1", kinds.MACHINE, "virtualmachines", selector=_OURS)
+VMI = Resource("kubevirt.io/v1", kinds.VMI, "virtualmachineinstances", selector=_OURS)
+POLICY = Resource("networking.k8s.io/v1", kinds.POLICY, "networkpolicies", selector=_OURS)
 KUBEVIRT = Resource("kubevirt.io/v1", "KubeVirt", "kubevirts")
-PLUGIN = Resource("plugin.kubevirt.io/v1alpha1", "Plugin", "plugins", namespaced=False)
-INSTANCETYPE = Resource("instancetype.kubevirt.io/v1beta1", "VirtualMachineInstancetype", "virtualmachineinstancetypes")
+PLUGIN = Resource("plugin.kubevirt.io/v1alpha1", kinds.PLUGIN, "plugins", namespaced=False)
+INSTANCETYPE = Resource("instancetype.kubevirt.io/v1beta1", kinds.INSTANCETYPE, "virtualmachineinstancetypes")
 CLUSTER_INSTANCETYPE = Resource(
     "instancetype.kubevirt.io/v1beta1",
-    "VirtualMachineClusterInstancetype",
+    kinds.CLUSTER_INSTANCETYPE,
     "virtualmachineclusterinstancetypes",
     namespaced=False,
 )

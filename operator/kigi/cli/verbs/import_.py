@@ -19,7 +19,8 @@ from kigi.cli.output import Format, print_message, print_result
 from kigi.cli.progress import Bars, progress_bars
 from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.domain import names
-from kigi.domain.archive import declared_layers, differs
+from kigi.domain.archive import declared_layers
+from kigi.domain.comparison import includes
 from kigi.domain.images import Image, image_path
 from kigi.domain.layers import DEFAULT_REPOSITORY
 from kigi.domain.quantities import format_bytes
@@ -150,7 +151,7 @@ def _is_missing(kube: KubeSession, resource: Resource, manifest: Mapping[str, An
         return True
     existing = found.get("spec", {})
     more = any(key in existing and key not in spec for key in ("parent", "networks", "machines"))
-    if more or differs({**existing, "description": spec.get("description")}, spec):
+    if more or not includes({**existing, "description": spec.get("description")}, spec):
         raise NameTaken(
             f"{resource.kind} {meta['namespace']}/{meta['name']} exists and is another one; import into another "
             "namespace, or delete it"
