@@ -100,10 +100,12 @@ class Store(Generic[R]):
 
 
 class Mirror:
-    """All kinds. ``synced`` is set by whoever has listed them all; nothing may be decided before."""
+    """All kinds. ``synced`` is set after all of them were listed; no decision is made before. ``clock``: monotonic s.
+
+    ``prefetch_orders``, by namespace and name: orders of this operator that NodeCaches may not show yet.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """``clock`` gives monotonic seconds."""
         self._clock = clock
         self.synced = False
         self.images: Store[ImageRecord] = Store(namespace=lambda r: r.meta.namespace)
@@ -149,7 +151,6 @@ class Mirror:
         self.memory_cache: dict[tuple[str, str], Mapping[str, int]] = {}
         """Memory that each deployment asks for, by node; forgotten when one of its volumes or VMs changes."""
         self.prefetch_orders: dict[tuple[str, str], PrefetchOrders] = {}
-        """By namespace and name of the prefetch: what this operator has planned and NodeCaches may not show yet."""
         self._beats: dict[str, float] = {}
         """By node: when this process last saw the heartbeat of its NodeCache change."""
         self._tombstones: OrderedDict[str, None] = OrderedDict()
