@@ -52,10 +52,13 @@ class Change:
 
 
 class Mirror:
-    """Records of all kinds. No decision may be made before ``synced`` is True, when every kind has been listed."""
+    """Records of all kinds. No decision may be made before ``synced`` is True, when every kind has been listed.
+
+    ``clock`` returns monotonic seconds. ``prefetch_orders``, by namespace and name of the prefetch: the orders of its
+    last plan, which NodeCaches may not show yet.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """``clock`` gives monotonic seconds."""
         self._clock = clock
         self.synced = False
         self.images: Store[ImageRecord] = Store(namespace=lambda r: r.meta.namespace)
@@ -101,7 +104,6 @@ class Mirror:
         self.memory_cache: dict[tuple[str, str], Mapping[str, int]] = {}
         """Bytes of memory that each deployment requests, by node; dropped when one of its volumes or VMs changes."""
         self.prefetch_orders: dict[tuple[str, str], PrefetchOrders] = {}
-        """By namespace and name of the prefetch: the orders of its last plan, which NodeCaches may not show yet."""
         self._heartbeats: dict[str, float] = {}
         """By node: the clock's time at which this process last saw the heartbeat of the NodeCache change."""
         self._tombstones: OrderedDict[str, None] = OrderedDict()

@@ -50,7 +50,7 @@ MAX_ATTEMPTS = 3
 RETRY_S = 10.0
 """Between two attempts, and between two checks of what keeps an attempt from starting."""
 RECHECK_S = 30.0
-"""While layers are stored: a daemon that stops reporting causes no event."""
+"""While layers are stored or a name is taken: a silent daemon causes no event, nor does a deleted name."""
 COPYING_RECHECK_S = 5.0
 PAUSE_SHOWN = timedelta(seconds=5)
 """KubeVirt reports a VM as paused within this time after it has paused the VM."""

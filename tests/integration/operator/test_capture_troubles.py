@@ -100,7 +100,7 @@ async def test_a_node_that_is_gone_ends_the_capture_and_leaves_nothing_half_done
 
 
 @pytest.mark.why("PublisherSilent")
-async def test_what_a_node_refuses_beforehand_is_said_while_the_vms_run(
+async def test_what_a_node_refuses_beforehand_is_reported_while_the_vms_run(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, node: str
 ) -> None:
     async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
@@ -131,7 +131,7 @@ async def test_what_a_node_refuses_beforehand_is_said_while_the_vms_run(
     assert not actors.violations
 
 
-async def test_what_a_capture_stands_on_is_not_deleted_before_it_has_ended(
+async def test_what_a_capture_uses_is_not_deleted_before_it_has_ended(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str, node: str
 ) -> None:
     async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
@@ -143,11 +143,11 @@ async def test_what_a_capture_stands_on_is_not_deleted_before_it_has_ended(
         for resource, name in ((SYSTEM, "infected"), (IMAGE, "infected-0")):
             await asyncio.to_thread(plane.kubectl, "delete", resource.plural, name, "-n", ns, "--wait=false")
 
-            async def told(resource: Any = resource, name: str = name) -> bool:
+            async def in_use(resource: Any = resource, name: str = name) -> bool:
                 ready = condition(await kube.get(resource, ns, name) or {}, "Ready")
                 return ready.get("reason") == "InUse" and "SystemCapture after" in ready["message"]
 
-            await eventually_async(told, 20, f"{name} says who uses it")
+            await eventually_async(in_use, 20, f"{name} names its user")
         actors.hold_copies = False
         await wait_done(kube, ns)
         assert await made(kube, ns) == {"after", "after-m0"}

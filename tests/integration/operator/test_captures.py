@@ -125,7 +125,7 @@ async def test_vms_that_are_off_are_captured_without_being_asked(
 
 
 @pytest.mark.why("DeploymentMissing", "MachineUnknown", "NameTaken")
-async def test_bad_orders_are_said_and_wait(
+async def test_bad_specs_are_reported_and_wait(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
@@ -135,7 +135,7 @@ async def test_bad_orders_are_said_and_wait(
         apply(plane, ns, *trees(1), deployment(), capture(instance=4))
         assert "no instance 4" in await wait_reason(kube, ns, "DeploymentMissing")
         await drop(plane, ns)
-        apply(plane, ns, capture(machines=["nobody"]))
+        apply(plane, ns, capture(machines=["unknown"]))
         assert "it has m0" in await wait_reason(kube, ns, "MachineUnknown")
         await drop(plane, ns)
         await wait_ready(kube, ns)
@@ -160,10 +160,10 @@ async def test_a_copy_that_is_lost_is_made_again(
         await wait_gone(plane, kube, ns)
 
 
-async def test_deleting_a_capture_in_the_middle_lets_the_vms_go_on(
+async def test_deleting_a_capture_in_the_middle_resumes_the_vms(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
-    """The operator dies when the VMs stand still, before it has heard that they do."""
+    """The operator is killed when the VMs are paused, before it gets the answers."""
 
     async def unheard(*arguments: Any) -> None:
         await actors.vmi_request(*arguments)

@@ -183,7 +183,7 @@ async def test_nodes_fetch_in_turn_and_a_deployment_moves_nothing_afterwards(
             caches = [await kube.get(NODE_CACHE, None, node.name) for node in pool.nodes]
             return all(cache is not None and not cache["spec"].get("layers") for cache in caches)
 
-        await eventually_async(forgotten, 20, "no node is told to hold them")
+        await eventually_async(forgotten, 20, "no NodeCache lists them")
         assert pool.files() == [3, 3, 3], "they stay while there is room"
 
         async def gone() -> bool:
