@@ -1,8 +1,8 @@
-"""Parts of a cluster that a bare control plane lacks, played over its real API: KubeVirt, kubelets and node daemons.
+"""Simulated parts of a cluster that a bare control plane lacks: KubeVirt, kubelets and node daemons, over the real API.
 
-They do what the real ones do as far as the operator can see it: a VM that shall run gets an instance, when its claim is
-bound and the node holds the chain; an instance that is deleted ends and is started anew from its template; a node holds
-the layers that its NodeCache wants; an overlay comes with the first start on a volume and goes when it is discarded.
+They behave like the real ones as far as the operator can observe. A VM that should run gets a VMI when its claim is
+bound and the node holds the chain. A deleted VMI ends, and the next one starts from the VM's template. A node holds the
+layers that its NodeCache lists. An overlay is created with the first start on a volume, and deleted when it is discarded.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Key = tuple[str, str]
 
 @dataclass
 class NodeDisk:
-    """What is on the disk of one node."""
+    """Content of the disk of one node."""
 
     held: dict[str, int] = field(default_factory=dict)
     """Digest -> bytes."""
@@ -55,7 +55,7 @@ class NodeDisk:
 
 
 class Actors:
-    """An async context manager; ``nodes`` are made at start. ``violations`` must stay empty."""
+    """An async context manager that creates ``nodes`` on entry. ``violations`` must stay empty."""
 
     def __init__(
         self,
@@ -71,17 +71,17 @@ class Actors:
         self.disks: dict[str, NodeDisk] = defaultdict(NodeDisk)
         self.violations: list[str] = []
         self.starts: list[tuple[str, str]] = []
-        """(VM, claim) of each instance that was started."""
+        """(VM, claim) of each VMI that was started."""
         self.pauses: dict[str, int] = {}
         """Number of pauses by VM."""
         self.paused_vms: set[tuple[str, str]] = set()
         """Paused VMs: (namespace, name)."""
         self.lose_copies = 0
-        """Copies that are lost after they were reported."""
+        """Number of copies that are lost after they were reported."""
         self.hold_copies = False
-        """The publishers make no layers."""
+        """The publishers create no layers."""
         self.refuse_copies: dict[str, str] = {}
-        """What every node answers when it is asked for copies; empty: that they are possible."""
+        """Report of every node when copies are requested; empty: copies are possible."""
         self.alive: set[str] = set(self.node_names)
         """Nodes whose daemon and kubelet work."""
         self._start_s, self._fill_s, self._play = start_s, fill_s, play
@@ -114,13 +114,13 @@ class Actors:
     # Nodes.
 
     async def add_node(self, name: str, memory: str = "64Gi") -> None:
-        """A Ready node with our driver."""
+        """Creates a Ready node with the CSI driver."""
         labels = {"kubernetes.io/hostname": name}
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
         with contextlib.suppress(Conflict):
             await self.kube.create(NODE, node)
         await self._renew(name)
-        await self._say_ready(name, memory)
+        await self._report_ready(name, memory)
         await self._merge(NODE, None, name, {"spec": {"taints": None}})
         driver = {"name": names.CSI_DRIVER, "nodeID": name, "topologyKeys": []}
         csi = {
@@ -133,7 +133,7 @@ class Actors:
             await self.kube.create(CSI_NODE, csi)
         self.alive.add(name)
 
-    async def _say_ready(self, name: str, memory: str = "64Gi") -> None:
+    async def _report_ready(self, name: str, memory: str = "64Gi") -> None:
         now = _now()
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}
         status = {
@@ -144,7 +144,7 @@ class Actors:
         await self._merge(NODE, None, name, {"status": status}, "status")
 
     async def lose_node(self, name: str, *, keep_disk: bool = False) -> None:
-        """The Node object is deleted, and all on it gone, but for its disk if that is kept: see ``add_node``."""
+        """Deletes the Node object and everything on the node; with ``keep_disk``, ``add_node`` brings its disk back."""
         self.alive.discard(name)
         if not keep_disk:
             self.disks.pop(name, None)
@@ -166,7 +166,7 @@ class Actors:
         except Conflict:
             await self._merge(LEASE, "kube-node-lease", name, {"spec": lease["spec"]})
         except (Waiting, SpecInvalid):
-            # The namespace is made by the API server some seconds after its start.
+            # The API server creates the namespace some seconds after its start.
             return
 
     async def _heartbeats(self) -> None:
@@ -175,7 +175,7 @@ class Actors:
             for name in sorted(self.alive):
                 with contextlib.suppress(KigiError):
                     await self._renew(name)
-                    await self._say_ready(name)
+                    await self._report_ready(name)
                     if (None, name) in self._seen["NodeCache"]:
                         await self._report(name)
 
@@ -205,19 +205,19 @@ class Actors:
             store[key] = body
         match resource.kind:
             case "VirtualMachine":
-                self._wake("vm", key)
+                self._enqueue("vm", key)
             case "VirtualMachineInstance":
-                self._wake("vmi", key)
-                self._wake("vm", key)
+                self._enqueue("vmi", key)
+                self._enqueue("vm", key)
             case "NodeCache":
-                self._wake("cache", key)
+                self._enqueue("cache", key)
             case _:
                 # A claim or a volume that changes may let a VM start.
                 owner = _vm_of(body)
                 if owner is not None:
-                    self._wake("vm", owner)
+                    self._enqueue("vm", owner)
 
-    def _wake(self, what: str, key: Key) -> None:
+    def _enqueue(self, what: str, key: Key) -> None:
         if (what, key) not in self._pending:
             self._pending.add((what, key))
             self._work.put_nowait((what, key))
@@ -231,7 +231,7 @@ class Actors:
                 await act[what](key)
             except KigiError:
                 await asyncio.sleep(0.1)
-                self._wake(what, key)
+                self._enqueue(what, key)
 
     # KubeVirt.
 
@@ -319,7 +319,7 @@ class Actors:
         if missing:
             self.violations.append(f"{key[1]} starts on {node} above missing layers {missing}")
         disk.overlays.setdefault(volume["spec"]["csi"]["volumeHandle"], next(self._order))
-        self._wake("cache", (None, node))  # type: ignore[arg-type]
+        self._enqueue("cache", (None, node))  # type: ignore[arg-type]
 
     async def _end(self, key: Key, vmi: dict[str, Any]) -> None:
         if not vmi["metadata"].get("deletionTimestamp"):
@@ -330,10 +330,10 @@ class Actors:
         if vmi is not None and vmi["metadata"].get("deletionTimestamp") and vmi["metadata"].get("finalizers"):
             await self.kube.set_finalizers(VMI, key[0], vmi, [])
         if vmi is None:
-            # Its claim may go now, and its overlay too.
+            # Its claim and its overlay may be deleted now.
             for name in self.alive:
                 if self.disks[name].overlays:
-                    self._wake("cache", (None, name))  # type: ignore[arg-type]
+                    self._enqueue("cache", (None, name))  # type: ignore[arg-type]
 
     # Node daemons.
 
@@ -366,7 +366,7 @@ class Actors:
         return handles
 
     async def vmi_request(self, namespace: str, name: str, verb: str, options: Mapping[str, Any] | None = None) -> None:
-        """KubeVirt's requests to an instance, which a bare API server does not serve; answered when they are done."""
+        """KubeVirt's requests to a VMI, which a bare API server does not serve; returns when the request is done."""
         vmi = self._seen["VirtualMachineInstance"].get((namespace, name))
         if vmi is None:
             raise NotFound(f"no instance {name}")
@@ -382,7 +382,7 @@ class Actors:
         await self._merge(VMI, namespace, name, {"status": {"conditions": [*others, *paused]}})
 
     def _captures(self, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """What the node says of its copies: copied at once, and stored when the VMs may run again."""
+        """Reports of the node's copies: copied immediately, and stored when the VMs may run again."""
         reports = []
         copies = self.disks[name].copies
         for order in body.get("spec", {}).get("captures") or ():
