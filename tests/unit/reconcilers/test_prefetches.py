@@ -10,7 +10,7 @@ from kigi.domain.images import Image
 from kigi.mirror.keys import Key
 from kigi.mirror.store import Mirror
 from kigi.planning.prefetch_orders import PrefetchOrders
-from kigi.reconcilers.prefetches import RECHECK, reconcile_prefetch
+from kigi.reconcilers.prefetches import RECHECK_S, reconcile_prefetch
 from kigi.runtime.ports import Ports
 from tests.support.bodies import GIB, NS, cache_body, chain_of, csi_node_body, image_body, node_body, system_body
 
@@ -63,7 +63,7 @@ class Operator:
 
 async def test_nodes_with_another_order_are_enqueued_once() -> None:
     operator = Operator(parallelism=1)
-    assert await operator.reconcile() == RECHECK.total_seconds()
+    assert await operator.reconcile() == RECHECK_S
     assert operator.mirror.prefetch_orders[NS, "monday"] == PrefetchOrders("p", 1, frozenset({"n1"}), frozenset({"n2"}))
     assert operator.enqueued == ["n1"], "n2 keeps what it has, as before the prefetch was planned"
     assert [node.state for node in operator.status().nodes] == ["Fetching", "Queued"]
