@@ -16,9 +16,9 @@ from kigi.planning.capture_progress import CaptureProgress
 from kigi.planning.capture_view import CaptureView
 from kigi.planning.captures import plan_capture
 from kigi.reconcilers.apply_capture import apply_capture_steps
-from kigi.reconcilers.writing import write_status
+from kigi.reconcilers.writing import report_invalid, write_status
 from kigi.runtime.ports import Ports
-from kigi.status.captures import capture_status, invalid_status
+from kigi.status.captures import capture_status
 
 MAX_PLANS = 12
 """Plans carried out in one reconcile; a capture needs fewer between two waits."""
@@ -34,8 +34,7 @@ async def reconcile_capture(ports: Ports, key: Key) -> float | None:
         if record is None:
             return None
         if isinstance(record.spec, KigiError):
-            status = invalid_status(record.status, record.meta.generation, record.spec, ports.now())
-            await write_status(ports, CAPTURE, record.meta, record.status, status)
+            await report_invalid(ports, CAPTURE, record, SystemCaptureStatus(), record.spec)
             return None
         max_pause = timedelta(seconds=ports.settings.capture_max_pause_s)
         view = gather_capture(ports.mirror, record, ports.now(), max_pause=max_pause)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from kigi.api.base import Condition
 from kigi.api.capture import SystemCaptureStatus
-from kigi.api.conditions import CAPTURED, STORED, Finding, merge_conditions, problem_findings, summary
+from kigi.api.conditions import CAPTURED, STORED, Finding, problem_findings, summary, with_conditions
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError
 from kigi.planning.capture_progress import CaptureProgress, is_pausing
@@ -49,22 +49,7 @@ def capture_status(
         machines=list(progress.machines),
         disks=list(progress.disks),
     )
-    return _with_conditions(status, old, view.generation, _findings(status, error), view.now)
-
-
-def invalid_status(
-    status: SystemCaptureStatus | None, generation: int, error: KigiError, now: datetime
-) -> SystemCaptureStatus:
-    """The status of a stored spec that does not validate; the progress stays."""
-    status = status or SystemCaptureStatus()
-    return _with_conditions(status, status.conditions, generation, problem_findings(error), now)
-
-
-def _with_conditions(
-    status: SystemCaptureStatus, old: Sequence[Condition], generation: int, findings: Sequence[Finding], now: datetime
-) -> SystemCaptureStatus:
-    conditions = merge_conditions(old, findings, generation=generation, now=now)
-    return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
+    return with_conditions(status, old, _findings(status, error), generation=view.generation, now=view.now)
 
 
 def _skew_milliseconds(progress: CaptureProgress) -> int | None:
