@@ -2,7 +2,7 @@
 
 They behave like the real ones as far as the operator can observe. A VM that should run gets a VMI when its claim is
 bound and the node holds the chain. A deleted VMI ends, and the next one starts from the VM's template. A node holds the
-layers that its NodeCache lists. An overlay is created with the first start on a volume, and deleted when it is discarded.
+layers that its NodeCache lists. The first start on a volume creates its overlay; a discard deletes it.
 """
 
 from __future__ import annotations

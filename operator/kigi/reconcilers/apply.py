@@ -82,8 +82,8 @@ async def _apply_group(ports: Ports, steps: list[Step]) -> None:
     slots = asyncio.Semaphore(MAX_LANES)
     errors: list[KigiError] = []
     lanes: dict[object, list[Step]] = defaultdict(list)
-    for step in steps:
-        lanes[_lane_key(step)].append(step)
+    for number, step in enumerate(steps):
+        lanes[_lane_key(step, number)].append(step)
 
     async def run(lane: list[Step]) -> None:
         async with slots:
@@ -104,12 +104,15 @@ def _group_key(step: Step) -> tuple[str, str]:
     return (type(step).__name__, step.kind if isinstance(step, DeleteObject) else "")
 
 
-def _lane_key(step: Step) -> object:
-    """Steps with the same key are done one after another: those of one machine, and other objects of one kind."""
+def _lane_key(step: Step, number: int) -> object:
+    """Steps with the same key are done one after another: those of one machine, and other objects of one kind.
+
+    ``number`` is the step's place in its group: the key of a step that depends on no other.
+    """
     if isinstance(step, ApplyObject):
         labels = step.manifest["metadata"].get("labels") or {}
         return tuple(labels.get(name) for name in _SLOT) if names.LABEL_MACHINE in labels else step.manifest["kind"]
-    return id(step)
+    return number
 
 
 def _object_of(step: Step) -> str:
