@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import Sequence
 from typing import Any, cast
 
 import kopf
@@ -49,7 +50,7 @@ async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Even
         if settings.leader_election:
             ports.kube.guard = election.guard
         ended = asyncio.Event()
-        watching = asyncio.create_task(_watch(ports, ended, ready), name="watch")
+        watching = asyncio.create_task(watch_cluster(ports, ended, ready), name="watch")
         leading = asyncio.create_task(_lead(ports, election), name="lead")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -63,12 +64,19 @@ async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Even
             await _cancel(watching)
 
 
-async def _watch(ports: Ports, ended: asyncio.Event, ready: asyncio.Event | None) -> None:
-    """Watches until ``ended`` is set, or kopf receives SIGTERM."""
+async def watch_cluster(
+    ports: Ports,
+    ended: asyncio.Event,
+    ready: asyncio.Event | None,
+    *,
+    times: feed.WatchTimes = feed.TIMES,
+    resources: Sequence[Resource] = WATCHED,
+) -> None:
+    """Watches until ``ended`` is set, or kopf receives SIGTERM; ``ready`` is set when the watches run."""
     feed.quiet()
     tasks = await kopf.spawn_tasks(
-        registry=feed.registry(ports),
-        settings=feed.operator_settings(ports.settings.request_timeout_s),
+        registry=feed.registry(ports, times, resources),
+        settings=feed.operator_settings(ports.settings.request_timeout_s, times),
         clusterwide=True,
         standalone=True,
         # Without an identity, kopf asks the system for its user's name, which a container's user does not have.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,56 +17,65 @@ from kigi.adapters.kubernetes.resources import WATCHED, Resource
 from kigi.runtime.ports import Ports
 
 PREFIX = "kigi.dev"
-LOGIN_S = 1800.0
-"""Age at which kopf logs in again, and reads the cluster's CA. An answer 401 makes it log in at once."""
-LOGIN_PAUSE_S = 5.0
-"""Least time between two logins: while the API server refuses a valid token, each watch asks for a new login."""
-WATCH_SILENCE_S = 70.0
-"""A watch without an event or bookmark for this long is cut and opened again. The API server sends a bookmark each
-minute, and keeps events for 75 s: none is lost."""
-WATCH_BACKOFFS_S = (0.5, 1.0, 2.0, 4.0, 8.0, *[15.0] * 40)
-"""Between the tries of one of kopf's requests: 10 minutes. Answers 5xx for longer end the operator, and its pod starts
-it again; after errors of connections kopf goes on with a new request."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTimes:
+    """Times of kopf's logins and watches, in seconds."""
+
+    login_s: float = 1800.0
+    """Age at which kopf logs in again and reads the cluster's CA. After an answer 401 it logs in immediately."""
+    login_pause_s: float = 5.0
+    """Least time between two logins: while the API server refuses a valid token, each watch requests a new login."""
+    watch_silence_s: float = 70.0
+    """A watch without an event or bookmark for this long is closed and opened again. The API server sends a bookmark
+    each minute and keeps events for 75 s, so no event is lost."""
+    watch_backoffs_s: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, *[15.0] * 40)
+    """Between the attempts of one of kopf's requests: 10 minutes. Answers 5xx for longer end the operator, and its pod
+    starts it again; after connection errors kopf continues with a new request."""
+
+
+TIMES = WatchTimes()
 
 
 class NoDiffs(kopf.DiffBaseStorage):
-    """Kigi has no change handlers, so nothing need be remembered of an object, in it or beside it."""
+    """Kigi has no change handlers, so kopf stores nothing about an object."""
 
     def build(self, *, body: kopf.Body, extra_fields: Any = None, ignored_fields: Any = None) -> Any:
-        """Nothing of the object; kopf would copy the whole of it at each event."""
+        """An empty essence: kopf would copy the whole object at each event."""
         return {}
 
     def fetch(self, *, body: kopf.Body) -> Any:
-        """Nothing was remembered."""
+        """None: nothing is stored."""
         return None
 
     def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: Any) -> None:
-        """Nothing is remembered."""
+        """Does nothing."""
 
 
 class NoProgress(kopf.ProgressStorage):
-    """Kigi has no handlers with progress."""
+    """Kigi has no handlers with progress, so kopf stores none."""
 
     def fetch(self, *, key: Any, body: kopf.Body) -> Any:
-        """No progress."""
+        """None: there is no progress."""
         return None
 
     def store(self, *, key: Any, record: Any, body: kopf.Body, patch: kopf.Patch) -> None:
-        """No progress."""
+        """Does nothing."""
 
     def purge(self, *, key: Any, body: kopf.Body, patch: kopf.Patch) -> None:
-        """No progress."""
+        """Does nothing."""
 
     def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: Any) -> None:
-        """No progress."""
+        """Does nothing."""
 
     def clear(self, *, essence: Any) -> Any:
-        """As it is."""
+        """The essence, unchanged."""
         return essence
 
 
-def operator_settings(request_timeout_s: float) -> kopf.OperatorSettings:
-    """kopf without events, peers, annotations or finalizers of its own, watching only what carries our label."""
+def operator_settings(request_timeout_s: float, times: WatchTimes = TIMES) -> kopf.OperatorSettings:
+    """kopf without events, peers, annotations or finalizers of its own; it watches only objects with Kigi's labels."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
@@ -75,9 +85,9 @@ def operator_settings(request_timeout_s: float) -> kopf.OperatorSettings:
     # A worker task for each object ends this long after its last event: memory at 10,000 machines.
     settings.queueing.idle_timeout = 1.0
     settings.networking.request_timeout = request_timeout_s
-    settings.networking.error_backoffs = WATCH_BACKOFFS_S
+    settings.networking.error_backoffs = times.watch_backoffs_s
     settings.watching.reconnect_backoff = 0.1
-    settings.watching.inactivity_timeout = WATCH_SILENCE_S
+    settings.watching.inactivity_timeout = times.watch_silence_s
     settings.watching.chunk_size = 1000
     settings.execution.max_workers = 1
     for resource in WATCHED:
@@ -86,11 +96,11 @@ def operator_settings(request_timeout_s: float) -> kopf.OperatorSettings:
     return settings
 
 
-def registry(ports: Ports) -> kopf.OperatorRegistry:
-    """One handler for each kind, all the same: what was seen goes into the mirror, and that wakes whom it concerns."""
+def registry(ports: Ports, times: WatchTimes = TIMES, resources: Sequence[Resource] = WATCHED) -> kopf.OperatorRegistry:
+    """The same handler for each kind: it passes the object to the mirror, which enqueues the affected keys."""
     handlers = kopf.OperatorRegistry()
-    kopf.on.login(registry=handlers)(_login(ports.settings.kubeconfig))
-    for resource in WATCHED:
+    kopf.on.login(registry=handlers)(_login(ports.settings.kubeconfig, times))
+    for resource in resources:
         seen = _handler(ports, resource)
         labels: Any = {resource.selector: kopf.PRESENT} if resource.selector else None
         kopf.on.event(
@@ -111,12 +121,12 @@ def _handler(ports: Ports, resource: Resource) -> Any:
     return seen
 
 
-def _login(kubeconfig: str | None) -> Any:
+def _login(kubeconfig: str | None, times: WatchTimes) -> Any:
     last = float("-inf")
 
     async def login(**_: Any) -> kopf.ConnectionInfo:
         nonlocal last
-        await asyncio.sleep(max(0.0, last + LOGIN_PAUSE_S - time.monotonic()))
+        await asyncio.sleep(max(0.0, last + times.login_pause_s - time.monotonic()))
         last = time.monotonic()
         configuration = await load_configuration(kubeconfig)
         token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
@@ -129,13 +139,13 @@ def _login(kubeconfig: str | None) -> Any:
             token=value or None,
             certificate_path=configuration.cert_file,
             private_key_path=configuration.key_file,
-            # Also tells two logins apart: kopf ends the operator when it gets credentials that it saw refused.
-            expiration=datetime.now(UTC) + timedelta(seconds=LOGIN_S),
+            # Two logins differ by it: kopf ends the operator when it gets credentials that were refused before.
+            expiration=datetime.now(UTC) + timedelta(seconds=times.login_s),
         )
 
     return login
 
 
 def quiet() -> None:
-    """kopf's own chatter at info level tells of each start of a watch and of each worker."""
+    """Hide kopf's messages below WARNING: it logs each start of a watch and of each worker."""
     logging.getLogger("kopf").setLevel(logging.WARNING)

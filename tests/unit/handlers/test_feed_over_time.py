@@ -1,4 +1,4 @@
-"""kopf's watches through what time brings: tokens, logins, silent connections, an API server that is away for long."""
+"""kopf's watches over time: tokens, logins, silent connections, and an API server that is unreachable for long."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +15,17 @@ from aiohttp import web
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import NODE
-from kigi.handlers import feed
+from kigi.handlers.feed import WatchTimes
 from kigi.mirror.store import Mirror
-from kigi.process import _watch
+from kigi.process import watch_cluster
 from kigi.runtime.ports import Ports
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
 from tests.support.cluster import eventually_async
 from tests.support.pod_api import Authority, PodApi
 
+FAST = WatchTimes(login_pause_s=0.01, watch_backoffs_s=(0.01,) * 100)
+SHORT_LOGINS = replace(FAST, login_s=0.05)
 GROUPS = {"/api/v1": ["nodes", "namespaces"], "/apis/apiextensions.k8s.io/v1": ["customresourcedefinitions"]}
 
 
@@ -103,10 +106,14 @@ def authority() -> Authority:
 
 
 @pytest.fixture
-async def watching(tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watching]:
-    monkeypatch.setattr(feed, "LOGIN_PAUSE_S", 0.01)
-    monkeypatch.setattr(feed, "WATCH_BACKOFFS_S", (0.01,) * 100)
-    monkeypatch.setattr(feed, "WATCHED", (NODE,))
+def times() -> WatchTimes:
+    return FAST
+
+
+@pytest.fixture
+async def watching(
+    tmp_path: Path, authority: Authority, times: WatchTimes, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Watching]:
     cluster = Cluster()
     pod = PodApi(tmp_path / "pod", cluster.answer)
     pod.trust(authority)
@@ -114,7 +121,7 @@ async def watching(tmp_path: Path, authority: Authority, monkeypatch: pytest.Mon
     pod.enter(monkeypatch)
     ports = Ports(cast("KubeClient", None), Mirror(), WorkQueue(), Settings(identity="test"))
     ended = asyncio.Event()
-    task = asyncio.create_task(_watch(ports, ended, None))
+    task = asyncio.create_task(watch_cluster(ports, ended, None, times=times, resources=(NODE,)))
     cluster.add("first")
     found = Watching(cluster, pod, ports, task)
     await found.sees("first")
@@ -162,8 +169,8 @@ async def test_an_api_server_that_answers_503_for_long_does_not_end_the_operator
     assert watching.cluster.broken == 0
 
 
-async def test_watches_go_on_when_the_login_has_expired(watching: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "LOGIN_S", 0.05)
+@pytest.mark.parametrize("times", [SHORT_LOGINS])
+async def test_watches_continue_after_the_login_expired(watching: Watching) -> None:
     watching.pod.token = "second"
     watching.pod.write_token("second")
     cut(watching.cluster, watching.pod)  # the next login is the first that expires soon
@@ -175,8 +182,8 @@ async def test_watches_go_on_when_the_login_has_expired(watching: Watching, monk
         await watching.sees(f"n{number}")
 
 
-async def test_a_rotated_ca_is_read_with_the_next_login(watching: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "LOGIN_S", 0.05)
+@pytest.mark.parametrize("times", [SHORT_LOGINS])
+async def test_a_rotated_ca_is_read_with_the_next_login(watching: Watching) -> None:
     watching.pod.token = "second"
     watching.pod.write_token("second")
     opened = watching.cluster.opened
@@ -192,17 +199,17 @@ async def test_a_rotated_ca_is_read_with_the_next_login(watching: Watching, monk
 async def test_a_silent_watch_is_opened_again(
     tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that a firewall forgot: no event arrives, and no end."""
-    monkeypatch.setattr(feed, "WATCH_SILENCE_S", 0.2)
+    """A connection that a firewall dropped: neither an event nor its end arrives."""
     cluster = Cluster()
-    monkeypatch.setattr(feed, "WATCHED", (NODE,))
     pod = PodApi(tmp_path / "pod", cluster.answer)
     pod.trust(authority)
     await pod.serve(authority)
     pod.enter(monkeypatch)
     ports = Ports(cast("KubeClient", None), Mirror(), WorkQueue(), Settings(identity="test"))
     ended = asyncio.Event()
-    task = asyncio.create_task(_watch(ports, ended, None))
+    task = asyncio.create_task(
+        watch_cluster(ports, ended, None, times=WatchTimes(watch_silence_s=0.2), resources=(NODE,))
+    )
     try:
         began = time.monotonic()
         await eventually_async(lambda: cluster.opened >= 3)
