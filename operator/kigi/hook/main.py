@@ -78,7 +78,7 @@ def main() -> None:
     while not done.wait(PERIOD_S):
         try:
             sockets = read_sockets(Path(TABLE).read_text(errors="replace"))
-        except OSError as exc:  # says nothing about virt-launcher, and must not end the hook of a running VM
+        except OSError as exc:  # shows nothing about virt-launcher, and must not end the hook of a running VM
             _log(f"cannot read {TABLE}: {exc}")
             continue
         if watch.is_gone(sockets, time.monotonic()):
