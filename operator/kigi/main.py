@@ -1,4 +1,4 @@
-"""Console script ``kigi-operator``: logs as JSON, serves health and metrics, runs until SIGTERM."""
+"""Console script ``kigi-operator``: writes JSON logs, serves health and metrics, and runs until SIGTERM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kigi.runtime.settings import GC_THRESHOLD, Settings
 
 
 async def serve(settings: Settings, ready: asyncio.Event) -> web.AppRunner:
-    """/healthz: the process answers. /readyz: its watches run. /metrics: Prometheus."""
+    """Serves /healthz (the process answers), /readyz (its watches run) and /metrics (Prometheus)."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok")
@@ -40,7 +40,7 @@ async def serve(settings: Settings, ready: asyncio.Event) -> web.AppRunner:
 
 
 async def run(settings: Settings) -> None:
-    """The whole process."""
+    """Runs the operator and its HTTP server until SIGTERM or SIGINT."""
     stop, ready = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -55,7 +55,7 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Settings from the environment, see ``kigi.runtime.settings``."""
+    """Reads the settings and runs; exit code 1 with the wrong variables' names if they do not validate."""
     gc.set_threshold(*GC_THRESHOLD)
     try:
         settings = load_settings(Settings)

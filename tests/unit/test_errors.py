@@ -1,4 +1,4 @@
-"""The class of an error decides what happens next; its reason must say the same."""
+"""The class of an error decides what happens next; its reason must agree."""
 
 from __future__ import annotations
 

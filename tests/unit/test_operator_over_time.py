@@ -183,7 +183,7 @@ def test_objects_that_come_and_go_leave_nothing_but_bounded_tombstones() -> None
         mirror.put("NodeCache", cache)
         mirror.gone("SystemNode", namespace, "a", f"s{number}")
         mirror.gone("NodeCache", None, f"n-{number}", f"c{number}")
-        mirror.resolved(namespace, "a")  # a late look
+        mirror.resolved(namespace, "a")  # a late reconcile
         mirror.chain(namespace, "top")
     assert len(mirror._tombstones) == TOMBSTONES
     assert (mirror._trees, mirror.holders, mirror._heartbeats) == ({}, {}, {})
@@ -209,7 +209,7 @@ def test_what_a_deployment_asks_for_is_forgotten_with_its_volumes() -> None:
     assert mirror.memory_cache == {}
 
 
-def test_a_deployment_that_is_gone_is_looked_at_once_more_and_its_measures_go() -> None:
+def test_a_deleted_deployment_is_reconciled_once_more_and_its_metrics_go() -> None:
     mirror = Mirror()
     mirror.put("SystemDeployment", deployment_body())
     record = mirror.deployments.get(NS, NAME)
@@ -220,7 +220,7 @@ def test_a_deployment_that_is_gone_is_looked_at_once_more_and_its_measures_go() 
 
 
 async def test_an_operator_that_lost_leadership_measures_no_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its last value of a deployment that is complete by now would alert for ever."""
+    """Otherwise its last value would raise an alert about a deployment that is complete by now."""
     lost, campaigning = asyncio.Event(), asyncio.Event()
     working = asyncio.Event()
 
@@ -293,7 +293,7 @@ async def test_events_beyond_the_limit_are_not_written() -> None:
 
 
 def test_a_lease_ends_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CLOCK_MONOTONIC stands still then, and another operator leads when the machine wakes up."""
+    """CLOCK_MONOTONIC stops meanwhile, and another operator leads when the machine resumes."""
     boot = [100.0]
     monkeypatch.setattr(leader.time, "clock_gettime", lambda which: boot[0] if which == time.CLOCK_BOOTTIME else 0.0)
     election = Election(cast(Any, None), namespace="ns", identity="a", lease_s=30.0)

@@ -1,4 +1,4 @@
-"""What KubeVirt's objects say, as far as Kigi needs it."""
+"""Reads KubeVirt's objects: hooks, conditions, claims and failures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _VERSION = re.compile(r"^v?(\d+)\.(\d+)")
 
 
 def kubevirt_state(objects: Iterable[Mapping[str, Any]]) -> KubeVirtState:
-    """How disks can be hooked by the KubeVirt of these ``KubeVirt`` objects (there is at most one).
+    """The hook for layered disks that the cluster's KubeVirt offers. There is at most one ``KubeVirt`` object.
 
-    KubeVirt 1.9 and later: the Plugin if the gate Plugins is on; else, and for 1.7 and 1.8, the sidecar if the gate
-    Sidecar is on; else no hook, and ``why_not`` names the gate.
+    KubeVirt 1.9 and later: the Plugin if the gate Plugins is on. Otherwise, and for 1.7 and 1.8: the sidecar if the
+    gate Sidecar is on. Without either there is no hook, and ``why_not`` names the gate to turn on.
     """
     found = next(iter(objects), None)
     if found is None:
@@ -45,12 +45,12 @@ def kubevirt_state(objects: Iterable[Mapping[str, Any]]) -> KubeVirtState:
         version,
         None,
         f"{name} ({version}): add feature gate {gate} to "
-        "spec.configuration.developerConfiguration.featureGates; no VM is started on a layered disk without it",
+        "spec.configuration.developerConfiguration.featureGates; no VM starts on a layered disk without it",
     )
 
 
 def root_claim(volumes: Iterable[Mapping[str, Any]] | None, disk: str) -> str | None:
-    """Claim of the volume ``disk`` in the ``volumes`` of a VM's template or of an instance."""
+    """Name of the claim of the volume ``disk``; None if there is none. ``volumes``: of a VM's template or of a VMI."""
     for volume in volumes or ():
         if volume.get("name") == disk:
             return (volume.get("persistentVolumeClaim") or {}).get("claimName")
@@ -58,7 +58,7 @@ def root_claim(volumes: Iterable[Mapping[str, Any]] | None, disk: str) -> str | 
 
 
 def condition(body: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """The condition of that type in a status; empty if there is none."""
+    """The condition of that type in the object's status; empty if there is none."""
     for item in (body.get("status") or {}).get("conditions") or ():
         if item.get("type") == kind:
             return item  # type: ignore[no-any-return]
@@ -71,9 +71,10 @@ def is_true(body: Mapping[str, Any], kind: str) -> bool:
 
 
 def persistent_state(vmi: Mapping[str, Any]) -> str:
-    """What of an instance keeps state beside its disks (``devices.tpm``, ``firmware.bootloader.efi``); empty: nothing.
+    """Path of the domain field with state outside of the disks: ``devices.tpm`` or ``firmware.bootloader.efi``.
 
-    An instance's spec has what its preference brought. Source: KubeVirt pkg/tpm/tpm.go, pkg/instancetype/preference.
+    Empty if there is none. The spec of a VMI includes the fields of its preference. Source: KubeVirt pkg/tpm/tpm.go,
+    pkg/instancetype/preference.
     """
     domain = (vmi.get("spec") or {}).get("domain") or {}
     tpm = (domain.get("devices") or {}).get("tpm") or {}
@@ -84,45 +85,49 @@ def persistent_state(vmi: Mapping[str, Any]) -> str:
 
 
 def is_blocked_by_ghost_record(vmi: Mapping[str, Any]) -> bool:
-    """Whether virt-handler refuses an instance because it still remembers the last one of that name.
+    """Whether virt-handler refuses the VMI because of its ghost record of the last VMI of that name.
 
-    It forgets it only while there is no instance of the name; as long as one is made after the other, none starts.
-    Source: kubevirt/kubevirt issue 7032, pkg/virt-handler/cache (GhostRecordStore.Add).
+    virt-handler removes the record only while no VMI of the name exists. If each VMI is followed by the next, none
+    starts. Source: kubevirt/kubevirt issue 7032, pkg/virt-handler/cache (GhostRecordStore.Add).
     """
     sync = condition(vmi, "Synchronized")
     return sync.get("status") == "False" and _GHOST in str(sync.get("message") or "")
 
 
 def unscheduled(vmi: Mapping[str, Any]) -> str:
-    """The scheduler's explanation of why a VM's pod has no node; empty if it has one."""
+    """The scheduler's reason why the VMI's pod has no node; empty if it has one."""
     found = condition(vmi, "PodScheduled")
     return str(found.get("message") or "") if found.get("status") == "False" else ""
 
 
 def trouble(vm: Mapping[str, Any]) -> str:
-    """KubeVirt's explanation of why a VM does not run, or is not ready; empty if it gives none.
+    """KubeVirt's reason why a VM does not run or is not ready; empty if it gives none.
 
-    Source: KubeVirt pkg/virt-controller/watch/vm/vm.go (syncConditions copies its instance's conditions, among them
-    Synchronized: False when its pod cannot be made, or libvirt or the disk hook refuses its domain).
+    Source: KubeVirt pkg/virt-controller/watch/vm/vm.go. syncConditions copies the VMI's conditions. Among them,
+    Synchronized is False if the pod cannot be created, or if libvirt or the disk hook refuses the domain.
     """
-    failure, sync, ready = (condition(vm, kind) for kind in ("Failure", "Synchronized", "Ready"))
+    failure, sync = condition(vm, "Failure"), condition(vm, "Synchronized")
     if failure.get("status") == "True" and failure.get("message"):
         return str(failure["message"])
     if sync.get("status") == "False":
-        if sync.get("reason") in _PULLS:
-            return _unpulled(str(sync.get("message") or ""))
-        return str(sync.get("message") or sync.get("reason") or "")
+        message = str(sync.get("message") or "")
+        return _unpulled(message) if sync.get("reason") in _PULLS else message or str(sync.get("reason") or "")
+    return _not_ready(vm)
+
+
+def _not_ready(vm: Mapping[str, Any]) -> str:
+    """Why the condition Ready is False; empty during the stages of a start."""
+    ready = condition(vm, "Ready")
+    reason, message = ready.get("reason"), str(ready.get("message") or "")
     if ready.get("status") != "False":
         return ""
-    if ready.get("reason") in _NOT_ANSWERING and _is_probed(vm):
+    if reason in _NOT_ANSWERING and _is_probed(vm):
         return "it runs, and its readiness probe does not answer"
-    if ready.get("reason") == "ContainersNotReady" and _is_running(vm):
-        # Of containers beside the guest, such as the hook: the guest runs on, and a restart makes the pod anew.
-        return (
-            f"it runs, in a pod that has lost a part: {ready.get('message') or 'a container is not ready'}; restart it"
-        )
-    # "VMI does not exist" and the like are stages of a start, not trouble.
-    return str(ready.get("message") or "") if ready.get("reason") not in _STAGES else ""
+    if reason == "ContainersNotReady" and _is_running(vm):
+        # A container beside the guest has ended, such as the hook. The guest still runs; a restart creates a new pod.
+        return f"it runs, in a pod that has lost a part: {message or 'a container is not ready'}; restart it"
+    # Reasons such as "VMI does not exist" are stages of a start, not failures.
+    return message if reason not in _STAGES else ""
 
 
 def _is_probed(vm: Mapping[str, Any]) -> bool:
@@ -135,7 +140,7 @@ def _is_running(vm: Mapping[str, Any]) -> bool:
 
 
 def _unpulled(message: str) -> str:
-    """One text for both words of a pull that fails: the kubelet says the one and the other by turns."""
+    """One text for a failing pull: the kubelet alternates between two messages."""
     image = _IMAGE.search(message)
     return f"image {image[1]} of its pod cannot be pulled" if image else "an image of its pod cannot be pulled"
 

@@ -1,4 +1,4 @@
-"""qemu-img as a bounded subprocess; formats and backing files are always named by the caller, never found in a file."""
+"""Runs qemu-img with limits. The caller names every format and backing file; none is taken from a file's header."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from kigi.errors import KigiError, SpecInvalid
 TIMEOUT_S = 3600.0
 MEMORY_BYTES = 4 * 2**30
 CPU_S = 1800
-"""Bounds against image bombs: a small file can describe petabytes of tables."""
+"""Limits against image bombs: a small file can describe petabytes of tables."""
 _WITH_BACKING = ("qcow2", "vmdk")
 
 
 class QemuImgFailed(KigiError):
-    """qemu-img ended with an error; the text has its words."""
+    """qemu-img failed; the text has its output."""
 
     reason = "QemuImgFailed"
 
 
 class DisksDiffer(KigiError):
-    """Two images that must show a guest the same bytes do not."""
+    """A guest would see different bytes in two images that must be equal."""
 
     reason = "DisksDiffer"
 
 
 async def create_overlay(path: Path, backing_name: str, virtual_size_bytes: int) -> None:
-    """A new writable qcow2 file above ``backing_name`` (relative to it), which is not opened. Milliseconds."""
+    """Creates a writable qcow2 file on ``backing_name``, a path relative to it, which is not opened. Milliseconds."""
     await _run(
         ["create", "-q", "-u", "-f", "qcow2", "-b", backing_name, "-F", "qcow2", _plain(path), str(virtual_size_bytes)],
         timeout_s=30,
@@ -40,14 +40,14 @@ async def create_overlay(path: Path, backing_name: str, virtual_size_bytes: int)
 
 
 async def info(path: Path, image_format: str) -> dict[str, Any]:
-    """What ``qemu-img info`` says of this file alone; its backing file is not opened."""
+    """Output of ``qemu-img info`` for this file; its backing file is not opened."""
     text = await _run(["info", "-U", "--output=json", "-f", image_format, _plain(path)], timeout_s=60)
     answer: dict[str, Any] = json.loads(text)
     return answer
 
 
 async def convert_to_raw(source: Path, image_format: str, target: Path, backing: Sequence[Path] = ()) -> None:
-    """The disk as a guest sees it, as a sparse raw file; ``backing``: the qcow2 files below, nearest first."""
+    """Writes the disk as a guest sees it to a sparse raw file. ``backing``: its backing files, nearest first."""
     await _run(["convert", "-O", "raw", "-S", "64k", image(source, image_format, backing), _plain(target)])
 
 
@@ -60,9 +60,9 @@ async def compare(
     first_backing: Sequence[Path] = (),
     second_backing: Sequence[Path] = (),
 ) -> None:
-    """Raises DisksDiffer unless both show a guest the same bytes; a shorter one must be continued by zeros.
+    """Raises DisksDiffer unless a guest sees the same bytes in both. If one is longer, its rest must be zeros.
 
-    ``*_backing``: the qcow2 files below, nearest first.
+    ``*_backing``: backing files, nearest first.
     """
     pair = [image(first, first_format, first_backing), image(second, second_format, second_backing)]
     code, text = await _run_raw(["compare", *pair], TIMEOUT_S)
@@ -73,14 +73,14 @@ async def compare(
 
 
 async def check(path: Path) -> None:
-    """Raises QemuImgFailed if the tables of this qcow2 file alone are not consistent."""
+    """Raises QemuImgFailed if the tables of this qcow2 file are inconsistent; its backing file is not opened."""
     await _run(["check", "-q", image(path, "qcow2")])
 
 
 def image(path: Path, image_format: str, backing: Sequence[Path] = ()) -> str:
-    """The image as qemu-img takes it, with each file that it may open: no name in a header decides anything.
+    """The image as a ``json:`` name that lists every file to open, so that qemu-img uses no name of a header.
 
-    ``backing``: the qcow2 files below, nearest first; without them nothing lies below.
+    ``backing``: the backing files, nearest first. Without them the image has none, whatever its header names.
     """
     node: dict[str, Any] | None = None
     for file, kind in reversed([(path, image_format), *((below, "qcow2") for below in backing)]):
@@ -92,7 +92,7 @@ def image(path: Path, image_format: str, backing: Sequence[Path] = ()) -> str:
 
 
 def _plain(path: Path) -> str:
-    """Absolute: QEMU takes what is before a colon in a relative name for a protocol."""
+    """An absolute path: in a relative one, QEMU reads the part before a colon as a protocol."""
     return str(path.absolute())
 
 
@@ -128,7 +128,7 @@ async def _run_raw(arguments: Sequence[str], timeout_s: float) -> tuple[int, str
 
 
 def _limit(pid: int) -> None:
-    """From outside: code between fork and exec may hang in a process with threads, as the node's daemon is."""
+    """Limits the process after its start: code between fork and exec may hang in a process with threads."""
     with contextlib.suppress(ProcessLookupError):
         resource.prlimit(pid, resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.prlimit(pid, resource.RLIMIT_CPU, (CPU_S, CPU_S))

@@ -1,4 +1,4 @@
-"""Layers into a repository: never overwritten, in parallel parts, continued after a break. For publishing only."""
+"""Writes layers to an S3 repository: never overwrites, uploads parts in parallel, and continues broken uploads."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from kigi.errors import (
 )
 
 PART_BYTES = 16 * 2**20
-"""S3 allows 10,000 parts: 156 GiB of one layer; larger ones get larger parts."""
+"""S3 allows 10,000 parts, so this suffices for a layer of 156 GiB; larger layers get larger parts."""
 PARALLEL = 4
 RIVAL_ATTEMPTS = 3
 _FAULTS = (ClientError, BotoCoreError, aiohttp.ClientError, TimeoutError)
-"""A body that breaks off comes as aiohttp's error."""
+"""aiohttp's error: the connection broke while a body was read."""
 Progress = Callable[[int], None]
-"""Called with the number of bytes that have arrived since the last call."""
+"""Called with the number of bytes transferred since the last call."""
 
 
 class LayerRepository:
-    """One bucket, with credentials that may write."""
+    """One bucket, with credentials for writing."""
 
     def __init__(self, repository: Repository, client: Any) -> None:
         self._repository = repository
@@ -56,11 +56,11 @@ class LayerRepository:
 
     @property
     def max_depth(self) -> int:
-        """Layers that a chain may have in this repository."""
+        """Longest chain, in layers, that may be published to this repository."""
         return self._repository.max_depth
 
     async def size_of(self, digest: Digest) -> int | None:
-        """Bytes of the stored layer; None if there is none."""
+        """Size in bytes of the stored layer; None if it is not stored."""
         try:
             answer = await self._client.head_object(Bucket=self._bucket, Key=object_key(digest))
         except _FAULTS as exc:
@@ -70,9 +70,9 @@ class LayerRepository:
         return int(answer["ContentLength"])
 
     async def publish(self, path: Path, digest: Digest, progress: Progress = lambda count: None) -> bool:
-        """Store the file as that layer; False if it was there already. Never overwrites; safe against other publishers.
+        """Stores the file as that layer; False if it was stored already. Never overwrites; publishers may compete.
 
-        A break leaves an unfinished upload which the next call continues: parts that have arrived are not sent again.
+        A broken connection leaves an unfinished upload, which the next call continues without sending its parts again.
         """
         size_bytes = path.stat().st_size
         there = await self.size_of(digest)
@@ -102,7 +102,7 @@ class LayerRepository:
                 return False
 
     async def fetch(self, digest: Digest, target: Path) -> None:
-        """The layer as ``target``, verified; nothing is there under that name before it is right."""
+        """Writes the layer to ``target``. The name appears only after the digest was verified."""
         part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         sha = hashlib.sha256()
         try:
@@ -123,11 +123,11 @@ class LayerRepository:
             part.unlink(missing_ok=True)
 
     async def copy(self, digest: Digest, sink: Callable[[bytes], object]) -> None:
-        """The stored bytes into ``sink``, piece by piece, as they are: the caller checks them."""
+        """Passes the stored bytes to ``sink``, piece by piece. The caller verifies them."""
         await self._read(digest, sink)
 
     async def head(self, digest: Digest) -> bytes:
-        """The first HEADER_BYTES of the stored layer, unchecked. Raises LayerNotInRepository."""
+        """The first HEADER_BYTES of the stored layer, not verified. Raises LayerNotInRepository."""
         try:
             answer = await self._client.get_object(
                 Bucket=self._bucket, Key=object_key(digest), Range=f"bytes=0-{HEADER_BYTES - 1}"
@@ -138,10 +138,10 @@ class LayerRepository:
             raise self._translated(exc) from exc
         return data
 
-    # Looking after the repository.
+    # Garbage collection.
 
     async def objects(self) -> tuple[list[StoredObject], datetime]:
-        """Every object that is named as layers are, and the server's time when the listing began."""
+        """Every object with the key prefix of layers, and the server's time at the start of the listing."""
         found: list[StoredObject] = []
         began: datetime | None = None
         query = {"Bucket": self._bucket, "Prefix": LAYERS_PREFIX}
@@ -173,9 +173,9 @@ class LayerRepository:
             query["KeyMarker"], query["UploadIdMarker"] = answer["NextKeyMarker"], answer["NextUploadIdMarker"]
 
     async def remove(self, item: StoredObject) -> bool:
-        """Deletes the object unless it was stored anew since it was listed; False: it was, or it is gone.
+        """Deletes the object; False if it was stored again since the listing, or is gone.
 
-        S3 has no deletion that asks for the time, so a look goes right before it.
+        S3 cannot make a deletion depend on the time, so the time is read right before the deletion.
         """
         try:
             answer = await self._client.head_object(Bucket=self._bucket, Key=item.key)
@@ -190,7 +190,7 @@ class LayerRepository:
         return True
 
     async def abort(self, upload: Upload) -> None:
-        """Gives up an unfinished upload and the parts that have arrived; one that has ended is done."""
+        """Aborts an unfinished upload and deletes its parts. An upload that has ended counts as success."""
         try:
             await self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload.key, UploadId=upload.upload_id)
         except _FAULTS as exc:
@@ -260,7 +260,7 @@ class LayerRepository:
         return str(answer["UploadId"])
 
     async def _unfinished(self, key: str) -> str | None:
-        """The newest unfinished upload of this key: the content is the key's digest, so anybody's will do."""
+        """The newest unfinished upload of this key, of any publisher: the key fixes the content."""
         answer = await self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
         uploads = [upload for upload in answer.get("Uploads", []) if upload["Key"] == key]
         newest = max(uploads, key=lambda upload: upload["Initiated"], default=None)
@@ -299,7 +299,7 @@ class LayerRepository:
 async def open_repository(
     repository: Repository, environment: Mapping[str, str] = os.environ
 ) -> AsyncIterator[LayerRepository]:
-    """One client for the time of the context. Raises SpecInvalid without credentials."""
+    """Opens a client. Raises SpecInvalid if there are no credentials."""
     access, secret = read_credentials(repository, environment)
     config = AioConfig(
         s3={"addressing_style": "path" if repository.path_style else "virtual"},
@@ -323,24 +323,24 @@ async def open_repository(
 
 
 def _server_time(answer: Mapping[str, Any]) -> datetime:
-    """When the server answered, by its own clock: ages must not depend on this machine's."""
+    """The server's time of an answer: ages of objects must not depend on this machine's clock."""
     try:
         return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
     except (KeyError, ValueError) as exc:
-        raise RepositoryUnreachable("the S3 server does not tell its time, so no object's age is known") from exc
+        raise RepositoryUnreachable("the S3 server sends no Date header, so the age of objects is unknown") from exc
 
 
 def _first(exc: BaseException) -> BaseException:
-    """What went wrong first in a group of tasks."""
+    """The first error of a group of tasks."""
     while isinstance(exc, BaseExceptionGroup):
         exc = exc.exceptions[0]
     return exc
 
 
 def _may_be_a_rival(exc: BaseException) -> bool:
-    """Another publisher of the same layer has ended the upload that both were sending parts of.
+    """Whether another publisher of the same layer may have completed the upload that both sent parts of.
 
-    S3 says NoSuchUpload; versitygw 1.8.0, when its files go away under a request, InternalError.
+    S3 answers NoSuchUpload; versitygw 1.8.0 answers InternalError when the files of a request disappear.
     """
     if not isinstance(exc, ClientError):
         return False

@@ -20,7 +20,7 @@ HEADER_BYTES = CLUSTER_BYTES
 """The header, its extensions and the backing file's name end within the first cluster."""
 MAX_VIRTUAL_BYTES = 64 * 2**40
 EMPTY_LAYER_BYTES = 4 * CLUSTER_BYTES
-"""Header, refcount table, refcount block and L1 table: no qcow2 file of ours is shorter."""
+"""Header, refcount table, refcount block and L1 table: none of Kigi's qcow2 files is shorter."""
 
 MAGIC = 0x514649FB
 HEADER = struct.Struct(">IIQIIQIIQQIIQQQQII")
@@ -49,7 +49,7 @@ _AUTOCLEAR_BITS = {0: ("bitmaps", "carries bitmaps"), 1: ("data-file", "keeps ra
 
 @dataclass(frozen=True, slots=True)
 class Qcow2Header:
-    """What an accepted header says; sizes and offsets in bytes."""
+    """The fields of an accepted header; sizes and offsets in bytes."""
 
     virtual_size_bytes: int
     backing_file: str | None

@@ -1,4 +1,4 @@
-"""kopf's part: it watches, and each event goes into the mirror. Nothing is decided here."""
+"""kopf's watches: each event goes into the mirror. No decision is made here."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""KubeVirt hook sidecar: opens our disks as qcow2. It starts with every VM, so it imports nothing else of kigi."""
+"""KubeVirt's hook sidecar: makes libvirt open Kigi's disks as qcow2.
+
+It starts with every VM, so it imports nothing else of kigi.
+"""

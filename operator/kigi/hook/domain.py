@@ -1,7 +1,7 @@
-"""The change that the hook makes to a libvirt domain: the driver type of our disks, and nothing else.
+"""The hook's change of a libvirt domain: the driver type of Kigi's disks, and nothing else.
 
-The document is spliced, not written anew: every byte outside the changed attribute values stays as virt-launcher
-wrote it, because virt-launcher reads the answer back into its own types and hands the text on to libvirt.
+The hook replaces bytes in the document and does not write XML: virt-launcher reads the answer into its own types and
+passes the text on to libvirt, so every byte outside of the changed attribute values stays as virt-launcher wrote it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pyexpat import ErrorString, ExpatError, ParserCreate, XMLParserType
 from typing import NoReturn
 
 MARK = "/vmi-disks/kigi-"
-"""Part of the source path of every disk that is ours: where virt-launcher mounts volumes whose name begins so."""
+"""Part of the source path of each of Kigi's disks: virt-launcher mounts a volume at a path with the volume's name."""
 MAX_BYTES = 4 * 2**20
 """The largest message that virt-launcher's gRPC client takes; a domain of 100 disks has 60 KB."""
 
@@ -21,7 +21,7 @@ _ATTRIBUTE = re.compile(rb"""\s+([^\s=/>"']+)\s*=\s*("[^"<]*"|'[^'<]*')""")
 
 
 class DomainRefused(Exception):
-    """The domain is not one in which exactly our disks can be turned to qcow2; its VM must not start."""
+    """The hook cannot change exactly Kigi's disks in this domain, so the VM must not start."""
 
 
 @dataclass(slots=True)
@@ -30,15 +30,15 @@ class _Disk:
     kind: str
     sources: list[str] = field(default_factory=list)
     drivers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
-    """Offset of the element in the document, in bytes, and its attributes."""
+    """Byte offset of each driver element in the document, and its attributes."""
 
 
 def open_as_qcow2(document: bytes) -> tuple[bytes, int]:
-    """The document with driver type ``qcow2`` for every disk of ours, and the number of those disks (at least one).
+    """The document with driver type ``qcow2`` for each of Kigi's disks, and the number of those disks (at least one).
 
-    A disk that says qcow2 already stays as it is: virt-launcher defines a domain more than once for one start.
-    Raises DomainRefused when there is no disk of ours, when one is not a plain file-backed disk of type raw or qcow2,
-    or when the document is not UTF-8 XML without a document type declaration.
+    A disk that is qcow2 already stays unchanged, because virt-launcher defines the domain several times per start.
+    Raises DomainRefused if there is no disk of Kigi, if one is not a plain file-backed disk of type raw or qcow2, or if
+    the document is not UTF-8 XML without a document type declaration.
     """
     spans = [span for disk in _our_disks(document) for span in _raw_types(document, disk)]
     changed = bytearray(document)
@@ -47,12 +47,12 @@ def open_as_qcow2(document: bytes) -> tuple[bytes, int]:
     result = bytes(changed)
     ours = _our_disks(result)
     if not ours or any(disk.drivers[0][1].get("type") != "qcow2" for disk in ours):
-        raise DomainRefused("a disk of ours is not qcow2 after the change: the domain is written in an unknown way")
+        raise DomainRefused("a Kigi disk is not qcow2 after the change: the domain has an unknown form")
     return result, len(ours)
 
 
 def _raw_types(document: bytes, disk: _Disk) -> list[tuple[int, int]]:
-    """Where the word ``raw`` of the driver's type stands; empty when the type is qcow2. Checks the disk."""
+    """Byte range of the value ``raw`` of the driver's type; empty if the type is qcow2. Checks the disk."""
     where = disk.sources[0]
     if disk.kind != "file" or disk.device not in ("disk", ""):
         raise DomainRefused(f"{where}: a Kigi disk must be a file-backed disk, not {disk.kind} {disk.device}")
@@ -71,11 +71,11 @@ def _raw_types(document: bytes, disk: _Disk) -> list[tuple[int, int]]:
         if match[1] == b"type":
             return [(match.start(2) + 1, match.end(2) - 1)]
         position = match.end()
-    raise DomainRefused(f"{where}: the driver's type is written in an unknown way")
+    raise DomainRefused(f"{where}: the driver's type has an unknown form")
 
 
 def _our_disks(document: bytes) -> list[_Disk]:
-    """Disks of the domain with a source file of ours; only direct children of ``domain/devices`` count."""
+    """Kigi's disks of the domain. Only direct children of ``domain/devices`` count."""
     if len(document) > MAX_BYTES:
         raise DomainRefused(f"domain of {len(document)} bytes; expected at most {MAX_BYTES}")
     reader = _Reader()
@@ -86,7 +86,7 @@ def _our_disks(document: bytes) -> list[_Disk]:
 
 
 class _Reader:
-    """Expat handlers that note the disks and where their drivers stand."""
+    """Expat handlers that record the disks and the byte offsets of their drivers."""
 
     def __init__(self) -> None:
         self.disks: list[_Disk] = []

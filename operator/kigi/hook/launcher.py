@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 SOCKETS = frozenset({"launcher-init-sock", "launcher-sock"})
 """File names under which virt-launcher may bind its command socket. A release without the rename binds the second."""
 HOOKS = "kubevirt-hooks"
-"""Folder of the sockets of hook sidecars, ours included: they do not show that virt-launcher lives."""
+"""Folder of the sockets of all hook sidecars: they do not show that virt-launcher lives."""
 TABLE = "/proc/net/unix"
 PERIOD_S = 10.0
 MISSES = 3

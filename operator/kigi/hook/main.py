@@ -1,7 +1,7 @@
 """``kigi-disk-hook``: the sidecar's server.
 
-virt-launcher finds the socket, asks Info once, then OnDefineDomain for every definition of the domain. Whatever goes
-wrong becomes a gRPC error: the definition fails, the VM does not start, and the text reaches the VMI's condition.
+virt-launcher finds the socket, calls Info once, and then OnDefineDomain for each definition of the domain. Every
+failure becomes a gRPC error: the definition fails, the VM does not start, and the VMI's condition shows the text.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from kigi.hook.launcher import PERIOD_S, TABLE, LauncherWatch, read_sockets
 
 SOCKET_DIR = "/var/run/kubevirt-hooks"
 SOCKET_NAME = "kigi-disk-hook.sock"
-"""virt-launcher tells sidecars apart by the name of their socket alone."""
+"""virt-launcher distinguishes sidecars only by the names of their sockets."""
 VERSIONS = ("v1alpha3", "v1alpha2")
 HOOK_POINTS = ("OnDefineDomain", "Shutdown")
-"""Without OnDefineDomain in this list virt-launcher would start the VM on a raw disk."""
+"""Without OnDefineDomain in this list, virt-launcher would start the VM on a raw disk."""
 
 _Behaviour = Callable[[bytes, grpc.ServicerContext], bytes]
 
 
 def define_domain(request: bytes, context: grpc.ServicerContext) -> bytes:
-    """OnDefineDomain; FAILED_PRECONDITION with the cause when the domain cannot be changed as it must be."""
+    """OnDefineDomain. FAILED_PRECONDITION with the cause if the hook cannot change the domain."""
     try:
         document, disks = open_as_qcow2(messages.domain_xml(request))
     except (DomainRefused, messages.MessageInvalid) as exc:
@@ -44,7 +44,7 @@ def define_domain(request: bytes, context: grpc.ServicerContext) -> bytes:
 
 
 def build_server(address: str, on_shutdown: Callable[[], None]) -> grpc.Server:
-    """A started server at ``address``; it answers from the moment that the socket exists."""
+    """A started server at ``address``. It answers as soon as the socket exists."""
 
     def info(_: bytes, __: grpc.ServicerContext) -> bytes:
         return messages.info_result("kigi-disk-hook", HOOK_POINTS, VERSIONS)
@@ -78,7 +78,7 @@ def main() -> None:
     while not done.wait(PERIOD_S):
         try:
             sockets = read_sockets(Path(TABLE).read_text(errors="replace"))
-        except OSError as exc:  # says nothing about virt-launcher, and must not end the hook of a running VM
+        except OSError as exc:  # shows nothing about virt-launcher, and must not end the hook of a running VM
             _log(f"cannot read {TABLE}: {exc}")
             continue
         if watch.is_gone(sockets, time.monotonic()):

@@ -90,7 +90,7 @@ def _life_changed(kind: KeyKind, change: Change) -> Iterator[EnqueueRequest]:
         yield Key(kind, _namespace(change), change.key[1]), NOW_S
 
 
-# Deployments, captures and prefetches. Writes of our own status enqueue nothing.
+# Deployments, captures and prefetches. The operator's own status writes enqueue nothing.
 
 
 def deployment_changed(mirror: Mirror, change: Change) -> Iterator[EnqueueRequest]:

@@ -84,10 +84,15 @@ async def test_kubectl_wait_works_on_every_kind(
             await asyncio.to_thread(
                 plane.kubectl, "wait", "--for=condition=Ready", kind, "--all", "-n", ns, "--timeout=30s"
             )
-        events = await kube.get(EVENT, ns, "")
-        assert events is not None
-        reasons = {item["reason"] for item in events["items"] if item["regarding"]["kind"] == "SystemDeployment"}
-        assert {"LayersCached", "ClaimsBound", "MachinesCreated", "Deployed"} <= reasons
+
+        async def all_reported() -> bool:
+            """The operator writes events after the status that they are about."""
+            events = await kube.get(EVENT, ns, "")
+            assert events is not None
+            reasons = {item["reason"] for item in events["items"] if item["regarding"]["kind"] == "SystemDeployment"}
+            return reasons >= {"LayersCached", "ClaimsBound", "MachinesCreated", "Deployed"}
+
+        await eventually_async(all_reported, 20)
         await wait_gone(plane, kube, ns)
         assert not actors.violations
 

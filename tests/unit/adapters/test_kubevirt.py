@@ -46,7 +46,7 @@ def test_a_disabled_gate_is_off() -> None:
     assert kubevirt_state([body]).hook is None
 
 
-def test_no_kubevirt_is_said() -> None:
+def test_a_missing_kubevirt_is_reported() -> None:
     assert "not installed" in kubevirt_state([]).why_not
 
 
@@ -66,9 +66,7 @@ def test_the_disk_is_found_among_other_volumes() -> None:
         ("Ready", "True", "", ""),
     ],
 )
-def test_trouble_is_what_kubevirt_says_and_no_stage_of_a_start(
-    kind: str, status: str, reason: str, message: str
-) -> None:
+def test_trouble_is_kubevirts_reason_and_no_stage_of_a_start(kind: str, status: str, reason: str, message: str) -> None:
     vm = {"status": {"conditions": [{"type": kind, "status": status, "reason": reason, "message": message or "stage"}]}}
     assert trouble(vm) == message
 
@@ -76,8 +74,8 @@ def test_trouble_is_what_kubevirt_says_and_no_stage_of_a_start(
 def vm(*conditions: tuple[str, str, str, str], status: str = "Starting", probe: bool = False) -> dict[str, Any]:
     """A VirtualMachine with (type, status, reason, message)."""
     template = {"readinessProbe": {"tcpSocket": {"port": 22}}} if probe else {}
-    told = [dict(zip(("type", "status", "reason", "message"), c, strict=True)) for c in conditions]
-    return {"spec": {"template": {"spec": template}}, "status": {"printableStatus": status, "conditions": told}}
+    reported = [dict(zip(("type", "status", "reason", "message"), c, strict=True)) for c in conditions]
+    return {"spec": {"template": {"spec": template}}, "status": {"printableStatus": status, "conditions": reported}}
 
 
 STAGE = ("Ready", "False", "GuestNotRunning", "Guest VM is not reported as running")
@@ -95,7 +93,7 @@ STAGE = ("Ready", "False", "GuestNotRunning", "Guest VM is not reported as runni
         pytest.param("FailedPvcNotFound", "failed to find the claim", id="claim"),
     ],
 )
-def test_an_instance_that_kubevirt_cannot_bring_up_says_why(reason: str, message: str) -> None:
+def test_an_instance_that_kubevirt_cannot_start_has_a_reason(reason: str, message: str) -> None:
     assert trouble(vm(STAGE, ("Synchronized", "False", reason, message))) == message
 
 
@@ -110,28 +108,28 @@ def test_an_instance_that_came_up_after_all_is_in_no_trouble() -> None:
         ("ImagePullBackOff", 'Back-off pulling image "r.example/hook:1"'),
     ],
 )
-def test_a_pull_that_fails_is_told_the_same_while_it_is_tried_and_not(reason: str, message: str) -> None:
-    told = trouble(vm(STAGE, ("Synchronized", "False", reason, message), status=reason))
-    assert told == "image r.example/hook:1 of its pod cannot be pulled"
+def test_a_failing_pull_has_one_text_for_both_reasons(reason: str, message: str) -> None:
+    reported = trouble(vm(STAGE, ("Synchronized", "False", reason, message), status=reason))
+    assert reported == "image r.example/hook:1 of its pod cannot be pulled"
 
 
 @pytest.mark.parametrize("reason", ["ContainersNotReady", "GuestNotRunning"])
 @pytest.mark.parametrize(
-    ("status", "probe", "told"),
+    ("status", "probe", "reported"),
     [("Running", True, True), ("Running", False, False), ("Starting", True, False), ("Paused", True, False)],
 )
-def test_a_probe_that_does_not_answer_is_told_of_a_vm_that_runs(
-    reason: str, status: str, probe: bool, told: bool
+def test_a_probe_without_an_answer_is_reported_for_running_vms_only(
+    reason: str, status: str, probe: bool, reported: bool
 ) -> None:
     message = trouble(vm(("Ready", "False", reason, "containers with unready status"), status=status, probe=probe))
-    assert (message == "it runs, and its readiness probe does not answer") == told
+    assert (message == "it runs, and its readiness probe does not answer") == reported
 
 
-@pytest.mark.parametrize(("status", "told"), [("Running", True), ("Starting", False), ("Stopping", False)])
-def test_a_part_of_a_running_vms_pod_that_died_is_named(status: str, told: bool) -> None:
+@pytest.mark.parametrize(("status", "reported"), [("Running", True), ("Starting", False), ("Stopping", False)])
+def test_a_part_of_a_running_vms_pod_that_died_is_named(status: str, reported: bool) -> None:
     words = "containers with unready status: [hook-sidecar-0]"
     message = trouble(vm(("Ready", "False", "ContainersNotReady", words), status=status))
-    assert message == (f"it runs, in a pod that has lost a part: {words}; restart it" if told else "")
+    assert message == (f"it runs, in a pod that has lost a part: {words}; restart it" if reported else "")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +162,7 @@ def test_state_beside_the_disk_is_seen_in_an_instance(domain: dict[str, Any], fi
         ("False", "kigi-disk-hook: the domain has no disk of ours", False),
     ],
 )
-def test_an_instance_that_is_refused_for_the_last_ones_sake_is_told_from_others(
+def test_an_instance_blocked_by_a_ghost_record_is_recognized(
     status: str, message: str, blocked_by_ghost_record: bool
 ) -> None:
     assert is_blocked_by_ghost_record(

@@ -44,20 +44,20 @@ SYSTEMS = {
     [
         pytest.param("first", None, False, "base child", "first", id="a state with what it needs"),
         pytest.param("second", None, False, "base child elder", "first second", id="with its ancestors"),
-        pytest.param("first", None, True, "base child elder", "first second", id="with what stands on it"),
+        pytest.param("first", None, True, "base child elder", "first second", id="with its dependents"),
         pytest.param(None, "child", False, "base child", "", id="an image with its chain"),
         pytest.param(None, "child", True, "base child deep", "", id="an image with its children"),
         pytest.param(None, "far", True, "far", "", id="a root alone"),
     ],
 )
-def test_a_subtree_is_whole_and_parents_come_first(
+def test_a_subtree_is_complete_and_parents_come_first(
     state: str | None, top: str | None, children: bool, images: str, systems: str
 ) -> None:
     chosen = select(IMAGES, SYSTEMS, state=state, image=top, children=children)
     assert chosen == Selection(tuple(images.split()), tuple(systems.split()))
 
 
-def test_what_is_not_whole_is_not_exported() -> None:
+def test_an_incomplete_subtree_is_not_exported() -> None:
     with pytest.raises(ImageMissing, match="gone"):
         select(nodes(image("x", "gone")), {}, state=None, image="x", children=False)
     with pytest.raises(SystemMissing, match="gone"):
@@ -76,18 +76,16 @@ def test_each_layer_is_declared_once_with_its_parent() -> None:
     ("images", "systems", "message"),
     [
         pytest.param(nodes(image("x", "gone")), {}, "'gone' does not exist", id="missing parent"),
-        pytest.param(nodes(image("x", "y"), image("y", "x")), {}, "back to itself", id="circle"),
+        pytest.param(nodes(image("x", "y"), image("y", "x")), {}, "back to itself", id="cycle"),
         pytest.param(nodes(image("x"), image("y", None, "x", 7)), {}, "in two ways", id="two sizes of a digest"),
         pytest.param(nodes(image("x"), image("y", "x"), image("z", None, "y")), {}, "in two ways", id="two parents"),
         pytest.param(nodes(image("x"), image("y", "x"), image("z", "y")), {}, "takes 2", id="too deep"),
         pytest.param({}, {"s": System("s", "gone")}, "'gone' does not exist", id="missing parent state"),
         pytest.param({}, {"s": System("s", None, (MachineChange("m", "gone"),))}, "'gone'", id="missing image"),
-        pytest.param({}, {"s": System("s", "s")}, "back to itself", id="circle of states"),
+        pytest.param({}, {"s": System("s", "s")}, "back to itself", id="cycle of states"),
     ],
 )
-def test_a_manifest_that_is_not_whole_in_itself_is_refused(
-    images: dict[str, Image], systems: dict[str, System], message: str
-) -> None:
+def test_an_incomplete_manifest_is_refused(images: dict[str, Image], systems: dict[str, System], message: str) -> None:
     with pytest.raises(ArchiveRefused, match=message):
         declared_layers(images, systems, 2)
 

@@ -80,14 +80,14 @@ BAD_TREES = [
     ),
     pytest.param(tree(image("me", "me")), "me", ImageCycle, ["VMImageNode me", "spec.parent"], id="its-own-parent"),
     pytest.param(
-        tree(image("a", "b"), image("b", "a")), "a", ImageCycle, ["VMImageNode a", "spec.parent"], id="circle-of-two"
+        tree(image("a", "b"), image("b", "a")), "a", ImageCycle, ["VMImageNode a", "spec.parent"], id="cycle-of-two"
     ),
     pytest.param(
         tree(image("a", "c"), image("b", "a"), image("c", "b"), image("tail", "a")),
         "tail",
         ImageCycle,
         ["VMImageNode a"],
-        id="leads-into-a-circle-of-three",
+        id="leads-into-a-cycle-of-three",
     ),
     pytest.param(
         line(MAX_DEPTH + 1),
@@ -141,7 +141,7 @@ def test_a_fault_elsewhere_in_the_tree_does_not_hurt_a_good_path() -> None:
     ("error", "parent"),
     [
         pytest.param(ImageMissing, Waiting, id="a-missing-image-may-appear"),
-        pytest.param(ImageCycle, SpecInvalid, id="a-circle-needs-a-person"),
+        pytest.param(ImageCycle, SpecInvalid, id="a-cycle-needs-a-person"),
         pytest.param(ChainTooDeep, SpecInvalid, id="depth-needs-a-person"),
         pytest.param(VirtualSizeShrinks, SpecInvalid, id="size-needs-a-person"),
     ],

@@ -198,7 +198,7 @@ BAD_SYSTEMS = [
         "b",
         SystemCycle,
         ["SystemNode b", "spec.parent"],
-        id="circle-of-two",
+        id="cycle-of-two",
     ),
     pytest.param(
         _line(MAX_DEPTH + 1), f"s{MAX_DEPTH}", ChainTooDeep, [f"SystemNode s{MAX_DEPTH}", "new root"], id="too-deep"
@@ -331,7 +331,7 @@ def test_an_image_that_the_state_replaces_need_not_exist() -> None:
     ("error", "parent"),
     [
         pytest.param(SystemMissing, Waiting, id="a-missing-state-may-appear"),
-        pytest.param(SystemCycle, SpecInvalid, id="a-circle-needs-a-person"),
+        pytest.param(SystemCycle, SpecInvalid, id="a-cycle-needs-a-person"),
         pytest.param(MachineUnknown, SpecInvalid, id="an-unknown-machine-needs-a-person"),
         pytest.param(MachineWithoutImage, SpecInvalid, id="a-machine-without-image-needs-a-person"),
     ],

@@ -100,7 +100,7 @@ def test_the_same_digest_in_another_repository_is_another_object() -> None:
 
 
 def test_deleting_what_is_not_there_frees_nothing() -> None:
-    assert freed_bytes(TREE, [("ns", "nobody")]) == 0
+    assert freed_bytes(TREE, [("ns", "unknown")]) == 0
 
 
 def test_images_of_a_state_alone_are_unused_without_it_with_the_parents_that_only_they_have() -> None:
@@ -109,4 +109,4 @@ def test_images_of_a_state_alone_are_unused_without_it_with_the_parents_that_onl
     assert unused_without(nodes, systems, "s") == ("top", "role")
     assert unused_without(nodes, {"s": systems["s"]}, "s") == ("top", "role")
     assert unused_without(nodes, {**systems, "u": state("u", "role")}, "s") == ("top",)
-    assert unused_without(nodes, systems, "nobody") == ()
+    assert unused_without(nodes, systems, "unknown") == ()

@@ -196,11 +196,11 @@ def test_an_image_counts_the_nodes_that_hold_its_whole_chain(mirror: Mirror) -> 
     assert seen.cached_on == 1
 
 
-def test_only_an_unused_overlay_of_our_form_that_no_volume_names_is_without_one(mirror: Mirror) -> None:
+def test_only_an_unmounted_overlay_of_kigis_form_is_reported_without_a_volume(mirror: Mirror) -> None:
     mirror.put("PersistentVolume", volume_body(target("elsewhere"), node="n2"))
     left, mounted = "kigi.ns.dep.0.gone.r1.01234567", "kigi.ns.dep.0.gone.r2.01234567"
     named = "kigi.ns.dep.0.elsewhere.r1.01234567"
-    body = cache_body(version=2, volumes=(left, mounted, named, "somebody-elses", "kigi.ns.dep.x.gone.r1.01234567"))
+    body = cache_body(version=2, volumes=(left, mounted, named, "of-another-driver", "kigi.ns.dep.x.gone.r1.01234567"))
     body["status"]["volumes"][1]["mounted"] = True
     mirror.put("NodeCache", body)
     assert gather_node(mirror, "n1").without_volume == {left}

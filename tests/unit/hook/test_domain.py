@@ -11,7 +11,7 @@ BUSES = ["virtio", "sata", "scsi", "usb"]
 
 
 @pytest.mark.parametrize("bus", BUSES)
-def test_only_the_driver_type_of_our_disk_changes(bus: str) -> None:
+def test_only_the_driver_type_of_a_kigi_disk_changes(bus: str) -> None:
     document = domain(our_disk(bus=bus), CLOUD_INIT, FOREIGN_FILE, FOREIGN_RAW_BLOCK)
     before = our_disk(bus=bus).encode()
     expected = document.replace(before, before.replace(b'type="raw"', b'type="qcow2"'))
@@ -25,7 +25,7 @@ def test_foreign_disks_stay_raw() -> None:
     assert types == ["raw", "qcow2", "raw", "raw"]
 
 
-def test_all_our_disks_change() -> None:
+def test_all_kigi_disks_change() -> None:
     changed, count = open_as_qcow2(domain(our_disk("kigi-root"), CLOUD_INIT, our_disk("kigi-data")))
     assert count == 2
     assert changed.count(b'type="qcow2"') == 2

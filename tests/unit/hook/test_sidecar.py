@@ -47,9 +47,7 @@ def test_info_answers_in_the_second_that_virt_launcher_gives(sidecar: tuple[subp
 
 
 @pytest.mark.parametrize("version", ["v1alpha2", "v1alpha3"])
-def test_the_domain_comes_back_with_our_disk_as_qcow2(
-    sidecar: tuple[subprocess.Popen[bytes], Path], version: str
-) -> None:
+def test_the_answer_has_the_kigi_disk_as_qcow2(sidecar: tuple[subprocess.Popen[bytes], Path], version: str) -> None:
     _, socket = sidecar
     document = domain(our_disk(), CLOUD_INIT)
     vmi = b'{"kind":"VirtualMachineInstance"}' * 40
@@ -59,7 +57,7 @@ def test_the_domain_comes_back_with_our_disk_as_qcow2(
     assert messages.domain_xml(answer) == document.replace(ours, ours.replace(b"raw", b"qcow2"))
 
 
-def test_a_domain_without_our_disk_is_an_error_that_names_the_cause(
+def test_a_domain_without_a_kigi_disk_is_an_error_with_its_cause(
     sidecar: tuple[subprocess.Popen[bytes], Path],
 ) -> None:
     process, socket = sidecar

@@ -46,7 +46,7 @@ def test_an_event_from_before_the_deletion_does_not_bring_the_object_back() -> N
     assert mirror.nodes.get(None, "n1") is None
 
 
-def test_a_late_deletion_of_a_namesake_does_not_remove_its_successor() -> None:
+def test_a_late_deletion_does_not_remove_the_recreated_object() -> None:
     mirror = Mirror()
     body = node_body(version=9)
     body["metadata"]["uid"] = "new"

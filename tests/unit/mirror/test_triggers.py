@@ -41,57 +41,57 @@ def mirror() -> Mirror:
     return mirror
 
 
-def woken(mirror: Mirror, kind: str, body: dict[str, Any]) -> set[Key]:
+def enqueued(mirror: Mirror, kind: str, body: dict[str, Any]) -> set[Key]:
     change = mirror.put(kind, body)
     return {key for key, _ in enqueue_requests(mirror, change)} if change else set()
 
 
-def test_children_wake_their_deployment(mirror: Mirror) -> None:
+def test_children_enqueue_their_deployment(mirror: Mirror) -> None:
     for kind, body in (
         ("PersistentVolumeClaim", claim_body(target())),
         ("VirtualMachine", machine_body(target())),
         ("VirtualMachineInstance", vmi_body(target())),
     ):
-        assert DEPLOYMENT in woken(mirror, kind, body)
+        assert DEPLOYMENT in enqueued(mirror, kind, body)
 
 
-def test_a_volume_wakes_its_deployment_and_its_node(mirror: Mirror) -> None:
-    assert woken(mirror, "PersistentVolume", volume_body(target("other"))) == {DEPLOYMENT, Key("node", "", "n1")}
+def test_a_volume_enqueues_its_deployment_and_its_node(mirror: Mirror) -> None:
+    assert enqueued(mirror, "PersistentVolume", volume_body(target("other"))) == {DEPLOYMENT, Key("node", "", "n1")}
 
 
-def test_a_new_layer_wakes_the_deployments_of_the_node_and_its_images(mirror: Mirror) -> None:
-    keys = woken(mirror, "NodeCache", cache_body(version=2, held=(chain_of("top")[0].digest,)))
+def test_a_new_layer_enqueues_the_deployments_of_the_node_and_its_images(mirror: Mirror) -> None:
+    keys = enqueued(mirror, "NodeCache", cache_body(version=2, held=(chain_of("top")[0].digest,)))
     assert keys == {DEPLOYMENT, Key("image", NS, "top")}
 
 
-def test_a_heartbeat_wakes_nobody(mirror: Mirror) -> None:
-    assert woken(mirror, "NodeCache", cache_body(version=2, heartbeat="2026-01-01T00:00:30Z")) == set()
+def test_a_heartbeat_enqueues_nothing(mirror: Mirror) -> None:
+    assert enqueued(mirror, "NodeCache", cache_body(version=2, heartbeat="2026-01-01T00:00:30Z")) == set()
 
 
-def test_a_daemon_that_speaks_again_wakes_every_deployment(mirror: Mirror) -> None:
-    assert DEPLOYMENT in woken(mirror, "NodeCache", cache_body(version=2, heartbeat="2026-01-01T00:05:00Z"))
+def test_a_daemon_that_reports_again_enqueues_every_deployment(mirror: Mirror) -> None:
+    assert DEPLOYMENT in enqueued(mirror, "NodeCache", cache_body(version=2, heartbeat="2026-01-01T00:05:00Z"))
 
 
-def test_an_overlay_that_is_gone_wakes_its_node(mirror: Mirror) -> None:
-    assert Key("node", "", "n1") in woken(mirror, "NodeCache", cache_body(version=2, volumes=("x",)))
+def test_a_deleted_overlay_enqueues_its_node(mirror: Mirror) -> None:
+    assert Key("node", "", "n1") in enqueued(mirror, "NodeCache", cache_body(version=2, volumes=("x",)))
 
 
-def test_our_own_status_wakes_nobody(mirror: Mirror) -> None:
+def test_a_status_write_enqueues_nothing(mirror: Mirror) -> None:
     body = deployment_body(2)
     body["status"] = {"observedGeneration": 1, "replicas": 1}
-    assert woken(mirror, "SystemDeployment", body) == set()
+    assert enqueued(mirror, "SystemDeployment", body) == set()
     image = image_body(Image("top", chain_of("top")[0].digest, 100, GIB), 2)
     image["status"] = {"observedGeneration": 1, "depth": 1}
-    assert woken(mirror, "VMImageNode", image) == set()
+    assert enqueued(mirror, "VMImageNode", image) == set()
 
 
-def test_a_new_generation_wakes_the_deployment_and_its_caches(mirror: Mirror) -> None:
+def test_a_new_generation_enqueues_the_deployment_and_its_caches(mirror: Mirror) -> None:
     body = deployment_body(2, prefetch=[{"name": "b"}])
     body["metadata"]["generation"] = 2
-    assert woken(mirror, "SystemDeployment", body) == {DEPLOYMENT, Key("node", "", "n1"), Key("system", NS, "b")}
+    assert enqueued(mirror, "SystemDeployment", body) == {DEPLOYMENT, Key("node", "", "n1"), Key("system", NS, "b")}
 
 
-def test_what_has_a_user_less_looks_again(mirror: Mirror) -> None:
+def test_a_removed_user_enqueues_what_it_used(mirror: Mirror) -> None:
     gone = mirror.gone("SystemDeployment", NS, NAME, "")
     assert gone is not None
     assert (Key("system", NS, "a"), 0.0) in set(enqueue_requests(mirror, gone))
@@ -100,25 +100,25 @@ def test_what_has_a_user_less_looks_again(mirror: Mirror) -> None:
     assert (Key("image", NS, "top"), 0.0) in set(enqueue_requests(mirror, gone))
 
 
-def test_a_node_of_a_tree_that_is_deleted_looks_at_its_users(mirror: Mirror) -> None:
+def test_a_deleted_tree_node_is_enqueued(mirror: Mirror) -> None:
     image = image_body(Image("top", chain_of("top")[0].digest, 100, GIB), 2)
     image["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["kigi.dev/in-use"]}
-    assert woken(mirror, "VMImageNode", image) == {Key("image", NS, "top")}
+    assert enqueued(mirror, "VMImageNode", image) == {Key("image", NS, "top")}
 
 
-def test_a_late_image_wakes_what_stands_on_it(mirror: Mirror) -> None:
+def test_a_late_image_enqueues_its_dependents(mirror: Mirror) -> None:
     child = Image("child", chain_of("child")[0].digest, 100, GIB, "late")
     mirror.put("VMImageNode", image_body(child))
-    keys = woken(mirror, "VMImageNode", image_body(Image("late", chain_of("late")[0].digest, 100, GIB, "top"), 2))
+    keys = enqueued(mirror, "VMImageNode", image_body(Image("late", chain_of("late")[0].digest, 100, GIB, "top"), 2))
     assert {Key("image", NS, name) for name in ("late", "child", "top")} <= keys
     assert {Key("system", NS, "a"), DEPLOYMENT} <= keys
 
 
-def test_a_nodes_own_heartbeat_wakes_nobody_and_its_readiness_does(mirror: Mirror) -> None:
-    assert woken(mirror, "Node", node_body(version=2)) == set()
+def test_a_nodes_heartbeat_enqueues_nothing_and_its_readiness_does(mirror: Mirror) -> None:
+    assert enqueued(mirror, "Node", node_body(version=2)) == set()
     lost = node_body(version=3)
     lost["status"]["conditions"][0]["status"] = "Unknown"
-    assert woken(mirror, "Node", lost) == {Key("node", "", "n1"), DEPLOYMENT}
+    assert enqueued(mirror, "Node", lost) == {Key("node", "", "n1"), DEPLOYMENT}
 
 
 def test_an_ended_instance_lets_overlays_be_deleted(mirror: Mirror) -> None:
@@ -136,12 +136,12 @@ def test_everything_is_every_object_and_every_node_that_still_has_a_volume(mirro
     assert {Key("node", "", "lost"), Key("node", "", "n1"), DEPLOYMENT, Key("image", NS, "top")} <= set(keys)
 
 
-def test_an_available_volume_has_its_claim_looked_at_soon_and_a_bound_one_has_not(mirror: Mirror) -> None:
+def test_an_available_volume_enqueues_its_claim_and_a_bound_one_does_not(mirror: Mirror) -> None:
     claim = Key("claim", NS, "dep.0.m.r1")
     body = volume_body(target(), version=2)
-    assert claim in woken(mirror, "PersistentVolume", {**body, "status": {"phase": "Available"}})
+    assert claim in enqueued(mirror, "PersistentVolume", {**body, "status": {"phase": "Available"}})
     body = volume_body(target(), version=3)
-    assert claim not in woken(mirror, "PersistentVolume", {**body, "status": {"phase": "Bound"}})
+    assert claim not in enqueued(mirror, "PersistentVolume", {**body, "status": {"phase": "Bound"}})
 
 
 def capture_body(phase: str, version: int, **disk: Any) -> dict[str, Any]:
@@ -162,21 +162,21 @@ def capture_body(phase: str, version: int, **disk: Any) -> dict[str, Any]:
     }
 
 
-def test_a_capture_wakes_its_nodes_and_what_it_stands_on(mirror: Mirror) -> None:
+def test_a_capture_enqueues_its_nodes_and_what_it_uses(mirror: Mirror) -> None:
     node, system, image = Key("node", "", "n1"), Key("system", NS, "a"), Key("image", NS, "top")
-    assert woken(mirror, "SystemCapture", capture_body("Checking", 1)) >= {node, system, image}
-    assert woken(mirror, "SystemCapture", capture_body("Checking", 2, id="c2")) == {node}, "it asks for another disk"
-    assert woken(mirror, "SystemCapture", capture_body("Checking", 3, id="c2")) == set()
-    assert woken(mirror, "SystemCapture", capture_body("Storing", 4, id="c2")) == {node}
-    assert woken(mirror, "SystemCapture", capture_body("Done", 5, id="c2")) == {node, system, image}
+    assert enqueued(mirror, "SystemCapture", capture_body("Checking", 1)) >= {node, system, image}
+    assert enqueued(mirror, "SystemCapture", capture_body("Checking", 2, id="c2")) == {node}, "it asks for another disk"
+    assert enqueued(mirror, "SystemCapture", capture_body("Checking", 3, id="c2")) == set()
+    assert enqueued(mirror, "SystemCapture", capture_body("Storing", 4, id="c2")) == {node}
+    assert enqueued(mirror, "SystemCapture", capture_body("Done", 5, id="c2")) == {node, system, image}
 
 
-def test_a_node_that_goes_or_comes_back_wakes_captures_of_its_disks(mirror: Mirror) -> None:
+def test_a_node_that_goes_or_comes_back_enqueues_captures_of_its_disks(mirror: Mirror) -> None:
     mirror.put("SystemCapture", capture_body("Storing", 1))
     capture = Key("capture", NS, "after")
     later = cache_body(version=2, heartbeat="2026-01-01T01:00:00Z")
-    assert capture in woken(mirror, "NodeCache", later)
-    assert capture not in woken(mirror, "NodeCache", cache_body(version=3, heartbeat="2026-01-01T01:00:30Z"))
+    assert capture in enqueued(mirror, "NodeCache", later)
+    assert capture not in enqueued(mirror, "NodeCache", cache_body(version=3, heartbeat="2026-01-01T01:00:30Z"))
     change = mirror.gone("Node", None, "n1", mirror.nodes.get(None, "n1").meta.uid)  # type: ignore[union-attr]
     assert change is not None
     assert capture in {key for key, _ in enqueue_requests(mirror, change)}
@@ -190,9 +190,9 @@ def prefetch_body(version: int, generation: int = 1) -> dict[str, Any]:
 
 def test_a_prefetch_is_enqueued_when_it_changes_or_goes_and_its_reconcile_enqueues_the_nodes(mirror: Mirror) -> None:
     prefetch, system = Key("prefetch", NS, "monday"), Key("system", NS, "a")
-    assert woken(mirror, "SystemPrefetch", prefetch_body(1)) == {prefetch, system}
-    assert woken(mirror, "SystemPrefetch", prefetch_body(2)) == set(), "its own status"
-    assert woken(mirror, "SystemPrefetch", prefetch_body(3, generation=2)) == {prefetch}
+    assert enqueued(mirror, "SystemPrefetch", prefetch_body(1)) == {prefetch, system}
+    assert enqueued(mirror, "SystemPrefetch", prefetch_body(2)) == set(), "its own status"
+    assert enqueued(mirror, "SystemPrefetch", prefetch_body(3, generation=2)) == {prefetch}
     gone = mirror.gone("SystemPrefetch", NS, "monday", "p")
     assert gone is not None
     assert {key for key, _ in enqueue_requests(mirror, gone)} == {prefetch, system}
@@ -201,6 +201,6 @@ def test_a_prefetch_is_enqueued_when_it_changes_or_goes_and_its_reconcile_enqueu
 def test_a_tree_that_changes_concerns_the_nodes_that_prefetch_it(mirror: Mirror) -> None:
     mirror.put("SystemPrefetch", prefetch_body(1))
     mirror.prefetch_orders[NS, "monday"] = PrefetchOrders("p", 1, frozenset({"n7"}), frozenset({"n8"}))
-    found = woken(mirror, "SystemNode", system_body("a", [{"name": "other", "image": {"name": "top"}}], version=9))
+    found = enqueued(mirror, "SystemNode", system_body("a", [{"name": "other", "image": {"name": "top"}}], version=9))
     assert {Key("prefetch", NS, "monday"), Key("node", "", "n7")} <= found
     assert Key("node", "", "n8") not in found

@@ -18,7 +18,7 @@ from kigi.planning.view import DesiredChain, NodeView
 
 
 def chains(count: int, priority: int, first: int = 0, pinned: bool = False) -> list[DesiredChain]:
-    """Wishes for ``count`` single layers."""
+    """``count`` chains of one layer each."""
     layers = (Layer(Digest(f"sha256:{number:064x}"), 1, 512) for number in range(first, first + count))
     return [DesiredChain((layer,), priority, pinned) for layer in layers]
 

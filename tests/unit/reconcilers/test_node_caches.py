@@ -31,7 +31,7 @@ class Server:
     [
         pytest.param(None, {HANDLE}, id="no-volume"),
         pytest.param(HANDLE, set(), id="a-volume-that-the-mirror-lacks"),
-        pytest.param(f"{VOLUME_NAME}.89abcdef", {HANDLE}, id="a-volume-of-a-namesake"),
+        pytest.param(f"{VOLUME_NAME}.89abcdef", {HANDLE}, id="a-recreated-volume"),
     ],
 )
 async def test_the_api_server_is_asked(handle: str | None, given_up: set[str]) -> None:

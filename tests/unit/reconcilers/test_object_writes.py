@@ -67,7 +67,7 @@ async def test_a_known_object_is_applied_with_force(api: MemoryApi, ports: Ports
     assert not record.running
 
 
-async def test_an_unknown_object_of_ours_is_adopted_and_decided_on_again(api: MemoryApi, ports: Ports) -> None:
+async def test_an_unknown_object_of_the_deployment_is_adopted(api: MemoryApi, ports: Ports) -> None:
     api.put(VM)
     with pytest.raises(Conflict):
         await apply_object(ports, VM)

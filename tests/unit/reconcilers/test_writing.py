@@ -13,7 +13,7 @@ def conditions(*findings: Finding) -> list[Condition]:
     return merge_conditions([], findings, generation=1, now=NOW)
 
 
-def told(old: list[Condition], new: list[Condition]) -> list[tuple[str, str]]:
+def events(old: list[Condition], new: list[Condition]) -> list[tuple[str, str]]:
     return [(kind, condition.reason) for kind, condition in transitions(old, new)]
 
 
@@ -23,21 +23,21 @@ STALLED = conditions(*summary(ready=False, stalled=True, reason="ImageCycle", me
 
 
 def test_a_transition_is_one_event() -> None:
-    assert told(BUSY, READY) == [("Normal", "Deployed")]
-    assert told(READY, READY) == []
+    assert events(BUSY, READY) == [("Normal", "Deployed")]
+    assert events(READY, READY) == []
 
 
 def test_losing_ready_and_becoming_stalled_are_events() -> None:
-    assert told(READY, BUSY) == [("Normal", "LayersWarming")]
-    assert ("Warning", "ImageCycle") in told(BUSY, STALLED)
+    assert events(READY, BUSY) == [("Normal", "LayersWarming")]
+    assert ("Warning", "ImageCycle") in events(BUSY, STALLED)
 
 
 def test_another_cause_of_a_stall_is_an_event_but_the_same_cause_is_not() -> None:
     other = conditions(*summary(ready=False, stalled=True, reason="NameTaken", message=""))
-    assert told(STALLED, other) == [("Warning", "NameTaken")]
-    assert told(STALLED, STALLED) == []
+    assert events(STALLED, other) == [("Warning", "NameTaken")]
+    assert events(STALLED, STALLED) == []
 
 
 def test_progress_within_a_phase_is_not_an_event() -> None:
     more = conditions(*summary(ready=False, stalled=False, reason="LayersWarming", message="2 of 2"))
-    assert told(BUSY, more) == []
+    assert events(BUSY, more) == []

@@ -24,7 +24,7 @@ def conditions(view: ImageView | SystemView) -> dict[str, Condition]:
     return {condition.type: condition for condition in status.conditions}
 
 
-@pytest.mark.parametrize("view", [IMAGE, SYSTEM, replace(IMAGE, chain=ImageCycle("a circle"))])
+@pytest.mark.parametrize("view", [IMAGE, SYSTEM, replace(IMAGE, chain=ImageCycle("a cycle"))])
 def test_a_deleted_node_lists_its_users(view: ImageView | SystemView) -> None:
     found = conditions(replace(view, deleting=True, users=USERS))
     assert {kind: c.status for kind, c in found.items()} == {

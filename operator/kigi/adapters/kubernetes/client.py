@@ -1,4 +1,4 @@
-"""The Kubernetes API for operator and daemon: plain JSON in and out, asynchronous; every error becomes one of ours.
+"""The Kubernetes API for operator and daemon: plain JSON in and out, asynchronous; every error becomes one of Kigi's.
 
 Writes pass two seams: ``guard`` before (is this process still the leader?), and ``after_write`` after (tests stop the
 operator at the n-th).

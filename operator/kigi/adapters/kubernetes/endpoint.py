@@ -11,20 +11,20 @@ from kigi.adapters.kubernetes.kubeconfig import Context, Entry
 from kigi.errors import SpecInvalid
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds its token, its namespace and the CA."""
+"""Folder with a pod's token, namespace and CA."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An API server and the identity to speak with it. Certificates and keys are PEM."""
+    """An API server, and the credentials for it. Certificates and keys are PEM."""
 
     server: str
-    """URL without a slash at its end."""
+    """URL without a trailing slash."""
     ca: bytes | None = None
-    """None: the system's authorities."""
+    """PEM of its CA; None: the system's CAs."""
     insecure: bool = False
     server_name: str | None = None
-    """Name that the server's certificate must have, where it is not the URL's."""
+    """Name expected in the server's certificate, if it is not the URL's host."""
     proxy: str | None = None
     token: str | None = field(default=None, repr=False)
     password: tuple[str, str] | None = field(default=None, repr=False)
@@ -32,16 +32,16 @@ class Endpoint:
     certificate: tuple[bytes, bytes] | None = field(default=None, repr=False)
     """(certificate, key)."""
     impersonated: tuple[tuple[str, str], ...] = ()
-    """Headers that say for whom is asked."""
+    """Impersonate-* headers."""
 
 
 def is_pod(environment: Mapping[str, str]) -> bool:
-    """Whether this runs in a pod, and nobody named a kubeconfig."""
+    """Whether this process runs in a pod, and KUBECONFIG is not set."""
     return "KUBERNETES_SERVICE_HOST" in environment and "KUBECONFIG" not in environment
 
 
 def pod_namespace() -> str:
-    """Of the pod that this runs in."""
+    """Namespace of the pod that this process runs in."""
     try:
         return (ACCOUNT / "namespace").read_text().strip() or "default"
     except OSError:
@@ -49,7 +49,7 @@ def pod_namespace() -> str:
 
 
 def pod_endpoint(environment: Mapping[str, str]) -> Endpoint:
-    """The API server as a pod finds it, by the pod's account; raises SpecInvalid if it has none."""
+    """The API server with the pod's service account. Raises SpecInvalid if the pod has none."""
     host, port = environment["KUBERNETES_SERVICE_HOST"], environment.get("KUBERNETES_SERVICE_PORT", "443")
     try:
         token, ca = (ACCOUNT / "token").read_text().strip(), (ACCOUNT / "ca.crt").read_bytes()
@@ -59,7 +59,7 @@ def pod_endpoint(environment: Mapping[str, str]) -> Endpoint:
 
 
 def endpoint_of(context: Context) -> Endpoint:
-    """Server and identity of a context; files are read and a plugin is run. Raises SpecInvalid."""
+    """Server and credentials of a context. Reads files, and runs the user's credential plugin. Raises SpecInvalid."""
     cluster, user = context.cluster, context.user or Entry("", Path(), {})
     server = str(cluster.fields["server"]).rstrip("/")
     if not server.startswith(("https://", "http://")):
@@ -85,7 +85,7 @@ def endpoint_of(context: Context) -> Endpoint:
 
 
 def _token(user: Entry) -> str | None:
-    """Of a file, or the one that an auth provider has left."""
+    """Token in the user's token file, or the last token of its auth provider."""
     path = user.fields.get("tokenFile")
     if path:
         try:

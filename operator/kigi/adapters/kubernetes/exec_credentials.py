@@ -1,6 +1,6 @@
-"""Credentials from the program that a kubeconfig's user names (``exec``), as client-go asks for them.
+"""Credentials from the plugin that a kubeconfig's user names (``exec``), by client-go's protocol.
 
-https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins
+Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from kigi.errors import SpecInvalid
 
 
 def run_plugin(user: Entry, cluster: Entry) -> Mapping[str, Any]:
-    """``status`` of the answer: ``token``, or ``clientCertificateData`` and ``clientKeyData``; raises SpecInvalid."""
+    """Runs the plugin; the ``status`` of its output, with ``token`` or ``client{Certificate,Key}Data``.
+
+    Raises SpecInvalid.
+    """
     plan = user.fields["exec"]
     command = str(plan.get("command") or "")
     if os.sep in command:
@@ -42,14 +45,14 @@ def run_plugin(user: Entry, cluster: Entry) -> Mapping[str, Any]:
 
 
 def request_of(plan: Mapping[str, Any], cluster: Entry, *, interactive: bool) -> dict[str, Any]:
-    """The ExecCredential that the program is given."""
+    """The ExecCredential to pass to the plugin."""
     spec: dict[str, Any] = {"interactive": interactive}
     if plan.get("provideClusterInfo"):
         ca = cluster.data("certificate-authority")
         spec["cluster"] = {
             "server": cluster.fields["server"],
             **({"certificate-authority-data": base64.b64encode(ca).decode()} if ca else {}),
-            **{key: cluster.fields[key] for key in _PASSED if cluster.fields.get(key)},
+            **{key: cluster.fields[key] for key in _CLUSTER_FIELDS if cluster.fields.get(key)},
         }
         for extension in cluster.fields.get("extensions") or ():
             if extension.get("name") == "client.authentication.k8s.io/exec":
@@ -57,11 +60,11 @@ def request_of(plan: Mapping[str, Any], cluster: Entry, *, interactive: bool) ->
     return {"apiVersion": plan.get("apiVersion"), "kind": "ExecCredential", "spec": spec}
 
 
-_PASSED = ("tls-server-name", "insecure-skip-tls-verify", "proxy-url")
+_CLUSTER_FIELDS = ("tls-server-name", "insecure-skip-tls-verify", "proxy-url")
 
 
 def status_of(answer: bytes, user: str, command: str) -> Mapping[str, Any]:
-    """The credentials in a program's answer; raises SpecInvalid if there are none."""
+    """The credentials in a plugin's output. Raises SpecInvalid if there are none."""
     try:
         status = json.loads(answer)["status"]
     except (ValueError, KeyError, TypeError) as exc:

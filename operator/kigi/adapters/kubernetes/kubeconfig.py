@@ -1,7 +1,7 @@
-"""Where the API server is and how one is let in: by a kubeconfig, or by the account of the pod that this runs in.
+"""Parses kubeconfig files and selects a context.
 
-The standard library and yaml alone, for the command line: the client library takes longer to import than the API server
-takes to answer. What each field means: https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/
+For the command line, with the standard library and yaml only: importing the client library takes longer than a request
+to the API server. Source: https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 
 from kigi.errors import SpecInvalid
 
-ANOTHER = "name another file with --kubeconfig or KUBECONFIG"
+_REMEDY = "name another file with --kubeconfig or KUBECONFIG"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A named part of a kubeconfig, with the folder that its relative paths start from."""
+    """A named entry of a kubeconfig. ``folder``: base of its relative paths."""
 
     name: str
     folder: Path
     fields: Mapping[str, Any]
 
     def data(self, key: str) -> bytes | None:
-        """Content of ``KEY-data``, or of the file ``KEY``; None: neither is given. Raises SpecInvalid."""
+        """Content of ``KEY-data``, or of the file ``KEY``; None if neither is set. Raises SpecInvalid."""
         text = self.fields.get(f"{key}-data")
         if text:
             try:
@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One or several kubeconfig files as one; of what is named twice, the first counts."""
+    """Merged kubeconfig files. Of two entries with the same name, the first counts."""
 
     files: tuple[Path, ...]
     current: str | None
@@ -56,7 +56,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a context of a kubeconfig names."""
+    """A context of a kubeconfig, with its cluster and user."""
 
     namespace: str
     cluster: Entry
@@ -64,7 +64,7 @@ class Context:
 
 
 def files_of(kubeconfig: str | None, environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """The files to read, as kubectl chooses them."""
+    """The files to read, by the same rules as kubectl."""
     if kubeconfig is not None:
         return (Path(kubeconfig).expanduser(),)
     named = [part for part in environment.get("KUBECONFIG", "").split(os.pathsep) if part]
@@ -72,10 +72,10 @@ def files_of(kubeconfig: str | None, environment: Mapping[str, str]) -> tuple[Pa
 
 
 def read_config(files: Sequence[Path]) -> Config:
-    """Those files that exist, merged; raises SpecInvalid if none does, or one is not a kubeconfig."""
+    """The existing files, merged. Raises SpecInvalid if none exists, or if one is not a kubeconfig."""
     documents = [(path, found) for path in files if (found := _read(path)) is not None]
     if not documents:
-        raise SpecInvalid(f"no cluster is configured: {', '.join(map(str, files))} does not exist; {ANOTHER}")
+        raise SpecInvalid(f"no cluster is configured: {', '.join(map(str, files))} does not exist; {_REMEDY}")
     return merge(documents)
 
 
@@ -88,17 +88,17 @@ def _read(path: Path) -> Mapping[str, Any] | None:
         return None
     except (OSError, UnicodeDecodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is not text"
-        raise SpecInvalid(f"kubeconfig {path} cannot be read: {why}; {ANOTHER}") from exc
+        raise SpecInvalid(f"kubeconfig {path} cannot be read: {why}; {_REMEDY}") from exc
     try:
         found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
-        raise SpecInvalid(f"kubeconfig {path} is not YAML{where}; correct it, or {ANOTHER}") from exc
+        raise SpecInvalid(f"kubeconfig {path} is not YAML{where}; correct it, or {_REMEDY}") from exc
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise SpecInvalid(f"kubeconfig {path} is not a kubeconfig: it has no fields; correct it, or {ANOTHER}")
+        raise SpecInvalid(f"kubeconfig {path} is not a kubeconfig: it has no fields; correct it, or {_REMEDY}")
     return found
 
 
@@ -106,7 +106,7 @@ _FIELDS = {"contexts": "context", "clusters": "cluster", "users": "user"}
 
 
 def merge(documents: Sequence[tuple[Path, Mapping[str, Any]]]) -> Config:
-    """Several files as one; raises SpecInvalid where an entry has no name or no fields."""
+    """Merges parsed files. Raises SpecInvalid for an entry without a name or fields."""
     current: str | None = None
     parts: dict[str, dict[str, Entry]] = {kind: {} for kind in _FIELDS}
     for path, document in documents:
@@ -121,7 +121,7 @@ def merge(documents: Sequence[tuple[Path, Mapping[str, Any]]]) -> Config:
 
 
 def select(config: Config, name: str | None) -> Context:
-    """The context of that name, or the current one; raises SpecInvalid with the names that there are."""
+    """The context of that name, or the current one. Raises SpecInvalid with the known names."""
     files = ", ".join(map(str, config.files))
     known = ", ".join(sorted(config.parts["contexts"])) or "none"
     if name is None and config.current is None:
@@ -136,15 +136,15 @@ def select(config: Config, name: str | None) -> Context:
     cluster = config.parts["clusters"].get(str(chosen.fields.get("cluster")))
     if cluster is None or not isinstance(cluster.fields.get("server"), str):
         raise SpecInvalid(
-            f"kubeconfig {files}: context {wanted!r} names cluster {chosen.fields.get('cluster')!r}, of which there is "
-            "no server; call kubectl config set-cluster, or give another --context"
+            f"kubeconfig {files}: context {wanted!r} names cluster {chosen.fields.get('cluster')!r}, which has no "
+            "server; call kubectl config set-cluster, or give another --context"
         )
     user = None
     if chosen.fields.get("user"):
         user = config.parts["users"].get(str(chosen.fields["user"]))
         if user is None:
             raise SpecInvalid(
-                f"kubeconfig {files}: context {wanted!r} names user {chosen.fields['user']!r}, whom it does not have; "
+                f"kubeconfig {files}: context {wanted!r} names user {chosen.fields['user']!r}, which it does not have; "
                 "call kubectl config set-credentials, or give another --context"
             )
     return Context(str(chosen.fields.get("namespace") or "default"), cluster, user)

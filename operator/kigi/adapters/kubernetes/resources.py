@@ -1,4 +1,4 @@
-"""Where each kind lives in the API."""
+"""The API resources that Kigi uses: version, kind, path and label selector."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from kigi.domain import kinds, names
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One kind as the API server serves it."""
+    """One kind of object, as the API server serves it."""
 
     api_version: str
     kind: str
     plural: str
     namespaced: bool = True
     selector: str = ""
-    """Label selector of those that Kigi looks at; empty: all."""
+    """Label selector of the objects that Kigi uses; empty: all."""
 
     @property
     def group(self) -> str:
-        """API group; empty for the core."""
+        """API group; empty for the core group."""
         return self.api_version.rpartition("/")[0]
 
     @property
@@ -31,7 +31,7 @@ class Resource:
         return self.api_version.rpartition("/")[2]
 
     def path(self, namespace: str | None = None, name: str | None = None, subresource: str = "") -> str:
-        """Path of an object, or of all of a namespace or of the cluster."""
+        """Path of an object; without ``name``, of all objects of a namespace or of the cluster."""
         prefix = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
         parts = [prefix]
         if self.namespaced and namespace is not None:
@@ -91,11 +91,11 @@ WATCHED = (
     INSTANCETYPE,
     CLUSTER_INSTANCETYPE,
 )
-"""What the operator mirrors; in an order in which a reference is listed before what it is followed from."""
+"""Kinds in the mirror, in the order of the first listing: a referenced kind comes before those that refer to it."""
 
 BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in WATCHED}
 
 
 def resource_of(manifest: Mapping[str, Any]) -> Resource:
-    """The resource of a manifest; KeyError for a kind that Kigi does not handle."""
+    """The resource of a manifest. KeyError for a kind that is not in the mirror."""
     return BY_KIND[manifest["kind"]]

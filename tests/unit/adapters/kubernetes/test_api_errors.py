@@ -115,7 +115,7 @@ async def test_every_client_raises_the_same_error_for_an_answer(
     assert len(server.asked) == 1, "a client repeats no request on its own"
 
 
-async def test_every_error_of_the_table_is_told_apart_from_the_others() -> None:
+async def test_the_errors_of_the_table_are_distinct() -> None:
     kinds = {type(error_of(status, {}, "GET /x")) for status in (403, 404, 409, 410, 429, 503, 422)}
     assert len(kinds) == 7
 

@@ -1,4 +1,4 @@
-"""A kubeconfig is understood as kubectl understands it, and a broken one is said in one sentence with a remedy."""
+"""Kubeconfigs are read by the rules of kubectl, and a broken one is reported in one sentence with a remedy."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_files_are_relative_to_the_kubeconfig_and_data_comes_first(tmp_path: Pat
     assert endpoint(write(tmp_path / "k", user(**pair))).certificate == (b"certificate", b"key")
 
 
-def test_the_rest_of_what_a_user_and_a_cluster_may_say(tmp_path: Path) -> None:
+def test_other_fields_of_users_and_clusters(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("of-file\n")
     assert endpoint(write(tmp_path / "k", user(tokenFile="token"))).token == "of-file"
     assert endpoint(write(tmp_path / "k", user(username="a", password="b"))).password == ("a", "b")
@@ -94,14 +94,14 @@ def test_the_rest_of_what_a_user_and_a_cluster_may_say(tmp_path: Path) -> None:
 def test_a_program_gives_the_credentials(tmp_path: Path) -> None:
     program = tmp_path / "login"
     program.write_text(
-        '#!/bin/sh\necho "{\\"status\\": {\\"token\\": \\"$WHO\\"}}"\necho "$KUBERNETES_EXEC_INFO" > "$1"\n'
+        '#!/bin/sh\necho "{\\"status\\": {\\"token\\": \\"$USER_NAME\\"}}"\necho "$KUBERNETES_EXEC_INFO" > "$1"\n'
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     plan = {
         "apiVersion": "client.authentication.k8s.io/v1",
         "command": "./login",
         "args": [str(tmp_path / "asked")],
-        "env": [{"name": "WHO", "value": "bob"}],
+        "env": [{"name": "USER_NAME", "value": "bob"}],
         "interactiveMode": "Never",
         "provideClusterInfo": True,
     }
@@ -133,8 +133,8 @@ BROKEN: dict[str, tuple[Any, str | None, str]] = {
     "empty": ("", None, r"names no current context; give --context.*it has: none"),
     "no current context": (config(**{"current-context": ""}), None, r"use-context NAME; it has: lab"),
     "unknown context": (config(), "moon", r"no context 'moon'; give --context; it has: lab"),
-    "no cluster": (config(clusters=[]), None, r"names cluster 'c', of which there is no server"),
-    "no user": (config(users=[]), None, r"names user 'u', whom it does not have"),
+    "no cluster": (config(clusters=[]), None, r"names cluster 'c', which has no server"),
+    "no user": (config(users=[]), None, r"names user 'u', which it does not have"),
     "no name": (config(users=[{"user": {}}]), None, r"users: an entry has no name"),
     "not a list": (config(users="u"), None, r"users: an entry has no name"),
     "server": (config(clusters=[{"name": "c", "cluster": {"server": "lab"}}]), None, r"server 'lab'.*no http"),
@@ -148,7 +148,7 @@ BROKEN: dict[str, tuple[Any, str | None, str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_broken_is_said_with_a_remedy(tmp_path: Path, case: str) -> None:
+def test_a_broken_kubeconfig_is_reported_with_a_remedy(tmp_path: Path, case: str) -> None:
     content, context, words = BROKEN[case]
     with pytest.raises(SpecInvalid, match=words) as error:
         endpoint(write(tmp_path / "k", content), context)

@@ -1,4 +1,4 @@
-"""The command line's client against a server that answers as it is told."""
+"""The command line's client against a server with given answers."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_writes_name_their_manager(server: AnsweringServer, kube: KubeSession) -
         (500, b"<html>", Unreachable, "<html>"),
     ],
 )
-def test_refusals_are_said(
+def test_each_refusal_is_an_error_with_its_message(
     server: AnsweringServer, kube: KubeSession, status: int, answer: Any, error: type[Exception], words: str
 ) -> None:
     server.answers = [(status, answer)]
@@ -99,7 +99,7 @@ def test_a_write_to_what_is_not_there_waits_for_it(server: AnsweringServer, kube
         kube.apply(SYSTEM, "ns", {"metadata": {"name": "x"}})
 
 
-def test_nobody_there_is_one_sentence() -> None:
+def test_a_server_that_does_not_answer_is_one_sentence() -> None:
     with (
         KubeSession(Endpoint("http://127.0.0.1:1"), manager="me") as session,
         pytest.raises(
@@ -138,7 +138,7 @@ def test_a_proxy_is_that_of_the_kubeconfig_or_of_the_environment(monkeypatch: py
         proxy_of(Endpoint("https://lab.example", proxy="socks5://x"), "lab.example")
 
 
-def test_damaged_certificates_are_said() -> None:
+def test_damaged_certificates_are_reported() -> None:
     with pytest.raises(SpecInvalid, match="certificate-authority is no PEM"):
         ssl_context(Endpoint("https://x", ca=b"nothing"))
     with pytest.raises(SpecInvalid, match="no pair of PEM; log in again"):

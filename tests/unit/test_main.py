@@ -1,0 +1,46 @@
+"""The operator's HTTP server: health, readiness and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from kigi.main import serve
+from kigi.runtime.settings import Settings
+
+
+@pytest.fixture
+async def ready() -> asyncio.Event:
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def url(ready: asyncio.Event) -> AsyncIterator[str]:
+    runner = await serve(Settings(identity="me", http_host="127.0.0.1", http_port=0), ready)
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def answer(url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, await response.text()
+
+
+async def test_a_process_that_answers_is_healthy_before_its_watches_run(url: str) -> None:
+    assert await answer(f"{url}/healthz") == (200, "ok")
+
+
+async def test_it_is_ready_when_its_watches_run(url: str, ready: asyncio.Event) -> None:
+    assert await answer(f"{url}/readyz") == (503, "watches are starting")
+    ready.set()
+    assert await answer(f"{url}/readyz") == (200, "ok")
+
+
+async def test_metrics_have_prometheus_form(url: str) -> None:
+    status, text = await answer(f"{url}/metrics")
+    assert status == 200
+    for name in ("kigi_leader", "kigi_queue_depth", "kigi_mirror_synced", "kigi_reconcile_errors"):
+        assert f"# HELP {name}" in text
