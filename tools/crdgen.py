@@ -36,7 +36,7 @@ _DROPPED = frozenset({"title", "$defs"})
 
 
 class _Structural(GenerateJsonSchema):
-    """pydantic's generator, told what Kubernetes' OpenAPI v3 subset says otherwise."""
+    """pydantic's generator, adapted to the subset of OpenAPI v3 that Kubernetes accepts."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])

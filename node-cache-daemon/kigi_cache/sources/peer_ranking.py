@@ -27,7 +27,7 @@ def sources(digest: Digest, members: Collection[str], me: str) -> list[tuple[str
     """(member, whether it may still be fetching) in the order in which ``me`` asks; after them it asks the repository.
 
     Members close before ``me`` in the ranking come first, so that many nodes do not all ask the same one. The first of
-    the ranking has nobody before it; with members a, b, c ranked in that order:
+    the ranking has no other node before it; with members a, b, c ranked in that order:
 
         sources(d, {a, b, c}, a) == [(b, False), (c, False)]
         sources(d, {a, b, c}, b) == [(a, True), (c, False)]

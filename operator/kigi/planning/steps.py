@@ -54,7 +54,7 @@ class RestartMachine:
 
 @dataclass(frozen=True, slots=True)
 class DeleteObject:
-    """Delete one object by kind and name; absent is done. ``uid`` guards against a namesake."""
+    """Delete one object by kind and name; an object that does not exist is success."""
 
     kind: str
     name: str
