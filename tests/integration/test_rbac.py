@@ -173,7 +173,7 @@ def test_a_daemon_may_not(daemon: Callable[[str], RawApi], method: str, path: st
 def test_the_policy_holds_even_where_a_role_gives_too_much(
     server: RawApi, daemon: Callable[[str], RawApi], nodes: dict[str, str]
 ) -> None:
-    """Somebody binds the daemons to cluster-admin: the policy alone still keeps them to their own status."""
+    """With daemons bound to cluster-admin, the policy alone still restricts them to their own status."""
     binding = {
         "metadata": {"name": "rbac-test-too-much"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},

@@ -280,7 +280,7 @@ class CaptureWorld:
             vmi.paused = self._guest(vmi).pause is not None
 
     def _may_be_held(self, name: str) -> bool:
-        """Whether the capture may believe that its own pause of the VM lasts: nobody can tell a user's from it then."""
+        """Whether the capture may believe that its own pause of the VM continues: a user's pause looks the same."""
         plans = [self.progress(), *([self.running_plan.progress] if self.running_plan is not None else [])]
         return any(
             names.machine_name("dep", 0, machine.name) == name for plan in plans for machine in held_machines(plan)

@@ -1,4 +1,4 @@
-"""KubeVirt 1.9 and gate Plugins on a real API server: the Plugin is there before any VM, and stays as it shall be."""
+"""KubeVirt 1.9 and gate Plugins on a real API server: the Plugin is there before any VM, and keeps its content."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_gates_decide_how_disks_are_hooked(
     try:
         apply(plane, ns, *trees(1), deployment())
         await eventually_async(lambda: says("Stalled", "True", "HookUnavailable", "add feature gate Plugins"), 30)
-        # The gate is on, and the API server does not have the kind: still nothing starts, and nobody need act.
+        # The gate is on, and the API server does not have the kind: still no VM starts, and no action is necessary.
         install_kubevirt_object(plane, "v1.9.0", gates=("Plugins",))
         await eventually_async(lambda: says("Reconciling", "True", "HookPending", "no VM starts"), 30)
         assert not await listing(kube, MACHINE, ns)
