@@ -31,7 +31,7 @@ STAGES: tuple[dict[str, Any] | None, ...] = (
     None,
 )
 """Deployment, switch, reset, deletion."""
-MACHINES = 9
+MACHINES = 11
 
 
 async def reached(kube: KubeClient, actors: Actors, ns: str, stage: dict[str, Any] | None) -> bool:
@@ -82,7 +82,7 @@ async def survive(
     return results, deaths
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_the_result_is_the_same_wherever_the_operator_dies(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient
 ) -> None:
