@@ -67,7 +67,7 @@ async def test_a_node_that_falls_silent_while_it_stores_is_waited_for(
         assert await made(kube, ns) == set()
         actors.hold_copies = False
         actors.alive.add(node)
-        actors._wake("cache", (None, node))  # type: ignore[arg-type]
+        actors._enqueue("cache", (None, node))  # type: ignore[arg-type]
         status = (await wait_done(kube, ns))["status"]
         assert status["attempt"] == 1
         assert not any("reason" in disk for disk in status["disks"])

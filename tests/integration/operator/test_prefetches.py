@@ -168,7 +168,7 @@ async def test_nodes_fetch_in_turn_and_a_deployment_moves_nothing_afterwards(
         file.write_text(yaml.safe_dump(deployment(state="lesson", replicas=3, placement=rules)))
         async with asyncio.timeout(40):
             for node in pool.nodes:  # a candidate is a node that is ready
-                await actors._say_ready(node.name)
+                await actors._report_ready(node.name)
         (planned,) = await kigi_json(plane, "plan", "-f", str(file), "-n", ns)
         assert (planned["missingBytes"], planned["savedRatio"]) == (0, 1.0)
 

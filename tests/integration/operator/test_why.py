@@ -138,7 +138,7 @@ async def test_a_node_that_is_away_is_named(
             lost = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": ""}
             await actors._merge(NODE, None, "away", {"status": {"conditions": [lost]}}, "status")
             await has(kube, ns, "NodeNotReady")
-            await actors._say_ready("away")
+            await actors._report_ready("away")
             await wait_ready(kube, ns)
             await wait_gone(plane, kube, ns)
     finally:
@@ -191,7 +191,7 @@ async def test_what_a_deployment_waits_for(
             await has(kube, ns, "LayersWarming", "MachinesPending")
             actors._start_s = 4.0
             actors.alive.add("slow")
-            actors._wake("cache", (None, "slow"))  # type: ignore[arg-type]
+            actors._enqueue("cache", (None, "slow"))  # type: ignore[arg-type]
             await has(kube, ns, "MachinesStarting")
             await wait_ready(kube, ns)
             # Its daemon stops.
@@ -330,17 +330,17 @@ async def test_each_step_of_a_capture_is_explained(
         apply(plane, ns, capture())
         await why(plane, ns, "kcap/after", "Checking")
         mute = False
-        actors._wake("cache", (None, next(iter(actors.alive))))  # type: ignore[arg-type]
+        actors._enqueue("cache", (None, next(iter(actors.alive))))  # type: ignore[arg-type]
         await why(plane, ns, "kcap/after", "Pausing")
         held["pause"].set()
         await why(plane, ns, "kcap/after", "Copying")
         silent = False
-        actors._wake("cache", (None, next(iter(actors.alive))))  # type: ignore[arg-type]
+        actors._enqueue("cache", (None, next(iter(actors.alive))))  # type: ignore[arg-type]
         await why(plane, ns, "kcap/after", "Resuming")
         held["unpause"].set()
         await why(plane, ns, "kcap/after", "Storing")
         storing = False
-        actors._wake("cache", (None, next(iter(actors.alive))))  # type: ignore[arg-type]
+        actors._enqueue("cache", (None, next(iter(actors.alive))))  # type: ignore[arg-type]
         found = await why(plane, ns, "kcap/after", "CaptureFailed")
         assert "the repository refuses" in found["message"]
         refuse = False
