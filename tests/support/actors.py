@@ -184,8 +184,7 @@ class Actors:
     async def _watch(self, resource: Resource) -> None:
         while True:
             with contextlib.suppress(KigiError):
-                async for body in self.kube.list_all(resource):
-                    self._see(resource, body)
+                await self._relist(resource)
                 # Without a version, the watch begins with every object that exists.
                 watch = self.kube.watch(resource, resource_version="", duration_s=300, silence_s=400)
                 async with contextlib.aclosing(watch):
@@ -193,11 +192,20 @@ class Actors:
                         self._see(resource, event.object, gone=event.type == "DELETED")
             await asyncio.sleep(0.2)
 
+    async def _relist(self, resource: Resource) -> None:
+        """Reads all objects; those that were deleted between two watches are gone, as no event reports them."""
+        listed = {_key(body): body async for body in self.kube.list_all(resource)}
+        for key, body in list(self._seen[resource.kind].items()):
+            if key not in listed:
+                self._see(resource, body, gone=True)
+        for body in listed.values():
+            self._see(resource, body)
+
     def _see(self, resource: Resource, body: Mapping[str, Any], gone: bool = False) -> None:
         meta = body.get("metadata", {})
         if "name" not in meta:
             return
-        key = (meta.get("namespace"), meta["name"])
+        key = _key(body)
         store = self._seen[resource.kind]
         if gone:
             store.pop(key, None)
@@ -442,6 +450,10 @@ class Actors:
         self, resource: Resource, namespace: str | None, name: str, patch: dict[str, Any], subresource: str = ""
     ) -> dict[str, Any] | None:
         return await self.kube.merge_patch(resource, namespace, name, patch, subresource)
+
+
+def _key(body: Mapping[str, Any]) -> Key:
+    return (body["metadata"].get("namespace"), body["metadata"]["name"])
 
 
 def _vm_of(body: dict[str, Any]) -> Key | None:
