@@ -34,6 +34,11 @@ class PublishedExercise:
     second_running: Sequence[str]
     """Machines of the second instance to start."""
 
+    @property
+    def machines(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Machines to start in each instance."""
+        return self.running, self.second_running
+
 
 def run_steps(target: Target, published: PublishedExercise, progress: Progress, done: Callable[[Step], None]) -> None:
     """Run all steps in order and pass each measured step to ``done``. Raises DemoFailed if a check fails.
@@ -50,8 +55,8 @@ def run_steps(target: Target, published: PublishedExercise, progress: Progress, 
         (f"deploy {first}", first, {}, 1),
         (f"switch to {second}", second, {}, 1),
         (f"switch to {third}", third, {}, 1),
-        ("reset", third, {"reset": "again"}, 1),
-        ("second instance", third, {"reset": "again", "replicas": 2}, 2),
+        ("reset", third, {"resetToken": "again"}, 1),
+        ("second instance", third, {"resetToken": "again", "replicas": 2}, 2),
     ]
     for name, state, changes, replicas in steps:
         progress(f"{published.variant}: {name}")
@@ -72,14 +77,12 @@ def _step(
 ) -> Step:
     before = fetched_bytes(target)
     started = time.monotonic()
-    deployment = kubernetes.system_deployment(
-        NAME, state, published.namespace, **changes, **_running(published, replicas)
-    )
-    target.apply(deployment)
+    deployment = kubernetes.system_deployment(NAME, state, published.namespace, powerState="Off", **changes)
+    target.apply(*_instances(published, replicas), deployment)
     status = wait_ready(target, published.namespace, NAME)
     guests_s = _check_guests(target, published, state, replicas, started)
     minimum, full, image_cache = ledger.book(state)
-    timings = status.get("timings", {})
+    times = status.get("lastChange", {})
     return Step(
         variant=published.variant,
         name=name,
@@ -88,10 +91,10 @@ def _step(
         full_bytes=full,
         image_cache_bytes=image_cache,
         seconds={
-            "placed": timings.get("placedSeconds"),
-            "cached": timings.get("cachedSeconds"),
-            "machines": timings.get("machinesCreatedSeconds"),
-            "ready": timings.get("readySeconds"),
+            "placed": _seconds(times.get("placedMilliseconds")),
+            "cached": _seconds(times.get("cachedMilliseconds")),
+            "machines": _seconds(times.get("machinesCreatedMilliseconds")),
+            "ready": _seconds(times.get("readyMilliseconds")),
             "guests": guests_s,
         },
     )
@@ -131,15 +134,22 @@ def wait_ready(target: Target, namespace: str, name: str, timeout_s: float = REA
     raise DemoFailed(f"{name} is not Ready after {timeout_s:.0f} s: {message}")
 
 
-def _running(published: PublishedExercise, replicas: int) -> dict[str, Any]:
-    """Fields of the spec that start only the machines of ``running`` and ``second_running``."""
-    wanted = (published.running, published.second_running)[:replicas]
-    overrides = [
-        {"instance": instance, "machines": [{"name": machine, "running": True} for machine in machines]}
-        for instance, machines in enumerate(wanted)
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _wanted(published: PublishedExercise, replicas: int) -> dict[str, Sequence[str]]:
+    """Instance -> machines that run in it."""
+    return {str(number): machines for number, machines in enumerate(published.machines[:replicas], start=1)}
+
+
+def _instances(published: PublishedExercise, replicas: int) -> list[dict[str, Any]]:
+    """SystemInstances that start only these machines of a deployment that is off."""
+    return [
+        kubernetes.system_instance(name, NAME, published.namespace, machines=kubernetes.machines_on(machines))
+        for name, machines in _wanted(published, replicas).items()
         if machines
     ]
-    return {"running": False, "overrides": overrides}
 
 
 def _check_guests(target: Target, published: PublishedExercise, state: str, replicas: int, started: float) -> float:
@@ -149,7 +159,7 @@ def _check_guests(target: Target, published: PublishedExercise, state: str, repl
     """
     expected = {
         f"{NAME}-{instance}-{machine}": published.manifest.guests[state][machine]
-        for instance, machines in enumerate((published.running, published.second_running)[:replicas])
+        for instance, machines in _wanted(published, replicas).items()
         for machine in machines
     }
     with ThreadPoolExecutor(4) as pool:

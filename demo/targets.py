@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from kigi.domain.names import API_VERSION
 from localcluster.bounded import KUBECTL_S, QUICK_S, TimedOut, run
 from localcluster.build import binary
 from localcluster.cluster import Cluster
@@ -87,37 +88,55 @@ def start(kind: str) -> Target:
     return Target({name: value for name, _, value in pairs}, "kubectl")
 
 
-def install_kigi(target: Target) -> None:
-    """Apply ``manifests/`` with the S3 server as repository, and wait until operator and daemons are ready."""
-    repositories = {
-        "repositories": {
-            "default": {
-                "endpoint": target.environment["KIGI_S3_ENDPOINT"],
-                "bucket": target.environment["KIGI_S3_BUCKET"],
-                "credentialsDir": "/etc/kigi-credentials/default",
-            }
-        }
-    }
+def install_kigi(target: Target, *, repository: bool = True) -> None:
+    """Apply ``manifests/``, and wait until operator, repository and daemons are ready.
+
+    ``repository``: add the S3 server as the default repository; False if the cluster has its repositories already.
+    """
     roles = {"kigi-repository-writer": "AWS"}
     roles["kigi-repository-reader"] = "KIGI_READER" if "KIGI_READER_ACCESS_KEY_ID" in target.environment else "AWS"
     target.kubectl(
         "apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "manifests" / "namespace.yaml")
     )
     target.apply(
-        _object("ConfigMap", "kigi-repositories", data={"repositories.yaml": yaml.safe_dump(repositories)}),
-        *(_object("Secret", name, data=_credentials(target.environment, role)) for name, role in roles.items()),
+        *(_object("Secret", name, data=_credentials(target.environment, role)) for name, role in roles.items())
     )
     target.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(REPOSITORY / "manifests"))
+    if repository:
+        target.apply(_repository(target.environment))
     # The disk of a developer's machine may have little free space, and the local cluster's kubelet does not evict pods
     # when the disk fills.
     target.kubectl(
         "-n", SYSTEM_NAMESPACE, "set", "env", "daemonset/kigi-node-cache", "-c", "cache", "KIGI_MIN_FREE=1Gi"
     )
-    workloads = ("deployment/kigi-operator", "daemonset/kigi-node-cache")
-    target.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "restart", *workloads)
-    for workload in workloads:
-        target.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "status", workload, "--timeout=300s")
+    _restart(target, "deployment/kigi-operator")
+    target.kubectl("wait", "--for=condition=Ready", "layerrepository", "--all", "--timeout=120s")
+    # New pods mount the credentials immediately; running ones get them a minute later.
+    _restart(target, "daemonset/kigi-node-cache")
     _wait_for_caches(target)
+
+
+def _restart(target: Target, workload: str) -> None:
+    target.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "restart", workload)
+    target.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "status", workload, "--timeout=300s")
+
+
+def _repository(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The S3 server as the default repository of all namespaces."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "LayerRepository",
+        "metadata": {"name": "main"},
+        "spec": {
+            "s3": {"endpoint": environment["KIGI_S3_ENDPOINT"], "bucket": environment["KIGI_S3_BUCKET"]},
+            "credentials": {
+                "readerSecretRef": {"name": "kigi-repository-reader"},
+                "writerSecretRef": {"name": "kigi-repository-writer"},
+            },
+            "namespaceSelector": {},
+            "defaultFor": "AllNamespaces",
+        },
+    }
 
 
 def _credentials(environment: Mapping[str, str], role: str) -> dict[str, str]:

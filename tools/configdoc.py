@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kigi.adapters.environment import EnvironmentSettings, default_text
-from kigi.api.base import Model
-from kigi.api.repositories import Repository
 from kigi.runtime.settings import Settings
 from kigi_cache.settings import DaemonSettings, PublisherSettings
 
@@ -35,7 +33,7 @@ HEADER = """\
 <!-- Made by 'make docs' from the settings classes; do not edit. -->
 # Configuration
 
-Every environment variable of Kigi's programs, and the fields of repositories.yaml. Operator, daemon and publisher count
+Every environment variable of Kigi's programs, as the programs read them. Operator, daemon and publisher count
 an empty variable as unset. They do not start with a wrong one: they print the variable, its value, what is expected,
 and the default.
 """
@@ -43,12 +41,13 @@ SOURCES = (
     Row(
         "KIGI_S3_ENDPOINT",
         "unset",
-        "URL of the S3 server of the repository `default`, such as https://s3.example. "
-        "Overrides the endpoint in repositories.yaml.",
+        "URL of an S3 server, such as https://s3.example. The command line uses it in place of every "
+        "LayerRepository; for daemon and publisher it is the repository `default`.",
     ),
-    Row("KIGI_S3_BUCKET", "kigi", "Bucket of the repository `default`. Read only if KIGI_S3_ENDPOINT is set."),
-    Row("AWS_ACCESS_KEY_ID", "unset", "Access key for every repository that has no credentialsDir."),
-    Row("AWS_SECRET_ACCESS_KEY", "unset", "Secret key for every repository that has no credentialsDir."),
+    Row("KIGI_S3_BUCKET", "kigi", "Bucket of that server. Read only if KIGI_S3_ENDPOINT is set."),
+    Row("AWS_ACCESS_KEY_ID", "unset", "Access key of the command line, and of the repository `default`."),
+    Row("AWS_SECRET_ACCESS_KEY", "unset", "Secret key of the command line, and of the repository `default`."),
+    Row("AWS_CA_BUNDLE", "unset", "Path of a PEM file with the authorities of an https endpoint, for `kigi`."),
 )
 COMMAND_LINE = (
     Row("KUBECONFIG", "~/.kube/config", "Paths of kubeconfigs, separated by colons; --kubeconfig overrides them."),
@@ -80,22 +79,9 @@ def settings_rows(kind: type[EnvironmentSettings]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def model_rows(kind: type[Model]) -> tuple[Row, ...]:
-    """One row for each field of a model, under the name that it has in a file."""
-    rows = []
-    for name, field in kind.model_fields.items():
-        default = "" if field.is_required() else str(field.default)
-        rows.append(Row(field.alias or name, _unset(default), str(field.description)))
-    return tuple(rows)
-
-
-def _unset(default: str) -> str:
-    return {"None": "unset", "True": "true", "False": "false"}.get(default, default)
-
-
 def sections() -> tuple[Section, ...]:
     """All tables of the page, in their order."""
-    repositories = "The daemon, the publisher and the command line read the repository and its credentials from them."
+    repositories = "Used by the command line, and by daemon and publisher where no LayerRepository exists."
     return (
         Section(
             "Operator",
@@ -115,14 +101,6 @@ def sections() -> tuple[Section, ...]:
         Section("Repository", repositories, SOURCES),
         Section("Command line", "`kigi`. Options override variables; see `kigi VERB --help`.", COMMAND_LINE),
         Section("API server", "How all programs reach it.", NETWORK),
-        Section(
-            "repositories.yaml",
-            "Fields of each entry below `repositories`; see the "
-            "[example](../../manifests/examples/repositories.yaml). The entry `default` is the repository of layers "
-            "that name none.",
-            model_rows(Repository),
-            "Field",
-        ),
     )
 
 

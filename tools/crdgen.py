@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions of ``crds/``, made from the pydantic models: ``python -m kigi.api.crdgen``.
+"""The CustomResourceDefinitions of ``crds/``, made from the pydantic models: ``python -m tools.crdgen``.
 
 The API server takes only *structural* schemas: no ``$ref``, no ``title``, no ``anyOf`` with null, boolean
 ``exclusiveMinimum``. Source: Kubernetes documentation, "Specifying a structural schema".
@@ -7,6 +7,7 @@ The API server takes only *structural* schemas: no ``$ref``, no ``title``, no ``
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,21 +19,44 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from kigi.api.base import Column, Model, Rule
+from kigi.api.build import SystemBuild
 from kigi.api.capture import SystemCapture
 from kigi.api.deployment import SystemDeployment
+from kigi.api.grant import TreeGrant
 from kigi.api.image import VMImageNode
+from kigi.api.instance import SystemInstance
+from kigi.api.layer_repository import LayerRepository
+from kigi.api.memory_image import VMMemoryImage
 from kigi.api.node_cache import NodeCache
 from kigi.api.prefetch import SystemPrefetch
+from kigi.api.quota import SystemQuota
+from kigi.api.reset import SystemReset
 from kigi.api.system import SystemNode
 from kigi.domain.names import GROUP, VERSION
 
 Schema = dict[str, Any]
 
-KINDS: tuple[type[Model], ...] = (VMImageNode, SystemNode, SystemDeployment, SystemCapture, SystemPrefetch, NodeCache)
+KINDS: tuple[type[Model], ...] = (
+    VMImageNode,
+    SystemNode,
+    VMMemoryImage,
+    SystemDeployment,
+    SystemInstance,
+    SystemReset,
+    SystemCapture,
+    SystemPrefetch,
+    SystemBuild,
+    TreeGrant,
+    NodeCache,
+    LayerRepository,
+    SystemQuota,
+)
 STATUS_DEFAULT: Schema = {"observedGeneration": -1}
 """An object that no controller has seen yet must not look healthy (kstatus compares this with the generation)."""
 
 _DROPPED = frozenset({"title", "$defs"})
+_INT64 = re.compile(r"(Bytes|BytesTotal|BytesPerSecond|Milliseconds|[gG]eneration|tolerationSeconds)$")
+"""Fields whose numbers may exceed 2^31; all other integers are counts of format int32."""
 
 
 class _Structural(GenerateJsonSchema):
@@ -42,7 +66,7 @@ class _Structural(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
     def int_schema(self, schema: core_schema.IntSchema) -> JsonSchemaValue:
-        result = super().int_schema(schema) | {"format": "int64"}
+        result = super().int_schema(schema)
         if "exclusiveMinimum" in result:
             result["minimum"] = result.pop("exclusiveMinimum") + 1
         return result
@@ -100,7 +124,9 @@ def _inline(node: Any, definitions: Mapping[str, Schema]) -> Any:
     result: Schema = {}
     for key, value in node.items():
         if key == "properties":
-            result[key] = {name: _inline(field, definitions) for name, field in value.items()}
+            if not value:  # the API server drops it, and the definition would never be as it was applied
+                continue
+            result[key] = {name: _formatted(name, _inline(field, definitions)) for name, field in value.items()}
         elif key == "additionalProperties" and not isinstance(value, dict):
             continue
         elif key not in _DROPPED:
@@ -108,6 +134,21 @@ def _inline(node: Any, definitions: Mapping[str, Schema]) -> Any:
     if "const" in result:
         result["enum"] = [result.pop("const")]
     return result
+
+
+def _formatted(name: str, field: Schema) -> Schema:
+    """The schema of a field; an integer, or the integers of a list, get the format that the field's name implies."""
+    if field.get("type") == "integer":
+        return {**field, "format": "int64" if _INT64.search(name) else "int32"}
+    if "items" in field:
+        return {**field, "items": _formatted(name, field["items"])}
+    if field.get("default") == {} and not _has_defaults(field.get("properties", {})):
+        return {key: value for key, value in field.items() if key != "default"}
+    return field
+
+
+def _has_defaults(properties: Schema) -> bool:
+    return any("default" in field or _has_defaults(field.get("properties", {})) for field in properties.values())
 
 
 def _require_descriptions(schema: Schema, path: str) -> None:
@@ -160,6 +201,8 @@ def build_crd(kind: type[Model]) -> Schema:
 
 def _crd(kind: type[Model], schema: Schema) -> Schema:
     name: str = kind.KIND  # type: ignore[attr-defined]
+    group: str = getattr(kind, "GROUP", GROUP)
+    selectable: Sequence[str] = getattr(kind, "SELECTABLE", ())
     plural: str = kind.PLURAL  # type: ignore[attr-defined]
     columns: Sequence[Column] = kind.COLUMNS  # type: ignore[attr-defined]
     subresources: Schema = {"status": {}}
@@ -169,9 +212,9 @@ def _crd(kind: type[Model], schema: Schema) -> Schema:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}"},
+        "metadata": {"name": f"{plural}.{group}"},
         "spec": {
-            "group": GROUP,
+            "group": group,
             "scope": getattr(kind, "SCOPE", "Namespaced"),
             "names": {
                 "kind": name,
@@ -183,11 +226,12 @@ def _crd(kind: type[Model], schema: Schema) -> Schema:
             },
             "versions": [
                 {
-                    "name": VERSION,
+                    "name": getattr(kind, "VERSION", VERSION),
                     "served": True,
                     "storage": True,
                     "subresources": subresources,
                     "additionalPrinterColumns": [_column(column) for column in columns],
+                    **({"selectableFields": [{"jsonPath": path} for path in selectable]} if selectable else {}),
                     "schema": {"openAPIV3Schema": schema},
                 }
             ],
@@ -236,7 +280,7 @@ def stale_files(directory: Path) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files, or with ``--check`` only say which are stale; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m kigi.api.crdgen", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.crdgen", description=__doc__)
     parser.add_argument("directory", nargs="?", type=Path, default=Path("crds"))
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not as generated")
     options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """Writes the generated parts of ``docs/reference/``: ``python -m tools.docgen [--check] [DIR]``.
 
 In the pages of the kinds, the lines between two markers are generated; the rest is written by hand. The pages of
-configuration and metrics are generated as a whole.
+configuration, metrics, names, permissions and a stolen node are generated as a whole.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import Any
 from tools.configdoc import render_configuration
 from tools.crdgen import KINDS, Schema, build_crd
 from tools.metricsdoc import render_metrics
+from tools.namesdoc import render_names
+from tools.rolesdoc import render_permissions
+from tools.stolendoc import render_stolen
 
 BEGIN = "<!-- fields: made by 'make docs' from operator/kigi/api -->"
 END = "<!-- end of fields -->"
@@ -41,6 +44,8 @@ def _fields(schema: Schema, prefix: str) -> Iterator[tuple[str, Schema, bool]]:
 def _type(field: Schema) -> str:
     if "enum" in field:
         return " or ".join(f"`{value}`" for value in field["enum"])
+    if field.get("x-kubernetes-int-or-string"):
+        return "quantity"
     if field["type"] == "array":
         inner = field["items"]
         what = "objects" if inner["type"] == "object" else f"{inner['type']}s"
@@ -78,6 +83,9 @@ def render_pages(directory: Path) -> dict[Path, str]:
     pages = {
         directory / "configuration.md": render_configuration(),
         directory / "metrics.md": render_metrics(),
+        directory / "names.md": render_names(),
+        directory / "permissions.md": render_permissions(),
+        directory / "stolen-node.md": render_stolen(),
     }
     for kind in KINDS:
         crd = build_crd(kind)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from kigi.api.base import (
     AGE_COLUMN,
-    DNS_LABEL,
     MAP_BY_NAME,
+    MAX_TREE_NAME,
     MESSAGE_COLUMN,
     READY_COLUMN,
     STATE_COLUMN,
@@ -18,120 +18,251 @@ from kigi.api.base import (
     MachineName,
     Metadata,
     Model,
-    NameRef,
     ObjectName,
+    ObjectRef,
     Rule,
     Status,
+    UserName,
 )
-from kigi.api.deployment import MAX_REPLICAS
 from kigi.domain import kinds
-from kigi.domain.layers import DEFAULT_REPOSITORY
 
-CapturePhase = Literal[
-    "Pending", "Checking", "Pausing", "Copying", "Resuming", "Storing", "Publishing", "Done", "Failed"
-]
-DiskState = Literal["Waiting", "Copied", "Storing", "Stored", "Unchanged", "Refused"]
+MAX_CAPTURED_MACHINES = 128
+ROOT_DISK = "root"
+"""Name of each machine's boot disk; no further disk has it."""
+QuiescePolicy = Literal["FreezeIfPossible", "FreezeRequired", "PauseOnly"]
+MAX_CAPTURED_DISKS = MAX_CAPTURED_MACHINES * 9
+MAX_BLOCKED_DISKS = 10
+MAX_BLOCKED_MESSAGE = 300
+MAP_BY_DISK: dict[str, JsonValue] = {
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["machine", "disk"],
+}
+
+
+MAX_BASE_IMAGE = 253
+"""Characters of ``namespace/name`` of a captured disk's image, so that the status of 1,152 disks fits."""
+
+
+class CaptureTarget(Model):
+    """The state that a capture makes."""
+
+    system_name: ObjectName | None = Field(
+        default=None,
+        max_length=200,
+        description="Name of the new SystemNode, in this namespace, and prefix of its images' names; omitted: this "
+        "object's name.",
+    )
+    description: str | None = Field(default=None, max_length=4096, description="Free text, for the SystemNode.")
+    repository_ref: ObjectRef | None = Field(
+        default=None,
+        description="LayerRepository of the new layers, cluster-scoped, which must select this namespace; omitted: the "
+        "default of this namespace.",
+    )
+
+
+def _immutable(name: str) -> Rule:
+    return Rule(
+        f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+        f"{name}: it is immutable; create another SystemCapture instead",
+        f".{name}",
+    )
+
+
+def _always_immutable(name: str) -> Rule:
+    """Of a field that is required."""
+    return Rule(
+        f"self.{name} == oldSelf.{name}", f"{name}: it is immutable; create another SystemCapture instead", f".{name}"
+    )
 
 
 class SystemCaptureSpec(Model):
-    """What to capture. Immutable: another capture is another object."""
+    """What to capture. Immutable apart from the limits: another capture is another object."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule("self == oldSelf", "spec is immutable; create another SystemCapture instead"),
+        *(_always_immutable(name) for name in ("instanceRef", "requestedBy")),
+        *(_immutable(name) for name in ("machines", "content", "quiescePolicy", "target")),
+        Rule(
+            "!has(self.content) || self.content == 'Disks'",
+            "content: DisksAndMemory is reserved for a later version of Kigi, which gives it its function; use Disks",
+            ".content",
+        ),
     )
 
-    deployment: NameRef = Field(description="SystemDeployment whose instance is captured.")
-    instance: int = Field(default=0, ge=0, le=MAX_REPLICAS - 1, description="Index of the instance, from 0.")
+    instance_ref: ObjectRef = Field(
+        description="Instance to capture, by its name DEPLOYMENT-INSTANCE, such as office-7; in this namespace."
+    )
     machines: list[MachineName] = Field(
         default_factory=list,
-        max_length=256,
+        max_length=MAX_CAPTURED_MACHINES,
         description="Machines to capture, at the same moment; none: all. The others stay as in the parent state.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
-    system: ObjectName | None = Field(
+    content: Literal["Disks", "DisksAndMemory"] | None = Field(
         default=None,
-        max_length=200,
-        description="Name of the resulting SystemNode, and prefix of the names of its images; default: this object's "
-        "name.",
+        description="Disks, or DisksAndMemory, which is reserved. Omitted: Disks. Further values may be added; treat "
+        "an unknown one as Disks and more.",
     )
-    quiesce: Literal["Auto", "Pause"] = Field(
-        default="Auto",
-        description="Auto: guests with an agent also flush and freeze their file systems before they are paused. "
-        "Pause: VMs are only paused.",
+    quiesce_policy: QuiescePolicy | None = Field(
+        default=None,
+        description="FreezeIfPossible: guests with an agent flush and freeze their file systems before the pause. "
+        "FreezeRequired: as well, and the capture fails before anything is paused if a running machine has no agent. "
+        "PauseOnly: VMs are only paused. Omitted: FreezeIfPossible. Further values may be added; treat an unknown one "
+        "as FreezeIfPossible.",
     )
-    repository: str = Field(
-        default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Repository of the new layers."
+    target: CaptureTarget | None = Field(default=None, description="The state that the capture makes.")
+    requested_by: UserName = Field(
+        description="Name of the user who makes the request. An admission policy refuses any other name than that of "
+        "the caller; kubectl auth whoami prints it."
     )
-    description: str | None = Field(default=None, max_length=4096, description="Free text, for the SystemNode.")
+    backoff_limit: int | None = Field(
+        default=None,
+        ge=0,
+        le=20,
+        description="Number of failed attempts after which another attempt follows, at intervals of 10 s that double "
+        "up to 6 min; each attempt pauses the VMs. 0: one attempt. Omitted: 3. Mutable.",
+    )
+    active_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Seconds after the creation of this object at which the capture fails if it is not Complete; "
+        "paused VMs are resumed. A result that exists in part is completed first. Omitted: no deadline. Mutable.",
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**31 - 1,
+        description="Seconds after completion at which Kigi deletes this object; the new state stays. Omitted: never. "
+        "Mutable.",
+    )
+
+    @property
+    def instance(self) -> tuple[str, str]:
+        """Deployment and instance that ``instanceRef`` names; the instance is empty if it has not their form."""
+        deployment, _, instance = self.instance_ref.name.rpartition("-")
+        return deployment, instance
 
 
 class CapturedMachine(Model):
     """The pause of one VM. Times are the operator's, taken before and after its requests to KubeVirt."""
 
-    name: str = Field(description="Name of the machine.")
-    vmi_uid: str | None = Field(default=None, description="uid of its VirtualMachineInstance; none: the VM was off.")
-    method: Literal["Off", "Pause", "FreezeAndPause", "AlreadyPaused"] = Field(
-        default="Off",
-        description="How it is paused. AlreadyPaused: a user has paused it, and it stays paused.",
+    name: str = Field(max_length=20, description="Name of the machine.")
+    vmi_uid: str | None = Field(
+        default=None, max_length=36, description="uid of its VirtualMachineInstance; none: the VM was off."
     )
-    requested_at: datetime | None = Field(
+    method: str = Field(
+        default="Off",
+        max_length=32,
+        description="How it is paused: Off, Pause, FreezeAndPause or AlreadyPaused (by a user; it stays paused). "
+        "Further values may be added.",
+    )
+    request_time: datetime | None = Field(
         default=None, description="Time before the request to freeze or pause it, RFC 3339."
     )
-    paused_at: datetime | None = Field(default=None, description="Time at which KubeVirt had paused it, RFC 3339.")
-    resumed_at: datetime | None = Field(default=None, description="Time at which KubeVirt had resumed it, RFC 3339.")
+    pause_time: datetime | None = Field(default=None, description="Time at which KubeVirt had paused it, RFC 3339.")
+    resume_time: datetime | None = Field(default=None, description="Time at which KubeVirt had resumed it, RFC 3339.")
     pause_milliseconds: int | None = Field(
-        default=None, description="Time from the request to pause it until it was resumed: an upper bound of the pause."
+        default=None, description="Milliseconds from the request to pause it until it was resumed: an upper bound."
     )
 
 
 class CapturedDisk(Model):
     """One disk, from the frozen copy to the image."""
 
-    name: str = Field(description="machine for the boot disk, machine/disk for a further disk.")
-    machine: str = Field(description="Name of the machine.")
-    disk: str = Field(default="", description="Name of the further disk; empty: the boot disk.")
-    id: str = Field(description="Name of the copy on its node; each attempt has its own.")
-    node: str = Field(description="Node that has the copy.")
-    volume: str = Field(description="CSI volume handle of the overlay.")
-    image: str = Field(description="VMImageNode that the overlay is based on.")
-    parent: str = Field(description="Digest of that image's layer.")
-    virtual_size_bytes: int = Field(description="Size of the virtual disk in bytes.")
-    repository: str = Field(default=DEFAULT_REPOSITORY, description="Repository of its layer.")
-    state: DiskState = Field(
-        default="Waiting", description="Unchanged: nothing differs from its image, which the new state names."
+    machine: str = Field(max_length=20, description="Name of the machine.")
+    disk: str = Field(max_length=20, description="Name of the disk; root: the boot disk.")
+    node_name: str = Field(max_length=63, description="Node that has the copy.")
+    revision: int = Field(description="Revision of the disk that is copied.")
+    base_image_name: str = Field(
+        max_length=MAX_BASE_IMAGE,
+        description="VMImageNode that the disk is based on; NAMESPACE/NAME if it is of another namespace.",
     )
-    copied_bytes: int = Field(default=0, description="Bytes of the overlay that were copied while the VM was paused.")
-    copy_milliseconds: int | None = Field(default=None, description="Duration of the copy on the node.")
-    digest: str | None = Field(default=None, description="Digest of the new layer.")
+    virtual_size_bytes: int = Field(description="Size of the virtual disk in bytes.")
+    state: str = Field(
+        default="Waiting",
+        max_length=16,
+        description="Waiting, Copied, Storing, Stored, Unchanged or Refused. Unchanged: nothing differs from its "
+        "image, which the new state names. Further values may be added; treat an unknown one as in progress.",
+    )
+    copy_uid: str | None = Field(
+        default=None, max_length=16, description="Id of the frozen copy, as its node reports it; no other copy counts."
+    )
+    digest: str | None = Field(default=None, max_length=71, description="Digest of the new layer.")
     size_bytes: int | None = Field(default=None, description="Length of the new layer's file in bytes.")
-    uploaded_bytes: int = Field(default=0, description="Bytes of that file that are in the repository.")
-    result: str | None = Field(default=None, description="VMImageNode of the new layer, or the unchanged image.")
-    reason: str | None = Field(default=None, description="Why it makes no progress, as one CamelCase word.")
-    message: str | None = Field(default=None, description="Why it makes no progress, for a person.")
+
+    @property
+    def is_boot_disk(self) -> bool:
+        """Whether the VM boots from it."""
+        return self.disk == ROOT_DISK
+
+    @property
+    def label(self) -> str:
+        """Name for a person: ``web`` for the boot disk, ``web/data`` for the further disk ``data``."""
+        return self.machine if self.is_boot_disk else f"{self.machine}/{self.disk}"
+
+
+class BlockedDisk(Model):
+    """A disk that makes no progress."""
+
+    machine: str = Field(max_length=20, description="Name of the machine.")
+    disk: str = Field(max_length=20, description="Name of the disk; root: the boot disk.")
+    node_name: str = Field(max_length=63, description="Node of the disk.")
+    reason: str = Field(max_length=63, description="Why it makes no progress, as one CamelCase word.")
+    message: str = Field(max_length=MAX_BLOCKED_MESSAGE, description="Why it makes no progress, for a person.")
 
 
 class SystemCaptureStatus(Status):
-    """Progress and result. phase, attempt, startedAt, machines, disks and failure are durable: decisions read them."""
+    """Progress and result.
 
-    phase: CapturePhase = Field(default="Pending", description="Current step.")
-    attempt: int = Field(default=0, description="Number of attempts, each of which paused the VMs.")
-    system: str | None = Field(default=None, description="Resulting SystemNode.")
-    parent: str | None = Field(default=None, description="State that the instance ran: the parent of the new state.")
-    deployment_uid: str | None = Field(default=None, description="uid of the SystemDeployment.")
-    started_at: datetime | None = Field(default=None, description="Start of the current attempt, RFC 3339.")
+    Decisions read the conditions Captured, Complete and Failed, attempts, failedAttempts, the times, machines and
+    disks: see docs/concepts.md.
+    """
+
+    system_name: str | None = Field(default=None, max_length=253, description="Resulting SystemNode.")
+    parent_name: str | None = Field(
+        default=None,
+        max_length=MAX_TREE_NAME,
+        description="State that the instance ran, NAMESPACE/NAME if it is of another namespace: the parent of the new "
+        "state.",
+    )
+    repository_name: str | None = Field(
+        default=None, max_length=63, description="LayerRepository of the new layers, cluster-scoped."
+    )
+    instance_uid: str | None = Field(
+        default=None, max_length=36, description="uid of the SystemInstance whose disks are captured."
+    )
+    start_time: datetime | None = Field(default=None, description="Time of the first reconcile, RFC 3339.")
+    completion_time: datetime | None = Field(
+        default=None, description="Time at which the capture became Complete or Failed, RFC 3339."
+    )
+    attempts: int = Field(default=0, description="Number of attempts, each of which paused the VMs.")
+    failed_attempts: int = Field(default=0, description="Number of these that failed.")
+    attempt_start_time: datetime | None = Field(default=None, description="Start of the last attempt, RFC 3339.")
     skew_milliseconds: int | None = Field(
         default=None,
-        description="Time between the first and the last pause; all VMs were paused before one was resumed.",
+        description="Milliseconds between the first and the last pause; all VMs were paused before one was resumed.",
     )
-    pause_milliseconds: int | None = Field(default=None, description="Longest pause of a VM.")
-    uploaded_bytes: int = Field(default=0, description="Bytes of new layers that are in the repository.")
+    pause_milliseconds: int | None = Field(default=None, description="Longest pause of a VM in milliseconds.")
     added_bytes: int = Field(default=0, description="Bytes of new layers.")
-    failure: str | None = Field(default=None, description="Why the last attempt failed, as one CamelCase word.")
-    failure_message: str | None = Field(default=None, description="Why the last attempt failed, for a person.")
+    stored_bytes: int = Field(default=0, description="Bytes of new layers that are stored as a whole.")
     machines: list[CapturedMachine] = Field(
-        default_factory=list, description="The captured VMs.", json_schema_extra=MAP_BY_NAME
+        default_factory=list,
+        max_length=MAX_CAPTURED_MACHINES,
+        description="The captured VMs.",
+        json_schema_extra=MAP_BY_NAME,
     )
-    disks: list[CapturedDisk] = Field(default_factory=list, description="Their disks.", json_schema_extra=MAP_BY_NAME)
+    disks: list[CapturedDisk] = Field(
+        default_factory=list,
+        max_length=MAX_CAPTURED_DISKS,
+        description="Their disks.",
+        json_schema_extra=MAP_BY_DISK,
+    )
+    blocked_disks: list[BlockedDisk] = Field(
+        default_factory=list,
+        max_length=MAX_BLOCKED_DISKS,
+        description="The first disks that make no progress.",
+        json_schema_extra=MAP_BY_DISK,
+    )
 
 
 class SystemCapture(Model):
@@ -142,23 +273,24 @@ class SystemCapture(Model):
     SHORT: ClassVar[tuple[str, ...]] = ("kcap",)
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "has(self.spec.system) || self.metadata.name.size() <= 200",
-            "metadata.name: it is the prefix of the new images' names; take at most 200 characters, or set spec.system",
+            "(has(self.spec.target) && has(self.spec.target.systemName)) || self.metadata.name.size() <= 200",
+            "metadata.name: it is the prefix of the new images' names; take at most 200 characters, or set "
+            "spec.target.systemName",
         ),
     )
+    SELECTABLE: ClassVar[tuple[str, ...]] = (".spec.instanceRef.name",)
     COLUMNS: ClassVar[tuple[Column, ...]] = (
         READY_COLUMN,
         STATE_COLUMN,
-        Column("Deployment", "string", ".spec.deployment.name", "SystemDeployment whose instance is captured."),
-        Column("Instance", "integer", ".spec.instance", "Index of the instance."),
-        Column("System", "string", ".status.system", "Resulting SystemNode."),
+        Column("Instance", "string", ".spec.instanceRef.name", "Captured instance."),
+        Column("System", "string", ".status.systemName", "Resulting SystemNode."),
         Column("Pause-ms", "integer", ".status.pauseMilliseconds", "Longest pause of a VM."),
-        Column("Added", "integer", ".status.addedBytes", "Bytes of new layers."),
+        Column("Added", "integer", ".status.addedBytes", "Bytes of new layers.", 1),
         MESSAGE_COLUMN,
         AGE_COLUMN,
         Column("Skew-ms", "integer", ".status.skewMilliseconds", "Time between the first and the last pause.", 1),
-        Column("Parent", "string", ".status.parent", "State that the instance ran.", 1),
-        Column("Attempt", "integer", ".status.attempt", "Number of times that the VMs were paused for it.", 1),
+        Column("Parent", "string", ".status.parentName", "State that the instance ran.", 1),
+        Column("Attempts", "integer", ".status.attempts", "Number of times that the VMs were paused for it.", 1),
     )
 
     metadata: Metadata

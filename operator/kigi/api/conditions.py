@@ -11,15 +11,54 @@ from kigi.api.base import Condition, Status
 from kigi.errors import KigiError, NeedsAction
 
 READY = "Ready"
+"""Of every kind: the object is as desired."""
 RECONCILING = "Reconciling"
+"""Of every kind: Kigi works on it, or waits for something that comes by itself."""
 STALLED = "Stalled"
+"""Of every kind: a person must act; the message has the remedy."""
 RESOLVED = "Resolved"
+"""All objects that it names exist, and have complete chains."""
 PLACED = "Placed"
+"""Every machine has a node."""
 CACHED = "Cached"
+"""The nodes hold every layer, verified."""
 DISKS_READY = "DisksReady"
+"""Every machine has its volume and claim."""
 MACHINES_CREATED = "MachinesCreated"
+"""Every VM names its disk."""
+UPDATED = "Updated"
+"""No machine runs older content of its state; False: edits wait for resets."""
+ACCEPTED = "Accepted"
+"""Of a request: it is carried out; False: it is refused as a whole, and nothing happens."""
+CHECKED = "Checked"
+"""Every node can copy and store the disks; the VMs are paused next."""
+ISOLATED = "Isolated"
+"""The NetworkPolicy of every instance exists."""
 CAPTURED = "Captured"
+"""All disks are copied, at one moment."""
 STORED = "Stored"
+"""All new layers are in the repository."""
+DEADLINE_MISSED = "DeadlineMissed"
+"""Not all nodes were ready at the deadline."""
+COMPLETE = "Complete"
+"""The request is carried out; nothing follows."""
+FAILED = "Failed"
+"""The request has failed; nothing follows."""
+SPEC_TRUNCATED = "SpecTruncated"
+"""Of a NodeCache: all layers and copies of its node do not fit into its spec."""
+VERSION_SKEW = "VersionSkew"
+"""Of a NodeCache: operator and daemon do not understand each other's protocol."""
+TASKS_FAILING = "TasksFailing"
+"""Of a NodeCache: a background task of the daemon failed a short time ago, and is started again."""
+DISK_FILLING = "DiskFilling"
+"""Of a NodeCache: guests fill the node's disk; the message names their machines."""
+WRITABLE = "Writable"
+"""Of a LayerRepository: captures can store layers, and no layer can be replaced."""
+
+SUMMARY = (READY, RECONCILING, STALLED)
+
+MAX_MESSAGE_BYTES = 2048
+"""Longest message of a condition that Kigi writes: the conditions are part of an object whose size is bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +100,17 @@ def merge_conditions(
                     "observedGeneration": max(generation, 0),
                     "lastTransitionTime": since,
                     "reason": finding.reason,
-                    "message": finding.message[:32768],
+                    "message": bounded(finding.message),
                 }
             )
         )
     return merged
+
+
+def bounded(text: str, size_bytes: int = MAX_MESSAGE_BYTES) -> str:
+    """The text, or its beginning and "…", in at most ``size_bytes`` of UTF-8."""
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= size_bytes else encoded[: size_bytes - 3].decode(errors="ignore") + "…"
 
 
 def problem_findings(error: KigiError) -> tuple[Finding, Finding, Finding]:

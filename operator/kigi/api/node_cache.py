@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
@@ -17,21 +16,36 @@ from kigi.api.base import (
     DigestText,
     Metadata,
     Model,
+    ObjectName,
     Rule,
     Status,
 )
-from kigi.domain import kinds
-from kigi.domain.layers import DEFAULT_REPOSITORY
+from kigi.domain import kinds, names
+from kigi.domain.layer_parts import MAX_PARTS
+from kigi.domain.layers import MAX_FILE_BYTES
 
-MAX_FILE_BYTES = 64 * 2**40
 MAX_LAYERS = 2000
 """Layers of one node; with the daemon's status the object stays below etcd's 1.5 MiB."""
 ATOMIC: dict[str, JsonValue] = {"x-kubernetes-list-type": "atomic"}
 """Schema of a list that one writer always replaces; managed fields per item would double the size of the object."""
-DISK_PRIORITY = 100
-"""Priority of layers that a disk needs. Layers below it are prefetched, and yield when free space is short."""
+Purpose = Literal["Disk", "Memory", "Prefetch"]
+PURPOSES: tuple[Purpose, ...] = ("Prefetch", "Memory", "Disk")
+"""The later purpose in this order is fetched first and evicted last, and keeps its place in a full NodeCache."""
+MAX_PROTOCOL = 1000
+MAX_COUNT = 10**9
 MAX_CAPTURES = 1000
+MAX_REPORTED = 4096
+"""Layers that a daemon reports."""
+MAX_VOLUMES = 1000
+"""Overlays that a daemon reports."""
+MAX_FILLING = 16
+"""Those that fill the disk; the next ones follow when these are gone."""
+MAX_REPORT_MESSAGE = 1024
+MAX_SPEC_BYTES = 724 * 2**10
+MAX_STATUS_BYTES = 500 * 2**10
+"""Sizes as JSON that the writers of spec and status keep: the limits of the lists together would allow more."""
 CaptureId = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
+RepositoryName = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 VolumeHandle = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9][-a-z0-9.]*$")]
 
 
@@ -40,9 +54,14 @@ class WantedLayer(Model):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!has(self.parent) || self.parent != self.digest",
-            "parent: a layer cannot be its own parent; name the layer below, or omit parent",
-            ".parent",
+            "!has(self.parentDigest) || self.parentDigest != self.digest",
+            "parentDigest: a layer cannot be its own parent; name the layer below, or omit parentDigest",
+            ".parentDigest",
+        ),
+        Rule(
+            "self.purpose != 'Memory'",
+            "purpose: Memory is reserved for a later version of Kigi, which gives it its function; use another value",
+            ".purpose",
         ),
     )
 
@@ -54,16 +73,78 @@ class WantedLayer(Model):
         multiple_of=512,
         description="Size of the virtual disk in bytes; the file's header must agree.",
     )
-    parent: DigestText | None = Field(
+    parent_digest: DigestText | None = Field(
         default=None, description="Layer below; the file's header must agree. Omitted: a root."
     )
-    repository: str = Field(
-        default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Repository to fetch it from."
+    repository_name: RepositoryName = Field(description="Repository to fetch it from.")
+    purpose: Purpose = Field(
+        description="What the layer is for. Disk: a volume is based on it. Prefetch: a volume may be, later. Memory: a "
+        "VM resumes from it. Disks are fetched before prefetches and evicted after them. Further values may be added."
     )
-    priority: int = Field(
-        default=0, ge=0, le=1000, description="Layers of higher priority are fetched first and evicted last."
+    retention: Literal["Pinned"] | None = Field(
+        default=None,
+        description="Pinned: not evicted while listed, even if the budget is exceeded. Omitted: as the purpose "
+        "decides. Further values may be added.",
     )
-    pinned: bool = Field(default=False, description="True: not evicted while listed, even if the budget is exceeded.")
+
+
+class SignedRequest(Model):
+    """A PUT request that the operator has signed."""
+
+    url: str = Field(min_length=1, max_length=1024, description="URL of the object.")
+    time: str = Field(
+        max_length=16,
+        pattern=r"^[0-9]{8}T[0-9]{6}Z$",
+        description="Header x-amz-date: when it was signed. The server refuses it 15 minutes before and after.",
+    )
+    authorization: str = Field(min_length=1, max_length=1024, description="Header Authorization.")
+
+
+class PartUpload(Model):
+    """Storing a part of a layer, under its own digest."""
+
+    digest: DigestText = Field(description="SHA-256 of the part: 'sha256:' and 64 lower-case hex digits.")
+    size_bytes: int = Field(gt=0, le=MAX_FILE_BYTES, description="Size of the part in bytes.")
+    request: SignedRequest = Field(description="Request that stores this content and no other, if it is absent.")
+
+
+class LayerUpload(Model):
+    """Storing the layer of one copy. The first layer that the daemon reports of a copy is the only one."""
+
+    digest: DigestText = Field(description="SHA-256 of the file: 'sha256:' and 64 lower-case hex digits.")
+    size_bytes: int = Field(gt=0, le=MAX_FILE_BYTES, description="Size of the file in bytes.")
+    request: SignedRequest | None = Field(
+        default=None,
+        description="Request that stores this content and no other, if it is absent; renewed while the daemon waits. "
+        "Omitted: the layer is stored, is stored in parts, or must not be.",
+    )
+    parts_digest: DigestText | None = Field(
+        default=None,
+        description="SHA-256 of the list of the parts' digests; omitted: no parts were reported. The first list is the "
+        "only one, unless the repository's limit changes.",
+    )
+    parts_of_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_FILE_BYTES,
+        description="The repository's limits.maxPutBytes, in bytes, when the list of parts was accepted; omitted: no "
+        "parts were reported.",
+    )
+    parts: list[PartUpload] = Field(
+        default_factory=list,
+        max_length=MAX_PARTS,
+        description="Parts to store, in their order, of a layer that is larger than one request may be. The operator "
+        "joins them when the daemon reports that all bytes are uploaded.",
+        json_schema_extra=ATOMIC,
+    )
+    reason: str | None = Field(
+        default=None, max_length=63, description="Why there is no request, as one CamelCase word; omitted: none is due."
+    )
+    message: str | None = Field(
+        default=None,
+        max_length=MAX_REPORT_MESSAGE,
+        description="Explanation of the reason, with a remedy; omitted: none is due.",
+    )
 
 
 class CaptureOrder(Model):
@@ -71,35 +152,64 @@ class CaptureOrder(Model):
 
     id: CaptureId = Field(description="Identifier of the copy.")
     volume: VolumeHandle = Field(description="CSI volume handle of the overlay.")
-    parent: DigestText = Field(description="Layer below the overlay; the overlay's header must agree.")
+    parent_digest: DigestText = Field(description="Layer below the overlay; the overlay's header must agree.")
     virtual_size_bytes: int = Field(
         gt=0,
         le=MAX_FILE_BYTES,
         multiple_of=512,
         description="Size of the virtual disk in bytes; the overlay's header must agree.",
     )
-    repository: str = Field(
-        default=DEFAULT_REPOSITORY, max_length=63, pattern=DNS_LABEL, description="Repository to store its layer in."
-    )
+    repository_name: RepositoryName = Field(description="Repository to store its layer in.")
     action: Literal["Check", "Copy", "Keep"] = Field(
         description="Check: report whether a copy can be made and stored, while the VM runs. Copy: make the copy if "
-        "there is none. Keep: the VM runs again; keep the copy and make no other."
+        "there is none. Keep: the VM runs again; keep the copy and make no other. Further values may be added."
     )
-    mounted: bool = Field(
-        default=False, description="True: a VM has mounted the overlay. It is paused while action is Copy."
+    mounted: bool = Field(description="True: a VM has mounted the overlay. It is paused while action is Copy.")
+    upload: LayerUpload | None = Field(
+        default=None, description="How to store the layer; omitted: the daemon has not reported one."
     )
+
+
+class Omitted(Model):
+    """Numbers of entries that do not fit into the lists of a NodeCache."""
+
+    disk_layers: int = Field(ge=0, le=MAX_COUNT, description="Layers of disks; their machines wait.")
+    prefetch_layers: int = Field(ge=0, le=MAX_COUNT, description="Layers of prefetches, which give way to disks.")
+    captures: int = Field(ge=0, le=MAX_COUNT, description="Overlays to copy; their captures report it.")
 
 
 class NodeCacheSpec(Model):
     """Layers to hold, overlays to delete and copies to make; written by the operator."""
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.nodeName == oldSelf.nodeName",
+            "nodeName: it cannot change; create another NodeCache for another node",
+            ".nodeName",
+        ),
+    )
+
+    node_name: ObjectName = Field(
+        description="Name of the Kubernetes Node; immutable. Only this node's daemon may write the status."
+    )
+    operator_protocol: int = Field(
+        ge=1,
+        le=MAX_PROTOCOL,
+        description="Protocol of the operator. The daemon reports VersionSkew if it does not understand it.",
+    )
+    protocol: int = Field(
+        ge=1,
+        le=MAX_PROTOCOL,
+        description="Protocol of the fields below, which is older while the daemon does not understand the operator's. "
+        "The daemon acts on none that it does not understand.",
+    )
     layers: list[WantedLayer] = Field(
         default_factory=list,
         max_length=MAX_LAYERS,
         description="Layers that the node should hold.",
         json_schema_extra=ATOMIC,
     )
-    discard: list[VolumeHandle] = Field(
+    discard_volumes: list[VolumeHandle] = Field(
         default_factory=list,
         max_length=MAX_LAYERS,
         description="CSI volume handles whose overlays must be deleted from the node.",
@@ -111,98 +221,173 @@ class NodeCacheSpec(Model):
         description="Overlays to copy and store as layers; copies that are not listed are deleted.",
         json_schema_extra=ATOMIC,
     )
+    omitted: Omitted | None = Field(
+        default=None, description="What does not fit into these lists; omitted: everything fits."
+    )
 
 
 class CachedLayer(Model):
     """One layer as observed on the node."""
 
-    digest: str = Field(description="SHA-256 of the file.")
-    state: Literal["Held", "Fetching", "Queued", "Refused"] = Field(
-        description="Held: complete and verified. Refused: see reason; the daemon retries."
+    digest: str = Field(max_length=71, description="SHA-256 of the file.")
+    state: str = Field(
+        max_length=24,
+        description="Held: complete and verified. Fetching and Queued: on its way. Refused: see reason; the daemon "
+        "retries. Further values may be added; treat an unknown one as Queued.",
     )
     size_bytes: int = Field(default=0, description="Size of the file in bytes.")
     fetched_bytes: int = Field(default=0, description="Bytes fetched to the node's disk so far.")
     links: int = Field(default=0, description="Number of volumes that are based on it.")
-    need: Literal["Running", "Wanted", "Prefetch", "Idle"] | None = Field(
+    need: str | None = Field(
         default=None,
-        description="Why it is kept. Running: a volume needs it, or it is pinned. Idle: until its space is needed.",
+        max_length=24,
+        description="Why it is kept. Running: a volume needs it, or it is pinned. Wanted, Prefetch: ordered. Idle: "
+        "until its space is needed. Further values may be added.",
     )
-    reason: str | None = Field(default=None, description="Reason of the refusal as one CamelCase word.")
-    message: str | None = Field(default=None, max_length=4096, description="Explanation of the refusal.")
+    reason: str | None = Field(default=None, max_length=63, description="Reason of the refusal as one CamelCase word.")
+    message: str | None = Field(
+        default=None, max_length=MAX_REPORT_MESSAGE, description="Explanation of the refusal, for the first refusals."
+    )
 
 
 class CachedVolume(Model):
     """One overlay on the node's disk."""
 
-    name: str = Field(description="CSI volume handle.")
+    name: str = Field(max_length=253, description="CSI volume handle.")
     mounted: bool = Field(default=False, description="True: a pod has mounted it.")
+
+
+class NamespaceUse(Model):
+    """What the machines of one namespace use on the node's disk."""
+
+    name: str = Field(max_length=63, description="Name of the namespace.")
+    overlay_bytes: int = Field(
+        default=0, description="Bytes of its overlays, rounded up to 64 MiB; counted once in a minute."
+    )
 
 
 class CaptureReport(Model):
     """One frozen copy of an overlay, and the layer that is created from it."""
 
-    id: str = Field(description="Identifier of the copy.")
-    state: Literal["Possible", "Copied", "Storing", "Stored", "Unchanged", "Refused", "Lost"] = Field(
-        description="Possible: a copy can be made. Copied: the VM may run again. Refused: see reason; the daemon "
-        "retries. Lost: the copy does not exist any more."
+    id: str = Field(max_length=63, description="Identifier of the copy.")
+    state: str = Field(
+        max_length=24,
+        description="Possible: a copy can be made. Copied: the VM may run again. Storing, Stored: its layer is "
+        "uploaded. Unchanged: nothing was written. Refused: see reason; the daemon retries. Lost: the copy does not "
+        "exist any more. Further values may be added; treat an unknown one as in progress.",
     )
     copied_bytes: int = Field(default=0, description="Bytes of the overlay that were copied.")
     copy_milliseconds: int = Field(default=0, description="Duration of copying in milliseconds.")
-    digest: str | None = Field(default=None, description="Digest of the new layer.")
+    copy_uid: str | None = Field(
+        default=None,
+        max_length=16,
+        description="Random id of this copy: the operator recognizes one that replaces a lost copy. Omitted: there is "
+        "no copy.",
+    )
+    digest: str | None = Field(default=None, max_length=71, description="Digest of the new layer.")
     size_bytes: int | None = Field(default=None, description="Size of the new layer's file in bytes.")
+    parts: list[Annotated[str, Field(max_length=71)]] = Field(
+        default_factory=list,
+        max_length=MAX_PARTS,
+        description="Digests of the new layer's parts in their order, if it is larger than one request may be.",
+        json_schema_extra=ATOMIC,
+    )
     uploaded_bytes: int = Field(default=0, description="Bytes uploaded to the repository so far.")
-    reason: str | None = Field(default=None, description="Reason of a refusal or delay as one CamelCase word.")
-    message: str | None = Field(default=None, max_length=4096, description="Explanation of the reason.")
+    reason: str | None = Field(
+        default=None, max_length=63, description="Reason of a refusal or delay as one CamelCase word."
+    )
+    message: str | None = Field(
+        default=None, max_length=MAX_REPORT_MESSAGE, description="Explanation of the reason, for the first copies."
+    )
+
+
+class DaemonInfo(Model):
+    """The daemon that wrote the status."""
+
+    version: str = Field(max_length=63, description="Version of Kigi.")
+    protocols: list[int] = Field(
+        max_length=8,
+        description="Protocols that it understands.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
 
 
 class NodeCacheStatus(Status):
-    """Observed layers, overlays and copies; only the node's daemon writes it."""
+    """Observed layers, overlays and copies; only the node's daemon writes it, when something has changed."""
 
+    daemon: DaemonInfo | None = Field(
+        default=None, description="The daemon that wrote the status; omitted: none has written it yet."
+    )
     layers: list[CachedLayer] = Field(
         default_factory=list,
+        max_length=MAX_REPORTED,
         description="Layers that are held, queued, being fetched, or refused.",
         json_schema_extra=ATOMIC,
     )
     volumes: list[CachedVolume] = Field(
         default_factory=list,
-        description="Overlays on the node's disk.",
+        max_length=MAX_VOLUMES,
+        description="Overlays on the node's disk: those to be deleted first, then those that a pod has mounted.",
+        json_schema_extra=ATOMIC,
+    )
+    namespaces: list[NamespaceUse] = Field(
+        default_factory=list,
+        max_length=MAX_VOLUMES,
+        description="Namespaces with overlays on the node.",
+        json_schema_extra=ATOMIC,
+    )
+    filling_volumes: list[Annotated[str, Field(max_length=253)]] = Field(
+        default_factory=list,
+        max_length=MAX_FILLING,
+        description="CSI volume handles of overlays that fill the node's disk; the operator pauses their VMs.",
         json_schema_extra=ATOMIC,
     )
     captures: list[CaptureReport] = Field(
         default_factory=list,
+        max_length=MAX_CAPTURES,
         description="Frozen copies of overlays and their progress.",
         json_schema_extra=ATOMIC,
+    )
+    omitted_layers: int = Field(
+        default=0,
+        description="Number of idle layers on the node that the list omits, because the object would be too large.",
     )
     budget_bytes: int = Field(default=0, description="Space that layers may use on the node, in bytes.")
     used_bytes: int = Field(
         default=0, description="Space that layers use on the node, incomplete ones included, in bytes."
     )
-    free_bytes: int = Field(default=0, description="Free space in the cache's file system, in bytes.")
+    free_bytes: int = Field(
+        default=0,
+        description="Free space in the cache's file system, in bytes; written when "
+        "it has changed by a fiftieth of the budget.",
+    )
+    kept_free_bytes: int | None = Field(
+        default=None, description="Free space that layers leave to others (KIGI_MIN_FREE), in bytes."
+    )
     fetched_bytes_total: int = Field(
         default=0, description="Bytes of verified layers fetched since the cache was created."
     )
     peer_address: str | None = Field(
-        default=None, description="host:port from which daemons of other nodes fetch layers."
-    )
-    last_heartbeat_time: datetime | None = Field(
-        default=None, description="Time at which the daemon last wrote the status, RFC 3339."
+        default=None, max_length=300, description="host:port from which daemons of other nodes fetch layers."
     )
 
 
 class NodeCache(Model):
-    """Layers and overlays of one node; the object has the node's name."""
+    """Layers and overlays of one node. Internal: only Kigi's operator and the node's daemon write it."""
 
+    GROUP: ClassVar[str] = names.NODE_GROUP
+    VERSION: ClassVar[str] = names.NODE_VERSION
     KIND: ClassVar[str] = kinds.NODE_CACHE
     PLURAL: ClassVar[str] = "nodecaches"
     SHORT: ClassVar[tuple[str, ...]] = ("knc",)
     SCOPE: ClassVar[str] = "Cluster"
+    SELECTABLE: ClassVar[tuple[str, ...]] = (".spec.nodeName",)
     COLUMNS: ClassVar[tuple[Column, ...]] = (
         READY_COLUMN,
         STATE_COLUMN,
-        Column("Used", "integer", ".status.usedBytes", "Space that layers use on the node, in bytes."),
-        Column("Budget", "integer", ".status.budgetBytes", "Space that layers may use on the node, in bytes."),
+        Column("Used", "integer", ".status.usedBytes", "Space that layers use on the node, in bytes.", 1),
+        Column("Budget", "integer", ".status.budgetBytes", "Space that layers may use on the node, in bytes.", 1),
         MESSAGE_COLUMN,
-        Column("Heartbeat", "date", ".status.lastHeartbeatTime", "Time since the daemon last wrote the status."),
         AGE_COLUMN,
         Column("Free", "integer", ".status.freeBytes", "Free space in the cache's file system, in bytes.", 1),
         Column("Fetched", "integer", ".status.fetchedBytesTotal", "Bytes fetched since the cache was created.", 1),
@@ -210,5 +395,5 @@ class NodeCache(Model):
     )
 
     metadata: Metadata
-    spec: NodeCacheSpec = Field(default_factory=NodeCacheSpec)
+    spec: NodeCacheSpec
     status: NodeCacheStatus = Field(default_factory=NodeCacheStatus)

@@ -1,4 +1,8 @@
-"""Repositories of layers: the model of ``repositories.yaml``, which daemons and the command line read."""
+"""Settings of repositories as the operator, daemons, publishers and the command line use them.
+
+The operator renders one file for each LayerRepository with the reader's credentials, for the nodes. It keeps those of
+the writer.
+"""
 
 from __future__ import annotations
 
@@ -6,73 +10,108 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from kigi.api.base import DNS_LABEL, Model
-from kigi.domain.layers import DEFAULT_REPOSITORY, MAX_DEPTH
+from kigi.api.layer_repository import DEFAULT_REGION, Addressing, Bucket, Endpoint, LayerRepositorySpec, Region
+from kigi.domain.layers import DEFAULT_REPOSITORY, MAX_DEPTH, MAX_FILE_BYTES
+from kigi.domain.signed_put import MAX_PUT_BYTES
 from kigi.errors import RepositoryUnknown, SpecInvalid
 
 DEFAULT_BUCKET = "kigi"
+FILE_SUFFIX = ".json"
+"""Of the file with the settings of one repository; the rest of its name is the repository's."""
 
 
 class Repository(Model):
     """One bucket of an S3 server."""
 
-    endpoint: str = Field(pattern=r"^https?://[^/\s]+/?$", description="URL of the S3 server, without the bucket.")
-    bucket: str = Field(min_length=3, max_length=63, description="Name of the bucket.")
-    region: str = Field(default="us-east-1", description="Region that requests are signed for.")
-    path_style: bool = Field(default=True, description="True: bucket in the path; False: in the host name.")
-    credentials_dir: str | None = Field(
-        default=None,
-        description="Folder with the files accessKeyId and secretAccessKey (a mounted Secret); none: environment.",
-    )
+    model_config = ConfigDict(hide_input_in_errors=True)  # an error must not show a secret
+
+    endpoint: Endpoint = Field(description="URL of the S3 server, without the bucket.")
+    bucket: Bucket = Field(description="Name of the bucket.")
+    region: Region = Field(default=DEFAULT_REGION, description="Region that requests are signed for.")
+    addressing: Addressing = Field(default="Path", description="Where requests name the bucket.")
     max_depth: int = Field(
-        default=MAX_DEPTH,
-        ge=1,
-        le=MAX_DEPTH,
-        description="Longest chain, in layers, that may be published; 'kigi flatten' shortens one.",
+        default=MAX_DEPTH, ge=1, le=MAX_DEPTH, description="Longest chain, in layers, that may be published."
     )
-    max_connections: int | None = Field(
+    max_put_bytes: int = Field(
+        default=MAX_PUT_BYTES,
+        ge=5 * 2**20,
+        le=MAX_FILE_BYTES,
+        description="Largest object, in bytes, that the server takes in one request; a larger captured layer is stored "
+        "in parts.",
+    )
+    connections_per_node: int | None = Field(
         default=None,
         ge=1,
         le=1024,
         description="Connections that one node's daemon opens to it at the same time; none: KIGI_CONNECTIONS.",
     )
-    ca_file: str | None = Field(default=None, description="PEM file of the authority of an https endpoint.")
+    ca_file: str | None = Field(default=None, description="PEM file of the authorities of an https endpoint.")
+    access_key_id: str | None = Field(
+        default=None, min_length=1, repr=False, description="Access key; none: AWS_ACCESS_KEY_ID."
+    )
+    secret_access_key: str | None = Field(
+        default=None, min_length=1, repr=False, description="Secret key; none: AWS_SECRET_ACCESS_KEY."
+    )
 
 
 class Repositories(Model):
-    """All repositories by name. Layers without a repository are in ``default``."""
+    """Repositories by name."""
 
-    repositories: dict[str, Repository] = Field(description="Repositories by name.", min_length=1)
+    repositories: dict[str, Repository] = Field(default_factory=dict, description="Repositories by name.")
 
     def get(self, name: str) -> Repository:
-        """The repository of that name. Raises RepositoryUnknown with the configured names."""
+        """The repository of that name. Raises RepositoryUnknown."""
         if name not in self.repositories:
-            known = ", ".join(sorted(self.repositories))
-            raise RepositoryUnknown(f"repository {name!r} is not configured; repositories.yaml has {known}")
+            raise RepositoryUnknown(
+                f"repository {name!r} is not known here; LayerRepository {name} must exist, name a Secret that exists, "
+                "and reaches nodes a minute later"
+            )
         return self.repositories[name]
 
 
-def repositories_of(settings: object, *, endpoint: str | None = None, bucket: str | None = None) -> Repositories:
-    """The repositories of a parsed ``repositories.yaml``; ``endpoint`` and ``bucket`` replace those of ``default``.
-
-    Raises SpecInvalid with the field that is wrong.
-    """
-    found = dict(_mapping(_mapping(settings, "repositories.yaml").get("repositories") or {}, "repositories"))
-    if endpoint is not None:
-        default = _mapping(found.get(DEFAULT_REPOSITORY) or {}, f"repositories.{DEFAULT_REPOSITORY}")
-        found[DEFAULT_REPOSITORY] = {**default, "endpoint": endpoint, "bucket": bucket or DEFAULT_BUCKET}
-    for name in found:
-        if not isinstance(name, str) or not re.fullmatch(DNS_LABEL, name):
-            raise SpecInvalid(f"repository name {name!r}: only lower-case letters, digits and '-' are allowed")
+def repository_of(settings: object) -> Repository:
+    """The repository of a parsed file. Raises SpecInvalid with the field that is wrong."""
+    if not isinstance(settings, Mapping):
+        raise SpecInvalid(f"expected a mapping, not {type(settings).__name__}")
     try:
-        return Repositories.model_validate({"repositories": found})
+        return Repository.model_validate(settings)
     except ValidationError as exc:
         raise SpecInvalid(str(exc)) from exc
 
 
-def _mapping(value: object, field: str) -> Mapping[Any, Any]:
-    if not isinstance(value, Mapping):
-        raise SpecInvalid(f"{field}: expected a mapping, not {type(value).__name__}")
-    return value
+def repository_of_spec(spec: LayerRepositorySpec, **more: Any) -> Repository:
+    """The settings of a LayerRepository; ``more``: ``ca_file`` and credentials."""
+    limits = spec.limits
+    return Repository(
+        endpoint=spec.s3.endpoint,
+        bucket=spec.s3.bucket,
+        region=spec.s3.region or DEFAULT_REGION,
+        addressing=spec.s3.addressing or "Path",
+        max_depth=(limits.max_depth if limits else None) or MAX_DEPTH,
+        max_put_bytes=(limits.max_put_bytes if limits else None) or MAX_PUT_BYTES,
+        connections_per_node=limits.connections_per_node if limits else None,
+        **more,
+    )
+
+
+def object_url(repository: Repository, key: str) -> str:
+    """URL of an object, in the repository's addressing."""
+    endpoint = repository.endpoint.rstrip("/")
+    if repository.addressing == "Path":
+        return f"{endpoint}/{repository.bucket}/{key}"
+    scheme, host = endpoint.split("://", 1)
+    return f"{scheme}://{repository.bucket}.{host}/{key}"
+
+
+def default_repository(endpoint: str, bucket: str | None) -> Repositories:
+    """Only the repository ``default``, with that server and bucket. Raises SpecInvalid with the field that is wrong."""
+    settings = {"endpoint": endpoint, "bucket": bucket or DEFAULT_BUCKET}
+    return Repositories(repositories={DEFAULT_REPOSITORY: repository_of(settings)})
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether a LayerRepository can have this name."""
+    return len(name) <= 63 and re.fullmatch(DNS_LABEL, name) is not None
