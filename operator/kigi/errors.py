@@ -1,6 +1,4 @@
-"""All errors that Kigi raises on purpose, as one tree.
-
-The class of an error decides what happens next:
+"""All errors that Kigi raises on purpose, as one tree. The class of an error decides what happens next:
 
 - ``NeedsAction``: a person must act. The condition ``Stalled`` is True; retries are rare.
 - ``Waiting``: something else must happen first. It enqueues the object again; no warning.
@@ -57,6 +55,18 @@ class SpecInvalid(NeedsAction):
     reason = "SpecInvalid"
 
 
+class LayerContradiction(SpecInvalid):
+    """An image gives its layer another parent or size than what is known of the layer's digest."""
+
+    reason = "LayerContradiction"
+
+
+class StatusInvalid(NeedsAction):
+    """A stored status that decisions depend on cannot be read, so that Kigi does not know what it has done before."""
+
+    reason = "StatusInvalid"
+
+
 # The API server's answers: ``adapters/kubernetes/api_errors.py`` maps each HTTP status to one of these.
 
 
@@ -108,6 +118,18 @@ class SystemMissing(Waiting):
     """A parent, or a deployment, names a SystemNode that does not exist (yet)."""
 
     reason = "SystemMissing"
+
+
+class RefNotPermitted(Waiting):
+    """No TreeGrant permits a reference to another namespace, or its object does not exist: one text for both."""
+
+    reason = "RefNotPermitted"
+
+
+class RefNotReady(Waiting):
+    """A permitted object of another namespace cannot be resolved there; its owner sees why."""
+
+    reason = "RefNotReady"
 
 
 class ImageCycle(SpecInvalid):
@@ -179,10 +201,22 @@ class DeploymentMissing(Waiting):
     reason = "DeploymentMissing"
 
 
+class NotSelected(NeedsAction):
+    """A SystemInstance whose SystemDeployment does not exist, or does not ask for an instance of that name."""
+
+    reason = "NotSelected"
+
+
 class TooManyMachines(SpecInvalid):
     """The status of one SystemDeployment cannot hold entries for so many machines."""
 
     reason = "TooManyMachines"
+
+
+class QuotaExceeded(NeedsAction):
+    """A SystemQuota of the namespace does not allow what is missing. What exists stays and runs."""
+
+    reason = "QuotaExceeded"
 
 
 class HookUnavailable(NeedsAction):
@@ -209,6 +243,12 @@ class NotSettled(Waiting):
     reason = "NotSettled"
 
 
+class AgentMissing(NeedsAction):
+    """A capture requires that guests freeze their file systems, and one of them cannot."""
+
+    reason = "AgentMissing"
+
+
 class NodesMissing(Waiting):
     """Fewer nodes qualify than a prefetch asks for."""
 
@@ -225,10 +265,7 @@ class LayerCorrupt(KigiError):
 
 
 class LayerRefused(NeedsAction):
-    """A layer's header has a forbidden form, or differs from its declaration. Publish the image again.
-
-    ``rule`` is the slug of the broken rule, such as ``data-file``.
-    """
+    """A layer's header breaks a rule (``rule``, such as ``data-file``) or its declaration. Publish the image again."""
 
     reason = "LayerRefused"
 
@@ -253,6 +290,18 @@ class RepositoryUnknown(NeedsAction):
     """A layer names a repository that is not configured, or the repository's bucket does not exist."""
 
     reason = "RepositoryUnknown"
+
+
+class RepositoryNotPermitted(SpecInvalid):
+    """The LayerRepository does not exist, or is not for the namespace: one reason, so that a tenant learns nothing."""
+
+    reason = "RepositoryNotPermitted"
+
+
+class NoDefaultRepository(SpecInvalid):
+    """An object names no repository, and its namespace has no default one, or several."""
+
+    reason = "NoDefaultRepository"
 
 
 class AccessDenied(NeedsAction):
@@ -289,12 +338,6 @@ class NoRoom(Waiting):
     """The node's disk is full."""
 
     reason = "NoRoom"
-
-
-class CacheSilent(Waiting):
-    """A node's cache daemon has not reported lately."""
-
-    reason = "CacheSilent"
 
 
 class PublisherSilent(Waiting):

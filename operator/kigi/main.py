@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from kigi.adapters.environment import load_settings
 from kigi.adapters.json_logs import log_to_stderr
 from kigi.process import open_ports, run_operator
+from kigi.runtime.ports import ClusterRestored
 from kigi.runtime.settings import GC_THRESHOLD, Settings
 
 
@@ -62,7 +63,10 @@ def main() -> None:
     except ValueError as exc:
         sys.exit(f"kigi-operator: {exc}")
     log_to_stderr(settings.log_level)
-    uvloop.run(run(settings))
+    try:
+        uvloop.run(run(settings))
+    except ClusterRestored as exc:
+        sys.exit(f"kigi-operator: {exc}")
 
 
 if __name__ == "__main__":

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, cast
 
 import kopf
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.configuration import load_configuration
-from kigi.adapters.kubernetes.resources import WATCHED, Resource
+from kigi.adapters.kubernetes.resources import CHILDREN, WATCHED, Resource
+from kigi.domain.node_protocol import PROTOCOL
 from kigi.errors import KigiError
-from kigi.handlers import feed
+from kigi.handlers import children, decoding, feed, heartbeats
 from kigi.mirror.store import Mirror
 from kigi.mirror.triggers import all_keys
 from kigi.reconcilers import work
 from kigi.runtime import metrics
 from kigi.runtime.leader import Election
-from kigi.runtime.ports import Ports
+from kigi.runtime.ports import ClusterRestored, Ports
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
 
@@ -28,8 +31,12 @@ logger = logging.getLogger(__name__)
 
 FIRST_RESYNC_S = 5.0
 """Delay of the resync after the first listing. By then the watches run: it finds objects deleted between the two."""
+DOUBT_S = 30.0
+"""Least time between a resync and one for which a watch was the reason."""
 LIST_BACKOFF_S = (0.5, 10.0)
 """First and longest delay between attempts to list every kind."""
+FEED = tuple(resource for resource in WATCHED if resource not in CHILDREN)
+"""The kinds that kopf watches."""
 WATCHES_END_S = 10.0
 """Time in which kopf ends its watches; then they are cancelled."""
 
@@ -44,6 +51,7 @@ async def open_ports(settings: Settings) -> Ports:
 async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Event | None = None) -> None:
     """Runs until ``stop`` is set; sets ``ready`` when the watches run."""
     settings = ports.settings
+    metrics.BUILD.labels(version("kigi"), str(PROTOCOL)).set(1)
     # The lease needs a client without a guard, because the guard depends on the lease.
     async with KubeClient(await load_configuration(settings.kubeconfig), timeout_s=settings.lease_s / 3) as api:
         election = Election(api, namespace=settings.namespace, identity=settings.identity, lease_s=settings.lease_s)
@@ -51,12 +59,17 @@ async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Even
             ports.kube.guard = election.guard
         ended = asyncio.Event()
         watching = asyncio.create_task(watch_cluster(ports, ended, ready), name="watch")
+        hearing = asyncio.create_task(heartbeats.watch_heartbeats(ports), name="heartbeats")
+        following = [
+            asyncio.create_task(children.ChildWatch(ports, resource).run(), name=f"watch {resource.kind}")
+            for resource in CHILDREN
+        ]
         leading = asyncio.create_task(_lead(ports, election), name="lead")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
-            await _wait_for_first(watching, leading, stopping)
+            await _wait_for_first(watching, hearing, leading, stopping, *following)
         finally:
-            await _cancel(leading, stopping)
+            await _cancel(hearing, leading, stopping, *following)
             if settings.leader_election:
                 await election.release()
             ended.set()
@@ -70,10 +83,11 @@ async def watch_cluster(
     ready: asyncio.Event | None,
     *,
     times: feed.WatchTimes = feed.TIMES,
-    resources: Sequence[Resource] = WATCHED,
+    resources: Sequence[Resource] = FEED,
 ) -> None:
     """Watches until ``ended`` is set, or kopf receives SIGTERM; ``ready`` is set when the watches run."""
     feed.quiet()
+    decoding.install()
     tasks = await kopf.spawn_tasks(
         registry=feed.registry(ports, times, resources),
         settings=feed.operator_settings(ports.settings.request_timeout_s, times),
@@ -103,8 +117,9 @@ async def _lead(ports: Ports, election: Election) -> None:
             await _wait_for_first(working, holding)
         finally:
             await _cancel(working, holding)
+            await ports.joins.cancel()
             ports.queue.clear()
-            metrics.forget_deployments()
+            metrics.forget_objects()
 
 
 async def _work(ports: Ports) -> None:
@@ -113,6 +128,8 @@ async def _work(ports: Ports) -> None:
     The listing begins after the election: it has every write of the former leader.
     """
     ports.mirror.synced = False
+    ports.mirror.node_use.clear_reservations()
+    ports.mirror.first_held.clear()
     ports.mirror.prefetch_orders.clear()  # another operator may have led since: NodeCaches have its orders
     metrics.SYNCED.set(0)
     delay_s, longest_s = LIST_BACKOFF_S
@@ -122,9 +139,13 @@ async def _work(ports: Ports) -> None:
     ports.mirror.synced = True
     metrics.SYNCED.set(1)
     _enqueue_all(ports)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_resync(ports))
-        group.create_task(ports.queue.run(ports.settings.workers, functools.partial(work, ports)))
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_resync(ports))
+            group.create_task(ports.queue.run(ports.settings.workers, functools.partial(work, ports)))
+    except ExceptionGroup as found:
+        restored = found.subgroup(ClusterRestored)
+        raise found if restored is None else ClusterRestored(str(restored.exceptions[0])) from found
 
 
 async def _relist_every_kind(ports: Ports) -> bool:
@@ -132,27 +153,42 @@ async def _relist_every_kind(ports: Ports) -> bool:
     for resource in WATCHED:
         if not await _relist(ports, resource):
             return False
+    try:
+        await heartbeats.list_heartbeats(ports)
+    except KigiError as exc:
+        logger.warning("heartbeats not listed", extra={"error": str(exc)})
+        return False
     return True
 
 
 async def _resync(ports: Ports) -> None:
-    """Lists every kind periodically, which finds what a watch missed, and reconciles everything."""
+    """Lists every kind periodically, which finds what a watch missed, and reconciles everything.
+
+    Earlier if a watch begins with an object that is older than the mirror's.
+    """
     await asyncio.sleep(min(FIRST_RESYNC_S, ports.settings.resync_s))
     while True:
+        ports.doubt.clear()
         for resource in WATCHED:
             await _relist(ports, resource, count=True)
         _enqueue_all(ports)
-        await asyncio.sleep(ports.settings.resync_s)
+        pause_s = min(DOUBT_S, ports.settings.resync_s)
+        await asyncio.sleep(pause_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ports.settings.resync_s - pause_s):
+                await ports.doubt.wait()
 
 
 async def _relist(ports: Ports, resource: Resource, *, count: bool = False) -> bool:
     """Brings the mirror of one kind up to date. False if that failed; the failure is logged.
 
     Supervises the listing, like the queue's worker: neither an API server without an answer nor an object that the
-    mirror cannot parse ends the operator. ``count``: differences count as found by a resync.
+    mirror cannot parse ends the operator; a restored etcd does. ``count``: differences count as found by a resync.
     """
     try:
         found = await ports.relist(resource)
+    except ClusterRestored:
+        raise
     except Exception as exc:
         is_bug = not isinstance(exc, KigiError)
         logger.warning("listing failed", extra={"kind": resource.kind, "error": str(exc)}, exc_info=is_bug)

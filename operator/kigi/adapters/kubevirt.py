@@ -100,6 +100,21 @@ def unscheduled(vmi: Mapping[str, Any]) -> str:
     return str(found.get("message") or "") if found.get("status") == "False" else ""
 
 
+def disk_error(vmi: Mapping[str, Any]) -> str:
+    """What to do about a VMI that QEMU has stopped at a failed write; empty if it has not.
+
+    Source: KubeVirt pkg/virt-handler/vm.go, reason PausedIOError. The error policy of its disks is ``stop`` unless set.
+    """
+    found = condition(vmi, "Paused")
+    if found.get("status") != "True" or found.get("reason") != "PausedIOError":
+        return ""
+    name = (vmi.get("metadata") or {}).get("name")
+    return (
+        "the VM is paused at a write that failed: the disk of its node is full or broken; reset the machine, or free "
+        f"space on the node and run: virtctl unpause vmi {name}"
+    )
+
+
 def trouble(vm: Mapping[str, Any]) -> str:
     """KubeVirt's reason why a VM does not run or is not ready; empty if it gives none.
 

@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
-from kigi.api.repositories import Repositories, Repository, repositories_of
+from kigi.api.repositories import (
+    FILE_SUFFIX,
+    Repositories,
+    Repository,
+    default_repository,
+    is_repository_name,
+    repository_of,
+)
 from kigi.errors import SpecInvalid
 
+logger = logging.getLogger(__name__)
 
-def load_repositories(path: Path | None, environment: Mapping[str, str] = os.environ) -> Repositories:
-    """The settings in ``path``. KIGI_S3_ENDPOINT and KIGI_S3_BUCKET replace those of ``default`` if they are set.
 
-    Raises SpecInvalid with the field that is wrong.
+def load_repositories(folder: Path | None, environment: Mapping[str, str] = os.environ) -> Repositories:
+    """The repositories in ``folder``, one in each file ``NAME.json``, and ``default`` of KIGI_S3_ENDPOINT if it is set.
+
+    A file that is invalid is logged and left out, so that one repository does not stop the others. A folder that does
+    not exist has none. Raises SpecInvalid if the variables are wrong.
     """
+    found: dict[str, Repository] = {}
+    for path in sorted(folder.glob(f"*{FILE_SUFFIX}")) if folder is not None else ():
+        try:
+            found[path.stem] = read_repository(path)
+        except SpecInvalid as exc:
+            logger.warning("repository ignored", extra={"path": str(path), "cause": str(exc)})
+    endpoint = environment.get("KIGI_S3_ENDPOINT")
+    if endpoint:
+        try:
+            found.update(default_repository(endpoint, environment.get("KIGI_S3_BUCKET")).repositories)
+        except SpecInvalid as exc:
+            raise SpecInvalid(f"KIGI_S3_ENDPOINT, KIGI_S3_BUCKET: {exc}") from exc
+    return Repositories(repositories=found)
+
+
+def read_repository(path: Path) -> Repository:
+    """The repository of one file; a relative ``caFile`` is in the file's folder. Raises SpecInvalid."""
+    if not is_repository_name(path.stem):
+        raise SpecInvalid(f"{path.stem!r} is no name of a repository: only lower-case letters, digits and '-'")
     try:
-        settings = (yaml.safe_load(path.read_text()) if path is not None else None) or {}
-        return repositories_of(
-            settings, endpoint=environment.get("KIGI_S3_ENDPOINT"), bucket=environment.get("KIGI_S3_BUCKET")
-        )
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, SpecInvalid) as exc:
-        raise SpecInvalid(f"repositories: {path or 'KIGI_S3_ENDPOINT'}: {exc}") from exc
+        repository = repository_of(json.loads(path.read_text()))
+    except (OSError, ValueError) as exc:  # UnicodeDecodeError and JSONDecodeError, whose text shows no secret
+        raise SpecInvalid(str(exc)) from exc
+    if repository.ca_file is None:
+        return repository
+    return repository.model_copy(update={"ca_file": str(path.parent / repository.ca_file)})
 
 
 def read_credentials(repository: Repository, environment: Mapping[str, str]) -> tuple[str, str]:
-    """Access key and secret key. Reads the files on each call, so that a rotated Secret takes effect.
-
-    Raises SpecInvalid if they are missing.
-    """
-    if repository.credentials_dir is None:
-        try:
-            return environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
-        except KeyError as exc:
-            raise SpecInvalid(f"repository {repository.bucket}: set {exc.args[0]}, or credentialsDir") from exc
-    folder = Path(repository.credentials_dir)
+    """Access key and secret key: those of the repository, else of the environment. Raises SpecInvalid without them."""
     try:
-        return (folder / "accessKeyId").read_text().strip(), (folder / "secretAccessKey").read_text().strip()
-    except OSError as exc:
-        raise SpecInvalid(f"repository {repository.bucket}: credentialsDir: cannot read {exc.filename}") from exc
+        return (
+            repository.access_key_id or environment["AWS_ACCESS_KEY_ID"],
+            repository.secret_access_key or environment["AWS_SECRET_ACCESS_KEY"],
+        )
+    except KeyError as exc:
+        raise SpecInvalid(f"repository {repository.bucket}: set {exc.args[0]}") from exc

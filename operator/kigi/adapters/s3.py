@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
-from kigi.adapters.repositories import read_credentials
+from kigi.adapters.s3_client import open_client
+from kigi.adapters.s3_etag import etag_of
 from kigi.api.repositories import Repository
 from kigi.domain.collection import LAYERS_PREFIX, StoredObject, Upload
-from kigi.domain.layers import Digest, object_key, parse_digest
+from kigi.domain.layers import Digest, digest_hex, object_key, parse_digest
 from kigi.domain.qcow2 import HEADER_BYTES
 from kigi.errors import (
     AccessDenied,
@@ -46,8 +45,8 @@ Progress = Callable[[int], None]
 """Called with the number of bytes transferred since the last call."""
 
 
-class LayerRepository:
-    """One bucket, with credentials for writing."""
+class LayerBucket:
+    """One bucket, with the credentials of its repository: those of ``kigi publish`` write, those of nodes only read."""
 
     def __init__(self, repository: Repository, client: Any) -> None:
         self._repository = repository
@@ -72,18 +71,32 @@ class LayerRepository:
     async def publish(self, path: Path, digest: Digest, progress: Progress = lambda count: None) -> bool:
         """Stores the file as that layer; False if it was stored already. Never overwrites; publishers may compete.
 
-        A broken connection leaves an unfinished upload, which the next call continues without sending its parts again.
+        The next call continues an upload that was broken off. Raises LayerCorrupt for another content.
         """
-        size_bytes = path.stat().st_size
-        there = await self.size_of(digest)
-        if there is not None:
-            if there != size_bytes:
-                raise LayerCorrupt(
-                    f"{self._where()}: layer {digest} is stored with {there} bytes instead of {size_bytes}; "
-                    "remove the damaged object and publish again"
-                )
-            progress(size_bytes)
+        if await self.is_stored(path, digest):
+            progress(path.stat().st_size)
             return False
+        is_new = await self._store(path, digest, progress)
+        if not is_new:
+            await self._verify(path, digest, path.stat().st_size)
+        return is_new
+
+    async def is_stored(self, path: Path, digest: Digest) -> bool:
+        """Whether the file is stored as that layer; only reads. Raises LayerCorrupt for another content."""
+        size_bytes, there = path.stat().st_size, await self.size_of(digest)
+        if there is None:
+            return False
+        if there != size_bytes:
+            raise LayerCorrupt(
+                f"{self._where()}: layer {digest} is stored with {there} bytes instead of {size_bytes}; "
+                "remove the damaged object and publish again"
+            )
+        await self._verify(path, digest, size_bytes)
+        return True
+
+    async def _store(self, path: Path, digest: Digest, progress: Progress) -> bool:
+        """Stores the file; False if another publisher did."""
+        size_bytes = path.stat().st_size
         attempt = 0
         while True:
             try:
@@ -208,6 +221,30 @@ class LayerRepository:
         except _FAULTS as exc:
             raise self._translated(exc) from exc
 
+    async def _verify(self, path: Path, digest: Digest, size_bytes: int) -> None:
+        """Raises LayerCorrupt unless the stored object is the file: by its ETag, or else by reading it.
+
+        S3's ETag is a checksum of the content, if the object was sent in one request or as this class sends parts, and
+        is not encrypted.
+        """
+        try:
+            answer = await self._client.head_object(Bucket=self._bucket, Key=object_key(digest))
+        except _FAULTS as exc:
+            raise self._translated(exc) from exc
+        stored = str(answer["ETag"]).strip('"')
+        # In parts as this class sends them, or as the operator joins them.
+        sizes = (_part_bytes(size_bytes), self._repository.max_put_bytes) if "-" in stored else (None,)
+        for part_bytes in sizes:
+            if stored == await asyncio.to_thread(etag_of, path, size_bytes, part_bytes):
+                return
+        sha = hashlib.sha256()
+        await self._read(digest, sha.update)
+        if digest_hex(digest) != sha.hexdigest():
+            raise LayerCorrupt(
+                f"{self._where()}: the object of layer {digest} has the digest sha256:{sha.hexdigest()}; "
+                "remove the damaged object and publish again"
+            )
+
     async def _put_whole(self, path: Path, digest: Digest, progress: Progress) -> bool:
         data = await asyncio.to_thread(path.read_bytes)
         try:
@@ -221,7 +258,7 @@ class LayerRepository:
 
     async def _put_parts(self, path: Path, digest: Digest, size_bytes: int, progress: Progress) -> bool:
         key = object_key(digest)
-        part_bytes = max(PART_BYTES, -(-size_bytes // 9_000))
+        part_bytes = _part_bytes(size_bytes)
         upload = await self._unfinished(key) or await self._begin(key)
         arrived = await self._parts(key, upload)
         limit = asyncio.Semaphore(PARALLEL)
@@ -286,7 +323,9 @@ class LayerRepository:
         if isinstance(exc, ClientError):
             code, status = exc.response["Error"]["Code"], exc.response["ResponseMetadata"]["HTTPStatusCode"]
             if code == "NoSuchBucket":
-                return RepositoryUnknown(f"{self._where()} does not exist; create it or correct KIGI_S3_BUCKET")
+                return RepositoryUnknown(
+                    f"{self._where()} does not exist; create it, or correct the LayerRepository or KIGI_S3_BUCKET"
+                )
             if code == "NoSuchKey":
                 return LayerNotInRepository(f"{self._where()} lacks a layer of the parent's chain")
             if status in (401, 403):
@@ -298,28 +337,14 @@ class LayerRepository:
 @asynccontextmanager
 async def open_repository(
     repository: Repository, environment: Mapping[str, str] = os.environ
-) -> AsyncIterator[LayerRepository]:
+) -> AsyncIterator[LayerBucket]:
     """Opens a client. Raises SpecInvalid if there are no credentials."""
-    access, secret = read_credentials(repository, environment)
-    config = AioConfig(
-        s3={"addressing_style": "path" if repository.path_style else "virtual"},
-        connect_timeout=5,
-        read_timeout=60,
-        retries={"max_attempts": 4, "mode": "standard"},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    options: dict[str, Any] = {"verify": repository.ca_file} if repository.ca_file else {}
-    async with get_session().create_client(
-        "s3",
-        region_name=repository.region,
-        endpoint_url=repository.endpoint,
-        aws_access_key_id=access,
-        aws_secret_access_key=secret,
-        config=config,
-        **options,
-    ) as client:
-        yield LayerRepository(repository, client)
+    async with open_client(repository, environment) as client:
+        yield LayerBucket(repository, client)
+
+
+def _part_bytes(size_bytes: int) -> int:
+    return max(PART_BYTES, -(-size_bytes // 9_000))
 
 
 def _server_time(answer: Mapping[str, Any]) -> datetime:

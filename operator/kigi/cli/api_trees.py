@@ -5,22 +5,29 @@ The API server has validated every field already, and importing the models would
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, INSTANCE, NODE_CACHE, PREFETCH, SYSTEM, Resource
 from kigi.cli.cluster import list_objects
+from kigi.domain import declared
+from kigi.domain.forest import Forest
+from kigi.domain.grants import Grant
 from kigi.domain.images import Image
-from kigi.domain.layers import DEFAULT_REPOSITORY, Digest
-from kigi.domain.systems import DiskChange, MachineChange, System
+from kigi.domain.systems import System
+from kigi.domain.tree_names import TreeNode, place_of, referred, renamed
 from kigi.domain.trees import Trees
+from kigi.domain.usage import images_of
 from kigi.errors import Forbidden, SpecInvalid
 
 if TYPE_CHECKING:
     from kigi.adapters.kubernetes.session import KubeSession
 
 Body = Mapping[str, Any]
+N = TypeVar("N", Image, System)
 
 
 class ApiTrees:
@@ -36,106 +43,157 @@ class ApiTrees:
         """(namespace, state) -> prefetches that name it."""
         self.holders: dict[str, set[str]] = defaultdict(set)
         """Digest -> nodes that hold the layer."""
-        self._trees: dict[str, Trees] = {}
+        self.followed: set[str] = set()
+        """Namespaces that were read only because the trees of others lead there."""
+        self._forest = _Readable(
+            lambda namespace: (self.images.get(namespace, {}), self.systems.get(namespace, {})), _nothing, _unknown
+        )
 
     def put(self, body: Body) -> None:
-        """Adds an object; kinds other than the five of Kigi's are ignored."""
+        """Adds an object; kinds other than those of Kigi's are ignored."""
         meta, spec = body["metadata"], body.get("spec") or {}
         namespace, name = meta.get("namespace") or "", meta["name"]
-        self._trees.clear()
+        self._forest.forget(namespace)
         match body["kind"]:
             case IMAGE.kind:
                 self.images[namespace][name] = image_of(body)
             case SYSTEM.kind:
                 self.systems[namespace][name] = system_of(body)
             case DEPLOYMENT.kind:
-                for state in sorted(states_named_by(spec)):
-                    self.runs[namespace, state].append(name)
+                for state in sorted(states_named_by(body)):
+                    self.runs[place_of(namespace, state)].append(name)
+            case INSTANCE.kind:
+                for state in sorted(states_named_by(body)):
+                    self.runs[place_of(namespace, state)].append(name)
             case PREFETCH.kind:
-                for ref in spec.get("systems") or ():
-                    self.warmed[namespace, ref["name"]].append(name)
+                for ref in spec.get("targetRefs") or ():
+                    if ref["kind"] == SYSTEM.kind:
+                        self.warmed[place_of(namespace, referred(namespace, ref))].append(name)
             case NODE_CACHE.kind:
                 for layer in (body.get("status") or {}).get("layers") or ():
                     if layer.get("state") == "Held":
                         self.holders[layer["digest"]].add(name)
 
     def namespaces(self) -> list[str]:
-        """The namespaces that have an image or a state, sorted."""
-        return sorted(self.images.keys() | self.systems.keys())
+        """The namespaces that have an image or a state, sorted, without those that were followed."""
+        return sorted((self.images.keys() | self.systems.keys()) - self.followed)
 
     def trees(self, namespace: str) -> Trees:
-        """Both trees of a namespace; computed once until the next ``put``."""
-        if namespace not in self._trees:
-            self._trees[namespace] = Trees(self.images.get(namespace, {}), self.systems.get(namespace, {}))
-        return self._trees[namespace]
+        """Both trees of a namespace; what they use of others is resolved as far as it was read."""
+        return self._forest.trees(namespace)
+
+    def seen_from(self, home: str) -> tuple[dict[str, Image], dict[str, System]]:
+        """Every valid image and state, by its name in a namespace."""
+        images: dict[str, Image] = {}
+        systems: dict[str, System] = {}
+        for namespace in self.images.keys() | self.systems.keys():
+            rename = functools.partial(renamed, home=namespace, viewer=home)
+            trees = self.trees(namespace)
+            images.update((rename(name), image.seen_from(rename)) for name, image in trees.images().items())
+            systems.update((rename(name), system.seen_from(rename)) for name, system in trees.systems().items())
+        return images, systems
+
+    def neighbours(self) -> set[str]:
+        """Namespaces that nodes name and that have no node here."""
+        nodes: list[tuple[str, Image | System | SpecInvalid]] = []
+        for space, images in self.images.items():
+            nodes.extend((space, image) for image in images.values())
+        for space, systems in self.systems.items():
+            nodes.extend((space, system) for system in systems.values())
+        named = {place_of(space, name)[0] for space, node in nodes for name in _named_by(node)}
+        return named - self.images.keys() - self.systems.keys()
 
 
-def read_api_trees(kube: KubeSession, kinds: Iterable[Resource], namespace: str | None) -> ApiTrees:
-    """The trees of one namespace, or of all (None); NodeCaches are left out if the caller may not read them."""
+class _Readable(Forest):
+    """A caller that may read a tree may see what it resolves to, whatever is granted."""
+
+    def permits(self, home: str, node: TreeNode, *, asks: bool = True) -> bool:
+        return home == node.namespace or self.neighbour(home, node.namespace).has(node.kind, node.name)
+
+
+def _nothing(_: str) -> tuple[Grant, ...]:
+    return ()
+
+
+def _unknown(_: str) -> None:
+    return None
+
+
+def _named_by(node: Image | System | SpecInvalid) -> Iterable[str]:
+    if isinstance(node, System):
+        yield from images_of(node)
+    if isinstance(node, Image | System) and node.parent is not None:
+        yield node.parent
+
+
+def read_api_trees(
+    kube: KubeSession,
+    kinds: Iterable[Resource],
+    namespace: str | None,
+    *,
+    strict: bool = False,
+    each: Callable[[Body], None] = lambda _: None,
+) -> ApiTrees:
+    """The trees of one namespace, or of all (None); NodeCaches are left out if the caller may not read them.
+
+    Follows the trees into other namespaces as far as the caller may read them; ``strict``: raises Forbidden if that is
+    not the whole way. ``each`` is called with every object.
+    """
     api_trees = ApiTrees()
+
+    def read(resource: Resource, place: str | None) -> None:
+        for body in list_objects(kube, resource, place):
+            api_trees.put(body)
+            each(body)
+
     for resource in kinds:
         try:
-            for body in list_objects(kube, resource, namespace):
-                api_trees.put(body)
+            read(resource, namespace)
         except Forbidden:
             if resource is not NODE_CACHE:
                 raise
+    if namespace is not None:
+        _follow(api_trees, [kind for kind in kinds if kind in (IMAGE, SYSTEM)], read, strict)
     return api_trees
 
 
-def states_named_by(spec: Body) -> set[str]:
-    """States that a SystemDeployment's spec names for all instances, for one instance or for one machine."""
-    names = {spec["system"]["name"]}
-    for override in spec.get("overrides") or ():
-        for level in (override, *(override.get("machines") or ())):
-            if level.get("system"):
-                names.add(level["system"]["name"])
-    return names
+def _follow(
+    api_trees: ApiTrees, kinds: Iterable[Resource], read: Callable[[Resource, str], None], strict: bool
+) -> None:
+    seen: set[str] = set()
+    while unread := api_trees.neighbours() - seen:
+        seen |= unread
+        for namespace in sorted(unread):
+            api_trees.followed.add(namespace)
+            with contextlib.nullcontext() if strict else contextlib.suppress(Forbidden):
+                for resource in kinds:
+                    read(resource, namespace)
+
+
+def states_named_by(body: Body) -> set[str]:
+    """States that a SystemDeployment or SystemInstance names, for the whole or for one machine, as it names them."""
+    home, spec = body["metadata"].get("namespace") or "", body.get("spec") or {}
+    levels = (spec, *(spec.get("machines") or ()))
+    return {referred(home, level["systemRef"]) for level in levels if level.get("systemRef")}
 
 
 def image_of(body: Body) -> Image | SpecInvalid:
     """The image of a VMImageNode, or SpecInvalid if its fields have other types than the API's."""
-    try:
-        spec = body["spec"]
-        layer = spec["layer"]
-        return Image(
-            name=body["metadata"]["name"],
-            digest=Digest(layer["digest"]),
-            size_bytes=int(layer["sizeBytes"]),
-            virtual_size_bytes=int(layer["virtualSizeBytes"]),
-            parent=_name(spec.get("parent")),
-            repository=layer.get("repository") or DEFAULT_REPOSITORY,
-        )
-    except (KeyError, TypeError, ValueError) as exc:
-        return _invalid(body, exc)
+    return _declared(declared.image_of, body)
 
 
 def system_of(body: Body) -> System | SpecInvalid:
     """The state of a SystemNode, or SpecInvalid if its fields have other types than the API's."""
+    return _declared(declared.system_of, body)
+
+
+def _declared(make: Callable[[str, Body, str], N], body: Body) -> N | SpecInvalid:
     try:
-        spec = body["spec"]
-        return System(
-            name=body["metadata"]["name"],
-            parent=_name(spec.get("parent")),
-            machines=tuple(_machines(spec)),
-            networks=tuple(spec.get("networks") or ()),
-        )
-    except (KeyError, TypeError, ValueError) as exc:
+        return make(body["metadata"]["name"], body["spec"], body["metadata"].get("namespace") or "")
+    except SpecInvalid as exc:
+        return exc
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
         return _invalid(body, exc)
-
-
-def _machines(spec: Body) -> Iterator[MachineChange]:
-    for item in spec.get("machines") or ():
-        disks = (
-            DiskChange(disk["name"], _name(disk.get("image")), disk.get("bus"), bool(disk.get("removed")))
-            for disk in item.get("disks") or ()
-        )
-        removed = bool(item.get("removed"))
-        yield MachineChange(item["name"], _name(item.get("image")), item.get("template"), removed, tuple(disks))
-
-
-def _name(ref: Body | None) -> str | None:
-    return ref["name"] if ref else None
 
 
 def _invalid(body: Body, exc: Exception) -> SpecInvalid:

@@ -7,23 +7,30 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, PREFETCH, SYSTEM
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, INSTANCE, PREFETCH, SYSTEM
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
+from kigi.domain.names import DEPLOYMENT_FINALIZER, instance_object, instance_order
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError, SpecInvalid
 from kigi.gather.deployment import gather_deployment
+from kigi.gather.instance import gather_instance
+from kigi.gather.nodes import gather_nodes
 from kigi.gather.prefetch import gather_prefetch
+from kigi.gather.quotas import gather_allowance
+from kigi.gather.reservations import reserve
+from kigi.mirror.records import DeploymentRecord
 from kigi.mirror.store import Mirror
-from kigi.planning.deployment import plan_deployment
+from kigi.planning.deployment import build_instance
+from kigi.planning.instance import InstancePlan, plan_instance
 from kigi.planning.placed import PlacedTarget
 from kigi.planning.prefetches import plan_prefetch
-from kigi.planning.view import DeploymentView
-from kigi.status.deployments import deployment_status
+from kigi.planning.view import InstanceView, NodeState
+from kigi.status.layer_bytes import LayerBytes
 
 
 def plan_documents(
@@ -36,7 +43,7 @@ def plan_documents(
     planned: list[tuple[str, tuple[str, str]]] = []
     for document in documents:
         kind = document.get("kind")
-        if kind not in (IMAGE.kind, SYSTEM.kind, DEPLOYMENT.kind, PREFETCH.kind):
+        if kind not in (IMAGE.kind, SYSTEM.kind, DEPLOYMENT.kind, INSTANCE.kind, PREFETCH.kind):
             continue
         meta = document["metadata"]
         key = (meta.get("namespace") or namespace, meta["name"])
@@ -52,8 +59,9 @@ def plan_documents(
 def _applied_metadata(mirror: Mirror, kind: str, key: tuple[str, str], meta: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as the API server would return it for an apply: of a new object, or of the next version."""
     known = mirror.stores[kind].get(*key)
+    finalizers = [DEPLOYMENT_FINALIZER] if kind == DEPLOYMENT.kind else []  # the operator adds it before all else
     if known is None:
-        fresh = {"uid": str(uuid.uuid4()), "generation": 1, "resourceVersion": "1", "finalizers": []}
+        fresh = {"uid": str(uuid.uuid4()), "generation": 1, "resourceVersion": "1", "finalizers": finalizers}
         return {**meta, "namespace": key[0], **fresh}
     return {
         **meta,
@@ -61,7 +69,7 @@ def _applied_metadata(mirror: Mirror, kind: str, key: tuple[str, str], meta: Map
         "uid": known.meta.uid,
         "generation": known.meta.generation + 1,
         "resourceVersion": str(known.meta.version + 1),
-        "finalizers": list(known.meta.finalizers),
+        "finalizers": sorted({*known.meta.finalizers, *finalizers}),
     }
 
 
@@ -70,7 +78,8 @@ def _plan_prefetch(mirror: Mirror, key: tuple[str, str], now: datetime) -> dict[
     assert record is not None
     if isinstance(record.spec, KigiError):
         raise record.spec
-    view = gather_prefetch(mirror, record, now)
+    allowance = gather_allowance(mirror, key[0], without=key[1]) if mirror.knows_settings else None
+    view = gather_prefetch(mirror, record, now, allowance)
     plan = plan_prefetch(view)
     if plan.error is not None and not plan.layers:
         raise plan.error
@@ -80,7 +89,7 @@ def _plan_prefetch(mirror: Mirror, key: tuple[str, str], now: datetime) -> dict[
     return {
         "namespace": key[0],
         "name": key[1],
-        "system": ", ".join(ref.name for ref in record.spec.systems),
+        "system": ", ".join(ref.tree_name for ref in record.spec.target_refs),
         "problem": f"{plan.error.reason}: {plan.error}" if plan.error is not None else None,
         "totalBytes": size * len(plan.nodes),
         "missingBytes": sum(moved.values()),
@@ -105,25 +114,52 @@ def _plan_deployment(mirror: Mirror, key: tuple[str, str], now: datetime) -> dic
     assert record is not None
     if isinstance(record.spec, KigiError):
         raise record.spec
-    view = replace(gather_deployment(mirror, record, now), old_status=None)
-    plan = plan_deployment(view)
-    if plan.error is not None and not plan.placed:
-        raise plan.error
-    status = deployment_status(view, plan)
-    cost = status.plan.to_api() if status.plan else {}
+    nodes = gather_nodes(mirror)
+    plans = list(plan_instances(mirror, record, now))
+    placed = [one for _, plan in plans for one in plan.placed]
+    problem = next((plan.error for _, plan in plans if plan.error is not None), None)
+    if problem is not None and not placed:
+        raise problem
+    cost = LayerBytes.of(nodes, placed)
     return {
         "namespace": key[0],
         "name": key[1],
-        "system": record.spec.system.name,
-        "problem": f"{plan.error.reason}: {plan.error}" if plan.error is not None else None,
-        **cost,
-        "nodes": [*_nodes(view, plan.placed, _prefetched(view, plan.placed))],
-        "machines": [*_machines(view, plan.placed)],
+        "system": record.spec.system_ref.tree_name,
+        "problem": f"{problem.reason}: {problem}" if problem is not None else None,
+        "totalBytes": cost.whole,
+        "missingBytes": cost.missing,
+        "savedRatio": round(1 - cost.missing / cost.whole, 6) if cost.whole else 0.0,
+        "nodes": [*_nodes(nodes, placed, _prefetched(mirror, record, placed))],
+        "machines": [*_machines(nodes, placed), *_deleted_machines(mirror, key, placed)],
     }
 
 
+def plan_instances(
+    mirror: Mirror, record: DeploymentRecord, now: datetime
+) -> Iterator[tuple[InstanceView, InstancePlan]]:
+    """The plan of each instance that the deployment selects, one after the other, as the operator would make them.
+
+    Puts instances that do not exist yet into ``mirror``, and reserves there what each plan uses of nodes.
+    """
+    view = gather_deployment(mirror, record, now)
+    assert not isinstance(view.spec, KigiError)
+    for name in view.spec.instance_names():
+        known = mirror.instances.get(view.namespace, instance_object(view.name, name))
+        if known is None or (known.owner_uids and view.uid not in known.owner_uids):
+            body = build_instance(view, name, None)
+            version = str(known.meta.version + 1 if known is not None else 1)
+            body["metadata"] |= {"uid": str(uuid.uuid4()), "resourceVersion": version, "generation": 1}
+            mirror.put(INSTANCE.kind, body)
+            known = mirror.instances.get(view.namespace, instance_object(view.name, name))
+            assert known is not None
+        one = replace(gather_instance(mirror, known, now), old_status=None)
+        plan = plan_instance(one)
+        reserve(mirror, one, plan)
+        yield one, plan
+
+
 def _nodes(
-    view: DeploymentView, targets: tuple[PlacedTarget, ...], prefetched: Mapping[str, Mapping[Digest, Layer]]
+    nodes: Mapping[str, NodeState], targets: Sequence[PlacedTarget], prefetched: Mapping[str, Mapping[Digest, Layer]]
 ) -> Iterator[dict[str, Any]]:
     """Each node with machines: the layers and bytes that it lacks, and the free bytes of its cache afterwards.
 
@@ -134,7 +170,7 @@ def _nodes(
         for chain in placed.target.chains:
             wanted[placed.node].update({layer.digest: layer for layer in chain})
     for node, layers in sorted(wanted.items()):
-        state = view.nodes.get(node)
+        state = nodes.get(node)
         held = state.held if state is not None else frozenset()
         missing = missing_layers(layers, held)
         later = missing_layers(prefetched.get(node, {}), held | layers.keys())
@@ -149,15 +185,18 @@ def _nodes(
         }
 
 
-def _prefetched(view: DeploymentView, targets: tuple[PlacedTarget, ...]) -> dict[str, dict[Digest, Layer]]:
-    """Node -> layers of the states in ``spec.prefetch`` for the machines that run there."""
+def _prefetched(
+    mirror: Mirror, record: DeploymentRecord, targets: Sequence[PlacedTarget]
+) -> dict[str, dict[Digest, Layer]]:
+    """Node -> layers of the states in ``spec.prefetchRefs`` for the machines that run there."""
+    assert not isinstance(record.spec, KigiError)
     nodes: dict[str, set[str]] = defaultdict(set)
     for placed in targets:
         nodes[placed.target.machine].add(placed.node)
     everywhere = {placed.node for placed in targets}
     found: dict[str, dict[Digest, Layer]] = defaultdict(dict)
-    for ref in view.spec.prefetch:
-        system = view.systems.get(ref.name)
+    for ref in record.spec.prefetch_refs:
+        system = mirror.resolved(record.meta.namespace or "", ref.tree_name)
         if isinstance(system, ResolvedSystem):
             for machine in system.machines:
                 for node in nodes.get(machine.name) or everywhere:
@@ -165,10 +204,9 @@ def _prefetched(view: DeploymentView, targets: tuple[PlacedTarget, ...]) -> dict
     return found
 
 
-def _machines(view: DeploymentView, targets: tuple[PlacedTarget, ...]) -> Iterator[dict[str, Any]]:
-    slots = {placed.slot for placed in targets}
+def _machines(nodes: Mapping[str, NodeState], targets: Sequence[PlacedTarget]) -> Iterator[dict[str, Any]]:
     for placed in targets:
-        state = view.nodes.get(placed.node)
+        state = nodes.get(placed.node)
         layers = {layer.digest: layer for chain in placed.target.chains for layer in chain}
         missing = missing_layers(layers, state.held if state is not None else frozenset())
         yield {
@@ -180,12 +218,21 @@ def _machines(view: DeploymentView, targets: tuple[PlacedTarget, ...]) -> Iterat
             "missingLayers": len(missing),
             "missingBytes": total_bytes(missing.values()),
         }
-    for machine in sorted(view.machines, key=lambda machine: machine.slot):
-        if machine.slot not in slots and view.owns(machine.vm):
+
+
+def _deleted_machines(
+    mirror: Mirror, key: tuple[str, str], targets: Sequence[PlacedTarget]
+) -> Iterator[dict[str, Any]]:
+    """Machines of the deployment that it would not have any more."""
+    kept = {placed.slot for placed in targets}
+    machines = [machine for machine in mirror.machines.by("deployment", key) if machine.owner_uid]
+    for machine in sorted(machines, key=lambda machine: (instance_order(machine.instance), machine.machine)):
+        if machine.slot not in kept:
+            vmi = mirror.vmis.get(key[0], machine.meta.name)
             yield {
-                "instance": machine.vm.instance,
-                "name": machine.vm.machine,
-                "node": machine.vmi.node if machine.vmi is not None else None,
+                "instance": machine.instance,
+                "name": machine.machine,
+                "node": vmi.node if vmi is not None else None,
                 "action": "delete",
                 "missingLayers": 0,
                 "missingBytes": 0,

@@ -12,27 +12,38 @@ from typing import TYPE_CHECKING, Any
 from kigi.adapters.kubernetes.resources import (
     CAPTURE,
     DEPLOYMENT,
+    HEARTBEAT,
     IMAGE,
+    INSTANCE,
+    NAMESPACE,
     NODE_CACHE,
     PREFETCH,
+    QUOTA,
+    REPOSITORY,
     SYSTEM,
     Resource,
 )
 from kigi.errors import Forbidden, SpecInvalid, Waiting
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from kigi.adapters.kubernetes.endpoint import Endpoint
     from kigi.adapters.kubernetes.kubeconfig import Config, Context
     from kigi.adapters.kubernetes.session import KubeSession
     from kigi.mirror.store import Mirror
 
-TREES = (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH, CAPTURE)
+TREES = (IMAGE, SYSTEM, DEPLOYMENT, INSTANCE, PREFETCH, CAPTURE)
 """Both trees, and the kinds that name their nodes."""
+SETTINGS = (NAMESPACE, REPOSITORY, QUOTA)
+"""Kinds that decide which repositories and how much a namespace may use."""
 EDIT_MANAGER = "kigi-cli"
 """Field manager of fields that a verb edits in an existing object."""
 PUBLISH_MANAGER = "kigi"
 """Field manager of objects that a verb publishes or imports."""
 TIMEOUT_S = 30.0
+KIGI_NAMESPACE = "kigi-system"
+"""Namespace of the manifests, with the heartbeats of the daemons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +92,21 @@ def _read_config(files: tuple[Path, ...]) -> Config:
 
 
 def open_cluster(
-    access: Access | None = None, *, manager: str = EDIT_MANAGER, timeout_s: float = TIMEOUT_S
+    access: Access | None = None,
+    *,
+    manager: str = EDIT_MANAGER,
+    timeout_s: float = TIMEOUT_S,
+    busy_s: float = 0.0,
 ) -> KubeSession:
     """A client, to be used as a context manager; raises SpecInvalid if no cluster is configured.
 
-    ``timeout_s`` bounds each answer of the API server.
+    ``timeout_s`` bounds each answer of the API server. Within ``busy_s``, a request that it refuses as too busy is
+    sent again.
     """
     from kigi.adapters.kubernetes.session import KubeSession
 
     access = access or Access()
-    return KubeSession(access.endpoint(), manager=manager, timeout_s=timeout_s, renew=access.endpoint)
+    return KubeSession(access.endpoint(), manager=manager, timeout_s=timeout_s, renew=access.endpoint, busy_s=busy_s)
 
 
 def list_objects(kube: KubeSession, resource: Resource, namespace: str | None) -> Iterator[dict[str, Any]]:
@@ -116,10 +132,12 @@ def read_mirror(
     from kigi.mirror.store import Mirror
 
     mirror, refused = Mirror(), []
+    unread = set(SETTINGS)
     for resource in kinds:
         try:
             for body in list_objects(kube, resource, namespace):
                 mirror.put(resource.kind, body)
+            unread.discard(resource)
         except Forbidden:
             if resource not in optional:
                 refused.append(resource)
@@ -127,7 +145,21 @@ def read_mirror(
             raise SpecInvalid(f"{resource.plural}: {exc}; is Kigi installed in this cluster?") from exc
     if refused:
         raise Forbidden(missing_rights(refused, namespace))
+    mirror.knows_settings = not unread
     return mirror
+
+
+def read_heartbeats(kube: KubeSession, mirror: Mirror, now: datetime) -> None:
+    """Which daemons report, into ``mirror``: all of them if the caller may not read Leases, or if there are none."""
+    try:
+        leases = list(kube.list_all(HEARTBEAT, KIGI_NAMESPACE))
+    except Forbidden:
+        leases = []
+    for lease in leases:
+        mirror.heartbeats.put(lease, now)
+    if not leases:
+        for cache in mirror.caches:
+            mirror.heartbeats.assume(cache.meta.name)
 
 
 def missing_rights(refused: Iterable[Resource], namespace: str | None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
-from kigi.adapters.s3 import LayerRepository
+from kigi.adapters.s3 import LayerBucket
 from kigi.domain.collection import Collection, layer_of, plan_collection
 from kigi.domain.layers import Digest
 from kigi.errors import LayerMissing
@@ -23,7 +23,7 @@ ReadNamed = Callable[[], Awaitable[set[Digest]]]
 """Reads every digest that must stay, as of now."""
 
 
-async def find_garbage(store: LayerRepository, read_named: ReadNamed, grace: timedelta) -> Collection:
+async def find_garbage(store: LayerBucket, read_named: ReadNamed, grace: timedelta) -> Collection:
     """What may be deleted. ``grace``: age by the repository's clock below which an unnamed layer stays."""
     # The bucket is listed before the trees: a layer that a tree names after this is in the listing, or it is young.
     objects, now = await store.objects()
@@ -32,7 +32,7 @@ async def find_garbage(store: LayerRepository, read_named: ReadNamed, grace: tim
 
 
 async def delete_garbage(
-    store: LayerRepository,
+    store: LayerBucket,
     found: Collection,
     read_named: ReadNamed,
     done: dict[str, Any],
@@ -58,7 +58,7 @@ async def delete_garbage(
     done["uploadsGivenUp"] = len(found.uploads)
 
 
-async def check_unnamed(store: LayerRepository, deleted: Iterable[Digest], read_named: ReadNamed) -> None:
+async def check_unnamed(store: LayerBucket, deleted: Iterable[Digest], read_named: ReadNamed) -> None:
     """Raises LayerMissing if a tree began to name one of these layers while it was deleted."""
     named = sorted(set(deleted) & await read_named())
     lost = [digest for digest in named if await store.size_of(digest) is None]

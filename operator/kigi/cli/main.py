@@ -25,8 +25,10 @@ VERBS = {
     "delete": Verb("kigi.cli.verbs.delete", "Delete an image or a state that nothing uses"),
     "flatten": Verb("kigi.cli.verbs.flatten", "Make an equal image with a shorter chain"),
     "gc": Verb("kigi.cli.verbs.gc", "List or delete the layers that no tree names"),
+    "repository": Verb("kigi.cli.verbs.repository", "Check the bucket of a repository"),
     "export": Verb("kigi.cli.verbs.export", "Write a state or an image with its layers into a file"),
     "import": Verb("kigi.cli.verbs.import_", "Store the layers of an export and create its objects"),
+    "migrate": Verb("kigi.cli.verbs.migrate", "Convert the cluster's objects from v1alpha1 to v1alpha2"),
     "completion": Verb("kigi.cli.verbs.completion", "Print the completion script of a shell"),
     "version": Verb("kigi.cli.verbs.version", "Print the version"),
 }

@@ -14,10 +14,11 @@ from kigi.adapters.kubernetes.resources import CAPTURE, IMAGE, NODE_CACHE, VOLUM
 from kigi.cli.cluster import Access, open_cluster, read_mirror
 from kigi.domain.images import Image
 from kigi.domain.layers import MAX_DEPTH, Digest, parse_digest
-from kigi.errors import LayerNotInRepository, SpecInvalid
+from kigi.domain.tree_names import place_of
+from kigi.errors import LayerNotInRepository, SpecInvalid, StatusInvalid
 
 if TYPE_CHECKING:
-    from kigi.adapters.s3 import LayerRepository
+    from kigi.adapters.s3 import LayerBucket
     from kigi.api.capture import CapturedDisk
     from kigi.mirror.store import Mirror
 
@@ -39,7 +40,7 @@ class Sources:
                 raise SpecInvalid(f"--also: {path} is no file")
 
 
-async def read_named_layers(store: LayerRepository, sources: Sources) -> set[Digest]:
+async def read_named_layers(store: LayerBucket, sources: Sources) -> set[Digest]:
     """Every digest that an image's chain, a disk, a cache, a capture or a list names; raises KigiError.
 
     Costs a listing of four kinds per cluster, and a request for each layer whose parents have no image.
@@ -70,7 +71,9 @@ def _named_by(mirror: Mirror) -> Iterator[Digest]:
     for volume in mirror.volumes:
         yield from (layer.digest for layer in volume.chain)
     for cache in mirror.caches:
-        yield from (Digest(layer.digest) for layer in (cache.spec.layers if cache.spec else ()))
+        if cache.spec is not None:
+            yield from (Digest(layer.digest) for layer in cache.spec.layers)
+            yield from (Digest(order.parent_digest) for order in cache.spec.captures)
     for disk in _captured(mirror):  # stored, and not named by an image yet
         if disk.digest is not None:
             yield parse_digest(disk.digest)
@@ -79,25 +82,28 @@ def _named_by(mirror: Mirror) -> Iterator[Digest]:
 def _captured(mirror: Mirror) -> Iterator[CapturedDisk]:
     """Disks of captures that did not fail: images name their layers, or will."""
     for capture in mirror.captures:
-        if capture.status is not None and capture.status.phase != "Failed":
-            yield from capture.status.disks
+        if isinstance(capture.progress, StatusInvalid):
+            raise capture.progress
+        if capture.progress.end != "Failed":
+            yield from capture.progress.disks
 
 
 def _without_parents(mirror: Mirror) -> Iterator[Digest]:
     """Layers whose parents no image names any more: only the headers in the repository name their chain."""
     known = {record.image.digest for record in mirror.images if isinstance(record.image, Image)}
-    for disk in _captured(mirror):
-        if disk.parent not in known:
-            yield parse_digest(disk.parent)
+    for cache in mirror.caches:
+        for order in cache.spec.captures if cache.spec is not None else ():
+            if order.parent_digest not in known:
+                yield parse_digest(order.parent_digest)
     for record in mirror.images:
         image = record.image
         if not isinstance(image, Image) or image.parent is None:
             continue
-        if mirror.images.get(record.meta.namespace, image.parent) is None:
+        if mirror.images.get(*place_of(record.meta.namespace or "", image.parent)) is None:
             yield image.digest
 
 
-async def _ancestors(store: LayerRepository, digest: Digest) -> set[Digest]:
+async def _ancestors(store: LayerBucket, digest: Digest) -> set[Digest]:
     """The layer and its ancestors by the headers of the stored files, until the root or a layer that is not stored."""
     from kigi.publishing.layer_folder import parent_in_header
 

@@ -13,7 +13,6 @@ from kigi.cli.cluster import Access
 from kigi.cli.completion import complete_deployments
 from kigi.cli.output import Format
 from kigi.cli.repositories import RepositoryChoice
-from kigi.domain.layers import DEFAULT_REPOSITORY
 
 Function = Callable[..., None]
 Decorator = Callable[[Function], Function]
@@ -50,33 +49,29 @@ def cluster_options(*, namespace: bool = True, all_namespaces: bool = False) -> 
     return decorate
 
 
-def repository_options(*, name: bool = True, server: bool = False) -> Decorator:
-    """Adds ``--repositories``, ``--repository`` (``name``) and ``--endpoint``, ``--bucket`` (``server``).
+def repository_options(*, name: bool = True) -> Decorator:
+    """Adds ``--repository`` (``name``), ``--endpoint`` and ``--bucket``; the function gets one RepositoryChoice.
 
-    The function gets one ``repository``: a RepositoryChoice.
+    ``name`` False: each image names its repository.
     """
-    text = "repositories.yaml; or KIGI_S3_ENDPOINT and KIGI_S3_BUCKET in the environment."
-    options = [click.option("--repositories", "settings", type=PATH, help=text)]
+    options = []
     if name:
-        text = "Repository, as in repositories.yaml."
-        options.append(
-            click.option("--repository", "name_of_it", default=DEFAULT_REPOSITORY, show_default=True, help=text)
-        )
-    if server:
-        options.append(click.option("--endpoint", help="URL of the S3 server, in place of the settings'."))
-        options.append(click.option("--bucket", help="Bucket, in place of the settings'."))
+        text = "LayerRepository of the cluster; default: that of the namespace."
+        options.append(click.option("--repository", "name_of_it", help=text))
+    text = "URL of the S3 server, in place of the LayerRepository's; default: KIGI_S3_ENDPOINT."
+    options.append(click.option("--endpoint", help=text))
+    options.append(click.option("--bucket", help="Bucket, in place of the LayerRepository's; default: KIGI_S3_BUCKET."))
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def call(
             *,
-            settings: Path | None,
-            name_of_it: str = DEFAULT_REPOSITORY,
+            name_of_it: str | None = None,
             endpoint: str | None = None,
             bucket: str | None = None,
             **values: Any,
         ) -> None:
-            function(repository=RepositoryChoice(settings, name_of_it, endpoint, bucket), **values)
+            function(repository=RepositoryChoice(name_of_it, endpoint, bucket), **values)
 
         return _with(options, call)
 

@@ -7,44 +7,91 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kigi.domain.layers import DEFAULT_REPOSITORY
-from kigi.errors import SpecInvalid
+from kigi.adapters.kubernetes.resources import NAMESPACE, REPOSITORY, Resource
+from kigi.cli.cluster import Access, list_objects, open_cluster
+from kigi.errors import Forbidden, NoDefaultRepository, RepositoryUnknown, SpecInvalid
 
 if TYPE_CHECKING:
-    from kigi.api.repositories import Repositories, Repository
+    from kigi.adapters.kubernetes.session import KubeSession
+    from kigi.api.layer_repository import LayerRepositorySpec
+    from kigi.api.repositories import Repository
+
+OTHER_WAY = "or set KIGI_S3_ENDPOINT and KIGI_S3_BUCKET"
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryChoice:
-    """A repository of the settings; ``endpoint`` and ``bucket`` replace its server and bucket."""
+    """The server of ``--endpoint``, else ``--repository``, else KIGI_S3_ENDPOINT, else the namespace's default."""
 
-    settings: Path | None
-    """repositories.yaml; None: the file or the variables that the environment names."""
-    name: str = DEFAULT_REPOSITORY
+    name: str | None = None
+    """Name of a LayerRepository; None: the default of the namespace."""
     endpoint: str | None = None
     bucket: str | None = None
 
-    def all(self) -> Repositories:
-        """Every repository of the settings; raises SpecInvalid."""
-        from kigi.adapters.repositories import load_repositories
+    def load(self, access: Access) -> Repository:
+        """The chosen repository. Credentials and further authorities come from the environment (AWS_*).
 
-        environment = dict(os.environ)
-        if self.endpoint is not None and self.name == DEFAULT_REPOSITORY:
-            environment["KIGI_S3_ENDPOINT"] = self.endpoint
-        return load_repositories(self.settings, environment)
+        Raises SpecInvalid, RepositoryUnknown, NoDefaultRepository, or Forbidden with the missing right.
+        """
+        return self.find(access, None) if self.name is None else self._find(access, self.name, self.endpoint)
 
-    def load(self) -> Repository:
-        """The repository; raises SpecInvalid or RepositoryUnknown."""
-        from pydantic import ValidationError
+    def find(self, access: Access, name: str | None) -> Repository:
+        """The repository that an image names; a server of option or environment replaces any. Raises as ``load``."""
+        return self._find(access, name or self.name, self.endpoint or os.environ.get("KIGI_S3_ENDPOINT"))
 
-        from kigi.api.repositories import Repository
+    def _find(self, access: Access, name: str | None, endpoint: str | None) -> Repository:
+        from kigi.api.repositories import DEFAULT_BUCKET, repository_of, repository_of_spec
 
-        options = {"endpoint": self.endpoint, "bucket": self.bucket}
-        changes = {field: value for field, value in options.items() if value is not None}
+        bucket = self.bucket or os.environ.get("KIGI_S3_BUCKET")
         try:
-            return Repository.model_validate({**self.all().get(self.name).model_dump(by_alias=True), **changes})
-        except ValidationError as exc:
-            raise SpecInvalid(f"--endpoint, --bucket: {exc}") from exc
+            if endpoint:
+                return repository_of({"endpoint": endpoint, "bucket": bucket or DEFAULT_BUCKET})
+            found = repository_of_spec(_read(access, name))
+            return repository_of({**found.to_api(), **({"bucket": self.bucket} if self.bucket else {})})
+        except SpecInvalid as exc:
+            raise type(exc)(f"--endpoint, --bucket: {exc}" if endpoint or self.bucket else str(exc)) from exc
+
+
+def _read(access: Access, name: str | None) -> LayerRepositorySpec:
+    with open_cluster(access) as kube:
+        if name is None:
+            return _default(kube, access.default_namespace())
+        try:
+            body = kube.get(REPOSITORY, None, name)
+        except Forbidden as exc:
+            raise Forbidden(_missing_right(REPOSITORY, name)) from exc
+    if body is None:
+        raise RepositoryUnknown(f"there is no LayerRepository {name}; name another one with --repository, {OTHER_WAY}")
+    return _spec(body["spec"])
+
+
+def _default(kube: KubeSession, namespace: str) -> LayerRepositorySpec:
+    from kigi.planning.repositories import resolve_repository
+
+    try:
+        specs = {body["metadata"]["name"]: _spec(body["spec"]) for body in list_objects(kube, REPOSITORY, None)}
+    except Forbidden as exc:
+        raise Forbidden(f"{exc}; or name one with --repository, {OTHER_WAY}") from exc
+    try:
+        body = kube.get(NAMESPACE, None, namespace)
+    except Forbidden as exc:
+        raise Forbidden(_missing_right(NAMESPACE, namespace)) from exc
+    labels = ((body or {}).get("metadata") or {}).get("labels") or {}
+    try:
+        return specs[resolve_repository(specs, namespace, labels, None, "--repository")]
+    except NoDefaultRepository as exc:
+        raise NoDefaultRepository(f"{exc}; {OTHER_WAY}") from exc
+
+
+def _spec(spec: object) -> LayerRepositorySpec:
+    from kigi.api.layer_repository import LayerRepositorySpec
+
+    return LayerRepositorySpec.model_validate(spec)
+
+
+def _missing_right(resource: Resource, name: str) -> str:
+    kind = f"{resource.plural}.{resource.group}" if resource.group else resource.plural
+    return f"you need the right to get {kind} {name}; ask for it, name a repository with --repository, {OTHER_WAY}"
 
 
 def default_layers_dir() -> Path:

@@ -1,7 +1,7 @@
-"""One field of a SystemDeployment's spec: its place, its value, and the field managers that own it.
+"""One field of a deployment or an instance: its place, its value, and the field managers that own it.
 
 A field that another manager keeps (a GitOps pipeline, a file that is applied server-side) would be set back by its
-owner, so an edit is refused with the owner's name. Overrides of single instances rarely have an owner.
+owner, so an edit is refused with the owner's name. SystemInstances rarely have an owner.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kigi.cli.cluster import EDIT_MANAGER
+from kigi.domain import kinds
+from kigi.domain.names import instance_object
 from kigi.errors import SpecInvalid
 
 _PIPELINES = re.compile(
@@ -31,32 +33,34 @@ class FieldOwned(SpecInvalid):
 class Part:
     """The part of a deployment that a field belongs to: all of it, one instance, or one machine of an instance."""
 
-    instance: int | None = None
+    instance: str | None = None
     machine: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Kind of the object that has the field."""
+        return kinds.DEPLOYMENT if self.instance is None else kinds.INSTANCE
+
+    def object_name(self, deployment: str) -> str:
+        """Name of the object that has the field."""
+        return deployment if self.instance is None else instance_object(deployment, self.instance)
 
     def managed_path(self, field: str) -> tuple[str, ...]:
         """Path of the part's field in ``managedFields``, below ``f:spec``."""
-        if self.instance is None:
-            return (f"f:{field}",)
-        item = f'k:{{"instance":{self.instance}}}'
         if self.machine is None:
-            return ("f:overrides", item, f"f:{field}")
-        return ("f:overrides", item, "f:machines", f'k:{{"name":"{self.machine}"}}', f"f:{field}")
+            return (f"f:{field}",)
+        return ("f:machines", f'k:{{"name":"{self.machine}"}}', f"f:{field}")
 
     def text(self, field: str) -> str:
-        """The field for a person, such as ``spec.overrides[instance 2].reset``."""
-        if self.instance is None:
-            return f"spec.{field}"
-        machine = f".machines[{self.machine}]" if self.machine is not None else ""
-        return f"spec.overrides[instance {self.instance}]{machine}.{field}"
+        """The field for a person, such as ``spec.machines[mail1].systemRef``."""
+        machine = f"machines[{self.machine}]." if self.machine is not None else ""
+        return f"spec.{machine}{field}"
 
 
 def with_field(spec: Mapping[str, Any], part: Part, field: str, value: Any) -> dict[str, Any]:
-    """A copy of the spec with the field set; overrides that it needs are added."""
+    """A copy of the spec with the field set; the machine that it needs is added."""
     new = copy.deepcopy(dict(spec))
     target: dict[str, Any] = new
-    if part.instance is not None:
-        target = _item(new.setdefault("overrides", []), "instance", part.instance)
     if part.machine is not None:
         target = _item(target.setdefault("machines", []), "name", part.machine)
     target[field] = value
@@ -101,16 +105,15 @@ def refuse_owned(body: Mapping[str, Any], part: Part, field: str, value: Any) ->
         if operation == "Apply" or _PIPELINES.search(manager)
     ]
     if keepers:
-        others = "" if part.instance is not None else ", or name an --instance: overrides have no owner"
+        others = "" if part.instance is not None else ", or name an --instance, which has an object of its own"
         raise FieldOwned(
-            f"{part.text(field)} of SystemDeployment {body['metadata']['name']} is kept by {', '.join(keepers)}, "
+            f"{part.text(field)} of {part.kind} {body['metadata']['name']} is kept by {', '.join(keepers)}, "
             f"which would set it back: change it there{others}, or take it over with --force"
         )
 
 
 def _value_at(spec: Mapping[str, Any], part: Part, field: str) -> Any:
     found: Mapping[str, Any] = spec
-    for key, value, items in (("instance", part.instance, "overrides"), ("name", part.machine, "machines")):
-        if value is not None:
-            found = next((item for item in found.get(items) or () if item[key] == value), {})
+    if part.machine is not None:
+        found = next((item for item in found.get("machines") or () if item["name"] == part.machine), {})
     return found.get(field)

@@ -6,10 +6,17 @@ from typing import Final
 
 IMAGE: Final = "VMImageNode"
 SYSTEM: Final = "SystemNode"
+MEMORY_IMAGE: Final = "VMMemoryImage"
 DEPLOYMENT: Final = "SystemDeployment"
+INSTANCE: Final = "SystemInstance"
 CAPTURE: Final = "SystemCapture"
+RESET: Final = "SystemReset"
 PREFETCH: Final = "SystemPrefetch"
+BUILD: Final = "SystemBuild"
+GRANT: Final = "TreeGrant"
 NODE_CACHE: Final = "NodeCache"
+REPOSITORY: Final = "LayerRepository"
+QUOTA: Final = "SystemQuota"
 
 VOLUME: Final = "PersistentVolume"
 CLAIM: Final = "PersistentVolumeClaim"

@@ -17,6 +17,11 @@ RUN_STRATEGIES = ("Always", "RerunOnFailure")
 HookKind = Literal["Plugin", "Sidecar"]
 
 
+def run_strategy_of(guest_power_off_policy: str | None) -> str:
+    """KubeVirt's runStrategy of a VM that should run. An unknown policy counts as Restart."""
+    return RUN_STRATEGIES[guest_power_off_policy == "StayOff"]
+
+
 @dataclass(frozen=True, slots=True)
 class KubeVirtState:
     """The hook that the cluster's KubeVirt offers; ``hook`` None: none, and ``why_not`` names the missing gate."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Set
+from dataclasses import dataclass, field
 from typing import NewType
+
+from kigi.domain.guests import NO_GUEST, Guest
 
 Digest = NewType("Digest", str)
 """SHA-256 of a layer file as stored: ``sha256:`` and 64 lower-case hex digits."""
@@ -13,11 +15,18 @@ Digest = NewType("Digest", str)
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 MAX_DEPTH = 64
 """Longest chain, in layers. QEMU opens every file of a chain at start, and a read may pass through all of them."""
+MAX_FILE_BYTES = 64 * 2**40
+"""Longest layer file."""
+TABLES_BYTES = 2**30
+"""A layer's tables: it is at most so much longer than its virtual disk."""
 DEFAULT_REPOSITORY = "default"
+IMAGE_MEDIA_TYPE = "application/vnd.kigi.layer.v1.qcow2"
+"""Format of a layer whose descriptor names none."""
 LAYER_SUFFIX = ".qcow2"
 """Suffix of a layer's file name."""
 
 _DIGEST = re.compile(DIGEST_PATTERN)
+_ANY_DIGEST = re.compile(r"(sha256:)?([0-9a-f]{64})")
 
 
 def parse_digest(text: str) -> Digest:
@@ -49,6 +58,11 @@ def digest_of_file_name(name: str) -> Digest:
     return digest_of_hex(name.removesuffix(LAYER_SUFFIX))
 
 
+def hide_digests(text: str, shown: Container[str]) -> str:
+    """The text with each digest that is not ``shown`` cut short: who knows a digest can use its layer."""
+    return _ANY_DIGEST.sub(lambda found: found[0] if digest_of_hex(found[2]) in shown else f"{found[1] or ''}…", text)
+
+
 def object_key(digest: Digest) -> str:
     """Key of the layer in its repository (the bucket)."""
     return f"layers/sha256/{digest_hex(digest)}"
@@ -63,6 +77,8 @@ class Layer:
     virtual_size_bytes: int
     parent: Digest | None = None
     repository: str = DEFAULT_REPOSITORY
+    guest: Guest = field(default=NO_GUEST, compare=False)
+    """Facts about the guest of an image whose top layer this is; no part of the layer's identity."""
 
 
 Chain = tuple[Layer, ...]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 GROUP = "kigi.dev"
-VERSION = "v1alpha1"
+VERSION = "v1alpha2"
 API_VERSION = f"{GROUP}/{VERSION}"
+NODE_GROUP = f"node.{GROUP}"
+"""Group of the protocol between operator and daemons, whose versions are not those of the users' kinds."""
+NODE_VERSION = "v1alpha1"
+NODE_API_VERSION = f"{NODE_GROUP}/{NODE_VERSION}"
 FIELD_MANAGER = "kigi-operator"
-FINALIZER = f"{GROUP}/finalizer"
-"""On a SystemDeployment: it stays until the objects that it owns are gone."""
+DEPLOYMENT_FINALIZER = f"{GROUP}/deployment-cleanup"
+"""On a SystemDeployment: it stays until its SystemInstances, and what they left behind, are gone."""
+INSTANCE_FINALIZER = f"{GROUP}/instance-cleanup"
+"""On a SystemInstance: it stays until its VMs, disks and NetworkPolicy are gone."""
+CAPTURE_FINALIZER = f"{GROUP}/capture-cleanup"
+"""On a SystemCapture: it stays until its VMs are resumed, and a result that was begun is complete."""
 IN_USE_FINALIZER = f"{GROUP}/in-use"
 """On a used VMImageNode or SystemNode: it stays until its last user is gone."""
 OVERLAY_FINALIZER = f"{GROUP}/overlay"
@@ -22,50 +32,77 @@ DISK_PREFIX = "kigi-"
 DISK_VOLUME = f"{DISK_PREFIX}root"
 """Volume of the boot disk."""
 
+INSTANCE_NAME = r"^[a-z0-9]{1,16}$"
+"""Pattern of an instance's name. It has no hyphen, so that ``<deployment>-<instance>`` splits in one way only."""
+
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+"""On each object that the operator makes and keeps as desired, with the value ``kigi``."""
+MANAGER = "kigi"
 LABEL_DEPLOYMENT = f"{GROUP}/deployment"
+"""On every object of an instance, also on its VMs' pods: name of the SystemDeployment."""
 LABEL_NAMESPACE = f"{GROUP}/namespace"
+"""On the same objects: namespace of the SystemDeployment, as volumes have none of their own."""
 LABEL_INSTANCE = f"{GROUP}/instance"
+"""On the same objects: name of the instance."""
 LABEL_MACHINE = f"{GROUP}/machine"
+"""On VMs, their pods, volumes and claims: name of the machine."""
 LABEL_REVISION = f"{GROUP}/revision"
+"""On volumes and claims: revision of the disk, from 1."""
 LABEL_DISK = f"{GROUP}/disk"
-"""On volumes and claims of extra disks."""
+"""On volumes and claims of extra disks: name of the disk."""
+LABEL_HEARTBEAT = f"{NODE_GROUP}/heartbeat"
+"""On the Lease that a daemon renews as its node's heartbeat, and on no other; empty."""
+ANNOTATION_PEER_CERTIFICATES = f"{NODE_GROUP}/peer-certificates"
+"""On the same Lease: SHA-256 fingerprints of the certificates that the node's daemon shows to its peers, 64 hexadecimal
+digits each, separated by commas; two while one replaces the other."""
 ANNOTATION_FINGERPRINT = f"{GROUP}/fingerprint"
 """On a PersistentVolume: the state that its overlay was created for; see ``domain.fingerprint``."""
-ANNOTATION_EQUALS = f"{GROUP}/equals"
-"""On a VMImageNode that ``kigi flatten`` created: ``NAME@DIGEST`` of the image with the same disk."""
-ANNOTATION_OWNER = f"{GROUP}/deployment-uid"
+ANNOTATION_OWNER = f"{GROUP}/instance-uid"
+"""On what an instance has created: uid of its SystemInstance. Another object may have its name later."""
+ANNOTATION_DEPLOYMENT_OWNER = f"{GROUP}/deployment-uid"
+"""In its place on objects that were created before there were SystemInstances: uid of the SystemDeployment."""
 ANNOTATION_HALTED_UNTIL = f"{GROUP}/halted-until"
+"""On a VirtualMachine: time until which Kigi keeps it off, because KubeVirt refuses to start it."""
 ANNOTATION_TEMPLATE_HASH = f"{GROUP}/template-hash"
 """On a VirtualMachine: hash of the template that the operator applied last."""
 ANNOTATION_HARDWARE_HASH = f"{GROUP}/hardware-hash"
 """On a VM's template, from where KubeVirt copies it to each instance: see ``hardware_hash``."""
 HOOK_SIDECARS = "hooks.kubevirt.io/hookSidecars"
 """On a VM's template: KubeVirt starts these sidecars in the VM's pod."""
-ANNOTATION_CAPTURED_FROM = f"{GROUP}/captured-from"
-"""On a captured VMImageNode or SystemNode: deployment/instance."""
 
 
-def machine_name(deployment: str, instance: int, machine: str) -> str:
-    """VirtualMachine, at most 58 characters: deployment <= 32, instance <= 4 digits, machine <= 20."""
+def instance_order(instance: str) -> tuple[bool, int, str]:
+    """Sort key of instance names: numbers by their value, and names after them."""
+    is_number = instance.isascii() and instance.isdecimal()
+    return (not is_number, int(instance) if is_number else 0, instance)
+
+
+def instance_object(deployment: str, instance: str) -> str:
+    """SystemInstance of an instance."""
+    return f"{deployment}-{instance}"
+
+
+def machine_name(deployment: str, instance: str, machine: str) -> str:
+    """VirtualMachine, at most 58 characters: deployment and instance together <= 36, machine <= 20."""
     return f"{deployment}-{instance}-{machine}"
 
 
-def claim_name(deployment: str, instance: int, machine: str, revision: int, disk: str = "") -> str:
+def claim_name(deployment: str, instance: str, machine: str, revision: int, disk: str = "") -> str:
     """PersistentVolumeClaim of one revision of a disk: the boot disk, or the extra disk ``disk``."""
     return f"{deployment}.{instance}.{machine}.r{revision}" + (f".{disk}" if disk else "")
 
 
-def volume_name(namespace: str, deployment: str, instance: int, machine: str, revision: int, disk: str = "") -> str:
+def volume_name(namespace: str, deployment: str, instance: str, machine: str, revision: int, disk: str = "") -> str:
     """PersistentVolume of one revision of a disk. No part of the name contains a dot."""
     return f"kigi.{namespace}.{claim_name(deployment, instance, machine, revision, disk)}"
 
 
-def volume_handle(volume: str, deployment_uid: str) -> str:
+def volume_handle(volume: str, instance_uid: str) -> str:
     """CSI volume handle, and name of the overlay's directory on the node.
 
-    It ends in the deployment's uid: a recreated deployment of the same name never finds its predecessor's overlay.
+    It ends in the SystemInstance's uid: a recreated one of the same name never finds its predecessor's overlay.
     """
-    return f"{volume}.{deployment_uid[:8]}"
+    return f"{volume}.{instance_uid[:8]}"
 
 
 def volume_of_handle(handle: str) -> str | None:
@@ -73,4 +110,5 @@ def volume_of_handle(handle: str) -> str | None:
     volume, _, uid = handle.rpartition(".")
     parts = volume.split(".")
     ours = len(parts) in (6, 7) and parts[0] == "kigi" and uid != ""
-    return volume if ours and parts[3].isdigit() and parts[5][:1] == "r" and parts[5][1:].isdigit() else None
+    ours = ours and re.fullmatch(INSTANCE_NAME, parts[3]) is not None
+    return volume if ours and parts[5][:1] == "r" and parts[5][1:].isdigit() else None

@@ -6,7 +6,7 @@ They are plain values without I/O, so that planning can read them without import
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.layers import Chain
 from kigi.domain.names import claim_name
 
-Slot = tuple[int, str]
+Slot = tuple[str, str]
 """(instance, machine): the place of one VM in a deployment."""
 
 
@@ -30,6 +30,8 @@ class Meta:
     generation: int = 0
     deleting: bool = False
     finalizers: tuple[str, ...] = ()
+    created: datetime | None = field(default=None, compare=False)
+    """metadata.creationTimestamp, by the API server's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,10 @@ class VolumeRecord:
 
     meta: Meta
     owner_uid: str
-    """uid of the SystemDeployment that created it; another one may have its name now."""
+    """uid of the SystemInstance that created it, or of the SystemDeployment before there were instances."""
     deployment: tuple[str, str]
     """(namespace, name) of its SystemDeployment."""
-    instance: int
+    instance: str
     machine: str
     disk: str
     """Name of an extra disk; empty for the boot disk."""
@@ -79,6 +81,7 @@ class ClaimRecord:
 
     meta: Meta
     deployment: tuple[str, str]
+    instance: str
     volume: str
     """Name of the volume that the claim requests."""
     bound: bool
@@ -92,9 +95,9 @@ class MachineRecord:
 
     meta: Meta
     owner_uid: str
-    """uid of the SystemDeployment that created it; empty for a VM that Kigi did not create."""
+    """As ``VolumeRecord.owner_uid``; empty for a VM that Kigi did not create."""
     deployment: tuple[str, str]
-    instance: int
+    instance: str
     machine: str
     claim: str | None
     """Claim that the template names for the boot disk."""
@@ -127,6 +130,7 @@ class VmiRecord:
 
     meta: Meta
     deployment: tuple[str, str]
+    instance: str
     claim: str | None
     """Claim of the boot disk that it was started with."""
     hardware: str
@@ -142,7 +146,7 @@ class VmiRecord:
     """virt-handler still has a record of the previous VMI of that name, and refuses this one."""
     node: str | None
     message: str
-    """Why the VMI's pod has no node, in the scheduler's words."""
+    """Why the VMI's pod has no node, in the scheduler's words; or what to do about a disk that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,5 +156,5 @@ class PolicyRecord:
     meta: Meta
     owner_uid: str
     deployment: tuple[str, str]
-    instance: int
+    instance: str
     spec: Mapping[str, Any]

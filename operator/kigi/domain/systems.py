@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from kigi.domain.guests import NO_GUEST, Guest
 from kigi.domain.layers import MAX_DEPTH, Chain, Digest, Layer, total_bytes, unique_layers
-from kigi.domain.merge_patch import merge_template
-from kigi.errors import BootOrderCycle, ChainTooDeep, MachineUnknown, MachineWithoutImage, SystemCycle, SystemMissing
+from kigi.domain.machine_checks import check_machine
+from kigi.domain.machine_settings import Settings, merge_settings
+from kigi.errors import (
+    BootOrderCycle,
+    ChainTooDeep,
+    MachineUnknown,
+    MachineWithoutImage,
+    SystemCycle,
+    SystemMissing,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +29,11 @@ class DiskChange:
     image: str | None = None
     bus: str | None = None
     removed: bool = False
+    boot_order: int | None = None
+
+    def seen_from(self, rename: Callable[[str], str]) -> DiskChange:
+        """The change with the name that another namespace has for the image."""
+        return replace(self, image=rename(self.image)) if self.image is not None else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +42,16 @@ class MachineChange:
 
     name: str
     image: str | None = None
-    template: Mapping[str, Any] | None = None
+    settings: Settings = field(default_factory=dict)
     removed: bool = False
     disks: tuple[DiskChange, ...] = ()
+    unset: tuple[str, ...] = ()
+    """Inherited settings that are dropped before ``settings`` apply; see ``UNSET``."""
+
+    def seen_from(self, rename: Callable[[str], str]) -> MachineChange:
+        """The change with the names that another namespace has for the images."""
+        image = rename(self.image) if self.image is not None else None
+        return replace(self, image=image, disks=tuple(disk.seen_from(rename) for disk in self.disks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +61,14 @@ class System:
     name: str
     parent: str | None = None
     machines: tuple[MachineChange, ...] = ()
-    networks: tuple[Mapping[str, Any], ...] = ()
+    networks: Mapping[str, str | None] = field(default_factory=dict)
+    """Networks that differ: name -> NetworkAttachmentDefinition, or None."""
+
+    def seen_from(self, rename: Callable[[str], str]) -> System:
+        """The state with the names that another namespace has for it, its parent and its images."""
+        parent = rename(self.parent) if self.parent is not None else None
+        machines = tuple(machine.seen_from(rename) for machine in self.machines)
+        return replace(self, name=rename(self.name), parent=parent, machines=machines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +79,23 @@ class ResolvedDisk:
     image: str
     chain: Chain
     bus: str
+    boot_order: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedMachine:
-    """A machine of a state, with what it inherits. ``template`` has the API's camelCase fields."""
+    """A machine of a state, with what it inherits."""
 
     name: str
     image: str
     chain: Chain
-    template: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     disks: tuple[ResolvedDisk, ...] = ()
     """Extra disks, sorted by name."""
+    networks: Mapping[str, str] = field(default_factory=dict)
+    """NetworkAttachmentDefinitions by the names of the state's networks; 'pod' is none of them."""
+    guest: Guest = NO_GUEST
+    """Facts about the guest on the root disk."""
 
     @property
     def chains(self) -> tuple[Chain, ...]:
@@ -72,7 +105,13 @@ class ResolvedMachine:
     @property
     def after(self) -> tuple[str, ...]:
         """Machines that must be ready before this one starts."""
-        return tuple(self.template.get("after") or ())
+        return tuple(self.settings.get("startAfter") or ())
+
+    @property
+    def hardware(self) -> Mapping[str, Any]:
+        """Hardware with the API's names."""
+        hardware: Mapping[str, Any] = self.settings.get("hardware") or {}
+        return hardware
 
     @property
     def top(self) -> Layer:
@@ -87,7 +126,12 @@ class ResolvedSystem:
     name: str
     depth: int
     machines: tuple[ResolvedMachine, ...]
-    networks: tuple[Mapping[str, Any], ...] = ()
+    hidden_images: frozenset[str] = frozenset()
+    """Names of images that only states of other namespaces name. Nothing that this namespace can read shows them."""
+
+    def shown_image(self, name: str) -> str:
+        """The name of an image for messages and status: empty if only states of other namespaces name it."""
+        return "" if name in self.hidden_images else name
 
     def layers(self) -> dict[Digest, Layer]:
         """Every layer of the state, once."""
@@ -105,10 +149,10 @@ def system_path(systems: Mapping[str, System], top: str) -> tuple[System, ...]:
     name: str | None = top
     while name is not None:
         if name in seen:
-            raise SystemCycle(f"SystemNode {name}: spec.parent leads back to itself; correct one node of the cycle")
+            raise SystemCycle(f"SystemNode {name}: spec.parentRef leads back to itself; correct one node of the cycle")
         system = systems.get(name)
         if system is None:
-            field_name = f"SystemNode {path[-1].name}: spec.parent.name" if path else "system"
+            field_name = f"SystemNode {path[-1].name}: spec.parentRef.name" if path else "system"
             raise SystemMissing(f"{field_name} {name!r} does not exist in this namespace; apply it or correct the name")
         seen.add(name)
         path.append(system)
@@ -127,67 +171,69 @@ def resolve_system(systems: Mapping[str, System], chain_of: Callable[[str], Chai
     """
     path = system_path(systems, top)
     images: dict[str, str] = {}
-    templates: dict[str, Mapping[str, Any]] = {}
-    networks: dict[str, Mapping[str, Any]] = {}
+    settings: dict[str, Settings] = {}
+    networks: dict[str, str | None] = {}
     disks: dict[str, dict[str, DiskChange]] = {}
     for system in path:
         for change in system.machines:
-            _apply_change(system.name, change, images, templates)
+            _apply_change(system.name, change, images, settings)
             _apply_disks(system.name, change, disks)
-        for network in system.networks:
-            networks[str(network.get("name"))] = network
+        networks.update(system.networks)
 
     def extra_disks(machine: str) -> tuple[ResolvedDisk, ...]:
         found = sorted(disks.get(machine, {}).values(), key=lambda disk: disk.name)
         return tuple(
-            ResolvedDisk(disk.name, disk.image, chain_of(disk.image), disk.bus or "virtio")
+            ResolvedDisk(disk.name, disk.image, chain_of(disk.image), disk.bus or "virtio", disk.boot_order)
             for disk in found
             if disk.image is not None
         )
 
-    machines = tuple(
-        ResolvedMachine(name, images[name], chain_of(images[name]), templates.get(name, {}), extra_disks(name))
-        for name in sorted(images)
-    )
-    _check_boot_order(top, machines)
-    return ResolvedSystem(top, len(path), machines, tuple(networks[name] for name in sorted(networks)))
+    bound = {name: multus for name, multus in networks.items() if multus is not None}
+
+    def resolved(name: str) -> ResolvedMachine:
+        chain = chain_of(images[name])
+        own = settings.get(name, {})
+        machine = ResolvedMachine(name, images[name], chain, own, extra_disks(name), bound, chain[-1].guest)
+        check_machine(top, machine)
+        return machine
+
+    machines = tuple(resolved(name) for name in sorted(images))
+    _check_start_order(top, machines)
+    return ResolvedSystem(top, len(path), machines)
 
 
-def _check_boot_order(system: str, machines: Sequence[ResolvedMachine]) -> None:
-    """Raises if an ``after`` names an unknown machine, or if machines wait for each other. O(machines + entries)."""
+def _check_start_order(system: str, machines: Sequence[ResolvedMachine]) -> None:
+    """Raises if a ``startAfter`` names no machine, or if machines wait for each other. O(machines + entries)."""
     after = {machine.name: machine.after for machine in machines}
     for name, before in after.items():
         for one in before:
             if one not in after:
                 raise MachineUnknown(
-                    f"SystemNode {system}: spec.machines[{name}].template.after: the state has no machine {one}; "
+                    f"SystemNode {system}: spec.machines[{name}].startAfter: the state has no machine {one}; "
                     "delete the entry, or add the machine"
                 )
     try:
         TopologicalSorter(after).prepare()
     except CycleError as exc:
         raise BootOrderCycle(
-            f"SystemNode {system}: spec.machines[].template.after: {' waits for '.join(reversed(exc.args[1]))}; "
+            f"SystemNode {system}: spec.machines[].startAfter: {' waits for '.join(reversed(exc.args[1]))}; "
             "delete one of these entries"
         ) from exc
 
 
-def _apply_change(
-    system: str, change: MachineChange, images: dict[str, str], templates: dict[str, Mapping[str, Any]]
-) -> None:
+def _apply_change(system: str, change: MachineChange, images: dict[str, str], settings: dict[str, Settings]) -> None:
     field_name = f"SystemNode {system}: spec.machines[{change.name}]"
     if change.removed:
         if change.name not in images:
             raise MachineUnknown(f"{field_name}.removed: no ancestor state has this machine; delete the entry")
         del images[change.name]
-        templates.pop(change.name, None)
+        settings.pop(change.name, None)
         return
     if change.image is not None:
         images[change.name] = change.image
     elif change.name not in images:
-        raise MachineWithoutImage(f"{field_name}.image: no ancestor state has this machine; name its image")
-    if change.template is not None:
-        templates[change.name] = merge_template(templates.get(change.name, {}), change.template)
+        raise MachineWithoutImage(f"{field_name}.rootDisk.imageRef: no ancestor state has this machine; name its image")
+    settings[change.name] = merge_settings(settings.get(change.name, {}), change.settings, change.unset)
 
 
 def _apply_disks(system: str, change: MachineChange, disks: dict[str, dict[str, DiskChange]]) -> None:
@@ -203,7 +249,12 @@ def _apply_disks(system: str, change: MachineChange, disks: dict[str, dict[str, 
                 raise MachineUnknown(f"{field_name}.removed: no ancestor state has this disk; delete the entry")
             del known[disk.name]
         elif below is None and disk.image is None:
-            raise MachineWithoutImage(f"{field_name}.image: no ancestor state has this disk; name its image")
+            raise MachineWithoutImage(f"{field_name}.imageRef: no ancestor state has this disk; name its image")
         else:
-            image = disk.image or (below.image if below else None)
-            known[disk.name] = DiskChange(disk.name, image, disk.bus or (below.bus if below else None))
+            known[disk.name] = _changed(below, disk) if below else disk
+
+
+def _changed(below: DiskChange, disk: DiskChange) -> DiskChange:
+    return DiskChange(
+        disk.name, disk.image or below.image, disk.bus or below.bus, boot_order=disk.boot_order or below.boot_order
+    )

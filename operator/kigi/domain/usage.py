@@ -6,7 +6,7 @@ count as each other's users, because otherwise none of them could be deleted.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +15,7 @@ from kigi.domain import kinds
 from kigi.domain.images import Image
 from kigi.domain.layers import Digest
 from kigi.domain.systems import System
+from kigi.domain.tree_names import place_of
 
 SHOWN = 8
 """Users that a message names; it counts the others."""
@@ -22,10 +23,12 @@ SHOWN = 8
 
 @dataclass(frozen=True, slots=True, order=True)
 class User:
-    """An object that names another one of the same namespace."""
+    """An object that names another one."""
 
     kind: str
     name: str
+    namespace: str = ""
+    """Its namespace, if that is not the one of the object that it names."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -71,10 +74,22 @@ def users_of_systems(systems: Mapping[str, System], named: Mapping[User, Iterabl
 
 
 def format_users(users: Iterable[User]) -> str:
-    """The first SHOWN users, and the number of the others."""
-    listed = [str(user) for user in users]
-    more = f", and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more
+    """The first SHOWN users of the namespace, and the numbers of the others; no names of other namespaces."""
+    found = list(users)
+    own = [str(user) for user in found if not user.namespace]
+    foreign = [user for user in found if user.namespace]
+    parts = own[:SHOWN]
+    if len(own) > SHOWN:
+        parts.append(f"and {len(own) - SHOWN} more")
+    for kind, number in sorted(Counter(user.kind for user in foreign).items()):
+        parts.append(_count(number, kind))
+    if foreign:
+        parts[-1] += f" in {_count(len({user.namespace for user in foreign}), 'other namespace')}"
+    return ", ".join(parts)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "es" if thing.endswith("ch") else "s")
 
 
 def _children(nodes: Mapping[str, _Node]) -> dict[str, set[str]]:
@@ -105,8 +120,8 @@ def _in_cycles(nodes: Mapping[str, _Node]) -> frozenset[str]:
 
 # Bytes.
 
-LayerKey = tuple[str, Digest]
-"""Repository and digest: one object in one bucket."""
+LayerKey = tuple[str | None, Digest]
+"""Repository that the image names, and digest: one object in one bucket."""
 NodeKey = tuple[str, str]
 """Namespace and name of an image."""
 
@@ -122,7 +137,7 @@ def freed_layers(images: Mapping[NodeKey, Image], removed: Iterable[NodeKey]) ->
     for key, image in images.items():
         if key not in gone:
             kept.add((image.repository, image.digest))
-            parent = images.get((key[0], image.parent)) if image.parent is not None else None
+            parent = images.get(place_of(key[0], image.parent)) if image.parent is not None else None
             if parent is not None:
                 kept.add((parent.repository, parent.digest))
     freed = {(images[key].repository, images[key].digest): images[key].size_bytes for key in gone if key in images}

@@ -5,48 +5,64 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
 
 from kigi.adapters.kubernetes.resources import CLUSTER_INSTANCETYPE, INSTANCETYPE
 from kigi.domain import names
+from kigi.domain.layers import Digest, Layer, total_bytes
+from kigi.domain.node_protocol import skew
 from kigi.domain.observed import VolumeRecord
 from kigi.domain.systems import ResolvedSystem
-from kigi.mirror.records import CACHE_SILENT_AFTER, CacheRecord, NodeRecord
+from kigi.mirror.node_use import InstanceKey
+from kigi.mirror.records import CacheRecord
 from kigi.mirror.store import Mirror
 from kigi.planning.view import NodeState
 from kigi.planning.vm_manifest import machine_memory_bytes
 
 
-def gather_nodes(mirror: Mirror, now: datetime, *, without: tuple[str, str] | None = None) -> dict[str, NodeState]:
-    """Every node; memory that deployments other than ``without`` use is not free. O(nodes + machines of the others)."""
+def nodes_for(mirror: Mirror, instance: InstanceKey) -> dict[str, NodeState]:
+    """Every node, without what one instance uses of it. O(nodes that have changed), and a copy of the mapping.
+
+    A node whose Node object was deleted stays as long as its NodeCache.
+    """
+    states = dict(_states(mirror))
+    for name, used_bytes in mirror.node_use.of(instance).items():
+        if (state := states.get(name)) is not None and state.exists:
+            states[name] = replace(state, memory_bytes=state.memory_bytes + used_bytes)
+    return states
+
+
+def gather_nodes(mirror: Mirror) -> dict[str, NodeState]:
+    """Every node that exists; memory that instances use is not free. O(nodes + changed instances)."""
+    return {name: state for name, state in _states(mirror).items() if state.exists}
+
+
+def _states(mirror: Mirror) -> Mapping[str, NodeState]:
+    mirror.node_use.refresh(lambda key: memory_by_node(mirror, key))
+    changed_with_time = {*mirror.heartbeats.fallen_silent(), *mirror.node_use.nodes_with_requests()}
+    return mirror.node_states.refresh(lambda name: node_state(mirror, name), changed_with_time)
+
+
+def load_of_others(mirror: Mirror, instance: InstanceKey) -> dict[str, int]:
+    """Instances of the deployment on each node, without this one, as they were counted last."""
+    own = mirror.node_use.of(instance)
+    load: Mapping[str, int] = mirror.node_use.load.get(instance[:2], {})
+    return {node: count - (node in own) for node, count in load.items()}
+
+
+def memory_by_node(mirror: Mirror, instance: InstanceKey) -> Mapping[str, int]:
+    """Bytes of memory that the VMs of an instance request, by the node of their newest disk."""
+    newest: dict[str, VolumeRecord] = {}
+    for volume in mirror.volumes.by("instance", instance):
+        known = newest.get(volume.machine)
+        if not volume.meta.deleting and (known is None or known.revision < volume.revision):
+            newest[volume.machine] = volume
     used: Counter[str] = Counter()
-    for deployment in {_deployment_key(value) for value in mirror.volumes.values_of("deployment")} - {without}:
-        used.update(memory_by_node(mirror, deployment))
-    return {node.meta.name: _node_state(mirror, node, now, used[node.meta.name]) for node in mirror.nodes}
-
-
-def _deployment_key(value: object) -> tuple[str, str]:
-    assert isinstance(value, tuple)
-    return (str(value[0]), str(value[1]))
-
-
-def memory_by_node(mirror: Mirror, deployment: tuple[str, str]) -> Mapping[str, int]:
-    """Bytes of memory that the VMs of a deployment request, by the node of their newest disk."""
-    known = mirror.memory_cache.get(deployment)
-    if known is not None:
-        return known
-    newest: dict[tuple[int, str], VolumeRecord] = {}
-    for volume in mirror.volumes.by("deployment", deployment):
-        slot = (volume.instance, volume.machine)
-        if not volume.meta.deleting and (slot not in newest or newest[slot].revision < volume.revision):
-            newest[slot] = volume
-    used: Counter[str] = Counter()
-    for (instance, machine), volume in newest.items():
-        vm = mirror.machines.get(deployment[0], names.machine_name(deployment[1], instance, machine))
+    namespace, deployment, name = instance
+    for machine, volume in newest.items():
+        vm = mirror.machines.get(namespace, names.machine_name(deployment, name, machine))
         # A VM that waits for its layers does not exist yet; its memory is reserved.
         known_bytes = vm.memory_bytes if vm else None
-        used[volume.node] += known_bytes if known_bytes is not None else _memory_of(mirror, deployment[0], volume)
-    mirror.memory_cache[deployment] = used
+        used[volume.node] += known_bytes if known_bytes is not None else _memory_of(mirror, namespace, volume)
     return used
 
 
@@ -55,7 +71,7 @@ def _memory_of(mirror: Mirror, namespace: str, volume: VolumeRecord) -> int:
     if isinstance(system, ResolvedSystem):
         for machine in system.machines:
             if machine.name == volume.machine:
-                return machine_memory_bytes(machine.template, instancetypes_of(mirror, namespace))
+                return machine_memory_bytes(machine.hardware, instancetypes_of(mirror, namespace))
     return machine_memory_bytes({})
 
 
@@ -68,40 +84,43 @@ def instancetypes_of(mirror: Mirror, namespace: str) -> dict[tuple[str, str], in
     return {(kind, record.meta.name): record.memory_bytes for kind, records in kinds.items() for record in records}
 
 
-def _node_state(mirror: Mirror, node: NodeRecord, now: datetime, used_bytes: int) -> NodeState:
-    cache = mirror.caches.get(None, node.meta.name)
-    csi = mirror.csi_nodes.get(None, node.meta.name)
-    state = NodeState(
-        name=node.meta.name,
+def node_state(mirror: Mirror, name: str) -> NodeState | None:
+    """The node; None if there is neither a Node of that name nor a NodeCache."""
+    node = mirror.nodes.get(None, name)
+    cache = mirror.caches.get(None, name)
+    if node is None:
+        return NodeState(name, ready=False, cache_alive=False, exists=False) if cache is not None else None
+    csi = mirror.csi_nodes.get(None, name)
+    requested = mirror.node_use.requested_layers(name, lambda: _listed(cache) if cache is not None else frozenset())
+    return NodeState(
+        name=name,
         ready=node.ready,
         schedulable=node.schedulable,
         labels=node.labels,
         taints=node.taints,
-        memory_bytes=node.memory_bytes - used_bytes,
+        memory_bytes=node.memory_bytes - mirror.node_use.memory[name],
         has_driver=csi is not None and csi.has_driver,
-        cache_alive=False,
-    )
-    if cache is None:
-        return state
-    return replace(
-        state,
-        held=cache.held,
-        fetching=cache.fetching,
-        refused=cache.refused,
-        cache_free_bytes=max(cache.budget_bytes - cache.wanted_bytes, 0),
-        cache_alive=is_alive(mirror, cache, now),
+        requested=frozenset(requested),
+        held=cache.held if cache is not None else frozenset(),
+        fetching=cache.fetching if cache is not None else {},
+        refused=cache.refused if cache is not None else {},
+        cache_free_bytes=_free_bytes(cache, requested) if cache is not None else 0,
+        cache_alive=cache is not None and mirror.heartbeats.is_alive(name),
+        skew=skew(name, cache.protocols) if cache is not None else "",
+        listed=_only_listed(cache) if cache is not None else None,
+        filling=cache.filling if cache is not None else frozenset(),
     )
 
 
-def is_alive(mirror: Mirror, cache: CacheRecord, now: datetime) -> bool:
-    """Whether the node's daemon has reported lately.
+def _free_bytes(cache: CacheRecord, requested: Mapping[Digest, Layer]) -> int:
+    """Bytes of a node's cache that no wanted layer needs."""
+    return max(cache.usable_bytes - cache.wanted_bytes - total_bytes(requested.values()), 0)
 
-    The age of a heartbeat counts from the time at which this process saw it change, because the clocks of two machines
-    may differ by hours. Before the first change, their difference decides.
-    """
-    if cache.heartbeat is None:
-        return False
-    silence_s = mirror.silence_s(cache.meta.name)
-    if silence_s is not None:
-        return silence_s < CACHE_SILENT_AFTER.total_seconds()
-    return abs(now - cache.heartbeat) < CACHE_SILENT_AFTER
+
+def _listed(cache: CacheRecord) -> frozenset[Digest]:
+    return frozenset(Digest(layer.digest) for layer in cache.spec.layers) if cache.spec is not None else frozenset()
+
+
+def _only_listed(cache: CacheRecord) -> frozenset[Digest] | None:
+    """Layers in the NodeCache, if others do not fit into it."""
+    return _listed(cache) if cache.spec is not None and cache.spec.omitted is not None else None

@@ -17,6 +17,8 @@ from kigi.adapters.kubernetes.resources import WATCHED, Resource
 from kigi.runtime.ports import Ports
 
 PREFIX = "kigi.dev"
+PAGE = 25
+"""Objects of one page of kopf's listings. It reads a page whole, and each object may have 1.5 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def operator_settings(request_timeout_s: float, times: WatchTimes = TIMES) -> ko
     settings.networking.error_backoffs = times.watch_backoffs_s
     settings.watching.reconnect_backoff = 0.1
     settings.watching.inactivity_timeout = times.watch_silence_s
-    settings.watching.chunk_size = 1000
+    settings.watching.chunk_size = PAGE
     settings.execution.max_workers = 1
     for resource in WATCHED:
         if resource.selector:
@@ -112,11 +114,9 @@ def registry(ports: Ports, times: WatchTimes = TIMES, resources: Sequence[Resour
 def _handler(ports: Ports, resource: Resource) -> Any:
     async def seen(event: Mapping[str, Any], **_: Any) -> None:
         body = event["object"]
-        if event["type"] == "DELETED":
-            meta = body["metadata"]
-            ports.see_gone(resource.kind, meta.get("namespace"), meta["name"], meta["uid"])
-        else:
-            ports.see(resource.kind, body)
+        if event["type"] is None and ports.mirror.is_older(resource.kind, body):
+            ports.doubt.set()
+        ports.see_event(resource.kind, event["type"], body)
 
     return seen
 

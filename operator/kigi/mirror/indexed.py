@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from kigi.mirror.records import Record
@@ -13,15 +14,25 @@ ObjectKey = tuple[str | None, str]
 """(namespace, name)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Each(Generic[R]):
+    """An index under every value that the function returns."""
+
+    values: Callable[[R], Iterable[object]]
+
+
 class Store(Generic[R]):
     """Records of one kind by namespace and name, and by the values of further indexes.
 
-    ``Store(node=lambda record: record.node)`` has the index ``node``.
+    ``Store(node=lambda record: record.node)`` has the index ``node``. An index that is an ``Each`` has a record once
+    for each of its values.
     """
 
-    def __init__(self, **indexes: Callable[[R], object]) -> None:
+    def __init__(self, **indexes: Callable[[R], object] | Each[R]) -> None:
         self.objects: dict[ObjectKey, R] = {}
-        self._functions = indexes
+        self._functions = {
+            name: index.values if isinstance(index, Each) else _only(index) for name, index in indexes.items()
+        }
         self._indexes: dict[str, dict[object, dict[ObjectKey, R]]] = {name: defaultdict(dict) for name in indexes}
 
     def get(self, namespace: str | None, name: str) -> R | None:
@@ -32,6 +43,10 @@ class Store(Generic[R]):
         """Records with that value of the index. O(records found)."""
         return self._indexes[index].get(value, {}).values()
 
+    def count(self, index: str, value: object) -> int:
+        """Number of records with that value of the index. O(1)."""
+        return len(self._indexes[index].get(value, ()))
+
     def values_of(self, index: str) -> Iterable[object]:
         """Values of the index that at least one record has."""
         return self._indexes[index].keys()
@@ -41,7 +56,8 @@ class Store(Generic[R]):
         self.remove(key)
         self.objects[key] = record
         for name, function in self._functions.items():
-            self._indexes[name][function(record)][key] = record
+            for value in function(record):
+                self._indexes[name][value][key] = record
 
     def remove(self, key: ObjectKey) -> None:
         """Removes the record of that key, if there is one."""
@@ -49,14 +65,18 @@ class Store(Generic[R]):
         if record is None:
             return
         for name, function in self._functions.items():
-            value = function(record)
-            group = self._indexes[name][value]
-            group.pop(key, None)
-            if not group:
-                del self._indexes[name][value]
+            for value in function(record):
+                group = self._indexes[name][value]
+                group.pop(key, None)
+                if not group:
+                    del self._indexes[name][value]
 
     def __len__(self) -> int:
         return len(self.objects)
 
     def __iter__(self) -> Iterator[R]:
         return iter(self.objects.values())
+
+
+def _only(function: Callable[[R], object]) -> Callable[[R], Iterable[object]]:
+    return lambda record: (function(record),)

@@ -10,8 +10,22 @@ from kigi.domain import names
 from kigi.domain.chain_attribute import chain_from_text
 from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.observed import ClaimRecord, Meta, PolicyRecord, VolumeRecord
-from kigi.mirror.parse_values import annotations_of, bytes_of, int_of, labels_of, nested
-from kigi.mirror.records import ANNOTATION_AVAILABLE, CsiNodeRecord, NodeRecord
+from kigi.mirror.parse_values import (
+    annotations_of,
+    bytes_of,
+    deployment_of,
+    int_of,
+    labels_of,
+    nested,
+    owner_of,
+    shared,
+)
+from kigi.mirror.records import ANNOTATION_AVAILABLE, CsiNodeRecord, NamespaceRecord, NodeRecord
+
+
+def parse_namespace(body: Mapping[str, Any], meta: Meta) -> NamespaceRecord:
+    """Record of a Namespace."""
+    return NamespaceRecord(meta, dict(labels_of(body)))
 
 
 def parse_node(body: Mapping[str, Any], meta: Meta) -> NodeRecord:
@@ -21,7 +35,7 @@ def parse_node(body: Mapping[str, Any], meta: Meta) -> NodeRecord:
         meta=meta,
         ready=kubevirt.is_true(body, "Ready"),
         schedulable=not spec.get("unschedulable") and not meta.deleting,
-        labels=dict(labels_of(body)),
+        labels={shared(key): shared(value) for key, value in labels_of(body).items()},
         taints=tuple((t["key"], t.get("value") or "", t["effect"]) for t in spec.get("taints") or ()),
         memory_bytes=bytes_of(nested(body, "status", "allocatable").get("memory"), "0"),
     )
@@ -38,11 +52,11 @@ def parse_volume(body: Mapping[str, Any], meta: Meta) -> VolumeRecord:
     labels, annotations, csi = labels_of(body), annotations_of(body), nested(body, "spec", "csi")
     return VolumeRecord(
         meta=meta,
-        owner_uid=annotations.get(names.ANNOTATION_OWNER, ""),
-        deployment=(labels.get(names.LABEL_NAMESPACE, ""), labels.get(names.LABEL_DEPLOYMENT, "")),
-        instance=int_of(labels.get(names.LABEL_INSTANCE)),
-        machine=labels.get(names.LABEL_MACHINE, ""),
-        disk=labels.get(names.LABEL_DISK, ""),
+        owner_uid=owner_of(annotations),
+        deployment=deployment_of(shared(labels.get(names.LABEL_NAMESPACE, "")), labels),
+        instance=shared(labels.get(names.LABEL_INSTANCE, "")),
+        machine=shared(labels.get(names.LABEL_MACHINE, "")),
+        disk=shared(labels.get(names.LABEL_DISK, "")),
         revision=int_of(labels.get(names.LABEL_REVISION)),
         node=_node_of(body),
         handle=csi.get("volumeHandle", ""),
@@ -57,7 +71,8 @@ def parse_claim(body: Mapping[str, Any], meta: Meta) -> ClaimRecord:
     """Record of a PersistentVolumeClaim."""
     return ClaimRecord(
         meta=meta,
-        deployment=(meta.namespace or "", labels_of(body).get(names.LABEL_DEPLOYMENT, "")),
+        deployment=deployment_of(meta.namespace, labels_of(body)),
+        instance=shared(labels_of(body).get(names.LABEL_INSTANCE, "")),
         volume=nested(body, "spec").get("volumeName", ""),
         bound=nested(body, "status").get("phase") == "Bound",
         touched_for=annotations_of(body).get(ANNOTATION_AVAILABLE, ""),
@@ -69,9 +84,9 @@ def parse_policy(body: Mapping[str, Any], meta: Meta) -> PolicyRecord:
     labels = labels_of(body)
     return PolicyRecord(
         meta=meta,
-        owner_uid=annotations_of(body).get(names.ANNOTATION_OWNER, ""),
-        deployment=(meta.namespace or "", labels.get(names.LABEL_DEPLOYMENT, "")),
-        instance=int_of(labels.get(names.LABEL_INSTANCE)),
+        owner_uid=owner_of(annotations_of(body)),
+        deployment=deployment_of(meta.namespace, labels),
+        instance=shared(labels.get(names.LABEL_INSTANCE, "")),
         spec=nested(body, "spec"),
     )
 
@@ -81,5 +96,5 @@ def _node_of(body: Mapping[str, Any]) -> str:
     for term in nested(body, "spec", "nodeAffinity", "required").get("nodeSelectorTerms") or ():
         for expression in term.get("matchExpressions") or ():
             if expression.get("key") == names.TOPOLOGY_NODE and expression.get("values"):
-                return str(expression["values"][0])
+                return shared(str(expression["values"][0]))
     return ""

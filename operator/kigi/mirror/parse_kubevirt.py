@@ -10,7 +10,16 @@ from kigi.domain import names
 from kigi.domain.kubevirt import DEFAULT_MEMORY, LAUNCHER_OVERHEAD_BYTES, RUN_STRATEGIES
 from kigi.domain.names import ANNOTATION_HARDWARE_HASH, ANNOTATION_TEMPLATE_HASH, HOOK_SIDECARS
 from kigi.domain.observed import MachineRecord, Meta, VmiRecord
-from kigi.mirror.parse_values import annotations_of, bytes_of, int_of, labels_of, nested, time_of
+from kigi.mirror.parse_values import (
+    annotations_of,
+    bytes_of,
+    deployment_of,
+    labels_of,
+    nested,
+    owner_of,
+    shared,
+    time_of,
+)
 from kigi.mirror.records import InstancetypeRecord, KubeVirtRecord, PluginRecord
 from kigi.planning import plugin
 
@@ -22,18 +31,18 @@ def parse_machine(body: Mapping[str, Any], meta: Meta) -> MachineRecord:
     passed_on = annotations_of(template)
     return MachineRecord(
         meta=meta,
-        owner_uid=annotations.get(names.ANNOTATION_OWNER, ""),
-        deployment=(meta.namespace or "", labels.get(names.LABEL_DEPLOYMENT, "")),
-        instance=int_of(labels.get(names.LABEL_INSTANCE)),
-        machine=labels.get(names.LABEL_MACHINE, ""),
+        owner_uid=owner_of(annotations),
+        deployment=deployment_of(meta.namespace, labels),
+        instance=shared(labels.get(names.LABEL_INSTANCE, "")),
+        machine=shared(labels.get(names.LABEL_MACHINE, "")),
         claim=kubevirt.root_claim(nested(template, "spec").get("volumes"), names.DISK_VOLUME),
         running=nested(body, "spec").get("runStrategy") in RUN_STRATEGIES,
-        template_hash=annotations.get(ANNOTATION_TEMPLATE_HASH, ""),
-        hardware=passed_on.get(ANNOTATION_HARDWARE_HASH, ""),
-        sidecars=passed_on.get(HOOK_SIDECARS, ""),
+        template_hash=shared(annotations.get(ANNOTATION_TEMPLATE_HASH, "")),
+        hardware=shared(passed_on.get(ANNOTATION_HARDWARE_HASH, "")),
+        sidecars=shared(passed_on.get(HOOK_SIDECARS, "")),
         halted_until=time_of(annotations.get(names.ANNOTATION_HALTED_UNTIL)),
         memory_bytes=_memory_of(body),
-        printable_status=nested(body, "status").get("printableStatus", ""),
+        printable_status=shared(nested(body, "status").get("printableStatus", "")),
         message=kubevirt.trouble(body),
     )
 
@@ -51,17 +60,18 @@ def parse_vmi(body: Mapping[str, Any], meta: Meta) -> VmiRecord:
     status = nested(body, "status")
     return VmiRecord(
         meta=meta,
-        deployment=(meta.namespace or "", labels_of(body).get(names.LABEL_DEPLOYMENT, "")),
+        deployment=deployment_of(meta.namespace, labels_of(body)),
+        instance=shared(labels_of(body).get(names.LABEL_INSTANCE, "")),
         claim=kubevirt.root_claim(nested(body, "spec").get("volumes"), names.DISK_VOLUME),
-        hardware=annotations_of(body).get(ANNOTATION_HARDWARE_HASH, ""),
-        phase=status.get("phase", ""),
+        hardware=shared(annotations_of(body).get(ANNOTATION_HARDWARE_HASH, "")),
+        phase=shared(status.get("phase", "")),
         ready=kubevirt.is_true(body, "Ready"),
         paused=kubevirt.is_true(body, "Paused"),
         persistent_state=kubevirt.persistent_state(body),
         agent=kubevirt.is_true(body, "AgentConnected"),
         blocked_by_ghost_record=kubevirt.is_blocked_by_ghost_record(body),
-        node=status.get("nodeName"),
-        message=kubevirt.unscheduled(body),
+        node=shared(status.get("nodeName")),
+        message=kubevirt.unscheduled(body) or kubevirt.disk_error(body),
     )
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from kigi.api.capture import CapturedMachine
 from kigi.errors import Conflict, KigiError, LostLeadership, NeedsAction, Waiting
-from kigi.planning.capture_progress import CaptureProgress, is_to_pause
+from kigi.planning.capture_progress import CaptureProgress
 from kigi.planning.steps import CreateObject, FreezeGuest, PauseMachine, ResumeMachine, StepResult
 
 SHOWN = 3
@@ -16,7 +16,7 @@ SHOWN = 3
 
 
 def progress_after(progress: CaptureProgress, results: Sequence[StepResult], *, deleting: bool) -> CaptureProgress:
-    """``progress`` with the times of pauses and resumptions, and the phase to which they lead.
+    """``progress`` with the times of pauses and resumptions, or the failure to which they lead.
 
     ``deleting``: a result that cannot be completed for a reason that only a user can remove does not hold up the
     deletion.
@@ -27,11 +27,12 @@ def progress_after(progress: CaptureProgress, results: Sequence[StepResult], *, 
         if isinstance(step, FreezeGuest | PauseMachine | ResumeMachine):
             machines[step.machine] = _after_step(machines[step.machine], result)
     progress = replace(progress, machines=tuple(machines.values()))
+    unfrozen = [r for r in results if r.error is not None and isinstance(r.step, FreezeGuest) and r.step.required]
+    if unfrozen:
+        return progress.abandoned("FreezeFailed", "; ".join(_failures(unfrozen, FreezeGuest)[:SHOWN]))
     failed = _failures(results, PauseMachine)
     if failed:
         return progress.abandoned("PauseFailed", "; ".join(failed[:SHOWN]))
-    if progress.phase == "Pausing" and not any(is_to_pause(machine) for machine in progress.machines):
-        return progress.in_phase("Copying")
     refused = [r.error for r in results if r.error is not None and isinstance(r.step, CreateObject)]
     if deleting and refused and all(_is_final(error) for error in refused):
         return progress.refused(refused[0].reason, str(refused[0]))
@@ -48,25 +49,25 @@ def error_after(progress: CaptureProgress, results: Sequence[StepResult]) -> Kig
     if held:
         causes = "; ".join(_failures(results, ResumeMachine)[:SHOWN])
         return Waiting(f"{', '.join(held)}: not resumed yet, which is retried: {causes}")
-    if progress.phase == "Failed":
+    if progress.end == "Failed":
         return None
     return next((error for step, error in failed if not isinstance(step, FreezeGuest | PauseMachine)), None)
 
 
 def _after_step(machine: CapturedMachine, result: StepResult) -> CapturedMachine:
     match result.step:
-        case FreezeGuest() if result.error is not None:
+        case FreezeGuest(required=False) if result.error is not None:
             return machine.model_copy(update={"method": "Pause"})
         case PauseMachine() if result.error is None:
-            return machine.model_copy(update={"paused_at": result.finished_at})
+            return machine.model_copy(update={"pause_time": result.finished_at})
         case ResumeMachine() if result.error is None:
-            pause = result.finished_at - machine.requested_at if machine.requested_at is not None else None
-            update = {"resumed_at": result.finished_at, "pause_milliseconds": _milliseconds(pause)}
+            pause = result.finished_at - machine.request_time if machine.request_time is not None else None
+            update = {"resume_time": result.finished_at, "pause_milliseconds": _milliseconds(pause)}
             return machine.model_copy(update=update)
     return machine
 
 
-def _failures(results: Sequence[StepResult], kind: type[PauseMachine | ResumeMachine]) -> list[str]:
+def _failures(results: Sequence[StepResult], kind: type[FreezeGuest | PauseMachine | ResumeMachine]) -> list[str]:
     """Machine and error of each failed step of the kind."""
     failed = [(result.step, result.error) for result in results if result.error is not None]
     return [f"{step.machine}: {error}" for step, error in failed if isinstance(step, kind)]

@@ -1,6 +1,6 @@
 """The next steps of one SystemCapture.
 
-Pending -> Checking -> Pausing -> Copying -> Resuming -> Storing -> Publishing -> Done, or Failed.
+Pending -> Checking -> Pausing -> Copying -> Resuming -> Storing -> Publishing -> Complete, or Failed.
 
 Safety comes from the order of steps:
 
@@ -8,8 +8,8 @@ Safety comes from the order of steps:
 - Every node reports that its copies are possible before a VM is paused.
 - RecordProgress comes before the PauseMachine steps that it names: an operator that starts at any time knows which VMs
   to resume, and resumes no VM that a user had paused.
-- The nodes copy only while the recorded phase is Copying, in which every VM is paused. The copies count only if the API
-  server still shows each VM paused after the last copy: only then RecordProgress leaves the phase without a failure.
+- The nodes copy only while every VM is recorded as paused. The copies count only if the API server still shows each VM
+  paused after the last copy: only then RecordProgress marks them as captured, before the first VM is resumed.
 - RecordProgress with the layers' digests comes before the first CreateObject; images are created before the SystemNode.
 - RemoveFinalizer comes after every ResumeMachine, and after the objects that were already partly created.
 """
@@ -21,24 +21,39 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from kigi.api.capture import CapturedDisk, CapturedMachine
-from kigi.errors import ChainTooDeep, KigiError, NameTaken
-from kigi.planning.capture_progress import ENDED, CaptureProgress, held_machines, is_pausing, is_to_pause
-from kigi.planning.capture_results import missing_objects, with_reports
-from kigi.planning.capture_targets import choose_targets, too_deep
-from kigi.planning.capture_view import CLOCK_SKEW, CaptureView, lasts
-from kigi.planning.copies import (
+from kigi.errors import AgentMissing, ChainTooDeep, KigiError, NameTaken
+from kigi.planning.capture_limits import (
+    FINISHED_RECHECK_S,
+    RETRY_S,
+    attempt_delay_s,
+    is_exhausted,
+    is_paused_too_long,
+    seconds_to_deadline,
+    seconds_to_deletion,
+)
+from kigi.planning.capture_progress import (
     KEPT,
+    CaptureProgress,
+    Failure,
+    held_machines,
+    is_pausing,
+    is_to_pause,
+)
+from kigi.planning.capture_results import has_begun, missing_objects, with_reports
+from kigi.planning.capture_targets import choose_targets, too_deep
+from kigi.planning.capture_view import CaptureView, lasts
+from kigi.planning.copies import (
     DiskObstacle,
     copying_obstacle,
     first_error,
     storing_obstacle,
-    with_obstacles,
     with_reason,
 )
 from kigi.planning.steps import (
     AddFinalizer,
     CaptureStep,
     CreateObject,
+    DeleteCapture,
     FreezeGuest,
     PauseMachine,
     RecordProgress,
@@ -46,9 +61,6 @@ from kigi.planning.steps import (
     ResumeMachine,
 )
 
-MAX_ATTEMPTS = 3
-RETRY_S = 10.0
-"""Between two attempts, and between two checks of what keeps an attempt from starting."""
 RECHECK_S = 30.0
 """While layers are stored or a name is taken: a silent daemon causes no event, nor does a deleted name."""
 COPYING_RECHECK_S = 5.0
@@ -66,26 +78,37 @@ class CapturePlan:
     error: KigiError | None = None
     """Why the capture does not continue now."""
     retry_after_s: float | None = None
+    obstacles: tuple[DiskObstacle, ...] = ()
+    """Disks that make no progress."""
 
 
 def plan_capture(view: CaptureView) -> CapturePlan:
     """The next steps; pure. O(machines of the deployment)."""
     if view.deleting:
         return _deleting(view)
-    progress = view.progress
-    if progress.phase in ENDED:
-        return CapturePlan(progress)
+    if view.progress.end:
+        return _finished(view)
     if not view.has_finalizer:
-        return CapturePlan(progress, (AddFinalizer(view.namespace, view.name, "SystemCapture"),))
-    match progress.phase:
+        return CapturePlan(view.progress, (AddFinalizer(view.namespace, view.name, "SystemCapture"),))
+    left_s = seconds_to_deadline(view)
+    if left_s is not None and left_s <= 0 and (plan := _overdue(view)) is not None:
+        return plan
+    plan = _next(view)
+    if left_s is not None and left_s > 0:
+        plan = replace(plan, retry_after_s=min(left_s, plan.retry_after_s or left_s))
+    return plan
+
+
+def _next(view: CaptureView) -> CapturePlan:
+    match view.progress.stage:
         case "Pending" | "Checking":
             return _checking(view)
         case "Pausing":
-            return _late(view) or _pausing(view, progress)
+            return _late(view) or _pausing(view, view.progress)
         case "Copying":
             return _copying(view)
         case "Resuming":
-            return _resuming(view)
+            return _resume(view, view.progress)
         case "Storing":
             return _storing(view)
         case _:
@@ -94,48 +117,53 @@ def plan_capture(view: CaptureView) -> CapturePlan:
 
 def machines_to_verify(view: CaptureView) -> tuple[CapturedMachine, ...]:
     """VMs that must be read from the API server before the copies count; none while a copy is missing."""
-    if view.deleting or view.progress.phase != "Copying" or not _all_copied(with_reports(view)):
+    if view.deleting or view.progress.stage != "Copying" or not _all_copied(with_reports(view)):
         return ()
     return tuple(machine for machine in view.progress.machines if machine.method != "Off")
 
 
-# Phases.
+# Stages.
 
 
 def _checking(view: CaptureView) -> CapturePlan:
     """Chooses machines and disks, and pauses the VMs once every node has reported that its copies are possible."""
     progress = view.progress
-    if (left_s := _delay_s(view)) > 0:
+    if is_exhausted(view):
+        failure = progress.failure or Failure("CaptureFailed", "the attempts failed")
+        return _record(view, progress.refused(failure.reason, failure.message))
+    if (left_s := attempt_delay_s(view)) > 0:
         return CapturePlan(progress, retry_after_s=left_s)
     try:
         target = choose_targets(view)
-        obstacles = _copying_obstacles(view, target.disks)
+        obstacles = _copying_obstacles(view, target, target.disks)
         _refuse_too_deep(view, obstacles)
-    except ChainTooDeep as exc:
+    except (AgentMissing, ChainTooDeep) as exc:
         return _record(view, progress.refused(exc.reason, str(exc)))
     except KigiError as exc:
-        return _record(view, progress.in_phase("Pending"), error=exc, retry_after_s=RETRY_S)
-    if not obstacles and progress.phase == "Checking" and all(_is_possible(view, disk) for disk in target.disks):
+        return _record(view, replace(progress, disks=()), error=exc, retry_after_s=RETRY_S)
+    if not obstacles and all(_is_possible(view, target, disk) for disk in target.disks):
         return _pausing(view, target)
     # ``machines`` stay those of the last attempt, which tell whose pause KubeVirt still reports.
     checking = replace(
         progress,
-        phase="Checking",
-        disks=with_obstacles(target.disks, obstacles),
+        disks=target.disks,
+        repository=target.repository,
         parent=target.parent,
-        deployment_uid=target.deployment_uid,
+        instance_uid=target.instance_uid,
     )
-    return _record(view, checking, error=first_error(obstacles), retry_after_s=RETRY_S)
+    error = first_error(obstacles)
+    return _record(view, checking, error=error, retry_after_s=RETRY_S, obstacles=obstacles)
 
 
 def _pausing(view: CaptureView, progress: CaptureProgress) -> CapturePlan:
     """All guests are frozen before the first VM is paused, so that the pauses begin together."""
     machines = [machine for machine in progress.machines if is_to_pause(machine)]
     if not machines:
-        return _record(view, progress.in_phase("Copying"))
+        return _record(view, progress)
     timeout_s = round(view.max_pause.total_seconds())
+    required = view.spec.quiesce_policy == "FreezeRequired"
     freezes = [
-        FreezeGuest(view.namespace, view.vm_name(m.name), m.name, timeout_s)
+        FreezeGuest(view.namespace, view.vm_name(m.name), m.name, timeout_s, required)
         for m in machines
         if m.method == "FreezeAndPause"
     ]
@@ -147,11 +175,14 @@ def _copying(view: CaptureView) -> CapturePlan:
     progress = with_reports(view)
     if _all_copied(progress):
         return _verified(view, progress)
-    waiting = _copying_obstacles(view, (disk for disk in progress.disks if disk.state == "Waiting"))
+    if replaced := _replaced_disks(view, progress):
+        message = f"{', '.join(replaced)} was replaced before it was copied, by a reset or a switch"
+        return _abandon(view, progress, "MovedOn", message)
+    waiting = _copying_obstacles(view, progress, (disk for disk in progress.disks if disk.state == "Waiting"))
     for disk, obstacle in with_reason(waiting, "NoRoom", "NotSettled"):  # more time would not help
-        message = f"disk {disk.name} on node {disk.node}: {obstacle.message}"
+        message = f"disk {disk.label} on node {disk.node_name}: {obstacle.message}"
         return _abandon(view, progress, obstacle.reason, message)
-    return _late(view) or _record(view, progress, retry_after_s=COPYING_RECHECK_S)
+    return _late(view) or _record(view, progress, retry_after_s=COPYING_RECHECK_S, obstacles=waiting)
 
 
 def _verified(view: CaptureView, progress: CaptureProgress) -> CapturePlan:
@@ -164,31 +195,21 @@ def _verified(view: CaptureView, progress: CaptureProgress) -> CapturePlan:
         return _abandon(view, progress, "MovedOn", message)
     if unpaused:
         return _late(view) or CapturePlan(view.progress, retry_after_s=PAUSE_POLL_S)
-    return _resume(view, progress.in_phase("Resuming"))
-
-
-def _resuming(view: CaptureView) -> CapturePlan:
-    progress = view.progress
-    if held_machines(progress):
-        return _resume(view, progress)
-    if progress.failure is None:
-        return _record(view, progress.in_phase("Storing"))
-    return _record(view, progress.in_phase("Pending" if progress.attempt < MAX_ATTEMPTS else "Failed"))
+    return _resume(view, replace(progress, captured=True))
 
 
 def _storing(view: CaptureView) -> CapturePlan:
     progress = with_reports(view)
     if all(disk.state in KEPT for disk in progress.disks):
-        return _record(view, progress.in_phase("Publishing"))
-    found = ((disk, storing_obstacle(disk, view.reports.get(disk.id), view.life(disk))) for disk in progress.disks)
+        return _record(view, progress)
+    found = ((d, storing_obstacle(d, view.report(progress, d), view.life(d))) for d in progress.disks)
     obstacles = [(disk, obstacle) for disk, obstacle in found if obstacle is not None]
     if lost := with_reason(obstacles, "CopyLost"):
-        message = "; ".join(f"disk {disk.name}: {obstacle.message}" for disk, obstacle in lost[:5])
+        message = "; ".join(f"disk {disk.label}: {obstacle.message}" for disk, obstacle in lost[:5])
         # The disk of a node that is gone is gone too: another attempt would capture another disk.
         final = any(view.life(disk) == "Gone" for disk, _ in lost)
         return _record(view, (progress.refused if final else progress.abandoned)("CopyLost", message))
-    progress = replace(progress, disks=with_obstacles(progress.disks, obstacles))
-    return _record(view, progress, error=first_error(obstacles), retry_after_s=RECHECK_S)
+    return _record(view, progress, error=first_error(obstacles), retry_after_s=RECHECK_S, obstacles=obstacles)
 
 
 def _publishing(view: CaptureView) -> CapturePlan:
@@ -198,7 +219,28 @@ def _publishing(view: CaptureView) -> CapturePlan:
         return CapturePlan(view.progress, error=exc, retry_after_s=RECHECK_S)
     if missing:
         return CapturePlan(view.progress, tuple(CreateObject(manifest) for manifest in missing))
-    return _record(view, replace(view.progress, phase="Done", failure=None, failure_message=None))
+    return _record(view, view.progress.completed())
+
+
+def _finished(view: CaptureView) -> CapturePlan:
+    """Nothing, until the finished capture has lived for long enough."""
+    left_s = seconds_to_deletion(view)
+    if left_s is None:
+        return CapturePlan(view.progress)
+    if left_s > 0:
+        return CapturePlan(view.progress, retry_after_s=min(left_s, FINISHED_RECHECK_S))
+    return CapturePlan(view.progress, (DeleteCapture(view.namespace, view.name, view.uid),))
+
+
+def _overdue(view: CaptureView) -> CapturePlan | None:
+    """Ends the capture, with its VMs resumed first; None: a result that exists in part is completed all the same."""
+    progress = view.progress
+    reason, message = "DeadlineExceeded", f"spec.activeDeadlineSeconds: {view.spec.active_deadline_seconds} s are over"
+    if progress.is_under_way and not progress.captured:
+        return _abandon(view, progress, reason, message)
+    if held_machines(progress) or (progress.stage == "Publishing" and has_begun(view)):
+        return None
+    return _record(view, progress.refused(reason, message))
 
 
 def _deleting(view: CaptureView) -> CapturePlan:
@@ -206,8 +248,9 @@ def _deleting(view: CaptureView) -> CapturePlan:
     if not view.has_finalizer:
         return CapturePlan(view.progress)
     if held_machines(view.progress):
-        return _resume(view, view.progress.in_phase("Resuming"))
-    if view.progress.phase == "Publishing":
+        left = view.progress if view.progress.captured else view.progress.abandoned("Deleted", "it is being deleted")
+        return _resume(view, left)
+    if view.progress.stage == "Publishing":
         plan = _publishing(view)
         if any(isinstance(step, CreateObject) for step in plan.steps):
             return plan
@@ -223,10 +266,11 @@ def _record(
     *steps: CaptureStep,
     error: KigiError | None = None,
     retry_after_s: float | None = None,
+    obstacles: Iterable[DiskObstacle] = (),
 ) -> CapturePlan:
     """The steps, after the progress if it is not recorded yet."""
     first: tuple[CaptureStep, ...] = (RecordProgress(progress),) if progress != view.progress else ()
-    return CapturePlan(progress, (*first, *steps), error, retry_after_s)
+    return CapturePlan(progress, (*first, *steps), error, retry_after_s, tuple(obstacles))
 
 
 def _resume(view: CaptureView, progress: CaptureProgress) -> CapturePlan:
@@ -243,37 +287,40 @@ def _abandon(view: CaptureView, progress: CaptureProgress, reason: str, message:
 
 def _late(view: CaptureView) -> CapturePlan | None:
     """Resumes all VMs when the attempt has paused them for too long."""
-    progress = with_reports(view)
-    if progress.started_at is None or lasts(progress.started_at, view.now, view.max_pause):
+    if not is_paused_too_long(view):
         return None
-    missing = ", ".join([disk.name for disk in progress.disks if disk.state == "Waiting"][:5])
+    progress = with_reports(view)
+    missing = ", ".join([disk.label for disk in progress.disks if disk.state == "Waiting"][:5])
     limit_s = round(view.max_pause.total_seconds())
     message = f"not all disks were copied within {limit_s} s: {missing or 'VMs were not paused'}"
     return _abandon(view, progress, "TooSlow", message)
 
 
-def _delay_s(view: CaptureView) -> float:
-    """Seconds until the next attempt may start; 0 if the clock was set since the last one."""
-    progress = view.progress
-    if progress.failure is None or progress.started_at is None:
-        return 0.0
-    left_s = RETRY_S - (view.now - progress.started_at).total_seconds()
-    return left_s if 0 < left_s <= RETRY_S + CLOCK_SKEW.total_seconds() else 0.0
+def _replaced_disks(view: CaptureView, progress: CaptureProgress) -> list[str]:
+    """Disks without a copy whose volume does not exist any more; none if the deployment is not known."""
+    if isinstance(view.instance, KigiError):
+        return []
+    handles = {volume.handle for volume in view.instance.volumes}
+    waiting = (disk for disk in progress.disks if disk.state == "Waiting")
+    return [disk.label for disk in waiting if view.owner.volume_of(progress, disk) not in handles]
 
 
-def _copying_obstacles(view: CaptureView, disks: Iterable[CapturedDisk]) -> list[DiskObstacle]:
-    found = ((disk, copying_obstacle(disk, view.reports.get(disk.id), view.life(disk))) for disk in disks)
+def _copying_obstacles(
+    view: CaptureView, progress: CaptureProgress, disks: Iterable[CapturedDisk]
+) -> list[DiskObstacle]:
+    found = ((disk, copying_obstacle(disk, view.report(progress, disk), view.life(disk))) for disk in disks)
     return [(disk, obstacle) for disk, obstacle in found if obstacle is not None]
 
 
 def _refuse_too_deep(view: CaptureView, obstacles: Iterable[DiskObstacle]) -> None:
     """ChainTooDeep is final: waiting does not change what the repository accepts."""
     for disk, obstacle in with_reason(obstacles, ChainTooDeep.reason):
-        raise too_deep(f"machine {disk.name} of instance {view.spec.instance}", disk.image, obstacle.message)
+        where = f"machine {disk.machine} of instance {view.spec.instance_ref.name}"
+        raise too_deep(where, disk.base_image_name, obstacle.message)
 
 
-def _is_possible(view: CaptureView, disk: CapturedDisk) -> bool:
-    report = view.reports.get(disk.id)
+def _is_possible(view: CaptureView, progress: CaptureProgress, disk: CapturedDisk) -> bool:
+    report = view.report(progress, disk)
     return report is not None and report.state == "Possible"
 
 
@@ -294,6 +341,6 @@ def _may_be_reported_late(view: CaptureView, machine: CapturedMachine) -> bool:
     return (
         same
         and is_pausing(machine)
-        and machine.paused_at is not None
-        and lasts(machine.paused_at, view.now, PAUSE_SHOWN)
+        and machine.pause_time is not None
+        and lasts(machine.pause_time, view.now, PAUSE_SHOWN)
     )

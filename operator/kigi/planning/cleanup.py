@@ -1,27 +1,28 @@
-"""Deletion: VMs and disks that a deployment does not need any more, and everything when it is deleted itself."""
+"""Deletion: VMs and disks that an instance does not need any more, and everything when it is deleted itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kigi.domain import kinds
 from kigi.domain.names import claim_name
-from kigi.domain.observed import VolumeRecord
+from kigi.domain.observed import MachineRecord, PolicyRecord, VolumeRecord
 from kigi.planning.placed import Situation
 from kigi.planning.steps import DeleteObject, Plan, RemoveFinalizer, Step
-from kigi.planning.view import DeploymentView
+from kigi.planning.view import InstanceObjects
 
 
 def delete_machines(situation: Situation) -> Iterator[Step]:
-    """Deletes VMs that no target asks for.
+    """Deletes VMs that no target asks for, and those of a former instance of the same name.
 
-    Safe: only VMs that this deployment created. Their disks follow when no VM names them, see ``delete_disks``.
+    Safe: only VMs that Kigi created. Their disks follow when no VM names them, see ``delete_disks``.
     """
     view = situation.view
     desired = {target.slot for target in situation.targets}
     for machine in view.machines:
         vm = machine.vm
-        if vm.slot not in desired and view.owns(vm) and not vm.meta.deleting:
+        unwanted = vm.slot not in desired if view.owns(vm) else vm.owner_uid != ""
+        if unwanted and not vm.meta.deleting:
             yield DeleteObject(kinds.MACHINE, vm.meta.name, view.namespace)
 
 
@@ -54,39 +55,55 @@ def _unused_volumes(situation: Situation) -> Iterator[VolumeRecord]:
         if slot in desired and volume.revision >= revisions.get(slot, 0):
             continue
         machine = machines.get(slot)
-        boot_claim = claim_name(view.name, *slot, volume.revision)
+        boot_claim = claim_name(view.deployment, *slot, volume.revision)
         if machine is None or boot_claim not in (machine.vm.claim, machine.vmi_claim):
             yield volume
 
 
-def plan_teardown(view: DeploymentView) -> Plan:
-    """Next steps of deleting everything that the deployment created: the first kind that is left, in this order.
+def plan_teardown(view: InstanceObjects) -> Plan:
+    """Next steps of deleting everything that the instance created: the first kind that is left, in this order.
 
     VMs, then claims and volumes, then NetworkPolicies, then the finalizer. Safe: no disk is deleted under a VM, no VM
-    runs without its policy, and the SystemDeployment stays until nothing is left, overlays on nodes included.
+    runs without its policy, and the SystemInstance stays until nothing is left, overlays on nodes included.
     """
     if not view.has_finalizer:
         return Plan()
-    for kind_of in (_machines_left, _disks_left, _policies_left):
-        steps, waiting_for = kind_of(view)
-        if waiting_for:
-            return Plan(steps=tuple(steps), waiting_for=waiting_for)
-    return Plan(steps=(RemoveFinalizer(view.namespace, view.name),))
+    steps, waiting_for = _first_kind_left(view, view.owns)
+    if waiting_for:
+        return Plan(steps=tuple(steps), waiting_for=waiting_for)
+    return Plan(steps=(RemoveFinalizer(view.namespace, view.object_name, kinds.INSTANCE),))
+
+
+def leftover_steps(view: InstanceObjects) -> list[Step]:
+    """Deletions of what an instance has left that does not exist any more, in the same order.
+
+    A VM or policy that Kigi did not create has no owner, and stays.
+    """
+    return _first_kind_left(view, lambda record: record.owner_uid != "")[0]
 
 
 _Left = tuple[list[Step], str]
 """Deletions that are not requested yet, and what is waited for; empty: nothing of the kind is left."""
+_IsOurs = Callable[[MachineRecord | PolicyRecord], bool]
 
 
-def _machines_left(view: DeploymentView) -> _Left:
-    owned = [machine.vm for machine in view.machines if view.owns(machine.vm)]
+def _first_kind_left(view: InstanceObjects, is_ours: _IsOurs) -> _Left:
+    for kind_of in (_machines_left, _disks_left, _policies_left):
+        steps, waiting_for = kind_of(view, is_ours)
+        if waiting_for:
+            return steps, waiting_for
+    return [], ""
+
+
+def _machines_left(view: InstanceObjects, is_ours: _IsOurs) -> _Left:
+    owned = [machine.vm for machine in view.machines if is_ours(machine.vm)]
     steps: list[Step] = [
         DeleteObject(kinds.MACHINE, vm.meta.name, view.namespace) for vm in owned if not vm.meta.deleting
     ]
     return steps, f"the deletion of {len(owned)} VirtualMachines" if owned else ""
 
 
-def _disks_left(view: DeploymentView) -> _Left:
+def _disks_left(view: InstanceObjects, _: _IsOurs) -> _Left:
     steps: list[Step] = [
         DeleteObject(kinds.CLAIM, claim.meta.name, view.namespace) for claim in view.claims if not claim.meta.deleting
     ]
@@ -95,8 +112,8 @@ def _disks_left(view: DeploymentView) -> _Left:
     return steps, left if view.claims or view.volumes else ""
 
 
-def _policies_left(view: DeploymentView) -> _Left:
-    owned = [policy for policy in view.policies if view.owns(policy)]
+def _policies_left(view: InstanceObjects, is_ours: _IsOurs) -> _Left:
+    owned = [policy for policy in view.policies if is_ours(policy)]
     steps: list[Step] = [
         DeleteObject(kinds.POLICY, policy.meta.name, view.namespace) for policy in owned if not policy.meta.deleting
     ]

@@ -1,140 +1,98 @@
-"""The plan of one SystemDeployment: its stages, in the order that makes every prefix of a plan safe."""
+"""The plan of one SystemDeployment: its SystemInstances. Everything below them is planned per instance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from kigi.errors import HookPending, HookUnavailable, KigiError, StateBesideDisk
-from kigi.planning.cleanup import delete_disks, delete_machines, plan_teardown
-from kigi.planning.disks import choose_disks, create_claims, create_volumes
-from kigi.planning.isolation import isolation_steps
-from kigi.planning.machines import apply_machines, in_boot_order, is_outdated, is_running, restart_machines
-from kigi.planning.placed import Owner, PlacedTarget, Situation
-from kigi.planning.steps import AddFinalizer, Plan, Step
-from kigi.planning.targets import machine_targets
-from kigi.planning.view import DeploymentView
+from kigi.api.deployment import NamedInstance, SystemDeploymentSpec
+from kigi.domain import kinds, names
+from kigi.domain.names import instance_order
+from kigi.planning.cleanup import leftover_steps
+from kigi.planning.deployment_view import DeploymentView, ObservedInstance
+from kigi.planning.steps import AddFinalizer, ApplyObject, DeleteObject, Plan, RemoveFinalizer, Step
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentPlan(Plan):
-    """Steps, and what they were derived from; the status reports both."""
+def plan_deployment(view: DeploymentView) -> Plan:
+    """Next steps that give the deployment exactly the instances that its spec selects. O(instances).
 
-    placed: tuple[PlacedTarget, ...] = ()
-    error: KigiError | None = None
-    """Why the plan does not reach the whole spec; the steps are safe in spite of it."""
-
-
-def add_finalizer(situation: Situation) -> Iterator[Step]:
-    """Adds the finalizer to the SystemDeployment.
-
-    Safe: it creates nothing, and precedes everything that the finalizer makes sure to delete.
-    """
-    view = situation.view
-    if not view.has_finalizer:
-        yield AddFinalizer(view.namespace, view.name)
-
-
-def isolate_instances(situation: Situation) -> Iterator[Step]:
-    """Applies one NetworkPolicy per instance, and deletes those that are not needed.
-
-    Safe: a policy exists before the instance's first VM. If isolation is switched off, running VMs gain access only.
-    """
-    instances = {placed.target.instance for placed in situation.placed}
-    yield from isolation_steps(situation.view, situation.owner, instances)
-
-
-STAGES: tuple[Callable[[Situation], Iterator[Step]], ...] = (
-    add_finalizer,
-    isolate_instances,
-    create_volumes,
-    create_claims,
-    apply_machines,
-    restart_machines,
-    delete_machines,
-    delete_disks,
-)
-"""Stages of a plan, in their order; each docstring has the stage's part of the safety argument.
-
-A running VM is disturbed last: layers are requested by volumes, a VM names a disk after its node holds the layers, its
-VMI is deleted after the VM names the disk, and the old disk is deleted after no VM and no VMI names it.
-"""
-
-
-def plan_deployment(view: DeploymentView, *, hook_image: str = "") -> DeploymentPlan:
-    """Next steps that bring one system of VMs towards its spec.
-
-    Every prefix of the steps is a safe place to stop, see ``STAGES``. A plan never moves a running VM. No steps means
-    that the spec is reached, or that the plan waits for what ``waiting_for`` names. O(machines x chain length), no I/O.
-
-    Kigi's own status decides nothing: revisions, nodes and fingerprints are read from volumes. Only what a component
-    has measured or observed is read from a status:
-
-    - NodeCache (daemon): ``layers`` that are held or being fetched, ``budgetBytes``, ``lastHeartbeatTime``. A VM must
-      not start above a missing layer, and only the daemon knows which layers it has verified.
-    - Node: condition Ready and allocatable memory; CSINode: the registered driver. Placement needs them.
-    - VirtualMachineInstance (KubeVirt): phase, Ready and Paused decide about boot order and restarts for a template;
-      the reason of a failed synchronization decides whether a VM stays off because of a ghost record.
+    Every prefix of the steps is a safe place to stop: names are deterministic, so that no instance is created twice,
+    and an instance is created only after everything that a former one of its name has left is gone. Deletion does not
+    need a readable spec.
     """
     if view.deleting:
-        teardown = plan_teardown(view)
-        return DeploymentPlan(steps=teardown.steps, waiting_for=teardown.waiting_for)
-    owner = Owner(view.namespace, view.name, view.uid)
-    try:
-        targets = machine_targets(view, hook_image=hook_image)
-        placed, error = choose_disks(view, owner, targets)
-    except KigiError as exc:
-        return DeploymentPlan(error=exc)
-    placed = in_boot_order(placed)
-    situation = Situation(view, owner, targets, placed, hook_image)
+        return _plan_deletion(view)
+    if not isinstance(view.spec, SystemDeploymentSpec):
+        return Plan()
     steps: list[Step] = []
-    error = error or _hook_error(view)
-    for stage in STAGES:
-        stage_error = _run(stage, situation, steps)
-        error = error or stage_error
-    return DeploymentPlan(
-        steps=tuple(steps),
-        waiting_for=_waiting_for(placed),
-        placed=placed,
-        error=error or _persistent_state(view, placed),
-    )
+    if not view.has_finalizer:
+        steps.append(AddFinalizer(view.namespace, view.name, kinds.DEPLOYMENT))
+    steps += _create_missing(view, view.spec)
+    steps += _delete_instances(view, [one for one in view.instances if not _is_wanted(view, view.spec, one)])
+    steps += [step for objects in view.leftovers for step in leftover_steps(objects)]
+    return Plan(steps=tuple(steps))
 
 
-def _run(stage: Callable[[Situation], Iterator[Step]], situation: Situation, steps: list[Step]) -> KigiError | None:
-    """Appends the stage's steps, and returns its error; the steps before the error count."""
-    try:
-        for step in stage(situation):
-            steps.append(step)
-    except KigiError as exc:
-        return exc
-    return None
+def build_instance(view: DeploymentView, name: str, named: NamedInstance | None) -> dict[str, Any]:
+    """SystemInstance of that name. The operator never changes its spec afterwards."""
+    labels = dict(named.labels or {}) if named is not None else {}
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": kinds.INSTANCE,
+        "metadata": {
+            "name": names.instance_object(view.name, name),
+            "namespace": view.namespace,
+            "labels": {**labels, names.LABEL_DEPLOYMENT: view.name, names.LABEL_INSTANCE: name},
+            "finalizers": [names.INSTANCE_FINALIZER],
+            "ownerReferences": [
+                {
+                    "apiVersion": names.API_VERSION,
+                    "kind": kinds.DEPLOYMENT,
+                    "name": view.name,
+                    "uid": view.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "spec": {"deploymentRef": {"name": view.name}, "name": name},
+    }
 
 
-def _hook_error(view: DeploymentView) -> KigiError | None:
-    if view.kubevirt.hook is not None:
-        return None
-    kind = HookPending if view.kubevirt.pending else HookUnavailable
-    return kind(view.kubevirt.why_not)
+def _create_missing(view: DeploymentView, spec: SystemDeploymentSpec) -> Iterator[Step]:
+    """Creates the selected instances that do not exist, first ones first."""
+    occupied = {one.name for one in view.instances} | {objects.name for objects in view.leftovers}
+    named: Mapping[str, NamedInstance] = {one.name: one for one in spec.instances or ()}
+    for name in spec.instance_names():
+        if name not in occupied:
+            yield ApplyObject(build_instance(view, name, named.get(name)))
 
 
-def _persistent_state(view: DeploymentView, placed: Sequence[PlacedTarget]) -> StateBesideDisk | None:
-    """A VMI that has persistent state because of its preference; templates with such state are refused earlier."""
-    for one in placed:
-        machine = one.observed
-        if machine is None or not view.owns(machine.vm) or is_outdated(machine):
-            continue
-        if machine.persistent_state:
-            return StateBesideDisk(
-                f"SystemNode {one.target.system}: machine {one.target.machine}: its preference adds a persistent "
-                f"domain.{machine.persistent_state}, whose state no reset reaches; set template.patch.spec.domain."
-                f"{machine.persistent_state}.persistent: false"
-            )
-    return None
+def _is_wanted(view: DeploymentView, spec: SystemDeploymentSpec, instance: ObservedInstance) -> bool:
+    """False for an instance that the spec does not select any more, and for one of a former deployment.
+
+    An instance that a user created for another name is left alone: it has no owner and has started nothing, and its own
+    status explains that.
+    """
+    if not instance.is_of(view.uid):
+        return False
+    return spec.selects(instance.name) or not (instance.owner_uids or instance.has_finalizer)
 
 
-def _waiting_for(placed: Sequence[PlacedTarget]) -> str:
-    cold = sum(1 for one in placed if not one.is_cached)
-    if cold:
-        return f"layers of {cold} machines"
-    down = sum(1 for one in placed if one.target.running and not is_running(one.observed))
-    return f"{down} machines to run" if down else ""
+def _delete_instances(view: DeploymentView, instances: list[ObservedInstance]) -> Iterator[Step]:
+    """Deletes instances, the last ones first."""
+    for instance in sorted(instances, key=lambda one: instance_order(one.name), reverse=True):
+        if not instance.deleting:
+            yield DeleteObject(kinds.INSTANCE, instance.object_name, view.namespace)
+
+
+def _plan_deletion(view: DeploymentView) -> Plan:
+    """Deletes the instances and what force-deleted ones have left, and then lets the deployment go."""
+    if not view.has_finalizer:
+        return Plan()
+    steps = list(_delete_instances(view, list(view.instances)))
+    steps += [step for objects in view.leftovers for step in leftover_steps(objects)]
+    left = len(view.instances) + len(view.leftovers)
+    if left:
+        return Plan(steps=tuple(steps), waiting_for=f"the deletion of {left} instances")
+    return Plan(steps=(RemoveFinalizer(view.namespace, view.name, kinds.DEPLOYMENT),))

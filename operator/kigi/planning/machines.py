@@ -1,13 +1,14 @@
-"""VirtualMachines of a deployment: boot order, creation, changes, restarts, and what their VMIs run."""
+"""VirtualMachines of an instance: boot order, creation, changes, restarts, and what their VMIs run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from kigi.errors import NameTaken
-from kigi.planning.isolation import isolated_instances
+from kigi.planning.edits import older_machine_patch
+from kigi.planning.isolation import may_start
 from kigi.planning.placed import PlacedTarget, Situation
 from kigi.planning.steps import ApplyObject, RestartMachine, Step
 from kigi.planning.view import MachineState
@@ -29,22 +30,28 @@ def apply_machines(situation: Situation) -> Iterator[Step]:
     if hook is None:
         return
     sidecars = hook_annotation(situation.hook_image) if hook == "Sidecar" else None
-    isolated = isolated_instances(view)
+    if not may_start(view):
+        return
     for placed in situation.placed:
-        if not placed.is_cached or (isolated is not None and placed.target.instance not in isolated):
+        if not placed.is_cached:
             continue
         machine = placed.observed
         if machine is not None and not view.owns(machine.vm):
+            if machine.vm.owner_uid:
+                continue  # of a former instance of this name: it is deleted first
             raise NameTaken(
                 f"VirtualMachine {view.namespace}/{machine.vm.meta.name} exists and does not belong to this "
-                "deployment; rename the deployment or delete the VM"
+                "instance; rename the deployment or delete the VM"
             )
         until = halted_until(machine, view.now)
         running = should_run(placed) and until is None
         if machine is not None and (machine.vm.meta.deleting or _is_current(placed, machine, sidecars, running)):
             continue
         settings = VmSettings(view.spec.placement, hook, situation.hook_image, running, until)
-        yield ApplyObject(build_machine(situation.owner, placed, settings))
+        if placed.target.is_older and machine is not None:
+            yield older_machine_patch(placed, machine, settings)
+        else:
+            yield ApplyObject(build_machine(situation.owner, placed, settings))
 
 
 def restart_machines(situation: Situation) -> Iterator[Step]:
@@ -67,10 +74,11 @@ def restart_machines(situation: Situation) -> Iterator[Step]:
             yield RestartMachine(view.namespace, meta.name, meta.uid, gracefully=True)
 
 
-def in_boot_order(placed: Sequence[PlacedTarget]) -> tuple[PlacedTarget, ...]:
+def in_boot_order(placed: Sequence[PlacedTarget], known: Collection[str]) -> tuple[PlacedTarget, ...]:
     """The targets with ``waits_for``: machines of their ``after`` that should run and are not ready on their disk.
 
-    A machine that runs on its disk waits for none: it is not stopped when a machine before it fails.
+    A machine that runs on its disk waits for none: it is not stopped when a machine before it fails. ``known``: names
+    of all machines of the instance; one that is alone in another state may name others that the instance does not have.
     """
     ready = {one.slot: not one.target.running or _runs_on_its_disk(one) for one in placed}
 
@@ -78,7 +86,8 @@ def in_boot_order(placed: Sequence[PlacedTarget]) -> tuple[PlacedTarget, ...]:
         machine = one.observed
         if machine is not None and machine.vmi_claim == one.claim == machine.vm.claim:
             return ()
-        return tuple(name for name in after if not ready.get((one.target.instance, name), False))
+        waiting = (name for name in after if not ready.get((one.target.instance, name), False))
+        return tuple(name for name in waiting if name in known)
 
     found: list[PlacedTarget] = []
     for one in placed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from kigi.domain import kinds, names
-from kigi.domain.chain_attribute import chain_text
 from kigi.planning.placed import DiskTarget, Owner, PlacedTarget
 
 ACCESS: dict[str, Any] = {
@@ -43,7 +42,7 @@ def build_volume(owner: Owner, placed: PlacedTarget, disk: DiskTarget) -> dict[s
             "csi": {
                 "driver": names.CSI_DRIVER,
                 "volumeHandle": names.volume_handle(disk.volume, owner.uid),
-                "volumeAttributes": {"chain": chain_text(disk.chain), "node": placed.node},
+                "volumeAttributes": {"chain": disk.chain_text, "node": placed.node},
             },
             "nodeAffinity": {"required": {"nodeSelectorTerms": [_on_node(placed.node)]}},
         },
@@ -65,19 +64,19 @@ def build_claim(owner: Owner, placed: PlacedTarget, disk: DiskTarget) -> dict[st
     }
 
 
-def instance_labels(owner: Owner, instance: int) -> dict[str, str]:
+def instance_labels(owner: Owner) -> dict[str, str]:
     """Labels of every object of one instance."""
     return {
         names.LABEL_NAMESPACE: owner.namespace,
-        names.LABEL_DEPLOYMENT: owner.name,
-        names.LABEL_INSTANCE: str(instance),
+        names.LABEL_DEPLOYMENT: owner.deployment,
+        names.LABEL_INSTANCE: owner.instance,
     }
 
 
 def disk_labels(owner: Owner, placed: PlacedTarget, disk: DiskTarget) -> dict[str, str]:
     """Labels of the volume and claim of one disk; the mirror reads slot, revision and disk from them."""
     labels = {
-        **instance_labels(owner, placed.target.instance),
+        **instance_labels(owner),
         names.LABEL_MACHINE: placed.target.machine,
         names.LABEL_REVISION: str(placed.revision),
     }
@@ -85,11 +84,11 @@ def disk_labels(owner: Owner, placed: PlacedTarget, disk: DiskTarget) -> dict[st
 
 
 def owner_reference(owner: Owner) -> dict[str, Any]:
-    """Reference that makes Kubernetes delete the object after its SystemDeployment."""
+    """Reference that makes Kubernetes delete the object after its SystemInstance."""
     return {
         "apiVersion": names.API_VERSION,
-        "kind": kinds.DEPLOYMENT,
-        "name": owner.name,
+        "kind": kinds.INSTANCE,
+        "name": owner.object_name,
         "uid": owner.uid,
         "controller": True,
         "blockOwnerDeletion": True,

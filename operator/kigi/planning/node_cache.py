@@ -2,50 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import accumulate
 
-from kigi.api.node_cache import DISK_PRIORITY, MAX_CAPTURES, MAX_LAYERS, NodeCacheSpec, WantedLayer
+from kigi.api.node_cache import MAX_CAPTURES, MAX_COUNT, MAX_LAYERS, MAX_SPEC_BYTES, NodeCacheSpec, Omitted
 from kigi.domain import kinds, names
-from kigi.domain.layers import Digest
-from kigi.planning.steps import ApplyObject, DeleteObject, Plan, ReleaseVolume, Step
-from kigi.planning.view import DesiredChain, NodeView
+from kigi.domain.node_protocol import PROTOCOL, skew
+from kigi.planning.layer_selection import prefetched_layers, select_layers, size_bytes
+from kigi.planning.steps import ApplyObject, DeleteObject, PauseMachine, Plan, ReleaseVolume, Step
+from kigi.planning.uploads import JOIN_RECHECK_S, due_joins, with_uploads
+from kigi.planning.view import NodeView
 
-PRIORITY_DISK = DISK_PRIORITY
-"""Of layers that a VM waits for."""
-PRIORITY_PREFETCH = 10
-"""Of layers of a state that may run later."""
+PAUSE_RECHECK_S = 5.0
+"""While a VM that fills the disk runs: the request to pause it may have met one of a capture to resume it."""
+DISCARDS_BYTES = 32 * 2**10
+"""What overlays to discard get at least: an overlay that is gone makes space for the next order."""
 
 
 def plan_node_cache(view: NodeView) -> Plan:
     """Next steps for one node's cache.
 
     A volume is released only when the daemon has read the order to discard it and no longer reports its overlay, or
-    when the node is gone. A node that comes back has overlays whose volumes were released: these are discarded too.
-    One object has a limited size: layers of the lowest priority are left out, and further overlays are discarded
-    when the first are gone. O(layers of the node).
+    when the node is gone: its Node was deleted, and the grace period has ended, or a person has deleted the NodeCache
+    too. A node that comes back has overlays whose volumes were released: these are discarded too. One object has a
+    limited size: prefetches give way to disks, ``spec.omitted`` has the numbers, and further overlays are discarded
+    when the first are gone. A daemon that does not understand the operator's protocol gets no new orders. VMs that fill
+    the node's disk are paused. Layers of captures get requests that store them, see ``uploads``.
+    O(layers of the node).
     """
     if not view.node_exists:
+        if view.cache_exists and view.grace_left_s > 0:
+            return Plan(waiting_for=f"node {view.name} to come back", retry_after_s=view.grace_left_s)
         released: list[Step] = [ReleaseVolume(volume) for volume, _ in view.terminating]
         return Plan((*released, DeleteObject(kinds.NODE_CACHE, view.name)) if view.cache_exists else tuple(released))
     if not (view.has_driver or view.cache_exists):
         waiting = f"the daemon of node {view.name}" if view.terminating else ""
         return Plan(waiting_for=waiting)
+    if why := skew(view.name, view.protocols):
+        return Plan((*_with_protocol(view), *_released(view)), waiting_for=why)
     discard = sorted(handle for volume, handle in view.terminating if volume not in view.terminating_in_use)
     discard.extend(orphans(view))
-    wanted = NodeCacheSpec(
-        layers=wanted_layers(view.desired, prefetched_layers(view.present) if view.keeps_prefetched else ()),
-        discard=sorted(discard[:MAX_LAYERS]),
-        captures=list(view.captures)[:MAX_CAPTURES],
-    )
-    steps: list[Step] = []
+    captures, uploads_delay_s = with_uploads(view.captures, view.uploads)
+    joins = due_joins(view.name, captures, view.uploads)
+    wanted = _spec(replace(view, captures=tuple(captures)), sorted(discard[:MAX_LAYERS]))
+    steps: list[Step] = [PauseMachine(each.namespace, each.name, each.machine) for each in view.filling]
+    steps.extend(joins)
     if view.present != wanted:
         steps.append(ApplyObject(build_node_cache(view.name, wanted)))
-    steps.extend(
-        ReleaseVolume(volume)
-        for volume, handle in view.terminating
-        if view.spec_current and handle in view.discard and handle not in view.volumes
+    return Plan(
+        (*steps, *_released(view)),
+        waiting_for=f"{len(discard)} overlays to be deleted" if discard else "",
+        retry_after_s=min(
+            filter(
+                None,
+                (PAUSE_RECHECK_S if view.filling else None, JOIN_RECHECK_S if joins else None, uploads_delay_s),
+            ),
+            default=None,
+        ),
     )
-    return Plan(tuple(steps), waiting_for=f"{len(discard)} overlays to be deleted" if discard else "")
+
+
+def _spec(view: NodeView, discard: list[str]) -> NodeCacheSpec:
+    """The spec within its limit of size: captures first, as they run together; then layers, beside some discards."""
+    ordered = frozenset(order.id for order in view.present.captures) if view.present else frozenset()
+    # A copy that exists keeps its order: the daemon deletes a copy without one.
+    captures = sorted(view.captures, key=lambda order: order.id not in ordered)
+    empty = NodeCacheSpec(
+        node_name=view.name,
+        operator_protocol=PROTOCOL,
+        protocol=PROTOCOL,
+        captures=captures[:MAX_CAPTURES],
+        omitted=Omitted(disk_layers=MAX_COUNT, prefetch_layers=MAX_COUNT, captures=MAX_COUNT),
+    )
+    free = MAX_SPEC_BYTES - size_bytes(empty.to_api())
+    discards = [len(handle) + len('"",') for handle in discard]
+    listed = {layer.digest: layer for layer in view.present.layers} if view.present else {}
+    refused = view.refused if view.spec_current else frozenset()
+    kept = prefetched_layers(view.present) if view.keeps_prefetched else ()
+    reserved = min(sum(discards), DISCARDS_BYTES)
+    layers = select_layers(view.desired, kept, listed=listed, refused=refused, free_bytes=free - reserved)
+    if sum(discards) > reserved:
+        free -= sum(size_bytes(layer.to_api()) + 1 for layer in layers.layers)
+    omitted = Omitted(
+        disk_layers=layers.omitted.get("Disk", 0),
+        prefetch_layers=layers.omitted.get("Prefetch", 0),
+        captures=max(0, len(captures) - MAX_CAPTURES),
+    )
+    return empty.model_copy(
+        update={
+            "layers": layers.layers,
+            "discard_volumes": discard[: sum(used <= free for used in accumulate(discards))],
+            "omitted": omitted if any(omitted.to_api().values()) else None,
+        }
+    )
+
+
+def _with_protocol(view: NodeView) -> Iterator[Step]:
+    """Shows the daemon which protocol the operator uses; everything else stays as the daemon understands it."""
+    if view.present is not None and view.present.operator_protocol != PROTOCOL:
+        present = view.present.model_copy(update={"operator_protocol": PROTOCOL})
+        yield ApplyObject(build_node_cache(view.name, present))
+
+
+def _released(view: NodeView) -> Iterator[Step]:
+    """Volumes whose overlays the daemon has deleted by order."""
+    for volume, handle in view.terminating:
+        if view.spec_current and handle in view.discard and handle not in view.volumes:
+            yield ReleaseVolume(volume)
 
 
 def orphans(view: NodeView) -> list[str]:
@@ -58,44 +122,10 @@ def orphans(view: NodeView) -> list[str]:
     return sorted(h for h in view.without_volume - copied if view.spec_current or h in view.discard)
 
 
-def prefetched_layers(spec: NodeCacheSpec | None) -> list[WantedLayer]:
-    """Layers that the NodeCache lists for prefetches only, and the layers below them, which may serve a disk too."""
-    listed = {layer.digest: layer for layer in spec.layers} if spec is not None else {}
-    found: dict[str, WantedLayer] = {}
-    for top in listed.values():
-        digest: str | None = top.digest if top.priority < PRIORITY_DISK else None
-        while digest is not None and digest in listed and digest not in found:
-            layer = listed[digest]
-            found[digest] = layer.model_copy(update={"priority": min(layer.priority, PRIORITY_PREFETCH)})
-            digest = layer.parent
-    return list(found.values())
-
-
-def wanted_layers(desired: Iterable[DesiredChain], kept: Iterable[WantedLayer] = ()) -> list[WantedLayer]:
-    """Every layer of the chains and of ``kept`` once, by digest, with its highest priority; at most MAX_LAYERS."""
-    wanted: dict[Digest, WantedLayer] = {Digest(layer.digest): layer for layer in kept}
-    for each in desired:
-        for layer in each.chain:
-            other = wanted.get(layer.digest)
-            if other is not None and other.priority >= each.priority and (other.pinned or not each.pinned):
-                continue
-            wanted[layer.digest] = WantedLayer(
-                digest=layer.digest,
-                size_bytes=layer.size_bytes,
-                virtual_size_bytes=layer.virtual_size_bytes,
-                parent=layer.parent,
-                repository=layer.repository,
-                priority=max(each.priority, other.priority if other else 0),
-                pinned=each.pinned or (other is not None and other.pinned),
-            )
-    first = sorted(wanted.values(), key=lambda layer: (not layer.pinned, -layer.priority, layer.digest))
-    return sorted(first[:MAX_LAYERS], key=lambda layer: layer.digest)
-
-
 def build_node_cache(node: str, spec: NodeCacheSpec) -> dict[str, object]:
     """The NodeCache of a node without its status, which the daemon writes."""
     return {
-        "apiVersion": names.API_VERSION,
+        "apiVersion": names.NODE_API_VERSION,
         "kind": kinds.NODE_CACHE,
         "metadata": {"name": node},
         "spec": spec.to_api(),

@@ -6,19 +6,26 @@ from dataclasses import dataclass
 
 from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.layers import Chain
-from kigi.domain.names import claim_name, volume_name
+from kigi.domain.names import claim_name, instance_object, volume_name
 from kigi.domain.observed import Slot
 from kigi.planning.targets import MachineTarget
-from kigi.planning.view import DeploymentView, MachineState
+from kigi.planning.view import InstanceView, MachineState
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The SystemDeployment that objects belong to."""
+    """The SystemInstance that objects belong to."""
 
     namespace: str
-    name: str
+    deployment: str
+    instance: str
+    """Name within the deployment."""
     uid: str
+
+    @property
+    def object_name(self) -> str:
+        """Name of the SystemInstance."""
+        return instance_object(self.deployment, self.instance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +35,13 @@ class DiskTarget:
     name: str
     """Empty for the boot disk."""
     chain: Chain
+    chain_text: str
+    """The chain as a volume attribute."""
     bus: str
-    """Empty for the boot disk, whose bus the template defines."""
+    """Empty for the root disk, whose settings define it."""
     claim: str
     volume: str
+    boot_order: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +62,10 @@ class PlacedTarget:
     """Reason for the node; empty if this plan did not choose it."""
     observed: MachineState | None = None
     """The VM in this slot; None: it does not exist."""
+    fills_disk: bool = False
+    """One of its disks fills its node's, so that its VM is paused."""
     waits_for: tuple[str, ...] = ()
-    """Machines of its ``after`` that are not ready yet."""
+    """Machines of its ``startAfter`` that are not ready yet."""
 
     @property
     def slot(self) -> Slot:
@@ -70,7 +82,7 @@ class PlacedTarget:
 class Situation:
     """Input of every planning stage."""
 
-    view: DeploymentView
+    view: InstanceView
     owner: Owner
     targets: tuple[MachineTarget, ...]
     """Every VM that should exist."""
@@ -82,9 +94,13 @@ class Situation:
 def disk_targets(owner: Owner, target: MachineTarget, revision: int) -> tuple[DiskTarget, ...]:
     """All disks of one revision of a machine, the boot disk first."""
 
-    def disk(name: str, chain: Chain, bus: str) -> DiskTarget:
-        place = (owner.name, target.instance, target.machine, revision, name)
-        return DiskTarget(name, chain, bus, claim_name(*place), volume_name(owner.namespace, *place))
+    def disk(name: str, chain: Chain, text: str, bus: str, boot_order: int | None) -> DiskTarget:
+        place = (owner.deployment, owner.instance, target.machine, revision, name)
+        return DiskTarget(name, chain, text, bus, claim_name(*place), volume_name(owner.namespace, *place), boot_order)
 
-    extra_disks = target.blueprint.machine.disks
-    return (disk("", target.chain, ""), *(disk(extra.name, extra.chain, extra.bus) for extra in extra_disks))
+    boot, *others = target.blueprint.chain_texts
+    extra_disks = zip(target.blueprint.machine.disks, others, strict=True)
+    return (
+        disk("", target.chain, boot, "", None),
+        *(disk(extra.name, extra.chain, text, extra.bus, extra.boot_order) for extra, text in extra_disks),
+    )

@@ -1,19 +1,22 @@
-"""Placement: the node of each instance's disks. A score only ranks nodes; placement fails only without candidates."""
+"""Placement: the node of an instance's disks. A score only ranks nodes; placement fails only without candidates."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from heapq import heapify, heappop
+from operator import attrgetter
 from types import MappingProxyType
 
-from kigi.api.deployment import Placement
-from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes, unique_layers
+from kigi.api.placement import Placement
+from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.observed import Slot
 from kigi.domain.quantities import format_bytes
-from kigi.planning.candidates import NoNode, candidate_nodes, why_no_candidates
+from kigi.planning.candidates import NoNode, candidate_nodes, is_candidate, runs, why_no_candidates
 from kigi.planning.targets import MachineTarget
 from kigi.planning.view import NodeState
+
+DEFAULT_STRATEGY = "CacheAware"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,20 @@ class _Demand:
     layers: Mapping[Digest, Layer]
     layers_bytes: int
     memory_bytes: int
+    architectures: frozenset[str]
 
     @classmethod
     def of(cls, machines: Sequence[MachineTarget], memory_of: Mapping[Slot, int]) -> _Demand:
-        layers = unique_layers(chain for machine in machines for chain in machine.chains)
-        return cls(layers, total_bytes(layers.values()), sum(memory_of[machine.slot] for machine in machines))
+        layers: dict[Digest, Layer] = {}
+        for machine in machines:
+            layers.update(machine.blueprint.layers)
+        architectures = frozenset(filter(None, (machine.architecture for machine in machines)))
+        memory_bytes = sum(memory_of[machine.slot] for machine in machines)
+        return cls(layers, total_bytes(layers.values()), memory_bytes, architectures)
+
+    def missing_bytes(self, held: Set[Digest]) -> int:
+        """Bytes of the layers that are not held."""
+        return total_bytes(missing_layers(self.layers, held).values())
 
 
 @dataclass(slots=True)
@@ -45,153 +57,160 @@ class _Capacity:
     state: NodeState
     memory_bytes: int
     cache_free_bytes: int
-    held: set[Digest]
-    """Layers that the node holds or fetches, or that this plan requests there."""
-    cached: frozenset[Digest]
-    """Layers held or fetched before this plan. CacheAware scores by them, so that a cold cluster is filled evenly."""
-    instances: int = 0
+    assigned: frozenset[Digest] = frozenset()
+
+    @property
+    def held(self) -> frozenset[Digest]:
+        """Layers that the node holds or fetches, or that are about to be requested there."""
+        return self.state.cached | self.state.requested | self.assigned
+
+    def runs(self, demand: _Demand) -> bool:
+        """Whether the node can run the guests of all these machines."""
+        return all(runs(architecture, self.state) for architecture in demand.architectures)
 
     def fits(self, demand: _Demand) -> bool:
-        """Whether free memory and free cache space suffice."""
-        if demand.memory_bytes > self.memory_bytes:
+        """Whether it can run the guests, free memory and free cache space suffice, and no overlay fills its disk."""
+        if self.state.filling or demand.memory_bytes > self.memory_bytes or not self.runs(demand):
             return False
         free = self.cache_free_bytes
-        return demand.layers_bytes <= free or _missing_bytes(self.held, demand.layers) <= free
+        return demand.layers_bytes <= free or demand.missing_bytes(self.held) <= free
 
-    def assign(self, demand: _Demand, instances: int) -> None:
+    def assign(self, demand: _Demand) -> None:
         """Reserves the demand; free space may become negative on a node without enough of it."""
         self.memory_bytes -= demand.memory_bytes
-        self.cache_free_bytes -= _missing_bytes(self.held, demand.layers)
-        self.held.update(demand.layers)
-        self.instances += instances
+        self.cache_free_bytes -= demand.missing_bytes(self.held)
+        self.assigned |= demand.layers.keys()
 
 
-Score = tuple[bool, bool, int, int, str]
+class _Nodes:
+    """The candidates of an instance. A score is cheap; whether the demand fits is asked in the order of the scores."""
 
+    def __init__(
+        self, candidates: Sequence[NodeState], strategy: str, load: Mapping[str, int], used: Mapping[str, int]
+    ) -> None:
+        self._candidates, self._strategy, self._load, self._used = candidates, strategy, load, used
+        self._capacities: dict[str, _Capacity] = {}
 
-class _Ranking:
-    """Nodes by their score for one demand.
+    def capacity(self, state: NodeState) -> _Capacity:
+        """What is left of the node."""
+        if state.name not in self._capacities:
+            memory_bytes = state.memory_bytes - self._used.get(state.name, 0)
+            self._capacities[state.name] = _Capacity(state, memory_bytes, state.cache_free_bytes)
+        return self._capacities[state.name]
 
-    A heap whose entries are checked when they reach the top: an assignment changes the score of one node only, so an
-    instance costs O(log nodes) and not O(nodes x layers).
-    """
+    def best(self, demand: _Demand) -> _Capacity:
+        """The first node that the demand fits on.
 
-    def __init__(self, capacities: Mapping[str, _Capacity], demand: _Demand, rules: _Rules) -> None:
-        self._capacities, self._demand, self._rules = capacities, demand, rules
-        self._missing = {name: _missing_bytes(c.cached, demand.layers) for name, c in capacities.items()}
-        self._heap = [self._score(capacity) for capacity in capacities.values()]
-        heapq.heapify(self._heap)
+        If there is none, the first that can run its guests, rather one whose disk is not being filled; or any.
+        """
+        ranked: list[_Capacity] = []
+        for state in self._by_score(demand):
+            ranked.append(self.capacity(state))
+            if ranked[-1].fits(demand):
+                return ranked[-1]
+        able = [capacity for capacity in ranked if capacity.runs(demand)] or ranked
+        return next((capacity for capacity in able if not capacity.state.filling), able[0])
 
-    def best(self) -> str:
-        """Name of the best node; it stays in the ranking."""
-        while True:
-            score = self._score(self._capacities[self._heap[0][-1]])
-            if score == self._heap[0]:
-                return score[-1]
-            heapq.heapreplace(self._heap, score)
+    def why(self, capacity: _Capacity, demand: _Demand) -> str:
+        """Why the demand is placed on that node."""
+        name, missing = capacity.state.name, demand.missing_bytes(capacity.held)
+        return (
+            f"{self._strategy}: {name} lacks {format_bytes(missing)} of {format_bytes(demand.layers_bytes)}"
+            f", has {self._load.get(name, 0)} other instances"
+        )
 
-    def _score(self, capacity: _Capacity) -> Score:
-        name = capacity.state.name
-        missing = self._missing[name]
-        fits = capacity.fits(self._demand)
-        match self._rules.strategy:
+    def _by_score(self, demand: _Demand) -> Iterator[NodeState]:
+        """The nodes, the best score first. O(nodes) for the first one, on which the demand fits most often.
+
+        CacheAware scores by the layers that nodes held or fetched before this plan, so that a cold cluster is filled
+        evenly, and exceeds the fair share of a node only if all nodes have that many instances.
+        """
+        missing = {held: demand.missing_bytes(held) for held in {node.cached for node in self._candidates}}
+        yield self._first(missing)
+        load = self._load.get
+        match self._strategy:
             case "Spread":
-                return (not fits, False, capacity.instances, missing, name)
+                scores = [(False, load(n.name, 0), missing[n.cached], n.name, n) for n in self._candidates]
             case "Pack":
-                return (not fits, False, -capacity.instances, missing, name)
-        return (not fits, capacity.instances >= self._rules.fair_share, missing, capacity.instances, name)
+                scores = [(False, -load(n.name, 0), missing[n.cached], n.name, n) for n in self._candidates]
+            case _:
+                share = self._share()
+                scores = [((i := load(n.name, 0)) >= share, missing[n.cached], i, n.name, n) for n in self._candidates]
+        heapify(scores)
+        heappop(scores)
+        while scores:
+            yield heappop(scores)[-1]
+
+    def _first(self, missing: Mapping[frozenset[Digest], int]) -> NodeState:
+        """The node with the best score, found without a score for each node."""
+        match self._strategy:
+            case "Spread":
+                best = _lacking_least(self._least_loaded(self._candidates), missing)
+            case "Pack":
+                most = max(self._load.get(node.name, 0) for node in self._candidates)
+                best = [node for node in self._candidates if self._load.get(node.name, 0) == most]
+                best = _lacking_least(best, missing)
+            case _:
+                share = self._share()
+                full = {name for name, instances in self._load.items() if instances >= share}
+                below = [node for node in self._candidates if node.name not in full]
+                best = self._least_loaded(_lacking_least(below or self._candidates, missing))
+        return min(best, key=attrgetter("name"))
+
+    def _share(self) -> int:
+        """Instances per node if all nodes had the same number."""
+        return -(-(sum(self._load.values()) + 1) // len(self._candidates))
+
+    def _least_loaded(self, nodes: Sequence[NodeState]) -> Sequence[NodeState]:
+        loaded = {name for name, instances in self._load.items() if instances}
+        if idle := [node for node in nodes if node.name not in loaded]:
+            return idle
+        least = min(self._load[node.name] for node in nodes)
+        return [node for node in nodes if self._load[node.name] == least]
 
 
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    strategy: str
-    fair_share: int
-    """Instances per node if they are spread evenly; CacheAware exceeds it only if all nodes have that many."""
+def _lacking_least(nodes: Sequence[NodeState], missing: Mapping[frozenset[Digest], int]) -> Sequence[NodeState]:
+    if len(missing) == 1:
+        return nodes
+    least = min(missing[held] for held in {node.cached for node in nodes})
+    return [node for node in nodes if missing[node.cached] == least]
 
 
 def place(
-    unplaced: Mapping[int, Sequence[MachineTarget]],
+    machines: Sequence[MachineTarget],
     nodes: Mapping[str, NodeState],
     rules: Placement,
     *,
-    load: Mapping[str, int],
-    home: Mapping[int, str],
     memory_of: Mapping[Slot, int],
+    load: Mapping[str, int] = MappingProxyType({}),
+    home: str | None = None,
     used: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[Slot, Choice]:
-    """A node for each unplaced machine, instance by instance.
+    """A node for each of an instance's machines that have none.
 
-    ``load``: instances of this deployment on each node; ``home``: node of most machines of an instance, preferred
-    while it is a candidate; ``memory_of``: memory of each VM in bytes; ``used``: memory in bytes that the placed
-    machines of this deployment take on each node.
-    Raises NoNode if no node is a candidate. O(instances x nodes x layers of the instance).
+    ``memory_of``: memory of each VM in bytes; ``load``: other instances of this deployment on each node; ``home``: node
+    of most machines of the instance, preferred while it is a candidate; ``used``: memory in bytes that its placed
+    machines take on each node.
+    Each machine must have a candidate of its architecture. Raises NoNode if no node is a candidate.
+    O(nodes + layers of the instance), and O(machines x nodes) if no node has capacity for all machines.
     """
     candidates = candidate_nodes(nodes, rules)
-    capacities = {name: _capacity(state, load.get(name, 0), used.get(name, 0)) for name, state in candidates.items()}
-    if unplaced and not capacities:
-        raise NoNode(f"no node can take instance {min(unplaced)}: {why_no_candidates(nodes, rules)}")
-    fair_share = -(-(sum(load.values()) + len(unplaced)) // max(len(capacities), 1))
-    ranks = _Rankings(capacities, _Rules(rules.strategy, fair_share), memory_of)
-    choices: dict[Slot, Choice] = {}
-    for instance in sorted(unplaced):
-        choices.update(_place_instance(unplaced[instance], ranks, home.get(instance)))
-    return choices
-
-
-def _capacity(state: NodeState, instances: int, used: int) -> _Capacity:
-    cached = state.held | frozenset(state.fetching)
-    return _Capacity(state, state.memory_bytes - used, state.cache_free_bytes, set(cached), cached, instances)
-
-
-class _Rankings:
-    """One ranking per set of layers: instances of one state share theirs."""
-
-    def __init__(self, capacities: Mapping[str, _Capacity], rules: _Rules, memory_of: Mapping[Slot, int]) -> None:
-        self.capacities, self.rules, self._memory_of = capacities, rules, memory_of
-        self._rankings: dict[tuple[frozenset[Digest], int], _Ranking] = {}
-        self._demands: dict[tuple[tuple[str, str], ...], _Demand] = {}
-
-    def demand(self, machines: Sequence[MachineTarget]) -> _Demand:
-        """Demand of the machines; computed once per combination of blueprints, so once for most instances."""
-        key = tuple(machine.blueprint.key for machine in machines)
-        if key not in self._demands:
-            self._demands[key] = _Demand.of(machines, self._memory_of)
-        return self._demands[key]
-
-    def best(self, demand: _Demand) -> str:
-        key = (frozenset(demand.layers), demand.memory_bytes)
-        if key not in self._rankings:
-            self._rankings[key] = _Ranking(self.capacities, demand, self.rules)
-        return self._rankings[key].best()
-
-
-def _place_instance(machines: Sequence[MachineTarget], ranks: _Rankings, home: str | None) -> dict[Slot, Choice]:
-    capacities, strategy = ranks.capacities, ranks.rules.strategy
-    whole = ranks.demand(machines)
-    best = home if home is not None and home in capacities and capacities[home].fits(whole) else ranks.best(whole)
-    if capacities[best].fits(whole) or len(machines) == 1:
-        choice = Choice(best, _why(capacities[best], whole, strategy))
-        capacities[best].assign(whole, instances=1)
+    if not candidates:
+        raise NoNode(f"no node can take instance {machines[0].instance}: {why_no_candidates(nodes, rules)}")
+    ranked = _Nodes(candidates, rules.strategy or DEFAULT_STRATEGY, load, used)
+    whole = _Demand.of(machines, memory_of)
+    at_home = nodes.get(home) if home is not None else None
+    best = ranked.capacity(at_home) if is_candidate(at_home, rules) else None
+    if best is None or not best.fits(whole):
+        best = ranked.best(whole)
+    if best.fits(whole) or len(machines) == 1:
+        choice = Choice(best.state.name, ranked.why(best, whole))
         return {machine.slot: choice for machine in machines}
     choices: dict[Slot, Choice] = {}
     for machine in machines:
-        own = ranks.demand([machine])
-        name = best if capacities[best].fits(own) else ranks.best(own)
-        why = _why(capacities[name], own, strategy)
-        choices[machine.slot] = Choice(name, f"{why}; no node has enough free capacity for the whole system")
-        capacities[name].assign(own, instances=0)
-    for name in {choice.node for choice in choices.values()}:
-        capacities[name].instances += 1
+        own = _Demand.of([machine], memory_of)
+        capacity = best if best.fits(own) else ranked.best(own)
+        why = f"{ranked.why(capacity, own)}; no node has enough free capacity for the whole system"
+        choices[machine.slot] = Choice(capacity.state.name, why)
+        capacity.assign(own)
     return choices
-
-
-def _missing_bytes(held: Set[Digest], layers: Mapping[Digest, Layer]) -> int:
-    return total_bytes(missing_layers(layers, held).values())
-
-
-def _why(capacity: _Capacity, demand: _Demand, strategy: str) -> str:
-    missing = _missing_bytes(capacity.held, demand.layers)
-    return (
-        f"{strategy}: {capacity.state.name} lacks {format_bytes(missing)} of {format_bytes(demand.layers_bytes)}"
-        f", has {capacity.instances} other instances"
-    )

@@ -25,6 +25,8 @@ class PrefetchOrders:
     """Nodes that have their turn, or hold everything."""
     keep: frozenset[str] = frozenset()
     """Nodes that wait for their turn."""
+    pinned: frozenset[str] = frozenset()
+    """Nodes of ``hold`` whose layers no disk evicts."""
 
 
 def order_of(orders: PrefetchOrders | None, uid: str, generation: int, node: str) -> Order:
@@ -39,4 +41,9 @@ def order_of(orders: PrefetchOrders | None, uid: str, generation: int, node: str
 def changed_nodes(old: PrefetchOrders | None, new: PrefetchOrders, nodes: Iterable[str]) -> list[str]:
     """Nodes that have another order by ``new``."""
     version = (new.uid, new.generation)
-    return [node for node in nodes if order_of(old, *version, node) != order_of(new, *version, node)]
+    pinned = old.pinned if old is not None else frozenset[str]()
+    return [
+        node
+        for node in nodes
+        if order_of(old, *version, node) != order_of(new, *version, node) or (node in pinned) != (node in new.pinned)
+    ]

@@ -7,29 +7,30 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from kigi.domain.layers import Digest
 from kigi.errors import KigiError
 from kigi.planning.capture_progress import CaptureProgress
 from kigi.planning.prefetch_orders import PrefetchOrders
 
-FinalizerKind = Literal["SystemDeployment", "SystemCapture"]
+FinalizerKind = Literal["SystemDeployment", "SystemInstance", "SystemCapture"]
 
 
 @dataclass(frozen=True, slots=True)
 class AddFinalizer:
-    """Put FINALIZER on the object, before anything is created or paused for it."""
+    """Put the kind's finalizer on the object, before anything is created or paused for it."""
 
     namespace: str
     name: str
-    kind: FinalizerKind = "SystemDeployment"
+    kind: FinalizerKind
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveFinalizer:
-    """Remove FINALIZER from the object: nothing of it is left."""
+    """Remove the kind's finalizer from the object: nothing of it is left."""
 
     namespace: str
     name: str
-    kind: FinalizerKind = "SystemDeployment"
+    kind: FinalizerKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,17 @@ class ApplyObject:
     """Server-side apply of a whole object under our field manager."""
 
     manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PatchObject:
+    """Merge patch of the object with this uid; one that is gone is success."""
+
+    kind: str
+    namespace: str | None
+    name: str
+    uid: str
+    patch: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,8 @@ class RecordProgress:
 
 @dataclass(frozen=True, slots=True)
 class FreezeGuest:
-    """Ask the guest agent to flush and freeze the file systems. A guest that does not is paused all the same.
+    """Ask the guest agent to flush and freeze the file systems. A guest that does not is paused all the same, unless
+    the freeze is ``required``.
 
     The agent thaws by itself after ``timeout_s``, so a guest does not stay frozen when the operator stops.
     """
@@ -104,6 +117,7 @@ class FreezeGuest:
     name: str
     machine: str
     timeout_s: int
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +146,38 @@ class CreateObject:
     manifest: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class DeleteCapture:
+    """Delete a finished SystemCapture; its result stays."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
 CaptureStep = (
-    AddFinalizer | RemoveFinalizer | RecordProgress | FreezeGuest | PauseMachine | ResumeMachine | CreateObject
+    AddFinalizer
+    | RemoveFinalizer
+    | RecordProgress
+    | FreezeGuest
+    | PauseMachine
+    | ResumeMachine
+    | CreateObject
+    | DeleteCapture
 )
+
+
+@dataclass(frozen=True, slots=True)
+class JoinParts:
+    """Makes a layer of its stored parts, in the background."""
+
+    copy: str
+    """Its id in the NodeCache."""
+    node: str
+    repository: str
+    digest: Digest
+    size_bytes: int
+    parts: tuple[Digest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +193,13 @@ Step = (
     AddFinalizer
     | RemoveFinalizer
     | ApplyObject
+    | PatchObject
     | RestartMachine
     | DeleteObject
     | ReleaseVolume
+    | PauseMachine
     | OrderPrefetch
+    | JoinParts
     | EmitEvent
 )
 

@@ -1,33 +1,44 @@
-"""Machine targets: every VM that a SystemDeployment asks for, with overrides applied."""
+"""Machine targets: every VM that an instance should have, with its own settings applied."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kigi.api.deployment import MAX_MACHINES, InstanceOverride, MachineOverride, Placement, SystemDeploymentSpec
-from kigi.domain.fingerprint import Fingerprint
+from kigi.api.deployment import SystemDeploymentSpec
+from kigi.api.instance import MAX_INSTANCE_MACHINES, MachineSettings, SystemInstanceSpec
+from kigi.api.placement import Placement
+from kigi.domain.chain_attribute import chain_text
+from kigi.domain.fingerprint import Fingerprint, remember, token_mark
 from kigi.domain.kubevirt import HookKind
-from kigi.domain.layers import Chain, Digest
+from kigi.domain.layers import Chain, Digest, Layer, unique_layers
 from kigi.domain.names import machine_name
 from kigi.domain.observed import Slot
 from kigi.domain.systems import ResolvedMachine, ResolvedSystem
 from kigi.errors import KigiError, MachineUnknown, TooManyMachines
-from kigi.planning.hashes import hardware_hash, template_hash
-from kigi.planning.view import DeploymentView
+from kigi.planning.hashes import content_hash, hardware_hash, template_hash
+from kigi.planning.view import InstanceView
+
+MAX_BLUEPRINTS = 8192
+_BLUEPRINTS: dict[tuple[str, int, int, HookKind | None, str], tuple[Blueprint, Placement]] = {}
+"""Blueprints by the identities of their immutable sources, which an entry keeps alive: no identity is used twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """One machine of one state; all instances that run the state share it, so each hash is computed once per plan."""
+    """One machine of one state, with its hashes."""
 
     system: str
     machine: ResolvedMachine
-    digests: frozenset[Digest]
+    layers: Mapping[Digest, Layer]
     """Every layer of every disk."""
+    chain_texts: tuple[str, ...]
+    """The volume attribute of each chain, the boot disk's first."""
     hardware_hash: str
     template_hash: str
     """Depends on the deployment's tolerations and on the hook, too."""
+    content: str
+    """Hash of what an edit of the state changes."""
 
     @classmethod
     def of(
@@ -37,15 +48,17 @@ class Blueprint:
         return cls(
             system,
             machine,
-            frozenset(layer.digest for chain in machine.chains for layer in chain),
+            unique_layers(machine.chains),
+            tuple(map(chain_text, machine.chains)),
             hardware_hash(machine),
             template_hash(machine, placement, hook, hook_image),
+            content_hash(machine),
         )
 
     @property
-    def key(self) -> tuple[str, str]:
-        """(state, machine): equal for equal blueprints of one plan."""
-        return (self.system, self.machine.name)
+    def key(self) -> tuple[str, str, str]:
+        """(state, machine, content): equal for equal blueprints of one plan."""
+        return (self.system, self.machine.name, self.content)
 
     def disk_digests(self) -> tuple[tuple[str, str], ...]:
         """(name, digest of the topmost layer) of each extra disk."""
@@ -56,14 +69,23 @@ class Blueprint:
 class MachineTarget:
     """One VM as it should be, before its disks have a revision and a node."""
 
-    instance: int
+    instance: str
     blueprint: Blueprint
     vm_name: str
     running: bool
-    resets: tuple[str | None, str | None, str | None]
-    """Reset tokens of the deployment, the instance and the machine."""
+    wanted: tuple[str, ...] = ()
+    """Marks of the reset tokens that its disk must have, the most specific one last."""
     keep_unchanged: bool = False
     """A switch keeps the disk if the image stays the same."""
+    edits_wait: bool = False
+    """An edit of the state reaches the machine with its next disk only."""
+    is_older: bool = False
+    """The blueprint is that of the machine's disk and VM, as an edit of its state waits; see ``planning.edits``."""
+
+    @property
+    def is_removed(self) -> bool:
+        """The state does not have the machine any more; it goes with its next reset."""
+        return not self.blueprint.machine.image
 
     @property
     def machine(self) -> str:
@@ -74,6 +96,11 @@ class MachineTarget:
     def system(self) -> str:
         """Name of the state."""
         return self.blueprint.system
+
+    @property
+    def architecture(self) -> str | None:
+        """Architecture that its node must have; None: any."""
+        return self.blueprint.machine.guest.architecture
 
     @property
     def slot(self) -> Slot:
@@ -91,124 +118,159 @@ class MachineTarget:
         return self.blueprint.machine.chains
 
     def fingerprint(self, before: Fingerprint | None = None) -> Fingerprint:
-        """State that a new overlay is created for; removed reset tokens are kept from ``before``."""
-        old = before.resets if before else (None, None, None)
-        first, second, third = (new if new is not None else kept for new, kept in zip(self.resets, old, strict=True))
-        return Fingerprint(self.chain[-1].digest, self.system, (first, second, third), self.blueprint.disk_digests())
+        """State that a new overlay is created for; it remembers the tokens of ``before``, its predecessor."""
+        seen = remember(before.seen if before else (), self.wanted)
+        blueprint = self.blueprint
+        return Fingerprint(self.chain[-1].digest, self.system, seen, blueprint.disk_digests(), blueprint.content)
 
     def needs_new_disk(self, before: Fingerprint | None) -> bool:
         """Whether an overlay with the fingerprint ``before`` must be replaced.
 
-        True for another image, a new reset token, or a switch under ResetAll. A removed token is not a new one:
-        deleting an override must not delete a guest's writes.
+        True for another image, a switch under ReplaceAll, or a reset token that neither the disk nor a predecessor had:
+        a GitOps controller that restores an older text resets nothing, and neither does the removal of a token.
         """
-        if before is None or before.image != self.chain[-1].digest or before.disks != self.blueprint.disk_digests():
-            return True
-        if any(new is not None and new != old for new, old in zip(self.resets, before.resets, strict=True)):
+        if before is None or not self._same_images(before) or not self._has_seen_all(before):
             return True
         return not self.keep_unchanged and before.system != self.system
 
+    def awaits_reset(self, before: Fingerprint | None) -> bool:
+        """Whether the state was edited since the overlay with this fingerprint took its content, and the edit waits.
 
-def machine_targets(view: DeploymentView, *, hook_image: str = "") -> tuple[MachineTarget, ...]:
-    """Every VM that the spec asks for, sorted by instance and name; the most specific override wins.
+        A fingerprint without a content counts as current if its images are.
+        """
+        if not self.edits_wait or before is None or before.system != self.system or not self._has_seen_all(before):
+            return False
+        return before.content != self.blueprint.content if before.content else not self._same_images(before)
 
-    Raises the error of a state that cannot be resolved; MachineUnknown for an override of a machine that the
-    instance's state does not have; or TooManyMachines. Overrides of instances beyond ``replicas`` have no effect yet.
-    O(machines), and one hash per machine of each state.
+    def _same_images(self, before: Fingerprint) -> bool:
+        return before.image == self.chain[-1].digest and before.disks == self.blueprint.disk_digests()
+
+    def _has_seen_all(self, before: Fingerprint) -> bool:
+        return set(self.wanted) <= set(before.seen)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceTarget:
+    """What the specs ask of every machine of the instance."""
+
+    name: str
+    system: str
+    running: bool
+    wanted: tuple[str, ...]
+    """Marks of the reset tokens."""
+
+
+def instance_target(view: InstanceView) -> InstanceTarget:
+    """What the specs ask of every machine of the instance, without the settings of single machines."""
+    return InstanceTarget(view.name, view.system_name, is_on(view.spec, view.settings), _wanted(view.spec))
+
+
+def _wanted(spec: SystemDeploymentSpec) -> tuple[str, ...]:
+    return () if spec.reset_token is None else (token_mark(spec.reset_token),)
+
+
+def machine_targets(view: InstanceView, *, hook_image: str = "") -> tuple[MachineTarget, ...]:
+    """Every VM of the instance, in the order of its state; the most specific setting wins.
+
+    Raises the error of a state that cannot be resolved; MachineUnknown for settings of a machine that the state does
+    not have; or TooManyMachines. O(machines), and one hash per machine.
     """
-    factory = _Targets(view, hook_image)
-    overrides = {override.instance: override for override in view.spec.overrides}
-    targets: list[MachineTarget] = []
-    for instance in range(view.spec.replicas):
-        targets.extend(factory.of_instance(instance, overrides.get(instance)))
-        if len(targets) > MAX_MACHINES:
-            raise TooManyMachines(
-                f"spec.replicas: the first {instance + 1} of {view.spec.replicas} instances have {len(targets)} "
-                f"machines; a SystemDeployment holds at most {MAX_MACHINES}: lower spec.replicas, and create another "
-                "SystemDeployment"
-            )
-    return tuple(targets)
+    state = _resolved(view, view.system_name)
+    if len(state.machines) > MAX_INSTANCE_MACHINES:
+        raise TooManyMachines(
+            f"SystemNode {state.name} has {len(state.machines)} machines, and an instance at most "
+            f"{MAX_INSTANCE_MACHINES}: divide the state into two"
+        )
+    own = {machine.name: machine for machine in view.settings.machines}
+    _check_known(own, state, _running_machines(view))
+    return tuple(_target(view, own.get(machine.name), state, machine, hook_image) for machine in state.machines)
 
 
 def named_systems(spec: SystemDeploymentSpec) -> frozenset[str]:
-    """Every state that the spec names: its own, those of overrides, and prefetched ones."""
-    names = {spec.system.name, *(ref.name for ref in spec.prefetch)}
-    for override in spec.overrides:
-        names.update(ref.name for ref in (override.system, *(m.system for m in override.machines)) if ref)
-    return frozenset(names)
+    """Every state that the spec of a deployment names: its own, and prefetched ones."""
+    return frozenset((spec.system_ref.tree_name, *(ref.tree_name for ref in spec.prefetch_refs)))
 
 
-class _Targets:
-    """Builds targets; keeps one blueprint per machine of each state, as placement and hook are the same for all."""
-
-    def __init__(self, view: DeploymentView, hook_image: str) -> None:
-        self._view, self._hook_image = view, hook_image
-        self._blueprints: dict[tuple[str, str], Blueprint] = {}
-
-    def of_instance(self, instance: int, override: InstanceOverride | None) -> list[MachineTarget]:
-        spec = self._view.spec
-        state = self._resolved(override.system.name if override and override.system else spec.system.name)
-        own = {machine.name: machine for machine in override.machines} if override else {}
-        _check_known(own, state, instance)
-        return [self._target(instance, override, own.get(machine.name), state, machine) for machine in state.machines]
-
-    def _target(
-        self,
-        instance: int,
-        override: InstanceOverride | None,
-        own: MachineOverride | None,
-        state: ResolvedSystem,
-        machine: ResolvedMachine,
-    ) -> MachineTarget:
-        spec, system = self._view.spec, state.name
-        if own is not None and own.system is not None:
-            system = own.system.name
-            machine = _machine_of(self._resolved(system), machine.name, instance)
-        running = spec.running
-        for level in (override, own):
-            if level is not None and level.running is not None:
-                running = level.running
-        return MachineTarget(
-            instance=instance,
-            blueprint=self._blueprint(system, machine),
-            vm_name=machine_name(self._view.name, instance, machine.name),
-            running=running,
-            resets=(spec.reset, override.reset if override else None, own.reset if own else None),
-            keep_unchanged=spec.switch_policy == "KeepUnchanged",
-        )
-
-    def _blueprint(self, system: str, machine: ResolvedMachine) -> Blueprint:
-        key = (system, machine.name)
-        found = self._blueprints.get(key)
-        if found is None:
-            view = self._view
-            found = Blueprint.of(system, machine, view.spec.placement, view.kubevirt.hook, self._hook_image)
-            self._blueprints[key] = found
-        return found
-
-    def _resolved(self, name: str) -> ResolvedSystem:
-        state = self._view.systems[name]
-        if isinstance(state, KigiError):
-            raise state
-        return state
+def systems_of_instance(settings: SystemInstanceSpec) -> frozenset[str]:
+    """Every state that the spec of an instance names: its own, and those of single machines."""
+    refs = (settings.system_ref, *(machine.system_ref for machine in settings.machines))
+    return frozenset(ref.tree_name for ref in refs if ref is not None)
 
 
-def _check_known(overrides: Mapping[str, MachineOverride], state: ResolvedSystem, instance: int) -> None:
-    if not overrides:
+def is_on(spec: SystemDeploymentSpec, settings: SystemInstanceSpec, machine: MachineSettings | None = None) -> bool:
+    """Whether VMs should run, by the most specific power state; without one they should."""
+    levels = (machine.power_state if machine is not None else None, settings.power_state, spec.power_state)
+    return next((level for level in levels if level is not None), "On") != "Off"
+
+
+def edits_wait(spec: SystemDeploymentSpec) -> bool:
+    """Whether an edit of a state waits for a reset."""
+    return spec.update_strategy is None or spec.update_strategy.on_edit != "Immediate"
+
+
+def _keeps_unchanged(spec: SystemDeploymentSpec) -> bool:
+    return spec.update_strategy is not None and spec.update_strategy.on_switch == "ReplaceChanged"
+
+
+def _shared_blueprint(
+    system: str, machine: ResolvedMachine, placement: Placement, hook: HookKind | None, hook_image: str
+) -> Blueprint:
+    """The blueprint; all instances of a deployment share it, as their states and placements are the same objects."""
+    key = (system, id(machine), id(placement), hook, hook_image)
+    found = _BLUEPRINTS.get(key)
+    if found is None:
+        if len(_BLUEPRINTS) >= MAX_BLUEPRINTS:
+            _BLUEPRINTS.clear()
+        found = _BLUEPRINTS[key] = Blueprint.of(system, machine, placement, hook, hook_image), placement
+    return found[0]
+
+
+def _target(
+    view: InstanceView, own: MachineSettings | None, state: ResolvedSystem, machine: ResolvedMachine, hook_image: str
+) -> MachineTarget:
+    spec, system = view.spec, state.name
+    if own is not None and own.system_ref is not None:
+        system = own.system_ref.tree_name
+        machine = _machine_of(_resolved(view, system), machine.name)
+    return MachineTarget(
+        instance=view.name,
+        blueprint=_shared_blueprint(system, machine, spec.placement, view.kubevirt.hook, hook_image),
+        vm_name=machine_name(view.deployment, view.name, machine.name),
+        running=is_on(spec, view.settings, own),
+        wanted=_wanted(spec),
+        keep_unchanged=_keeps_unchanged(spec),
+        edits_wait=edits_wait(spec),
+    )
+
+
+def _resolved(view: InstanceView, name: str) -> ResolvedSystem:
+    state = view.systems[name]
+    if isinstance(state, KigiError):
+        raise state
+    return state
+
+
+def _running_machines(view: InstanceView) -> frozenset[str]:
+    """Machines that may stay although an edit has removed them from the state."""
+    if not edits_wait(view.spec):
+        return frozenset()
+    return frozenset(machine.vm.machine for machine in view.machines if view.owns(machine.vm))
+
+
+def _check_known(settings: Mapping[str, MachineSettings], state: ResolvedSystem, running: frozenset[str]) -> None:
+    if not settings:
         return
     known = {machine.name for machine in state.machines}
-    for name in overrides:
-        if name not in known:
+    for name in settings:
+        if name not in known | running:
             raise MachineUnknown(
-                f"spec.overrides[{instance}].machines[{name}]: SystemNode {state.name} has no such machine; "
+                f"spec.machines[{name}]: SystemNode {state.name} has no such machine; "
                 f"it has {', '.join(sorted(known)) or 'none'}"
             )
 
 
-def _machine_of(state: ResolvedSystem, name: str, instance: int) -> ResolvedMachine:
+def _machine_of(state: ResolvedSystem, name: str) -> ResolvedMachine:
     for machine in state.machines:
         if machine.name == name:
             return machine
-    raise MachineUnknown(
-        f"spec.overrides[{instance}].machines[{name}].system: SystemNode {state.name} has no machine {name}"
-    )
+    raise MachineUnknown(f"spec.machines[{name}].systemRef: SystemNode {state.name} has no machine {name}")

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from pydantic import Field, ValidationError
 
-from kigi.adapters.s3 import LayerRepository, Progress
+from kigi.adapters.s3 import LayerBucket, Progress
 from kigi.api.base import DigestText, Model, ObjectName
 from kigi.domain.archive import (
     BLOCK,
@@ -54,7 +54,7 @@ class Manifest(Model):
 async def write_archive(
     target: Path,
     manifest: Manifest,
-    layers: Sequence[tuple[DeclaredLayer, LayerRepository]],
+    layers: Sequence[tuple[DeclaredLayer, LayerBucket]],
     progress: Progress = lambda count: None,
 ) -> int:
     """Writes the file, streaming the layers from their repositories; the file's size in bytes.

@@ -7,14 +7,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from kigi.adapters.s3 import LayerRepository, Progress
+from kigi.adapters.s3 import LayerBucket, Progress
 from kigi.domain.archive import DeclaredLayer
 from kigi.domain.layers import Digest
 from kigi.errors import LayerCorrupt, LayerMissing
 from kigi.publishing.archive import Archive, check_declared, extract_layer
 
 
-async def check_left_out(store: LayerRepository, archive: Archive, layers: Mapping[Digest, DeclaredLayer]) -> None:
+async def check_left_out(store: LayerBucket, archive: Archive, layers: Mapping[Digest, DeclaredLayer]) -> None:
     """Raises LayerMissing or LayerCorrupt unless the repository holds every layer that the archive leaves out.
 
     Size and header must be those that the archive declares; raises LayerRefused for another header.
@@ -35,7 +35,7 @@ async def check_left_out(store: LayerRepository, archive: Archive, layers: Mappi
 
 
 async def store_layers(
-    store: LayerRepository,
+    store: LayerBucket,
     archive: Archive,
     layers: Mapping[Digest, DeclaredLayer],
     folder: Path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kigi.adapters.qemu_img import DisksDiffer
-from kigi.adapters.s3 import LayerRepository, Progress
+from kigi.adapters.s3 import LayerBucket, Progress
 from kigi.domain.images import Image
 from kigi.domain.layers import Digest
 from kigi.errors import LayerRefused, SpecInvalid
@@ -39,7 +39,7 @@ async def flatten_image(
     path: Sequence[Image],
     ancestor: str | None,
     folder: LayerFolder,
-    repository: LayerRepository,
+    repository: LayerBucket,
     progress: Progress = lambda count: None,
 ) -> Published:
     """Stores the disk of the last image of ``path`` as one layer above ``ancestor``, or as a root.

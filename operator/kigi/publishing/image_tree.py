@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from kigi.adapters.s3 import LayerRepository, Progress
+from kigi.adapters.s3 import LayerBucket, Progress
 from kigi.api.base import Model
 from kigi.errors import SpecInvalid
 from kigi.publishing.image_node import image_object
@@ -50,11 +50,13 @@ def load_manifest(folder: Path) -> TreeManifest:
 async def publish_tree(
     folder: Path,
     layers: LayerFolder,
-    repository: LayerRepository,
+    repository: LayerBucket,
     report: Callable[[TreeImage, Published], None] = lambda image, published: None,
     progress: Progress = lambda count: None,
+    *,
+    repository_name: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Publishes every image, parents first; their VMImageNodes in that order.
+    """Publishes every image, parents first; their VMImageNodes in that order, each with that ``repository_name``.
 
     ``report`` is called after each image. After an interruption, call it again: stored layers are not sent twice.
     """
@@ -68,6 +70,15 @@ async def publish_tree(
             raise SpecInvalid(f"{MANIFEST}: image {image.name}: its file {image.file!r} lies outside the folder")
         done = await publish_image(folder / image.file, layers, repository, parent=parent, progress=progress)
         published[image.name] = done
-        objects.append(image_object(image.name, done, image.parent, os=image.os, description=image.description))
+        objects.append(
+            image_object(
+                image.name,
+                done,
+                image.parent,
+                guest={"os": image.os} if image.os else None,
+                description=image.description,
+                repository=repository_name,
+            )
+        )
         report(image, done)
     return objects

@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from kigi.adapters.s3 import LayerRepository, Progress
+from kigi.adapters.s3 import LayerBucket, Progress
 from kigi.domain.layers import MAX_DEPTH, Chain, Digest, Layer, digest_of_file_name, digest_of_hex, layer_file_name
 from kigi.domain.qcow2 import HEADER_BYTES, parse_header
 from kigi.errors import ChainTooDeep, LayerRefused
@@ -16,24 +16,28 @@ from kigi.errors import ChainTooDeep, LayerRefused
 class LayerFolder:
     """Layers under their file names. One object hashes each file before its first use: no name is trusted."""
 
-    def __init__(self, path: Path, progress: Progress = lambda count: None) -> None:
-        """Creates the folder. ``progress`` gets the size of each verified layer of a chain."""
+    def __init__(self, path: Path, progress: Progress = lambda count: None, *, held: Path | None = None) -> None:
+        """Creates the folder. ``progress`` gets the size of each verified layer of a chain.
+
+        ``held``: another folder of layers, which is only read; a layer that it lacks is fetched into ``path``.
+        """
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._held = held
         self._progress = progress
         self.made_of: dict[Path, Digest] = {}
         """Source file -> layer, for each layer that this object made."""
-        self._verified: set[Digest] = set()
+        self._verified: dict[Digest, Path] = {}
 
     def file(self, digest: Digest) -> Path:
         """Path of the layer, whether it exists or not."""
-        return self.path / layer_file_name(digest)
+        return self._verified.get(digest, self.path / layer_file_name(digest))
 
     def files(self, chain: Chain) -> list[Path]:
         """Paths of the chain, the top first."""
         return [self.file(layer.digest) for layer in reversed(chain)]
 
-    async def chain(self, top: Digest, repository: LayerRepository) -> Chain:
+    async def chain(self, top: Digest, repository: LayerBucket) -> Chain:
         """The chain of ``top``, root first; each file is verified, and fetched if it is missing or damaged.
 
         A layer's header names its parent, so no API server is needed. Raises ChainTooDeep, LayerRefused, or an error of
@@ -50,21 +54,30 @@ class LayerFolder:
             digest = layers[-1].parent
         return tuple(reversed(layers))
 
-    async def _layer(self, digest: Digest, repository: LayerRepository) -> Layer:
-        path = self.file(digest)
+    async def _layer(self, digest: Digest, repository: LayerBucket) -> Layer:
         if digest not in self._verified:
-            if not await asyncio.to_thread(_is_layer, path, digest):
+            path = await asyncio.to_thread(self._find, digest)
+            if path is None:
+                path = self.file(digest)
                 await repository.fetch(digest, path)
             self._progress(path.stat().st_size)
-            self._verified.add(digest)
+            self._verified[digest] = path
+        path = self._verified[digest]
         header = parse_header(read_head(path))
         return Layer(digest, path.stat().st_size, header.virtual_size_bytes, _parent_of(digest, header.backing_file))
 
     def add(self, made: Path, digest: Digest) -> None:
         """Moves a finished layer into the folder, in place of a file of that name."""
         made.chmod(0o444)
-        os.replace(made, self.file(digest))
-        self._verified.add(digest)
+        path = self.path / layer_file_name(digest)
+        os.replace(made, path)
+        self._verified[digest] = path
+
+    def _find(self, digest: Digest) -> Path | None:
+        """The layer's file in one of the folders, if it has its digest. Blocks."""
+        folders = (self.path,) if self._held is None else (self._held, self.path)
+        files = (folder / layer_file_name(digest) for folder in folders)
+        return next((path for path in files if _is_layer(path, digest)), None)
 
 
 def parent_in_header(digest: Digest, head: bytes) -> Digest | None:

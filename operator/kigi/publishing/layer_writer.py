@@ -23,6 +23,8 @@ _ENTRIES = CLUSTER // 8
 """8-byte entries of one L2 table: it maps 512 MiB of disk."""
 _REFCOUNTS = CLUSTER // 2
 """16-bit entries of one refcount block."""
+_ENTRY = struct.Struct(">Q")
+_PIECE = bytes(512)
 _COPIED = 1 << 63
 """Set on L1 and L2 entries whose target has refcount 1: it may be written in place."""
 _READS_ZERO = 1
@@ -80,22 +82,44 @@ def layer_bytes(size_bytes: int, difference: Difference) -> int:
 
 
 def read_difference(path: Path) -> Difference:
-    """The clusters that a file of ``write_layer`` holds; tables of other qcow2 files may have forms not read here."""
+    """The clusters that a file of ``write_layer`` holds; tables of other qcow2 files may have forms not read here.
+
+    Raises ValueError unless the L2 tables are one behind the other and in use, with no more clusters than the file has:
+    entries that all name the same would make a small file take all memory.
+    """
     data: list[int] = []
     zero: list[int] = []
+    clusters = path.stat().st_size // CLUSTER
     with path.open("rb") as file:
         header = HEADER.unpack(file.read(HEADER.size))
         l1_entries, l1_start = header[7], header[8]
         file.seek(l1_start)
         l1 = struct.unpack(f">{l1_entries}Q", file.read(l1_entries * 8))
+        named = [entry for entry in l1 if entry]
+        if named != [named[0] + place * CLUSTER for place in range(len(named))]:
+            raise ValueError("L2 tables that are not one behind the other")
         for table, entry in enumerate(l1):
             if not entry:
                 continue
             file.seek(entry & ~_COPIED)
-            for place, target in enumerate(struct.unpack(f">{_ENTRIES}Q", file.read(CLUSTER))):
-                if target:
-                    (zero if target == _READS_ZERO else data).append(table * _ENTRIES + place)
+            entries = file.read(CLUSTER)
+            if entries == ZEROS:  # as the holes of a long file, which cost nothing to whoever made it
+                raise ValueError("an L2 table without an entry")
+            for place, target in used_entries(entries):
+                (zero if target == _READS_ZERO else data).append(table * _ENTRIES + place)
+                if len(data) > clusters:
+                    raise ValueError("entries that name a cluster twice")
     return Difference(tuple(data), tuple(zero))
+
+
+def used_entries(table: bytes) -> Iterator[tuple[int, int]]:
+    """Places and values of a table's 64-bit entries that are not 0; most tables have few of them."""
+    for start in range(0, len(table), len(_PIECE)):
+        piece = table[start : start + len(_PIECE)]
+        if piece != _PIECE:
+            for place, (entry,) in enumerate(_ENTRY.iter_unpack(piece), start // 8):
+                if entry:
+                    yield place, entry
 
 
 def is_canonical(path: Path, size_bytes: int) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from kigi.adapters.s3 import LayerRepository, Progress
+from kigi.adapters.s3 import LayerBucket, Progress
 from kigi.domain.layers import Digest
 from kigi.publishing.layer_folder import LayerFolder
 from kigi.publishing.publish import Published, publish_image
@@ -16,7 +16,7 @@ from kigi.publishing.source import inspect
 async def publish_levels(
     path: Path,
     folder: LayerFolder,
-    repository: LayerRepository,
+    repository: LayerBucket,
     *,
     parent: Digest | None = None,
     backing_dirs: Sequence[Path] = (),

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kigi.adapters import qemu_img
-from kigi.adapters.s3 import LayerRepository, Progress
+from kigi.adapters.s3 import LayerBucket, Progress
 from kigi.domain.layers import Chain, Digest, Layer, layer_file_name
-from kigi.domain.qcow2 import HEADER_BYTES, check_layer, parse_header
+from kigi.domain.qcow2 import HEADER_BYTES, MAX_VIRTUAL_BYTES, check_layer, parse_header
+from kigi.domain.quantities import format_bytes
 from kigi.errors import ChainTooDeep, NoRoom, SpecInvalid, VirtualSizeShrinks
 from kigi.publishing.layer_folder import LayerFolder, file_digest, read_head
 from kigi.publishing.layer_writer import is_canonical, with_backing
@@ -33,7 +34,7 @@ class Published:
 async def publish_image(
     path: Path,
     folder: LayerFolder,
-    repository: LayerRepository,
+    repository: LayerBucket,
     *,
     parent: Digest | None = None,
     image_format: str | None = None,
@@ -57,15 +58,17 @@ async def publish_image(
 async def make_layer(
     path: Path,
     folder: LayerFolder,
-    repository: LayerRepository,
+    repository: LayerBucket,
     *,
     parent: Digest | None = None,
     image_format: str | None = None,
     backing_dirs: Sequence[Path] = (),
+    keep_free_bytes: int = 0,
 ) -> Layer:
     """The layer of ``path`` above ``parent``, in ``folder``; the repository is only read, for the parent's chain.
 
-    Arguments and errors are those of ``publish_image``.
+    Arguments and errors are those of ``publish_image``; NoRoom before anything is written if that would leave less than
+    ``keep_free_bytes`` of the folder's file system free.
     """
     source = await asyncio.to_thread(inspect, path, image_format, backing_dirs)
     chain = await folder.chain(parent, repository) if parent is not None else ()
@@ -76,7 +79,7 @@ async def make_layer(
         )
     try:
         with tempfile.TemporaryDirectory(dir=folder.path, prefix=".publish-") as scratch:
-            layer = await _make_layer(source, chain, folder, Path(scratch))
+            layer = await _make_layer(source, chain, folder, Path(scratch), keep_free_bytes)
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoRoom(
@@ -87,14 +90,14 @@ async def make_layer(
     return layer
 
 
-async def _make_layer(source: Source, chain: Chain, folder: LayerFolder, scratch: Path) -> Layer:
+async def _make_layer(source: Source, chain: Chain, folder: LayerFolder, scratch: Path, keep_free_bytes: int) -> Layer:
     parent = chain[-1] if chain else None
     made = scratch / "layer.qcow2"
     keeps_clusters = await asyncio.to_thread(_can_keep_clusters, source, folder, parent)
     if keeps_clusters:
         virtual_size_bytes = await asyncio.to_thread(_copy_with_backing, source.path, made, parent)
     else:
-        virtual_size_bytes = await _compute_difference(source, chain, folder, scratch, made)
+        virtual_size_bytes = await _compute_difference(source, chain, folder, scratch, made, keep_free_bytes)
     size_bytes = made.stat().st_size
     digest = await asyncio.to_thread(file_digest, made)
     parent_digest = parent.digest if parent is not None else None
@@ -142,16 +145,43 @@ def _copy_with_backing(source: Path, target: Path, parent: Layer | None) -> int:
     return virtual_size_bytes
 
 
-async def _compute_difference(source: Source, chain: Chain, folder: LayerFolder, scratch: Path, target: Path) -> int:
+async def estimate_bytes(source: Source, parents: Sequence[Path]) -> int:
+    """Upper bound of what making a layer writes: the disk and its parent's as raw files, and the layer.
+
+    ``parents``: files of the parent's chain, the top first. A small file can describe a large disk.
+    """
+    disk = await qemu_img.data_bytes(source.path, source.format, source.backing)
+    written = disk if source.format == "raw" else 2 * disk
+    if parents:
+        written += await qemu_img.data_bytes(parents[0], "qcow2", parents[1:])
+    return written
+
+
+def _require_space(path: Path, scratch: Path, needed_bytes: int, keep_free_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(scratch).free - keep_free_bytes
+    if needed_bytes > free_bytes:
+        raise NoRoom(
+            f"{scratch.parent}: making a layer of {path} writes up to {format_bytes(needed_bytes)}, and "
+            f"{format_bytes(max(0, free_bytes))} are free; free some, or name --layers-dir"
+        )
+
+
+async def _compute_difference(
+    source: Source, chain: Chain, folder: LayerFolder, scratch: Path, target: Path, keep_free_bytes: int
+) -> int:
     """Writes the clusters that differ from the parent's disk; the virtual size in bytes."""
     parent = chain[-1] if chain else None
     disk = source.path
+    _require_space(source.path, scratch, await estimate_bytes(source, folder.files(chain)), keep_free_bytes)
     if source.format != "raw":
         disk = scratch / "disk.raw"
         await qemu_img.convert_to_raw(source.path, source.format, disk, source.backing)
     size_bytes = disk.stat().st_size
-    if size_bytes == 0 or size_bytes % 512:
-        raise SpecInvalid(f"{source.path}: a disk of {size_bytes} bytes; it must be a multiple of 512, and not empty")
+    if not 0 < size_bytes <= MAX_VIRTUAL_BYTES or size_bytes % 512:
+        raise SpecInvalid(
+            f"{source.path}: a disk of {size_bytes} bytes; it must be a multiple of 512, not empty, and of at most "
+            f"{MAX_VIRTUAL_BYTES} bytes"
+        )
     _refuse_shrinking(source.path, size_bytes, parent)
     parent_disk = None
     if parent is not None:

@@ -59,7 +59,9 @@ def backing_file_name(path: Path, head: bytes) -> str | None:
         raise SpecInvalid(f"{path}: its backing file {name[:80]!r} is not a plain file name; rebase it first")
     declared = _backing_format(head, header)
     if declared not in (None, b"qcow2"):
-        raise SpecInvalid(f"{path}: its backing file is declared as {declared!r}, not qcow2; convert that file first")
+        raise SpecInvalid(
+            f"{path}: its backing file is declared as {declared[:80]!r}, not qcow2; convert that file first"
+        )
     return name
 
 

@@ -7,6 +7,7 @@ accepted; everything else is refused before qemu-img opens it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from kigi.publishing.qcow2_source import QCOW2_MAGIC, backing_file_name
 from kigi.publishing.vmdk_source import VMDK_MAGICS, refuse_several_files
 
 MAX_BACKING_FILES = 64
+MAX_SHOWN = 500
+"""Characters of a path in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +54,20 @@ def inspect(path: Path, image_format: str | None = None, backing_dirs: Sequence[
 
 
 def _backing_files(path: Path, head: bytes, folders: Sequence[Path]) -> tuple[Path, ...]:
+    current, name = path, backing_file_name(path, head)
+    if name is None:
+        return ()
     trusted = [folder.resolve() for folder in folders]
     backing: list[Path] = []
     seen = {path.resolve()}
-    current, name = path, backing_file_name(path, head)
     while name is not None:
         # Resolved only for the checks: QEMU searches beside a symbolic link, not beside its target.
         current = current.parent / name
-        real = current.resolve()
+        real = Path(os.path.realpath(current))  # Path.resolve() raises RuntimeError for links that lead in a circle
         if not any(real.is_relative_to(folder) for folder in trusted):
             raise SpecInvalid(
-                f"{path}: its backing file {name!r} lies outside the image's folder; move it there, or name its folder "
-                "with --backing-dir if that file may be published"
+                f"{path}: its backing file {name[:80]!r} lies outside the image's folder; move it there, or "
+                "name its folder with --backing-dir if that file may be published"
             )
         if len(backing) >= MAX_BACKING_FILES or real in seen:
             raise SpecInvalid(
@@ -91,8 +96,14 @@ def _format_of(head: bytes) -> str:
 def _head(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():
-            raise SpecInvalid(f"{path}: is not a regular file")
+            raise SpecInvalid(f"{_shown(path)}: is not a regular file")
         with path.open("rb") as file:
             return file.read(HEADER_BYTES)
     except OSError as exc:
-        raise SpecInvalid(f"{path}: cannot be read: {exc.strerror}") from exc
+        raise SpecInvalid(f"{_shown(path)}: cannot be read: {exc.strerror}") from exc
+
+
+def _shown(path: Path) -> str:
+    """The path as messages show it: the name of a backing file may have control characters."""
+    text = str(path)
+    return text if text.isprintable() and len(text) <= MAX_SHOWN else repr(text[:MAX_SHOWN])

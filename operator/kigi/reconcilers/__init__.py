@@ -10,10 +10,15 @@ from kigi.mirror.keys import Key, KeyKind
 from kigi.reconcilers.captures import reconcile_capture
 from kigi.reconcilers.claims import reconcile_claim
 from kigi.reconcilers.deployments import reconcile_deployment
+from kigi.reconcilers.grants import reconcile_grant
 from kigi.reconcilers.images import reconcile_image
+from kigi.reconcilers.instances import reconcile_instance
 from kigi.reconcilers.node_caches import reconcile_node
 from kigi.reconcilers.plugin import reconcile_plugin
 from kigi.reconcilers.prefetches import reconcile_prefetch
+from kigi.reconcilers.quotas import reconcile_quota
+from kigi.reconcilers.repositories import reconcile_repository
+from kigi.reconcilers.resets import reconcile_reset
 from kigi.reconcilers.systems import reconcile_system
 from kigi.runtime import metrics
 from kigi.runtime.ports import Ports
@@ -26,9 +31,14 @@ Reconciler = Callable[[Ports, Key], Awaitable[float | None]]
 RECONCILERS: Mapping[KeyKind, Reconciler] = {
     "image": reconcile_image,
     "system": reconcile_system,
+    "grant": reconcile_grant,
     "deployment": reconcile_deployment,
+    "instance": reconcile_instance,
+    "reset": reconcile_reset,
     "capture": reconcile_capture,
     "prefetch": reconcile_prefetch,
+    "repository": reconcile_repository,
+    "quota": reconcile_quota,
     "node": reconcile_node,
     "claim": reconcile_claim,
     "plugin": reconcile_plugin,

@@ -1,7 +1,7 @@
 """Carries out the steps of a capture.
 
 Neighbours of one type are carried out together: all guests freeze, then all VMs are paused. A type that has failed
-ends the plan, except that a guest that did not freeze is paused all the same.
+ends the plan, except that a guest that need not freeze and did not is paused all the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from kigi.adapters.kubernetes.resources import BY_KIND, resource_of
+from kigi.adapters.kubernetes.resources import BY_KIND, CAPTURE, resource_of
 from kigi.domain import names
 from kigi.errors import Conflict, KigiError, LostLeadership, NotFound
 from kigi.planning.capture_progress import CaptureProgress
@@ -21,6 +21,7 @@ from kigi.planning.steps import (
     AddFinalizer,
     CaptureStep,
     CreateObject,
+    DeleteCapture,
     FreezeGuest,
     PauseMachine,
     RecordProgress,
@@ -46,9 +47,13 @@ async def apply_capture_steps(ports: Ports, steps: Sequence[CaptureStep], record
             started = [tasks.create_task(_apply(ports, step, record)) for step in group]
         done = [task.result() for task in started]
         results += done
-        if any(result.error is not None and not isinstance(result.step, FreezeGuest) for result in done):
+        if any(result.error is not None and not _may_fail(result.step) for result in done):
             break
     return results
+
+
+def _may_fail(step: CaptureStep) -> bool:
+    return isinstance(step, FreezeGuest) and not step.required
 
 
 def _type(step: CaptureStep) -> tuple[str, str]:
@@ -72,9 +77,9 @@ async def _apply(ports: Ports, step: CaptureStep, record: Recorder) -> StepResul
 async def _carry_out(ports: Ports, step: CaptureStep, record: Recorder) -> None:
     match step:
         case AddFinalizer(namespace, name, kind):
-            await set_finalizer(ports, BY_KIND[kind], namespace, name, names.FINALIZER, wanted=True)
+            await set_finalizer(ports, BY_KIND[kind], namespace, name, names.CAPTURE_FINALIZER, wanted=True)
         case RemoveFinalizer(namespace, name, kind):
-            await set_finalizer(ports, BY_KIND[kind], namespace, name, names.FINALIZER, wanted=False)
+            await set_finalizer(ports, BY_KIND[kind], namespace, name, names.CAPTURE_FINALIZER, wanted=False)
         case RecordProgress(progress):
             await record(progress)
         case FreezeGuest():
@@ -86,6 +91,8 @@ async def _carry_out(ports: Ports, step: CaptureStep, record: Recorder) -> None:
             await _resume(ports, step)
         case CreateObject(manifest):
             await _create(ports, manifest)
+        case DeleteCapture(namespace, name, uid):
+            await _delete(ports, namespace, name, uid)
 
 
 async def _freeze(ports: Ports, step: FreezeGuest) -> None:
@@ -111,3 +118,11 @@ async def _resume(ports: Ports, step: ResumeMachine) -> None:
 async def _create(ports: Ports, manifest: Mapping[str, Any]) -> None:
     resource = resource_of(manifest)
     ports.see(resource.kind, await ports.kube.create(resource, manifest))
+
+
+async def _delete(ports: Ports, namespace: str, name: str, uid: str) -> None:
+    left = await ports.kube.delete(CAPTURE, namespace, name, uid=uid)
+    if left is None:
+        ports.see_gone(CAPTURE.kind, namespace, name, uid)
+    else:
+        ports.see(CAPTURE.kind, left)

@@ -1,22 +1,21 @@
-"""Reconciles SystemDeployments: disks and machines of a system on its nodes."""
+"""Reconciles SystemDeployments: their SystemInstances, and a summary of them."""
 
 from __future__ import annotations
 
 from kigi.adapters.kubernetes.resources import DEPLOYMENT
 from kigi.api.deployment import SystemDeploymentStatus
 from kigi.errors import Conflict, KigiError, LostLeadership
-from kigi.gather.deployment import gather_deployment
+from kigi.gather.deployment import gather_deployment, remember_held_layers
 from kigi.mirror.keys import Key
 from kigi.planning.deployment import plan_deployment
 from kigi.reconcilers.apply import apply_steps
-from kigi.reconcilers.writing import emit, report_invalid, write_status
+from kigi.reconcilers.writing import write_status
 from kigi.runtime import metrics
 from kigi.runtime.ports import Ports
 from kigi.status.deployments import deployment_status
-from kigi.status.history import entry_text, new_entries
 
 RECHECK_S = 30.0
-"""Delay of the next reconcile while a deployment is not ready: a daemon that falls silent causes no event."""
+"""Delay of the next reconcile while a deployment is not ready."""
 
 
 async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
@@ -28,13 +27,12 @@ async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
     if record is None:
         _forget(key)
         return None
-    if isinstance(record.spec, KigiError):
-        await report_invalid(ports, DEPLOYMENT, record, SystemDeploymentStatus(), record.spec)
-        return None
+    remember_held_layers(ports.mirror, record)
     view = gather_deployment(ports.mirror, record, ports.now())
     if view.deleting and not view.has_finalizer:
+        ports.mirror.first_held.pop(view.uid, None)
         return None
-    plan = plan_deployment(view, hook_image=ports.settings.hook_image)
+    plan = plan_deployment(view)
     error: KigiError | None = None
     try:
         await apply_steps(ports, plan.steps)
@@ -46,13 +44,11 @@ async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
     status = deployment_status(view, plan, None if isinstance(error, Conflict) else error)
     if ports.mirror.deployments.get(key.namespace, key.name) is not None:
         await write_status(ports, DEPLOYMENT, record.meta, record.status, status)
-        for entry in new_entries(record.status.history if record.status else [], status.history):
-            await emit(ports, DEPLOYMENT, record.meta, "Normal", entry.action, entry_text(entry))
         _measure(key, status)
     if error is not None:
         raise error
     ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions)
-    return plan.retry_after_s if ready else min(plan.retry_after_s or RECHECK_S, RECHECK_S)
+    return None if ready else RECHECK_S
 
 
 def _measure(key: Key, status: SystemDeploymentStatus) -> None:

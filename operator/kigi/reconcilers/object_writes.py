@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from kigi.adapters.kubernetes import resources
+from kigi.domain.names import LABEL_MANAGED_BY, MANAGER
 from kigi.errors import Conflict, NameTaken
+from kigi.planning.steps import PatchObject
 from kigi.runtime.ports import Ports
 
-CREATED_ONLY = frozenset({resources.VOLUME.kind, resources.CLAIM.kind})
+CREATED_ONLY = frozenset({resources.VOLUME.kind, resources.CLAIM.kind, resources.INSTANCE.kind})
 """Kinds that Kigi creates and never changes. It does not apply them over an object that another owner made."""
 
 
 async def apply_object(ports: Ports, manifest: Mapping[str, Any]) -> None:
     """Applies the object, or creates it if Kigi never changes its kind. NameTaken if another owner has its name."""
+    manifest = _marked(manifest)
     kind, meta = manifest["kind"], manifest["metadata"]
     known = ports.mirror.stores[kind].get(meta.get("namespace"), meta["name"])
     if kind in CREATED_ONLY:
@@ -28,6 +31,25 @@ async def apply_object(ports: Ports, manifest: Mapping[str, Any]) -> None:
         if known is None:
             await _adopt(ports, manifest)
         raise
+
+
+def _marked(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The object with the label of its manager; not the template in it, as a changed template would restart a VM.
+
+    An object of an earlier version gets the label when it is applied for another reason.
+    """
+    meta = manifest["metadata"]
+    return {**manifest, "metadata": {**meta, "labels": {**meta.get("labels", {}), LABEL_MANAGED_BY: MANAGER}}}
+
+
+async def patch_object(ports: Ports, step: PatchObject) -> None:
+    """Patches the object with that uid. Conflict if another object has its name now."""
+    body = {**step.patch, "metadata": {**step.patch.get("metadata", {}), "uid": step.uid}}
+    answer = await ports.kube.merge_patch(resources.BY_KIND[step.kind], step.namespace, step.name, body)
+    if answer is not None:
+        ports.see(step.kind, answer)
+    else:
+        ports.see_gone(step.kind, step.namespace, step.name, step.uid)
 
 
 async def delete_object(ports: Ports, kind: str, namespace: str | None, name: str) -> None:

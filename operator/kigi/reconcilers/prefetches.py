@@ -6,6 +6,7 @@ from kigi.adapters.kubernetes.resources import PREFETCH
 from kigi.api.prefetch import SystemPrefetchStatus
 from kigi.errors import KigiError
 from kigi.gather.prefetch import gather_prefetch
+from kigi.gather.quotas import gather_allowance
 from kigi.mirror.keys import Key, node_key
 from kigi.planning.prefetches import plan_prefetch
 from kigi.reconcilers.apply import apply_steps
@@ -26,11 +27,14 @@ async def reconcile_prefetch(ports: Ports, key: Key) -> float | None:
     if isinstance(record.spec, KigiError):
         await report_invalid(ports, PREFETCH, record, SystemPrefetchStatus(), record.spec)
         return None
-    view = gather_prefetch(ports.mirror, record, ports.now())
+    allowance = gather_allowance(ports.mirror, key.namespace, without=key.name)
+    view = gather_prefetch(ports.mirror, record, ports.now(), allowance)
     plan = plan_prefetch(view)
     await apply_steps(ports, plan.steps)
     await write_status(ports, PREFETCH, record.meta, record.status, prefetch_status(view, plan))
-    return RECHECK_S
+    deadline = record.spec.deadline(record.meta.created)
+    left_s = (deadline - view.now).total_seconds() if deadline is not None else RECHECK_S
+    return min(RECHECK_S, left_s + 1) if left_s > 0 else RECHECK_S
 
 
 def _forget(ports: Ports, key: Key) -> None:

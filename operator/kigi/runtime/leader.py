@@ -72,10 +72,12 @@ class Election:
         """Whether this process may write now."""
         return self._clock() < self._valid_until
 
-    def guard(self) -> None:
-        """Raises LostLeadership unless this process may write now."""
-        if not self.is_leader:
+    def guard(self) -> float:
+        """Seconds for which this process may write: no request may take longer. Raises LostLeadership if it may not."""
+        left_s = self._valid_until - self._clock()
+        if left_s <= 0:
             raise LostLeadership("this operator's lease has ended; another operator may lead now")
+        return left_s
 
     async def acquire(self) -> None:
         """Returns when this process leads."""

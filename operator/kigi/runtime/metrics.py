@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+BUILD = Gauge(
+    "kigi_build_info",
+    "1, with the version of Kigi and the protocol that the operator uses with the daemons.",
+    ["version", "protocol"],
+)
 QUEUE_DEPTH = Gauge("kigi_queue_depth", "Objects that wait for a worker.")
 RECONCILE_SECONDS = Histogram(
     "kigi_reconcile_seconds",
@@ -20,10 +25,16 @@ MISSING_BYTES = Gauge(
     "kigi_deployment_missing_bytes", "Bytes of layers that the nodes do not hold yet.", ["namespace", "deployment"]
 )
 READY_INSTANCES = Gauge("kigi_deployment_ready_instances", "Ready instances.", ["namespace", "deployment"])
+REPOSITORY_READABLE = Gauge(
+    "kigi_repository_readable",
+    "1 if the last probe of a LayerRepository could read it with the credentials of the nodes, 0 if not.",
+    ["repository"],
+)
 RESYNC_FOUND = Counter("kigi_resync_found_total", "Changes of objects that a resync found before a watch.", ["kind"])
 
 
-def forget_deployments() -> None:
-    """Removes the series of every deployment, when another operator takes over."""
+def forget_objects() -> None:
+    """Removes the series of every deployment and repository, when another operator takes over."""
     MISSING_BYTES.clear()
     READY_INSTANCES.clear()
+    REPOSITORY_READABLE.clear()

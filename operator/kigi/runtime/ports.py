@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -11,11 +12,16 @@ from typing import Any
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import Resource
+from kigi.adapters.s3_probe import ConditionalWrites, S3Probe
+from kigi.api.repositories import Repository
+from kigi.errors import KigiError
 from kigi.mirror.store import Change, Mirror
+from kigi.mirror.trigger_rules import daemon_is_back
 from kigi.mirror.triggers import enqueue_requests
 from kigi.runtime import metrics
 from kigi.runtime.clock import utc_now
 from kigi.runtime.event_limit import EventLimit
+from kigi.runtime.joins import Joins
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
 
@@ -23,6 +29,25 @@ from kigi.runtime.settings import Settings
 def random_suffix() -> str:
     """16 random hex digits, for names that nothing refers to."""
     return uuid.uuid4().hex[:16]
+
+
+class ClusterRestored(Exception):
+    """The API server has an older state than this process has seen: etcd was restored from a backup.
+
+    Versions are used once more, and deleted objects exist again, so that nothing in this process's memory can be
+    trusted, nor what its watches have delivered: only a new process begins without any of it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class WriteProbe:
+    """A write probe that succeeded."""
+
+    settings: object
+    """Server, bucket and credentials that it used."""
+    at_s: float
+    """The clock's time."""
+    result: ConditionalWrites
 
 
 @dataclass(slots=True)
@@ -42,28 +67,64 @@ class Ports:
     restarted: dict[str, float] = field(default_factory=dict)
     """uid of each instance whose restart was requested lately, and the clock's time of the request."""
 
+    doubt: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a watch began with an older object than the mirror has: everything is listed again soon."""
+    probe: S3Probe = field(default_factory=S3Probe)
+    write_probes: dict[str, WriteProbe] = field(default_factory=dict)
+    """By name of the repository: its last write probe."""
+    writers: dict[str, Repository | KigiError] = field(default_factory=dict)
+    """By name of the repository: its settings with the writer's credentials, or why there are none."""
+    authorities: dict[str, str | None] = field(default_factory=dict)
+    """By name of the repository: the authorities of its endpoint as PEM; None: those of the system."""
+    joins: Joins = field(default_factory=Joins)
+
     def see(self, kind: str, body: Mapping[str, Any]) -> None:
         """Takes in an object from a watch, a listing or the answer to a write; enqueues what depends on it."""
         self._enqueue(self.mirror.put(kind, body))
 
-    def see_gone(self, kind: str, namespace: str | None, name: str, uid: str) -> None:
-        """Takes in that the object with that uid no longer exists; enqueues what depended on it."""
-        self._enqueue(self.mirror.gone(kind, namespace, name, uid))
+    def see_gone(self, kind: str, namespace: str | None, name: str, uid: str, version: int | None = None) -> None:
+        """Takes in that the object with that uid is gone, see ``Mirror.gone``; enqueues what depended on it."""
+        self._enqueue(self.mirror.gone(kind, namespace, name, uid, version))
+
+    def see_event(self, kind: str, event_type: str | None, body: Mapping[str, Any]) -> None:
+        """Takes in an event of a watch; ``event_type`` None: an object of the listing before it."""
+        if event_type != "DELETED":
+            self.see(kind, body)
+            return
+        meta = body["metadata"]
+        # An object whose label was removed has left the watch, as a deleted one has.
+        version = int(meta["resourceVersion"])
+        self.see_gone(kind, meta.get("namespace"), meta["name"], meta["uid"], version)
+
+    def hear(self, lease: Mapping[str, Any], *, is_event: bool = False) -> None:
+        """Takes in a node's Lease; enqueues what waits for a daemon that was silent, and nothing else."""
+        node = self.mirror.heartbeats.put(lease, self.now(), is_event=is_event)
+        if node is not None and self.mirror.synced:
+            for key, delay_s in daemon_is_back(self.mirror, node):
+                self.queue.add_after(key, delay_s)
 
     async def relist(self, resource: Resource) -> int:
         """Brings the mirror of one kind up to date with the API server; the number of differences.
 
         An object counts as gone only if the mirror had it before the listing began: others may be newer than it.
+
+        Raises ClusterRestored: a listing is never older than what was seen before it began.
         """
-        before = self.mirror.known_uids(resource.kind)
+        before, gone = self.mirror.known_uids(resource.kind), self.mirror.gone_uids()
         changed = 0
         async for body in self.kube.list_all(resource):
-            before.pop(body["metadata"]["uid"], None)
+            uid, version = body["metadata"]["uid"], int(body["metadata"]["resourceVersion"])
+            _, known = before.pop(uid, (None, -1))
+            if version < known or version <= gone.get(uid, -1):
+                raise ClusterRestored(
+                    f"{resource.kind} {body['metadata']['name']} has version {version} again, which was over before: "
+                    "etcd was restored from a backup; the operator starts again with what is stored now"
+                )
             change = self.mirror.put(resource.kind, body)
             changed += change is not None
             self._enqueue(change)
-        for uid, (namespace, name) in before.items():
-            change = self.mirror.gone(resource.kind, namespace, name, uid)
+        for uid, ((namespace, name), version) in before.items():
+            change = self.mirror.gone(resource.kind, namespace, name, uid, version)
             changed += change is not None
             self._enqueue(change)
         metrics.MIRROR_OBJECTS.labels(resource.kind).set(len(self.mirror.stores[resource.kind]))

@@ -1,5 +1,8 @@
 """A keyed work queue: one worker per key at a time; requests for a queued key are merged.
 
+Namespaces take turns, and none of them occupies all workers: the objects of one tenant, however many, do not hold up
+those of another. Keys without a namespace count as one.
+
 Source: Kubernetes client-go util/workqueue (add, add-after, rate-limited retries).
 """
 
@@ -8,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -20,6 +23,8 @@ BACKOFF_LONGEST_S = 60.0
 MAX_DOUBLINGS = 20
 COOLDOWN_LONGEST_S = 2.0
 """A key that was enqueued during its reconcile waits as long as that took, at most this. It cannot occupy a worker."""
+RESERVED_WORKERS = 1
+"""Workers that no single namespace occupies."""
 SHORT_S = 0.02
 """A reconcile shorter than this needs no cooldown."""
 
@@ -54,7 +59,10 @@ class WorkQueue:
         jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2),
     ) -> None:
         self._clock, self._schedule, self._jitter = clock, schedule, jitter
-        self._ready: deque[Key] = deque()
+        self._ready: OrderedDict[str, deque[Key]] = OrderedDict()
+        """Queued keys by namespace; the namespace whose turn is next comes first."""
+        self._busy: Counter[str] = Counter()
+        """Active keys by namespace."""
         self._queued: set[Key] = set()
         self._active: set[Key] = set()
         self._dirty: set[Key] = set()
@@ -72,7 +80,7 @@ class WorkQueue:
             self._dirty.add(key)
         elif key not in self._queued:
             self._queued.add(key)
-            self._ready.append(key)
+            self._ready.setdefault(key.namespace, deque()).append(key)
             self._not_empty.set()
         metrics.QUEUE_DEPTH.set(len(self._queued))
 
@@ -106,31 +114,57 @@ class WorkQueue:
 
     async def run(self, workers: int, work: Callable[[Key], Awaitable[None]]) -> None:
         """Runs until it is cancelled. ``work`` handles its own errors: one that escapes ends the queue."""
+        share = max(1, workers - RESERVED_WORKERS)
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
-                group.create_task(self._worker(work))
+                group.create_task(self._worker(work, share))
 
     def clear(self) -> None:
         """Forgets every key and timer, as after the loss of leadership."""
         for _, timer in self._timers.values():
             timer.cancel()
-        for container in (self._ready, self._queued, self._active, self._dirty, self._timers, self._failures):
+        for container in (
+            self._ready,
+            self._queued,
+            self._active,
+            self._dirty,
+            self._timers,
+            self._failures,
+            self._busy,
+        ):
             container.clear()
         metrics.QUEUE_DEPTH.set(0)
 
-    async def _worker(self, work: Callable[[Key], Awaitable[None]]) -> None:
+    def _take(self, share: int) -> Key | None:
+        """The next key of the first namespace that has fewer than ``share`` active keys; None: there is none."""
+        for namespace in self._ready:
+            if self._busy[namespace] < share:
+                keys = self._ready[namespace]
+                key = keys.popleft()
+                if keys:
+                    self._ready.move_to_end(namespace)
+                else:
+                    del self._ready[namespace]
+                return key
+        return None
+
+    async def _worker(self, work: Callable[[Key], Awaitable[None]], share: int) -> None:
         while True:
-            while not self._ready:
+            while (key := self._take(share)) is None:
                 self._not_empty.clear()
                 await self._not_empty.wait()
-            key = self._ready.popleft()
             self._queued.discard(key)
+            self._busy[key.namespace] += 1
             self._active.add(key)
             started = self._clock()
             try:
                 await work(key)
             finally:
                 self._active.discard(key)
+                self._busy[key.namespace] -= 1
+                if not self._busy[key.namespace]:
+                    del self._busy[key.namespace]
+                self._not_empty.set()
             if key in self._dirty:
                 self._dirty.discard(key)
                 self.add_after(key, _cooldown(self._clock() - started))

@@ -81,7 +81,7 @@ class Settings(EnvironmentSettings):
         description="Time limit of one request to the API server, in seconds.",
     )
     resync_s: float = Field(
-        default=300.0,
+        default=240.0,
         ge=1,
         validation_alias="KIGI_RESYNC_SECONDS",
         description="Interval, in seconds, in which every object is listed and reconciled again.",
@@ -98,6 +98,13 @@ class Settings(EnvironmentSettings):
         ge=1,
         validation_alias="KIGI_CAPTURE_MAX_PAUSE_SECONDS",
         description="Longest time, in seconds, for which an attempt to capture pauses VMs.",
+    )
+    node_grace_s: float = Field(
+        default=600.0,
+        ge=0,
+        validation_alias="KIGI_NODE_GRACE_SECONDS",
+        description="Time, in seconds, for which the disks of a deleted Node wait for its return. Then they are given "
+        "up, and their machines get new ones on other nodes; earlier if its NodeCache is deleted too.",
     )
     kubeconfig: str | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""Bytes of a deployment's layers: all of them, those that its nodes need, and those that are missing."""
+"""Bytes of an instance's layers: all of them, those that its nodes need, and those that are missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.planning.placed import PlacedTarget
-from kigi.planning.view import DeploymentView
+from kigi.planning.view import NodeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class LayerBytes:
     wanted_on: Mapping[str, Mapping[Digest, Layer]]
 
     @classmethod
-    def of(cls, view: DeploymentView, placed: Sequence[PlacedTarget]) -> LayerBytes:
-        """Bytes of these targets, by what the view's nodes hold. O(machines x chain length)."""
+    def of(cls, nodes: Mapping[str, NodeState], placed: Sequence[PlacedTarget]) -> LayerBytes:
+        """Bytes of these targets, by what the nodes hold. O(machines x chain length)."""
         wanted_on: dict[str, dict[Digest, Layer]] = defaultdict(dict)
         for one in placed:
             for chain in one.target.chains:
                 wanted_on[one.node].update({layer.digest: layer for layer in chain})
         missing_on = {
-            node: missing_layers(layers, view.nodes[node].held if node in view.nodes else frozenset())
+            node: missing_layers(layers, nodes[node].held if node in nodes else frozenset())
             for node, layers in wanted_on.items()
         }
         return cls(

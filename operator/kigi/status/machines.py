@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kigi.api.deployment import MAX_MESSAGE, MachineStatus
+from kigi.api.instance import MAX_MESSAGE, MachineStatus
 from kigi.planning.machines import is_outdated, is_running
 from kigi.planning.placed import PlacedTarget
 from kigi.planning.view import MachineState
@@ -20,16 +20,22 @@ Source: KubeVirt staging/src/kubevirt.io/api/core/v1/types.go, VirtualMachinePri
 """
 
 
-def machine_status(placed: PlacedTarget, previous_message: str | None = None) -> MachineStatus:
-    """Status of one machine.
+FILLS_DISK = (
+    "Kigi has paused the VM: the disk of its node is nearly full, and the VM writes to it and has more than its share; "
+    "reset the machine, or free space on the node and resume the VM with virtctl unpause vmi"
+)
+
+
+def machine_status(placed: PlacedTarget, system: str, previous_message: str | None = None) -> MachineStatus:
+    """Status of one machine of an instance whose state is ``system``.
 
     ``previous_message``: message of the last status, kept because KubeVirt drops the reason between two failing starts.
     """
     return MachineStatus(
         name=placed.target.machine,
-        node=placed.node,
+        node_name=placed.node,
         state=machine_state(placed),
-        system=placed.fingerprint.system,
+        system_name=placed.fingerprint.system if placed.fingerprint.system != system else None,
         revision=placed.revision,
         message=_short(_message(placed, previous_message)),
     )
@@ -88,6 +94,8 @@ _STATES: tuple[tuple[str, Callable[[PlacedTarget, MachineState], bool]], ...] = 
 def _message(placed: PlacedTarget, previous: str | None) -> str | None:
     if placed.waits_for:
         return f"starts after {', '.join(placed.waits_for)}"
+    if placed.fills_disk and placed.observed is not None and placed.observed.paused:
+        return FILLS_DISK
     return _trouble(placed.observed, previous)
 
 
@@ -99,7 +107,7 @@ def _trouble(machine: MachineState | None, previous: str | None) -> str | None:
     if is_halted(machine):
         return "KubeVirt has a ghost record of its last run; it stays off for 30 s and then starts"
     if machine.paused and is_outdated(machine):
-        return "its template has changed; it restarts when it is resumed"
+        return "its hardware has changed; it restarts when it is resumed"
     printable = machine.vm.printable_status
     if machine.message or printable not in _TROUBLES:
         return machine.message or None

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from kigi.api.conditions import CACHED, RESOLVED, Finding, problem_findings, summary, with_conditions
-from kigi.api.prefetch import SystemPrefetchStatus
+from kigi.api.conditions import (
+    CACHED,
+    DEADLINE_MISSED,
+    RESOLVED,
+    Finding,
+    bounded,
+    problem_findings,
+    summary,
+    with_conditions,
+)
+from kigi.api.prefetch import MAX_NODE_MESSAGE, MAX_UNREADY_NODES, SystemPrefetchStatus, UnreadyNode
 from kigi.domain.layers import total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError, NeedsAction
@@ -24,23 +33,58 @@ def prefetch_status(view: PrefetchView, plan: PrefetchPlan) -> SystemPrefetchSta
     ready = sum(node.state == "Ready" for node in plan.nodes)
     new = old.observed_generation != view.generation
     status = SystemPrefetchStatus(
-        nodes=list(plan.nodes),
-        wanted_nodes=len(plan.nodes),
+        desired_nodes=len(plan.nodes),
         ready_nodes=ready,
         node_bytes=node_bytes,
         held_bytes=held,
         wanted_bytes=wanted,
         missing_bytes=wanted - held if new else old.missing_bytes,
+        deadline_time=view.spec.deadline(view.created),
+        unready_nodes=_unready(plan),
     )
-    names = ", ".join(ref.name for ref in view.spec.systems)
+    names = ", ".join(ref.tree_name for ref in view.spec.target_refs)
     cached = ready == len(plan.nodes)
     amount = f"{ready} of {len(plan.nodes)} nodes hold {names}: {format_bytes(held)} of {format_bytes(wanted)}"
     findings = [
         *_sum_up(plan, cached=cached, amount=amount),
         Finding(RESOLVED, True, "Resolved", f"{len(plan.layers)} layers, {format_bytes(node_bytes)}"),
         Finding(CACHED, cached, "LayersCached" if cached else "LayersWarming", amount),
+        *_deadline(view, is_ready=cached and plan.error is None, amount=amount),
     ]
     return with_conditions(status, old.conditions, findings, generation=view.generation, now=view.now)
+
+
+def _unready(plan: PrefetchPlan) -> list[UnreadyNode]:
+    """The first nodes that are not ready: those with a cause, then those that fetch, then those that wait."""
+    rank = {"Refused": 0, "Away": 0, "Fetching": 1}
+    unready = sorted((rank.get(node.state, 2), node.name, node) for node in plan.nodes if node.state != "Ready")
+    return [
+        UnreadyNode(
+            name=node.name,
+            state=node.state,
+            reason=node.reason,
+            message=bounded(node.message, MAX_NODE_MESSAGE) if node.message is not None else None,
+        )
+        for _, _, node in unready[:MAX_UNREADY_NODES]
+    ]
+
+
+def _deadline(view: PrefetchView, *, is_ready: bool, amount: str) -> list[Finding]:
+    """DeadlineMissed, if there is a deadline. What was found at a deadline stays so until there is another one."""
+    deadline = view.spec.deadline(view.created)
+    if deadline is None:
+        return []
+    by = f"{deadline:%Y-%m-%dT%H:%M:%SZ}"
+    before = next((c for c in view.old_status.conditions if c.type == DEADLINE_MISSED), None)
+    if view.now > deadline and before is not None and view.old_status.deadline_time == deadline:
+        if before.status == "True":
+            return [Finding(DEADLINE_MISSED, True, before.reason, before.message)]
+        is_ready = is_ready or before.reason == "ReadyInTime"
+    if is_ready:
+        return [Finding(DEADLINE_MISSED, False, "ReadyInTime", f"all nodes were ready by {by}")]
+    if view.now > deadline:
+        return [Finding(DEADLINE_MISSED, True, "DeadlineMissed", f"not all nodes were ready by {by}: {amount}")]
+    return [Finding(DEADLINE_MISSED, False, "DeadlineAhead", f"all nodes should be ready by {by}")]
 
 
 def _sum_up(plan: PrefetchPlan, *, cached: bool, amount: str) -> tuple[Finding, Finding, Finding]:

@@ -16,11 +16,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from kigi.adapters import shallow_json
 from kigi.errors import (
     Conflict,
     Expired,
@@ -51,13 +51,13 @@ _SHOWN = 500
 """Bytes of an answer without JSON that an error shows."""
 
 
-def decode(status: int, text: bytes, what: str) -> dict[str, Any]:
+def decode(status: int, text: bytes, what: str, loads: Callable[[bytes], Any] = shallow_json.loads) -> dict[str, Any]:
     """The JSON of a successful answer; raises the error of any other. ``what`` is the request, such as ``GET /api``.
 
     The answer is empty for a success without a body, as of KubeVirt's subresources.
     """
     try:
-        answer: dict[str, Any] = json.loads(text) if text else {}
+        answer: dict[str, Any] = loads(text) if text else {}
     except ValueError:
         answer = {"message": text[:_SHOWN].decode(errors="replace")}
     if status < 300:

@@ -17,6 +17,8 @@ JSON_PATCH = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
 PAGE = 1000
 """Objects of one page of a listing. A page of VMs is about 5 MB of JSON."""
+MAX_PAGE_BYTES = 16 * 2**20
+"""A page with more is read again in smaller ones: whoever may create objects may make each of them 1.5 MB."""
 
 Manifest = Mapping[str, Any]
 
@@ -41,9 +43,9 @@ class Request:
         return f"{path}?{urlencode(self.query)}" if self.query else path
 
 
-def get_request(resource: Resource, namespace: str | None, name: str) -> Request:
-    """Read one object."""
-    return Request("GET", resource.path(namespace, name))
+def get_request(resource: Resource, namespace: str | None, name: str, *, from_memory: bool = False) -> Request:
+    """Read one object. ``from_memory``: as the API server knows it, which need not be the newest; without etcd."""
+    return Request("GET", resource.path(namespace, name), query={"resourceVersion": "0"} if from_memory else {})
 
 
 def list_request(
@@ -53,6 +55,7 @@ def list_request(
     page_token: str = "",
     field_selector: str = "",
     label_selector: str = "",
+    limit: int = PAGE,
 ) -> Request:
     """Read one page of a kind; ``namespace`` None: of all namespaces. The kind's own label selector is the default."""
     optional = {
@@ -60,7 +63,7 @@ def list_request(
         "fieldSelector": field_selector,
         "continue": page_token,
     }
-    query = {"limit": str(PAGE), **{key: value for key, value in optional.items() if value}}
+    query = {"limit": str(limit), **{key: value for key, value in optional.items() if value}}
     return Request("GET", resource.path(namespace), query=query)
 
 
@@ -91,11 +94,13 @@ def create_request(resource: Resource, manifest: Manifest, *, manager: str, dry_
     return Request("POST", resource.path(manifest["metadata"].get("namespace")), manifest, JSON, query)
 
 
-def replace_request(resource: Resource, manifest: Manifest, *, manager: str) -> Request:
-    """Replace the version of an object that ``metadata.resourceVersion`` names."""
+def replace_request(
+    resource: Resource, manifest: Manifest, *, manager: str, subresource: str = "", dry_run: bool = False
+) -> Request:
+    """Replace the version of an object that ``metadata.resourceVersion`` names. ``dry_run``: nothing is stored."""
     meta = manifest["metadata"]
-    path = resource.path(meta.get("namespace"), meta["name"])
-    return Request("PUT", path, manifest, JSON, {"fieldManager": manager})
+    path = resource.path(meta.get("namespace"), meta["name"], subresource)
+    return Request("PUT", path, manifest, JSON, {"fieldManager": manager, **({"dryRun": "All"} if dry_run else {})})
 
 
 def apply_request(

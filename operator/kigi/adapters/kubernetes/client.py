@@ -1,7 +1,7 @@
 """The Kubernetes API for operator and daemon: plain JSON in and out, asynchronous; every error becomes one of Kigi's.
 
-Writes pass two seams: ``guard`` before (is this process still the leader?), and ``after_write`` after (tests stop the
-operator at the n-th).
+Writes pass two seams: ``guard`` at the moment of sending (is this process still the leader, and for how long?), and
+``after_write`` after them (tests stop the operator at the n-th).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from kubernetes.aio.client import Configuration
 
 from kigi.adapters.kubernetes.api_requests import (
     JSON_PATCH,
+    MAX_PAGE_BYTES,
     MERGE_PATCH,
+    PAGE,
     Manifest,
     Request,
     apply_request,
@@ -28,14 +30,17 @@ from kigi.adapters.kubernetes.api_requests import (
     terminating_object,
     watch_request,
 )
-from kigi.adapters.kubernetes.connection import ApiConnection
+from kigi.adapters.kubernetes.connection import AnswerTooLong, ApiConnection, Guard
 from kigi.adapters.kubernetes.resources import Resource, resource_of
 from kigi.adapters.kubernetes.watch import WatchEvent, watch
 from kigi.domain.names import FIELD_MANAGER
+from kigi.domain.status_patch import status_operations
 from kigi.errors import Conflict, NotFound, Unreachable, Waiting
 
 WATCH_MARGIN_S = 15.0
 """Time after its duration in which the server must have ended a watch."""
+SMALLER_PAGE = 8
+"""Divisor of the page's size after one that is too long."""
 SUBRESOURCES = "/apis/subresources.kubevirt.io/v1"
 
 
@@ -57,8 +62,8 @@ class KubeClient:
             configuration, user_agent=manager, concurrency=concurrency, timeout_s=timeout_s
         )
         self._manager = manager
-        self.guard: Callable[[], None] | None = None
-        """Raises when this process may not write (any more)."""
+        self.guard: Guard | None = None
+        """Called before each write is sent: raises when this process may not write (any more)."""
         self.after_write: Callable[[int], None] | None = None
         """Called with the number of writes after each of them."""
         self.writes = 0
@@ -76,10 +81,12 @@ class KubeClient:
 
     # Reading.
 
-    async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
-        """The object; None if it does not exist."""
+    async def get(
+        self, resource: Resource, namespace: str | None, name: str, *, from_memory: bool = False
+    ) -> dict[str, Any] | None:
+        """The object; None if it does not exist. ``from_memory``: the API server need not ask etcd for the newest."""
         try:
-            return await self._connection.send(get_request(resource, namespace, name))
+            return await self._connection.send(get_request(resource, namespace, name, from_memory=from_memory))
         except NotFound:
             return None
 
@@ -90,24 +97,32 @@ class KubeClient:
 
         ``namespace`` None: of all namespaces. ``label_selector`` replaces the kind's own.
         """
-        token = ""
+        token, limit = "", PAGE
         while True:
-            request = list_request(resource, namespace, page_token=token, label_selector=label_selector)
+            request = list_request(resource, namespace, page_token=token, label_selector=label_selector, limit=limit)
             try:
-                page = await self._connection.send(request)
+                page = await self._connection.send(request, max_bytes=MAX_PAGE_BYTES if limit > 1 else None)
             except NotFound:
                 return
+            except AnswerTooLong:
+                limit = max(1, limit // SMALLER_PAGE)
+                continue
             for item in items_of(resource, page):
                 yield item
-            token = next_page_token(page)
+            token, limit = next_page_token(page), min(PAGE, 2 * limit)
             if not token:
                 return
+            del page  # only one in memory
 
     async def list_version(
-        self, resource: Resource, namespace: str | None = None, *, field_selector: str = ""
+        self, resource: Resource, namespace: str | None = None, *, field_selector: str = "", limit: int = 1
     ) -> tuple[list[dict[str, Any]], str]:
-        """The first page of a kind, and the resourceVersion from which a watch of it misses nothing."""
-        page = await self._connection.send(list_request(resource, namespace, field_selector=field_selector))
+        """The first ``limit`` objects of a kind, and the resourceVersion from which a watch of it misses nothing.
+
+        Each object may have 1.5 MB, and they are read at once.
+        """
+        request = list_request(resource, namespace, field_selector=field_selector, limit=limit)
+        page = await self._connection.send(request, max_bytes=MAX_PAGE_BYTES if limit > 1 else None)
         return items_of(resource, page), str(page["metadata"]["resourceVersion"])
 
     async def watch(
@@ -137,6 +152,10 @@ class KubeClient:
         async with aclosing(watch(self._connection, request, duration_s=limit_s, silence_s=silence_s)) as events:
             async for event in events:
                 yield event
+
+    async def token_keys(self) -> dict[str, Any]:
+        """The keys with which the API server signs tokens of ServiceAccounts: a JSON Web Key Set."""
+        return await self._connection.send(Request("GET", "/openid/v1/jwks"))
 
     # Writing.
 
@@ -182,12 +201,34 @@ class KubeClient:
         return await self.merge_patch(resource, namespace, name, {"metadata": {"annotations": annotations}})
 
     async def write_status(
-        self, resource: Resource, namespace: str | None, name: str, uid: str, status: Mapping[str, Any]
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        uid: str,
+        status: Mapping[str, Any],
+        *,
+        old: Mapping[str, Any] | None = None,
     ) -> dict[str, Any] | None:
-        """Replaces the whole status of the object with that uid; None if it is gone."""
+        """Writes the status of the object with that uid, or what differs from the ``old`` one; None if it is gone.
+
+        Conflict if the stored status is another one than ``old``.
+        """
+        operations = [{"op": "test", "path": "/metadata/uid", "value": uid}, *status_operations(old or {}, status)]
+        return await self.json_patch(resource, namespace, name, operations, "status")
+
+    async def write_conditions(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        uid: str,
+        conditions: Sequence[Mapping[str, Any]],
+    ) -> dict[str, Any] | None:
+        """Replaces the conditions in the status of the object with that uid; None if it is gone."""
         operations: list[dict[str, Any]] = [
             {"op": "test", "path": "/metadata/uid", "value": uid},
-            {"op": "add", "path": "/status", "value": status},
+            {"op": "add", "path": "/status/conditions", "value": list(conditions)},
         ]
         return await self.json_patch(resource, namespace, name, operations, "status")
 
@@ -247,9 +288,7 @@ class KubeClient:
             return None
 
     async def _write(self, request: Request) -> dict[str, Any]:
-        if self.guard is not None:
-            self.guard()
-        answer = await self._connection.send(request)
+        answer = await self._connection.send(request, guard=self.guard)
         self.writes += 1
         if self.after_write is not None:
             self.after_write(self.writes)

@@ -46,9 +46,15 @@ _OURS = names.LABEL_DEPLOYMENT
 IMAGE = Resource(names.API_VERSION, kinds.IMAGE, "vmimagenodes")
 SYSTEM = Resource(names.API_VERSION, kinds.SYSTEM, "systemnodes")
 DEPLOYMENT = Resource(names.API_VERSION, kinds.DEPLOYMENT, "systemdeployments")
+INSTANCE = Resource(names.API_VERSION, kinds.INSTANCE, "systeminstances")
 CAPTURE = Resource(names.API_VERSION, kinds.CAPTURE, "systemcaptures")
+RESET = Resource(names.API_VERSION, kinds.RESET, "systemresets")
 PREFETCH = Resource(names.API_VERSION, kinds.PREFETCH, "systemprefetches")
-NODE_CACHE = Resource(names.API_VERSION, kinds.NODE_CACHE, "nodecaches", namespaced=False)
+GRANT = Resource(names.API_VERSION, kinds.GRANT, "treegrants")
+REPOSITORY = Resource(names.API_VERSION, kinds.REPOSITORY, "layerrepositories", namespaced=False)
+QUOTA = Resource(names.API_VERSION, kinds.QUOTA, "systemquotas", namespaced=False)
+NODE_CACHE = Resource(names.NODE_API_VERSION, kinds.NODE_CACHE, "nodecaches", namespaced=False)
+NAMESPACE = Resource("v1", "Namespace", "namespaces", namespaced=False)
 NODE = Resource("v1", "Node", "nodes", namespaced=False)
 CSI_NODE = Resource("storage.k8s.io/v1", "CSINode", "csinodes", namespaced=False)
 VOLUME = Resource("v1", kinds.VOLUME, "persistentvolumes", namespaced=False, selector=_OURS)
@@ -65,17 +71,26 @@ CLUSTER_INSTANCETYPE = Resource(
     "virtualmachineclusterinstancetypes",
     namespaced=False,
 )
+SECRET = Resource("v1", "Secret", "secrets")
+CONFIG_MAP = Resource("v1", "ConfigMap", "configmaps")
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
+HEARTBEAT = Resource("coordination.k8s.io/v1", "Lease", "leases", selector=names.LABEL_HEARTBEAT)
+"""The Leases of the nodes' daemons, in Kigi's namespace."""
 EVENT = Resource("events.k8s.io/v1", "Event", "events")
-CORE_EVENT = Resource("v1", "Event", "events")
-"""The older form of an event, which the daemon's role allows."""
 TOKEN_REVIEW = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews", namespaced=False)
+SELF_REVIEW = Resource("authentication.k8s.io/v1", "SelfSubjectReview", "selfsubjectreviews", namespaced=False)
 ENDPOINT_SLICE = Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 
 WATCHED = (
+    NAMESPACE,
+    QUOTA,
+    GRANT,
+    REPOSITORY,
     IMAGE,
     SYSTEM,
     DEPLOYMENT,
+    INSTANCE,
+    RESET,
     CAPTURE,
     PREFETCH,
     NODE_CACHE,
@@ -92,6 +107,9 @@ WATCHED = (
     CLUSTER_INSTANCETYPE,
 )
 """Kinds in the mirror, in the order of the first listing: a referenced kind comes before those that refer to it."""
+
+CHILDREN = (VOLUME, CLAIM, MACHINE, VMI)
+"""Those of ``WATCHED`` with the most objects and changes: disks and VMs."""
 
 BY_KIND: Mapping[str, Resource] = {resource.kind: resource for resource in WATCHED}
 

@@ -31,10 +31,12 @@ from kigi.adapters.kubernetes.api_requests import (
 from kigi.adapters.kubernetes.endpoint import Endpoint
 from kigi.adapters.kubernetes.http_connection import connect, identity_headers
 from kigi.adapters.kubernetes.resources import Resource
-from kigi.errors import Conflict, NotFound, SpecInvalid, Unauthorized, Unreachable
+from kigi.errors import Conflict, NotFound, SpecInvalid, Throttled, Unauthorized, Unreachable
 
 IDLE_S = 5.0
 """Age of an unused connection at which it is opened again: a proxy or firewall may have dropped it."""
+BUSY_PAUSE_S = 0.5
+"""Pause before a request is sent again after 429."""
 RENEW_S = 30.0
 """Least time between two renewals of credentials that the API server refuses."""
 
@@ -44,7 +46,8 @@ class KubeSession:
 
     Raises what ``api_errors`` maps answers to, but SpecInvalid with a remedy for 401: the caller's own credentials.
     ``renew`` returns the endpoint with fresh credentials after an answer 401: a plugin's token is valid for minutes,
-    and a command may run for hours.
+    and a command may run for hours. ``busy_s`` is the time for which a request is sent again after an answer 429:
+    the API server gives it for seconds after a definition has changed.
     """
 
     def __init__(
@@ -54,11 +57,13 @@ class KubeSession:
         manager: str,
         timeout_s: float = 30.0,
         renew: Callable[[], Endpoint] | None = None,
+        busy_s: float = 0.0,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._endpoint = endpoint
         self._renew, self._renewed_at = renew, float("-inf")
         self._manager = manager
-        self._timeout_s = timeout_s
+        self._timeout_s, self._busy_s, self._sleep = timeout_s, busy_s, sleep
         self._base = urlsplit(endpoint.server).path
         self._headers = [("Accept", ACCEPT), ("User-Agent", manager), *identity_headers(endpoint)]
         self._connection: http.client.HTTPConnection | None = None
@@ -97,9 +102,15 @@ class KubeSession:
         """A new object; Conflict if the name is taken. ``dry_run``: nothing is stored."""
         return self._write(create_request(resource, manifest, manager=self._manager, dry_run=dry_run))
 
-    def replace(self, resource: Resource, manifest: Manifest) -> dict[str, Any]:
-        """Replaces the whole object; Conflict if ``metadata.resourceVersion`` is not the newest."""
-        return self._write(replace_request(resource, manifest, manager=self._manager))
+    def replace(
+        self, resource: Resource, manifest: Manifest, *, subresource: str = "", dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Replaces the whole object, or its ``subresource``; Conflict if its resourceVersion is not the newest.
+
+        ``dry_run``: nothing is stored.
+        """
+        request = replace_request(resource, manifest, manager=self._manager, subresource=subresource, dry_run=dry_run)
+        return self._write(request)
 
     def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> dict[str, Any]:
         """Server-side apply that takes over fields of other managers; the object afterwards."""
@@ -119,6 +130,14 @@ class KubeSession:
             raise NotFound(f"{exc}; is Kigi installed, and does the namespace exist?") from exc
 
     def _send(self, request: Request) -> dict[str, Any]:
+        for _ in range(int(self._busy_s / BUSY_PAUSE_S)):
+            try:
+                return self._send_once(request)
+            except Throttled:
+                self._sleep(BUSY_PAUSE_S)
+        return self._send_once(request)
+
+    def _send_once(self, request: Request) -> dict[str, Any]:
         try:
             status, text = self._exchange(request)
         except (OSError, http.client.HTTPException) as exc:

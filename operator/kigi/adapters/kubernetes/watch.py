@@ -6,12 +6,12 @@ the watch ends or breaks. Source: https://kubernetes.io/docs/reference/using-api
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from kigi.adapters.bounded_json import loads
 from kigi.adapters.kubernetes.api_errors import error_of, no_answer
 from kigi.adapters.kubernetes.api_requests import Request
 from kigi.adapters.kubernetes.connection import ApiConnection
@@ -60,7 +60,7 @@ async def watch(
 def parse_event(line: bytes, what: str) -> WatchEvent:
     """The event of one line. Raises the error of an ERROR event, and Unreachable for a line that is no event."""
     try:
-        event = json.loads(line)
+        event = loads(line)
         kind, body = event["type"], event["object"]
         if kind == "ERROR":
             raise error_of(int(body.get("code") or 500), body, what)

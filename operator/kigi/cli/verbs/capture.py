@@ -8,6 +8,7 @@ import click
 
 from kigi.adapters.kubernetes.resources import CAPTURE, DEPLOYMENT
 from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.identity import caller_name
 from kigi.cli.options import cluster_options, deployment_argument, result_option, wait_option
 from kigi.cli.output import Format, print_message
 from kigi.cli.wait import object_reference, report, wait_until_ready
@@ -18,11 +19,13 @@ from kigi.errors import DeploymentMissing
 @click.command("capture")
 @deployment_argument
 @click.option("--name", required=True, help="Name of the SystemCapture and of the new state.")
-@click.option("--instance", default=0, show_default=True, help="Index of the instance.")
+@click.option("--instance", required=True, help="Name of the instance within the deployment, such as 7.")
 @click.option("--machine", multiple=True, help="Only this machine; may be repeated.")
 @click.option("--description", help="Free text.")
 @click.option(
-    "--quiesce/--no-quiesce", default=True, help="Ask guests with an agent to flush their file systems before the copy."
+    "--quiesce-policy",
+    type=click.Choice(["FreezeIfPossible", "FreezeRequired", "PauseOnly"]),
+    help="Whether guests freeze their file systems before the copy.  [default: FreezeIfPossible]",
 )
 @wait_option
 @result_option
@@ -31,10 +34,10 @@ def command(
     access: Access,
     deployment: str,
     name: str,
-    instance: int,
+    instance: str,
     machine: tuple[str, ...],
     description: str | None,
-    quiesce: bool,
+    quiesce_policy: str | None,
     wait_s: float,
     form: Format,
 ) -> None:
@@ -45,27 +48,32 @@ def command(
     \b
     DEPLOYMENT: SystemDeployment.
     """
-    spec = capture_spec(deployment, instance, machine, description, quiesce=quiesce)
     namespace = access.default_namespace()
     metadata = {"name": name, "namespace": namespace}
-    body = {"apiVersion": names.API_VERSION, "kind": CAPTURE.kind, "metadata": metadata, "spec": spec}
+    body = {"apiVersion": names.API_VERSION, "kind": CAPTURE.kind, "metadata": metadata}
     with report(form) as done, open_cluster(access) as kube:
         if kube.get(DEPLOYMENT, namespace, deployment) is None:
             raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{deployment}")
-        created = kube.create(CAPTURE, body)
+        spec = capture_spec(f"{deployment}-{instance}", machine, description, quiesce_policy, caller_name(kube))
+        created = kube.create(CAPTURE, {**body, "spec": spec})
         done.update(object_reference(CAPTURE, namespace, name), spec=spec)
-        print_message(f"SystemCapture {namespace}/{name} is created")
+        print_message(f"SystemCapture {namespace}/{name} is created for {spec['requestedBy']}")
         wait_until_ready(kube, CAPTURE, created, wait_s, done)
 
 
 def capture_spec(
-    deployment: str, instance: int, machines: tuple[str, ...], description: str | None, *, quiesce: bool
+    instance: str,
+    machines: tuple[str, ...],
+    description: str | None,
+    quiesce_policy: str | None,
+    requested_by: str,
 ) -> dict[str, Any]:
     """Spec of the SystemCapture; no ``machines``: all of the instance."""
-    spec: dict[str, Any] = {"deployment": {"name": deployment}, "instance": instance}
-    spec["quiesce"] = "Auto" if quiesce else "Pause"
+    spec: dict[str, Any] = {"instanceRef": {"name": instance}, "requestedBy": requested_by}
+    if quiesce_policy is not None:
+        spec["quiescePolicy"] = quiesce_policy
     if machines:
         spec["machines"] = list(machines)
     if description is not None:
-        spec["description"] = description
+        spec["target"] = {"description": description}
     return spec

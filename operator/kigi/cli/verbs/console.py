@@ -28,9 +28,9 @@ PROTOCOL = "plain.kubevirt.io"
 @click.command("console")
 @deployment_argument
 @click.argument("machine")
-@click.option("--instance", default=0, show_default=True, help="Index of the instance.")
+@click.option("--instance", default="0", show_default=True, help="Name of the instance.")
 @cluster_options()
-def command(access: Access, deployment: str, machine: str, instance: int) -> None:
+def command(access: Access, deployment: str, machine: str, instance: str) -> None:
     """Open the serial console of a machine.
 
     Ctrl-] leaves it.

@@ -87,7 +87,7 @@ def _machine(name: str, before: ResolvedMachine | None, after: ResolvedMachine |
     if before is None or after is None:
         change = "removed" if after is None else "added"
     elif old.keys() == new.keys() and before.image == after.image:
-        change = "template"
+        change = "hardware"
     else:
         change = "image"
     return {

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
-from kigi.cli.cluster import Access, list_objects, open_cluster
+from kigi.cli.api_trees import read_api_trees
+from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.named_layers import read_digests
 from kigi.cli.options import PATH, cluster_options, repository_options
 from kigi.cli.output import print_message
 from kigi.cli.progress import Bars, progress_bars
 from kigi.cli.repositories import RepositoryChoice
-from kigi.domain.archive import FORMAT, declared_layers, select
+from kigi.domain.archive import FORMAT, Selection, declared_layers, select
 from kigi.domain.collection import layer_of
 from kigi.domain.images import Image
 from kigi.domain.layers import MAX_DEPTH, Digest
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import System
+from kigi.domain.tree_names import name_in, place_of
 from kigi.errors import ImageMissing, SpecInvalid
 
 if TYPE_CHECKING:
-    from kigi.adapters.s3 import LayerRepository
-    from kigi.mirror.store import Mirror
+    from kigi.adapters.s3 import LayerBucket
     from kigi.publishing.archive import ArchivedNode
 
-Specs = dict[str, dict[str, Any]]
-"""Name -> spec, as the API server has it."""
+_NODE_REFS = frozenset({"parentRef", "imageRef", "memoryRef"})
+Specs = dict[tuple[str, str], dict[str, Any]]
+"""(kind, name in the caller's namespace) -> spec, as the API server has it."""
 
 
 @click.command("export")
@@ -59,7 +62,7 @@ def command(
     import asyncio
 
     if list_have:
-        for digest in asyncio.run(_list_layers(repository)):
+        for digest in asyncio.run(_list_layers(access, repository)):
             print(digest)
         return
     if node is None or output is None:
@@ -70,10 +73,10 @@ def command(
     print_message(text)
 
 
-async def _list_layers(repository: RepositoryChoice) -> list[Digest]:
+async def _list_layers(access: Access, repository: RepositoryChoice) -> list[Digest]:
     from kigi.adapters.s3 import open_repository
 
-    async with open_repository(repository.load()) as store:
+    async with open_repository(repository.load(access)) as store:
         objects, _ = await store.objects()
     return sorted(digest for item in objects if (digest := layer_of(item.key)) is not None)
 
@@ -92,27 +95,27 @@ async def _export(
     from kigi.adapters.s3 import open_repository
     from kigi.publishing.archive import Manifest, write_archive
 
-    repositories = repository.all()
-    mirror, specs = _read(access)
-    images = {record.meta.name: record.image for record in mirror.images if isinstance(record.image, Image)}
-    systems = {record.meta.name: record.system for record in mirror.systems if isinstance(record.system, System)}
+    images, systems, specs = _read(access)
     state, image = which(node, images, systems)
     chosen = select(images, systems, state=state, image=image, children=children)
+    name_in_file = names_in_file(chosen)
     layers = declared_layers(
-        {name: images[name] for name in chosen.images}, {name: systems[name] for name in chosen.systems}, MAX_DEPTH
+        {name_in_file(name): images[name].seen_from(name_in_file) for name in chosen.images},
+        {name_in_file(name): systems[name].seen_from(name_in_file) for name in chosen.systems},
+        MAX_DEPTH,
     )
     included = {digest: layer for digest, layer in layers.items() if digest not in held}
     manifest = Manifest(
         format=FORMAT,
-        images=[_archived(name, specs[IMAGE.kind][name]) for name in chosen.images],
-        systems=[_archived(name, specs[SYSTEM.kind][name]) for name in chosen.systems],
+        images=[_archived(name_in_file(name), specs[IMAGE.kind, name]) for name in chosen.images],
+        systems=[_archived(name_in_file(name), specs[SYSTEM.kind, name]) for name in chosen.systems],
         included=list(included),
     )
     repository_of = {images[name].digest: images[name].repository for name in chosen.images}
     async with AsyncExitStack() as stack:
-        opened: dict[str, LayerRepository] = {}
-        for name in sorted({repository_of[digest] for digest in included}):
-            opened[name] = await stack.enter_async_context(open_repository(repositories.get(name)))
+        opened: dict[str | None, LayerBucket] = {}
+        for name in {repository_of[digest] for digest in included}:
+            opened[name] = await stack.enter_async_context(open_repository(repository.find(access, name)))
         size_bytes = await write_archive(
             output,
             manifest,
@@ -125,18 +128,28 @@ async def _export(
     )
 
 
-def _read(access: Access) -> tuple[Mirror, dict[str, Specs]]:
-    """Both trees of the namespace, and by kind the specs of their nodes."""
-    from kigi.mirror.store import Mirror
+def _read(access: Access) -> tuple[dict[str, Image], dict[str, System], Specs]:
+    """Both trees of the namespace and what they lead to in others, with the specs; names are those of the namespace."""
+    home, specs = access.default_namespace(), Specs()
 
-    mirror = Mirror()
-    specs: dict[str, Specs] = {IMAGE.kind: {}, SYSTEM.kind: {}}
+    def keep(body: Mapping[str, Any]) -> None:
+        meta = body["metadata"]
+        specs[body["kind"], name_in(home, meta["namespace"], meta["name"])] = body["spec"]
+
     with open_cluster(access) as kube:
-        for resource in (IMAGE, SYSTEM):
-            for body in list_objects(kube, resource, access.default_namespace()):
-                mirror.put(resource.kind, body)
-                specs[resource.kind][body["metadata"]["name"]] = body["spec"]
-    return mirror, specs
+        api_trees = read_api_trees(kube, (IMAGE, SYSTEM), home, strict=True, each=keep)
+    return *api_trees.seen_from(home), specs
+
+
+def names_in_file(chosen: Selection) -> Callable[[str], str]:
+    """Names without namespaces: the file has one. Raises SpecInvalid if two nodes would get the same name."""
+    for names in (chosen.images, chosen.systems):
+        first: dict[str, str] = {}
+        for name in names:
+            own = place_of("", name)[1]
+            if first.setdefault(own, name) != name:
+                raise SpecInvalid(f"{first[own]} and {name} would have one name in the file; rename one, then export")
+    return lambda name: place_of("", name)[1]
 
 
 def which(node: str, images: dict[str, Image], systems: dict[str, System]) -> tuple[str | None, str | None]:
@@ -154,8 +167,20 @@ def which(node: str, images: dict[str, Image], systems: dict[str, System]) -> tu
 
 
 def _archived(name: str, spec: dict[str, Any]) -> ArchivedNode:
-    """Without the name of its repository: the other site has repositories of its own."""
+    """Without names of namespaces and of its repository: the other site has its own."""
     from kigi.publishing.archive import ArchivedNode
 
-    layer = {key: value for key, value in spec.get("layer", {}).items() if key != "repository"}
-    return ArchivedNode(name=name, spec={**spec, **({"layer": layer} if layer else {})})
+    own = {key: value for key, value in spec.items() if key != "repositoryRef"}
+    return ArchivedNode(name=name, spec=cast("dict[str, Any]", without_namespaces(own)))
+
+
+def without_namespaces(value: object) -> object:
+    """The spec of an image or a state with every reference to another node as one in the same namespace."""
+    if isinstance(value, list):
+        return [without_namespaces(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: {"name": item["name"]} if key in _NODE_REFS else item if key == "patch" else without_namespaces(item)
+        for key, item in value.items()
+    }

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kigi.adapters.kubernetes.resources import IMAGE
-from kigi.cli.cluster import Access, open_cluster, read_mirror
+from kigi.cli.api_trees import read_api_trees
+from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.image_nodes import emit
 from kigi.cli.options import apply_option, cluster_options, layers_dir_option, repository_options, result_option
 from kigi.cli.output import Format, print_message
 from kigi.cli.progress import Bars, progress_bars
 from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.domain.images import Image, image_path
-from kigi.domain.layers import DEFAULT_REPOSITORY
-from kigi.domain.names import ANNOTATION_EQUALS
 from kigi.domain.quantities import format_bytes
 from kigi.errors import NameTaken, SpecInvalid
 
@@ -93,12 +92,11 @@ async def _flatten(
     from kigi.publishing.flatten import flatten_image, layers_above
     from kigi.publishing.layer_folder import LayerFolder
 
-    repositories = repository.all()
     chain = _read(access, image, name)
     layers_above(chain.path, parent)
     if len({each.repository for each in chain.path}) > 1:
         raise SpecInvalid(f"VMImageNode {image}: its layers are in several repositories; flatten needs them in one")
-    async with open_repository(repositories.get(chain.top.repository)) as store:
+    async with open_repository(repository.find(access, chain.top.repository)) as store:
         fetched, stored = bars.add(f"{len(chain.path)} layers", chain.size_bytes), bars.add("stored")
         published = await flatten_image(chain.path, parent, LayerFolder(layers_dir, fetched), store, stored)
     print_message(
@@ -112,11 +110,11 @@ def _read(access: Access, image: str, name: str) -> Chain:
     """Raises NameTaken if ``name`` exists, and ImageMissing or another error of the image's chain."""
     namespace = access.default_namespace()
     with open_cluster(access) as kube:
-        mirror = read_mirror(kube, (IMAGE,), namespace)
-        images = {record.meta.name: record.image for record in mirror.images if isinstance(record.image, Image)}
+        api_trees = read_api_trees(kube, (IMAGE,), namespace, strict=True)
+        images, _ = api_trees.seen_from(namespace)
         path = image_path(images, image)
         body = kube.get(IMAGE, namespace, image)
-    if mirror.images.get(namespace, name) is not None:
+    if name in api_trees.images.get(namespace, {}):
         raise NameTaken(f"--name: VMImageNode {namespace}/{name} exists; its layer cannot change, so name another")
     return Chain(tuple(path), (body or {}).get("spec", {}))
 
@@ -124,14 +122,12 @@ def _read(access: Access, image: str, name: str) -> Chain:
 def _image_node(chain: Chain, name: str, parent: str | None, published: Published) -> dict[str, Any]:
     from kigi.publishing.image_node import image_object
 
-    repository = chain.top.repository
-    made = image_object(
+    return image_object(
         name,
         published,
         parent,
-        os=chain.spec.get("os"),
+        guest=chain.spec.get("guest"),
         description=chain.spec.get("description"),
-        repository=None if repository == DEFAULT_REPOSITORY else repository,
+        repository=chain.top.repository,
+        provenance={"flattened": {"imageName": chain.top.name, "digest": chain.top.digest}},
     )
-    made["metadata"]["annotations"] = {ANNOTATION_EQUALS: f"{chain.top.name}@{chain.top.digest}"}
-    return made

@@ -84,7 +84,7 @@ async def _collect(
     from kigi.cli.collection import check_unnamed, delete_garbage, find_garbage
 
     sources.check()
-    async with open_repository(repository.load()) as store:
+    async with open_repository(repository.load(sources.access)) as store:
 
         async def read_named() -> set[Digest]:
             return await read_named_layers(store, sources)

@@ -22,7 +22,6 @@ from kigi.domain import names
 from kigi.domain.archive import declared_layers
 from kigi.domain.comparison import includes
 from kigi.domain.images import Image, image_path
-from kigi.domain.layers import DEFAULT_REPOSITORY
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import System, system_path
 from kigi.errors import ArchiveRefused, Conflict, NameTaken
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from kigi.adapters.kubernetes.session import KubeSession
     from kigi.publishing.archive import Archive
 
+_TEXTS = ("description", "provenance")
+"""Fields for people, in which an existing node may differ from the imported one."""
 Node = tuple[Resource, dict[str, Any]]
 """A node's kind and its manifest for this site."""
 
@@ -71,7 +72,7 @@ async def _import(file: Path, access: Access, folder: Path, repository: Reposito
     archive = await asyncio.to_thread(open_archive, file)
     images, systems = _parse(archive)
     namespace = access.default_namespace()
-    async with open_repository(repository.load()) as store:
+    async with open_repository(repository.load(access)) as store:
         with open_cluster(access, manager=PUBLISH_MANAGER) as kube:
             layers = declared_layers(images, systems, store.max_depth)
             nodes = _nodes(archive, images, systems, namespace, repository.name)
@@ -115,7 +116,7 @@ def _parse(archive: Archive) -> tuple[dict[str, Image], dict[str, System]]:
 
 
 def _nodes(
-    archive: Archive, images: Mapping[str, Image], systems: Mapping[str, System], namespace: str, repository: str
+    archive: Archive, images: Mapping[str, Image], systems: Mapping[str, System], namespace: str, repository: str | None
 ) -> list[Node]:
     """Every node: images before states, each parents first."""
     return [
@@ -130,12 +131,10 @@ def _nodes(
     ]
 
 
-def _at(repository: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _at(repository: str | None, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The spec of an image whose layer is in that repository."""
-    layer = {key: value for key, value in spec["layer"].items() if key != "repository"}
-    if repository != DEFAULT_REPOSITORY:
-        layer["repository"] = repository
-    return {**spec, "layer": layer}
+    own = {key: value for key, value in spec.items() if key != "repositoryRef"}
+    return own if repository is None else {**own, "repositoryRef": {"name": repository}}
 
 
 def _manifest(resource: Resource, name: str, namespace: str, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,8 +149,8 @@ def _is_missing(kube: KubeSession, resource: Resource, manifest: Mapping[str, An
     if found is None:
         return True
     existing = found.get("spec", {})
-    more = any(key in existing and key not in spec for key in ("parent", "networks", "machines"))
-    if more or not includes({**existing, "description": spec.get("description")}, spec):
+    more = any(key in existing and key not in spec for key in ("parentRef", "networks", "machines"))
+    if more or not includes({**existing, **{key: spec.get(key) for key in _TEXTS}}, spec):
         raise NameTaken(
             f"{resource.kind} {meta['namespace']}/{meta['name']} exists and is another one; import into another "
             "namespace, or delete it"

@@ -14,7 +14,9 @@ from kigi.adapters.kubernetes.resources import (
     CLUSTER_INSTANCETYPE,
     CSI_NODE,
     DEPLOYMENT,
+    GRANT,
     IMAGE,
+    INSTANCE,
     INSTANCETYPE,
     KUBEVIRT,
     MACHINE,
@@ -27,19 +29,21 @@ from kigi.adapters.kubernetes.resources import (
     VMI,
     VOLUME,
 )
-from kigi.cli.cluster import Access, open_cluster, read_mirror
+from kigi.cli.cluster import SETTINGS, Access, open_cluster, read_heartbeats, read_mirror
 from kigi.cli.completion import complete_states
 from kigi.cli.options import PATH, cluster_options, optional_deployment_argument, output_option
 from kigi.cli.output import Format, print_data, table
 from kigi.domain.quantities import format_bytes
+from kigi.domain.tree_names import ref_to
 from kigi.errors import DeploymentMissing, SpecInvalid
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-REQUIRED = (IMAGE, SYSTEM, DEPLOYMENT, NODE, CSI_NODE, NODE_CACHE, VOLUME, CLAIM, MACHINE, VMI, KUBEVIRT)
-OPTIONAL = (POLICY, PREFETCH, PLUGIN, INSTANCETYPE, CLUSTER_INSTANCETYPE)
+TREES = (GRANT, IMAGE, SYSTEM, DEPLOYMENT, INSTANCE)
+REQUIRED = (*TREES, NODE, CSI_NODE, NODE_CACHE, VOLUME, CLAIM, MACHINE, VMI, KUBEVIRT)
+OPTIONAL = (*SETTINGS, POLICY, PREFETCH, PLUGIN, INSTANCETYPE, CLUSTER_INSTANCETYPE)
 """Kinds without which a plan is still right for most deployments: left out if the caller may not read them."""
 
 Plan = dict[str, Any]
@@ -67,7 +71,8 @@ def command(access: Access, deployment: str | None, file: Path | None, system: s
         raise SpecInvalid("name a deployment, or a file with -f")
     namespace = access.default_namespace()
     with open_cluster(access) as kube:
-        mirror = read_mirror(kube, (*REQUIRED, *OPTIONAL), optional=OPTIONAL)
+        mirror, now = read_mirror(kube, (*REQUIRED, *OPTIONAL), optional=OPTIONAL), datetime.now(UTC)
+        read_heartbeats(kube, mirror, now)
         if deployment is not None:
             body = kube.get(DEPLOYMENT, namespace, deployment)
             if body is None:
@@ -78,8 +83,8 @@ def command(access: Access, deployment: str | None, file: Path | None, system: s
             documents = load(file)
     for document in documents:
         if system is not None and document.get("kind") == DEPLOYMENT.kind:
-            document["spec"]["system"] = {"name": system}
-    plans = plan_documents(mirror, documents, namespace, datetime.now(UTC))
+            document["spec"]["systemRef"] = ref_to(system)
+    plans = plan_documents(mirror, documents, namespace, now)
     print_data(plans, lambda: _render(plans), form)
 
 

@@ -22,8 +22,9 @@ from kigi.cli.options import (
 from kigi.cli.output import Format, print_message
 from kigi.cli.progress import progress_bars
 from kigi.cli.repositories import RepositoryChoice, default_layers_dir
-from kigi.domain.layers import DEFAULT_REPOSITORY, Digest, parse_digest
+from kigi.domain.layers import Digest, parse_digest
 from kigi.domain.quantities import format_bytes
+from kigi.domain.tree_names import place_of
 from kigi.errors import ImageMissing, SpecInvalid
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Options:
     image_format: str | None
     description: str | None
     os: str | None
+    architecture: str | None
+    firmware: str | None
     levels: bool
     backing_dir: tuple[Path, ...]
     apply: bool
@@ -49,15 +52,25 @@ class Options:
     access: Access
     form: Format
 
+    @property
+    def guest(self) -> dict[str, str]:
+        """The given facts about the guest."""
+        facts = {"os": self.os, "architecture": self.architecture, "firmware": self.firmware}
+        return {name: value for name, value in facts.items() if value is not None}
+
 
 @click.command("publish")
 @click.argument("file", type=PATH)
 @click.option("--name", required=True, help="Name of the VMImageNode.")
-@click.option("--parent", help="VMImageNode of which the image is a difference.")
+@click.option("--parent", help="VMImageNode of which the image is a difference; NAMESPACE/NAME in another namespace.")
 @click.option("--parent-digest", help="Digest of the parent's layer; default: the API server is asked.")
 @click.option("--format", "image_format", help="qcow2, raw or vmdk; default: detected from the file.")
 @click.option("--description", help="Free text.")
 @click.option("--os", help="Operating system, free text.")
+@click.option(
+    "--architecture", help="Processor architecture of the guest, such as amd64; default: the parent's, or any."
+)
+@click.option("--firmware", type=click.Choice(["BIOS", "EFI"]), help="Firmware of the guest; default: the parent's.")
 @click.option(
     "--levels/--flat", help="Each backing file as an image of its own (the root is NAME-level0), or one image."
 )
@@ -69,7 +82,7 @@ class Options:
 )
 @apply_option
 @layers_dir_option
-@repository_options(server=True)
+@repository_options()
 @result_option
 @cluster_options()
 def command(**values: Any) -> None:
@@ -85,14 +98,20 @@ def command(**values: Any) -> None:
 
     options = Options(**values)
     published = asyncio.run(_publish(options))
-    repository = None if options.repository.name == DEFAULT_REPOSITORY else options.repository.name
     objects: list[dict[str, Any]] = []
     parent = options.parent
     for name, each in zip(level_names(options.name, len(published)), published, strict=True):
         what = "stored" if each.sent else "was there already"
         print_message(f"{each.layer.digest} {what}, {format_bytes(each.layer.size_bytes)}")
         objects.append(
-            image_object(name, each, parent, os=options.os, description=options.description, repository=repository)
+            image_object(
+                name,
+                each,
+                parent,
+                guest=options.guest,
+                description=options.description,
+                repository=options.repository.name,
+            )
         )
         parent = name
     emit(objects, options.access, options.form, apply=options.apply)
@@ -105,7 +124,7 @@ async def _publish(options: Options) -> list[Published]:
     from kigi.publishing.levels import publish_levels
     from kigi.publishing.publish import publish_image
 
-    settings = options.repository.load()
+    settings = options.repository.load(options.access)
     parent = _parent_digest(options)
     folder = LayerFolder(options.layers_dir or default_layers_dir())
     async with open_repository(settings) as store:
@@ -137,7 +156,8 @@ def _parent_digest(options: Options) -> Digest | None:
         return None
     namespace = options.access.default_namespace()
     with open_cluster(options.access) as kube:
-        found = kube.get(IMAGE, namespace, options.parent)
+        place, name = place_of(namespace, options.parent)
+        found = kube.get(IMAGE, place, name)
     if found is None:
-        raise ImageMissing(f"--parent: VMImageNode {namespace}/{options.parent} does not exist")
+        raise ImageMissing(f"--parent: VMImageNode {place}/{name} does not exist")
     return parse_digest(found["spec"]["layer"]["digest"])

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.argument("folder", type=PATH)
 @apply_option
 @layers_dir_option
-@repository_options(name=False, server=True)
+@repository_options()
 @result_option
 @cluster_options()
 def command(
@@ -52,11 +52,13 @@ def command(
     import asyncio
 
     with progress_bars() as bars:
-        objects = asyncio.run(_publish(folder, layers_dir or default_layers_dir(), repository, bars))
+        objects = asyncio.run(_publish(folder, layers_dir or default_layers_dir(), repository, access, bars))
     emit(objects, access, form, apply=apply)
 
 
-async def _publish(folder: Path, layers_dir: Path, repository: RepositoryChoice, bars: Bars) -> list[dict[str, Any]]:
+async def _publish(
+    folder: Path, layers_dir: Path, repository: RepositoryChoice, access: Access, bars: Bars
+) -> list[dict[str, Any]]:
     from kigi.adapters.s3 import open_repository
     from kigi.publishing.image_tree import load_manifest, publish_tree
     from kigi.publishing.layer_folder import LayerFolder
@@ -69,5 +71,6 @@ async def _publish(folder: Path, layers_dir: Path, repository: RepositoryChoice,
         what = "stored" if published.sent else "was there"
         print_message(f"{image.name:24} {format_bytes(published.layer.size_bytes):>10}  {what}")
 
-    async with open_repository(repository.load()) as store:
-        return await publish_tree(folder, LayerFolder(layers_dir), store, report, send)
+    async with open_repository(repository.load(access)) as store:
+        layers = LayerFolder(layers_dir)
+        return await publish_tree(folder, layers, store, report, send, repository_name=repository.name)

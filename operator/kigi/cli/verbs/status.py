@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kigi.adapters.kubernetes.resources import DEPLOYMENT
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, INSTANCE
 from kigi.cli.cluster import Access, list_objects, open_cluster
 from kigi.cli.options import cluster_options, optional_deployment_argument, output_option
 from kigi.cli.output import Format, print_data, table
+from kigi.domain.names import instance_order
 from kigi.domain.quantities import format_bytes
+from kigi.domain.tree_names import referred
 from kigi.errors import DeploymentMissing
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def _read(access: Access, name: str | None) -> list[dict[str, Any]]:
             body = kube.get(DEPLOYMENT, namespace, name)
             if body is None:
                 raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{name}")
-            found = [body]
+            instances = [one for one in list_objects(kube, INSTANCE, namespace) if _is_of(one, name)]
+            return [{**_summary(body), **_details(instances)}]
     return [_summary(body) for body in sorted(found, key=lambda b: (b["metadata"]["namespace"], b["metadata"]["name"]))]
 
 
@@ -57,22 +60,32 @@ def _summary(body: dict[str, Any]) -> dict[str, Any]:
     return {
         "namespace": body["metadata"]["namespace"],
         "name": body["metadata"]["name"],
-        "system": spec["system"]["name"],
+        "system": referred(body["metadata"]["namespace"], spec["systemRef"]),
         "ready": ready["status"] == "True",
         "reason": ready["reason"],
         "message": ready.get("message", ""),
-        "instances": spec.get("replicas", 1),
+        "instances": len(spec["instances"]) if "instances" in spec else spec.get("replicas", 1),
         "readyInstances": status.get("readyReplicas", 0),
         "cachedPercent": (status.get("progress") or {}).get("percent"),
         "plan": status.get("plan") or {},
         "conditions": list(conditions.values()),
-        "machines": [
-            {"instance": instance["instance"], **machine}
-            for instance in status.get("instances") or ()
-            for machine in instance.get("machines") or ()
-        ],
-        "history": status.get("history") or [],
     }
+
+
+def _is_of(instance: dict[str, Any], deployment: str) -> bool:
+    return bool(instance["spec"]["deploymentRef"]["name"] == deployment)
+
+
+def _details(instances: list[dict[str, Any]]) -> dict[str, Any]:
+    """Machines and history of all instances."""
+    machines: list[dict[str, Any]] = []
+    history: list[dict[str, Any]] = []
+    for body in sorted(instances, key=lambda body: instance_order(body["spec"]["name"])):
+        name, status = body["spec"]["name"], body.get("status") or {}
+        for machine in status.get("machines") or ():
+            machines.append({"instance": name, "systemName": status.get("systemName"), **machine})
+        history += [{"instance": name, **entry} for entry in status.get("history") or ()]
+    return {"machines": machines, "history": sorted(history, key=lambda entry: str(entry["decisionTime"]))}
 
 
 def _render_all(data: list[dict[str, Any]]) -> RenderableType:
@@ -107,14 +120,13 @@ def _render_one(data: dict[str, Any]) -> RenderableType:
     if plan:
         moved, missing, total = (format_bytes(plan.get(k, 0)) for k in ("movedBytes", "missingBytes", "totalBytes"))
         cost = f"last change: {moved} of {missing} moved, instead of {total}"
-    machines = sorted(data["machines"], key=lambda m: (m["instance"], m["name"]))
     return Group(
         f"[bold]{data['namespace']}/{data['name']}[/bold]  {data['system']}  "
         f"{data['readyInstances']}/{data['instances']} instances ready",
         cost,
         _conditions_table(data["conditions"]),
         "",
-        _machines_table(machines),
+        _machines_table(data["machines"]),
         "",
         *(_history_line(entry) for entry in data["history"][-HISTORY_ENTRIES:]),
     )
@@ -126,16 +138,15 @@ def _conditions_table(conditions: Sequence[dict[str, Any]]) -> Table:
 
 
 def _machines_table(machines: Sequence[dict[str, Any]]) -> Table:
-    fields = ("instance", "name", "state", "system", "revision", "node", "message")
+    fields = ("instance", "name", "state", "systemName", "revision", "nodeName", "message")
     rows = ([machine.get(field) for field in fields] for machine in machines)
-    return table(("INSTANCE#", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "MESSAGE"), rows)
+    return table(("INSTANCE", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "MESSAGE"), rows)
 
 
 def _history_line(entry: dict[str, Any]) -> Text:
     from rich.text import Text
 
-    way = " -> ".join(name for name in (entry.get("fromSystem"), entry["toSystem"]) if name)
-    where = f"instances {', '.join(map(str, entry['instances'][:8]))}"
+    way = " -> ".join(name for name in (entry.get("fromSystemName"), entry["toSystemName"]) if name)
     machines = f", {', '.join(entry['machines'])}" if entry.get("machines") else ""
-    text = f"{entry['time']}  {entry['action']}  {way}  {where}{machines}  by {entry['by'] or 'unknown'}"
-    return Text(text, "dim")
+    where, writer = f"instance {entry['instance']}{machines}", entry.get("requestedBy") or "unknown"
+    return Text(f"{entry['decisionTime']}  {entry['action']}  {way}  {where}  by {writer}", "dim")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, INSTANCE, NODE_CACHE, PREFETCH, SYSTEM
 from kigi.cli.api_trees import ApiTrees, read_api_trees
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.options import cluster_options, output_option
@@ -37,7 +37,7 @@ def command(access: Access, form: Format) -> None:
     bytes that they add to their parent and the deployments and prefetches that name them.
     """
     with open_cluster(access) as kube:
-        api_trees = read_api_trees(kube, (IMAGE, SYSTEM, DEPLOYMENT, PREFETCH, NODE_CACHE), access.scope())
+        api_trees = read_api_trees(kube, (IMAGE, SYSTEM, DEPLOYMENT, INSTANCE, PREFETCH, NODE_CACHE), access.scope())
     data = trees_of(api_trees)
     print_data(data, lambda: _render(data), form)
 

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kigi.adapters.kubernetes.resources import CAPTURE, DEPLOYMENT, IMAGE, NODE_CACHE, PREFETCH, SYSTEM, Resource
+from kigi.adapters.kubernetes.resources import (
+    CAPTURE,
+    DEPLOYMENT,
+    GRANT,
+    IMAGE,
+    INSTANCE,
+    NODE_CACHE,
+    PREFETCH,
+    QUOTA,
+    REPOSITORY,
+    RESET,
+    SYSTEM,
+    Resource,
+)
 from kigi.cli.causes import CAUSES
 from kigi.cli.cluster import Access, list_objects, open_cluster
 from kigi.cli.completion import complete_deployments
@@ -22,13 +35,20 @@ if TYPE_CHECKING:
 
 KINDS = {
     "ksd": DEPLOYMENT,
+    "ksi": INSTANCE,
     "kcap": CAPTURE,
+    "kreset": RESET,
     "kpre": PREFETCH,
     "ksys": SYSTEM,
     "kimg": IMAGE,
+    "kgrant": GRANT,
     "knc": NODE_CACHE,
+    "krepo": REPOSITORY,
+    "kquota": QUOTA,
 }
 """Kinds that can be asked about, by their short names in the API."""
+ADMINISTRATORS = (NODE_CACHE, REPOSITORY, QUOTA)
+"""Kinds of the cluster, which are left out if the caller may not read them."""
 NO_REMEDY = "nothing to do: it continues by itself"
 
 
@@ -72,7 +92,7 @@ def _read(access: Access) -> Bodies:
                 for body in list_objects(kube, resource, namespace):
                     bodies[resource.kind, body["metadata"]["name"]] = body
             except Forbidden:
-                if resource is not NODE_CACHE:
+                if resource not in ADMINISTRATORS:
                     raise
     return bodies
 

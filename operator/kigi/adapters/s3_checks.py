@@ -1,0 +1,105 @@
+"""Asks an S3 server what ``kigi repository check`` wants to know of a bucket.
+
+It changes nothing but the probe objects WRITE_KEY, which is empty and stays, and CONTENT_KEY, which exists only on a
+server that takes false content. DELETE_KEY never exists; on a server that lets a user delete it, a versioned bucket
+gets a delete marker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from botocore.exceptions import BotoCoreError, ClientError
+
+from kigi.adapters.s3_client import open_client
+from kigi.adapters.s3_probe import WRITE_KEY
+from kigi.api.repositories import Repository
+from kigi.domain.repository_points import Answer, Answers
+from kigi.errors import RepositoryUnknown, RepositoryUnreachable
+
+CONTENT_KEY = "layers/kigi-content-probe"
+DELETE_KEY = "layers/kigi-delete-probe"
+NO_VERSION = "00000000-0000-0000-0000-000000000000"
+"""No object has a version of this id."""
+ATTEMPTS = 2
+
+
+async def ask_all(
+    caller: Repository, reader: Repository | None, writer: Repository | None, environment: Mapping[str, str]
+) -> Answers:
+    """The answers to the caller (of the environment unless it has keys) and to the users of daemons and operator.
+
+    Raises SpecInvalid without credentials of the caller, RepositoryUnknown without a bucket, RepositoryUnreachable.
+    """
+    async with _open(caller, environment) as bucket:
+        versioning = await bucket.ask("get_bucket_versioning")
+        object_lock = await bucket.ask("get_object_lock_configuration")
+        puts = [await bucket.put_if_absent(WRITE_KEY) for _ in range(2)]
+        other_content = await bucket.put_other_content()
+    reader_put = reader_delete = writer_delete = writer_delete_version = None
+    if reader is not None:
+        async with _open(reader, environment) as bucket:
+            reader_put = await bucket.put_if_absent(WRITE_KEY)
+            reader_delete = await bucket.ask("delete_object", Key=DELETE_KEY)
+    if writer is not None:
+        async with _open(writer, environment) as bucket:
+            writer_delete = await bucket.ask("delete_object", Key=DELETE_KEY)
+            writer_delete_version = await bucket.ask("delete_object", Key=DELETE_KEY, VersionId=NO_VERSION)
+    return Answers(
+        versioning=versioning,
+        object_lock=object_lock,
+        put_twice=tuple(puts),
+        put_other_content=other_content,
+        reader_put=reader_put,
+        reader_delete=reader_delete,
+        writer_delete=writer_delete,
+        writer_delete_version=writer_delete_version,
+    )
+
+
+class _Bucket:
+    """A bucket, as one user sees it."""
+
+    def __init__(self, repository: Repository, client: Any) -> None:
+        self._repository, self._client = repository, client
+
+    async def ask(self, operation: str, **parameters: Any) -> Answer:
+        """The answer to one operation on the bucket."""
+        return await self._answer(getattr(self._client, operation)(Bucket=self._repository.bucket, **parameters))
+
+    async def put_if_absent(self, key: str, content: bytes = b"") -> Answer:
+        """The answer to PutObject with the condition that there is no such object."""
+        return await self.ask("put_object", Key=key, Body=content, IfNoneMatch="*")
+
+    async def put_other_content(self) -> Answer:
+        """The answer to a request with another content, of the same length, than the one that its signature covers."""
+
+        def replace(request: Any, **_: Any) -> None:
+            request.body = b"other"
+
+        self._client.meta.events.register("before-send.s3.PutObject", replace)
+        try:
+            return await self.put_if_absent(CONTENT_KEY, b"right")
+        finally:
+            self._client.meta.events.unregister("before-send.s3.PutObject", replace)
+
+    async def _answer(self, request: Awaitable[Mapping[str, Any]]) -> Answer:
+        where = f"{self._repository.endpoint}: bucket {self._repository.bucket}"
+        try:
+            return Answer(200, value=await request)
+        except ClientError as exc:
+            code, status = exc.response["Error"]["Code"], exc.response["ResponseMetadata"]["HTTPStatusCode"]
+            if code == "NoSuchBucket":
+                raise RepositoryUnknown(f"{where} does not exist; create it, or name another one") from exc
+            return Answer(status, code)
+        except (BotoCoreError, aiohttp.ClientError, TimeoutError) as exc:
+            raise RepositoryUnreachable(f"{where}: {exc}; call again") from exc
+
+
+@asynccontextmanager
+async def _open(repository: Repository, environment: Mapping[str, str]) -> AsyncIterator[_Bucket]:
+    async with open_client(repository, environment, attempts=ATTEMPTS) as client:
+        yield _Bucket(repository, client)

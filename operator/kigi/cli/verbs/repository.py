@@ -1,0 +1,113 @@
+"""``kigi repository check``: whether a repository's bucket survives a stolen node."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kigi.adapters.kubernetes.resources import REPOSITORY, SECRET
+from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
+from kigi.cli.options import cluster_options, output_option, repository_options
+from kigi.cli.output import Format, print_data, print_message, table
+from kigi.cli.repositories import RepositoryChoice
+from kigi.errors import Forbidden
+
+if TYPE_CHECKING:
+    from kigi.adapters.kubernetes.session import KubeSession
+    from kigi.api.repositories import Repository
+    from kigi.domain.repository_points import Point
+
+Keys = Mapping[str, str]
+"""``access_key_id`` and ``secret_access_key``, or nothing."""
+
+
+@click.group("repository")
+def command() -> None:
+    """Check the bucket of a repository."""
+
+
+@command.command("check")
+@click.argument("name", required=False)
+@click.option("--kigi-namespace", default=KIGI_NAMESPACE, show_default=True, help="Namespace of the operator.")
+@repository_options(name=False)
+@output_option
+@cluster_options(namespace=False)
+def check(access: Access, name: str | None, kigi_namespace: str, repository: RepositoryChoice, form: Format) -> None:
+    """Check whether a bucket loses layers to a stolen node: ok, not ok or unknown for each point.
+
+    \b
+    NAME: LayerRepository; the users in its Secrets are checked too, if you may read these. Without it, the server
+    is the one of --endpoint or KIGI_S3_ENDPOINT.
+
+    Asks as AWS_ACCESS_KEY_ID, best the bucket's owner, or else as the writer. KIGI_READER_ACCESS_KEY_ID and
+    KIGI_WRITER_ACCESS_KEY_ID (and _SECRET_ACCESS_KEY) replace the users in the Secrets. Stores one empty object,
+    layers/kigi-write-probe. Exit code 1 if a point is not ok.
+    """
+    import asyncio
+
+    from kigi.adapters.s3_checks import ask_all
+    from kigi.domain.repository_points import has_failed, points_of
+
+    chosen = RepositoryChoice(name, repository.endpoint, repository.bucket).load(access)
+    secrets = _keys_of_secrets(access, name, kigi_namespace) if name is not None else {}
+    users = {user: _with(chosen, _keys_of_environment(user) or secrets.get(user, {})) for user in ("reader", "writer")}
+    has_own = "AWS_ACCESS_KEY_ID" in os.environ
+    caller = chosen if has_own else users["writer"] or chosen
+    answers = asyncio.run(ask_all(caller, users["reader"], users["writer"], os.environ))
+    points = points_of(answers)
+    where = {"endpoint": chosen.endpoint, "bucket": chosen.bucket}
+    print_data({**where, "points": [asdict(point) for point in points]}, lambda: _table(points), form)
+    if has_failed(points):
+        sys.exit(1)
+
+
+def _table(points: list[Point]) -> Any:
+    return table(
+        ("POINT", "VERDICT", "FOUND", "REMEDY"),
+        ((point.name, point.verdict, point.found, point.remedy) for point in points),
+    )
+
+
+def _with(repository: Repository, keys: Keys) -> Repository | None:
+    """The repository with these credentials; None: there are none."""
+    return repository.model_copy(update=dict(keys)) if keys else None
+
+
+def _keys_of_environment(user: str) -> Keys:
+    names = {field: f"KIGI_{user.upper()}_{field.upper()}" for field in ("access_key_id", "secret_access_key")}
+    found = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
+    return found if len(found) == len(names) else {}
+
+
+def _keys_of_secrets(access: Access, name: str, namespace: str) -> dict[str, Keys]:
+    """Credentials by user, of the Secrets that the caller may read."""
+    found: dict[str, Keys] = {}
+    with open_cluster(access) as kube:
+        credentials = (kube.get(REPOSITORY, None, name) or {}).get("spec", {}).get("credentials", {})
+        for user in ("reader", "writer"):
+            secret = (credentials.get(f"{user}SecretRef") or {}).get("name")
+            if secret:
+                found[user] = _read_secret(kube, namespace, secret)
+    return found
+
+
+def _read_secret(kube: KubeSession, namespace: str, name: str) -> Keys:
+    try:
+        data = (kube.get(SECRET, namespace, name) or {}).get("data") or {}
+        texts = {key: base64.b64decode(data.get(key) or "", validate=True).decode().strip() for key in data}
+    except Forbidden as exc:
+        print_message(f"Secret {namespace}/{name} is not read: {exc}")
+        return {}
+    except (binascii.Error, UnicodeDecodeError):
+        texts = {}
+    if not (texts.get("accessKeyId") and texts.get("secretAccessKey")):
+        print_message(f"Secret {namespace}/{name} does not exist, or lacks accessKeyId or secretAccessKey")
+        return {}
+    return {"access_key_id": texts["accessKeyId"], "secret_access_key": texts["secretAccessKey"]}
