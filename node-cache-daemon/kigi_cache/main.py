@@ -12,18 +12,21 @@ from kigi_cache.background import run_until_signalled
 from kigi_cache.clock import Clock
 from kigi_cache.daemon import Daemon
 from kigi_cache.node.kube import KubeApi
+from kigi_cache.root_lock import CacheInUse
 from kigi_cache.settings import DaemonSettings
 
 
 async def run(settings: DaemonSettings) -> None:
     """Run the daemon until it is cancelled."""
-    api = KubeApi(settings.node_name)
+    api = KubeApi(settings.node_name, namespace=settings.pod_namespace)
     await api.open(settings.kubeconfig)
     try:
         daemon = Daemon(settings, api, Clock())
         try:
             await daemon.prepare()
             await daemon.run()
+        except CacheInUse as exc:
+            sys.exit(f"kigi-cache: {exc}")
         finally:
             await daemon.close()
     finally:

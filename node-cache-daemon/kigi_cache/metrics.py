@@ -25,10 +25,28 @@ CSI_SECONDS = Histogram(
     buckets=(0.005, 0.02, 0.1, 0.5, 2, 10, 60, 120),
     registry=REGISTRY,
 )
+BUILD = Gauge(
+    "kigi_cache_build_info",
+    "1, with the version of Kigi and the newest protocol that the daemon understands.",
+    ["version", "protocol"],
+    registry=REGISTRY,
+)
 STATUS_WRITES = Counter(
     "kigi_cache_status_writes",
     "Writes of the status of the NodeCache, by result: ok or error.",
     ["result"],
+    registry=REGISTRY,
+)
+HEARTBEATS = Counter(
+    "kigi_cache_heartbeats",
+    "Renewals of the node's Lease, by result: ok or error.",
+    ["result"],
+    registry=REGISTRY,
+)
+TASK_FAILURES = Counter(
+    "kigi_cache_task_failures",
+    "Failures of the daemon's background tasks, by task; each is started again.",
+    ["task"],
     registry=REGISTRY,
 )
 OVERLAYS_DISCARDED = Counter(

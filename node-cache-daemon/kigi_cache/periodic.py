@@ -1,8 +1,9 @@
-"""Periodic work of the daemon: it re-reads repositories.yaml and re-verifies layers."""
+"""Periodic work of the daemon: it re-reads the settings of repositories and re-verifies layers."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Protocol
 from kigi.adapters.repositories import load_repositories
 from kigi.api.repositories import Repositories
 from kigi.domain.layers import Digest
-from kigi.errors import KigiError
 from kigi_cache import metrics
 from kigi_cache.clock import Clock
 
@@ -30,23 +30,20 @@ class Scrubber(Protocol):
         """Read every layer that was last verified ``older_than_s`` ago or earlier; the damaged ones."""
 
 
-async def follow_repositories(path: Path | None, use: Callable[[Repositories], None], clock: Clock) -> None:
-    """Call ``use`` each time that the content of ``path`` changes. An invalid file is logged and ignored."""
-    if path is None:
+async def follow_repositories(folder: Path | None, use: Callable[[Repositories], None], clock: Clock) -> None:
+    """Call ``use`` each time that the content of the folder's files changes."""
+    if folder is None:
         return
-    content = await asyncio.to_thread(_read, path)
+    content = await asyncio.to_thread(_read, folder)
     while True:
         await clock.sleep(REPOSITORIES_CHECK_S)
-        found = await asyncio.to_thread(_read, path)
+        found = await asyncio.to_thread(_read, folder)
         if found == content:
             continue
         content = found
-        try:
-            use(load_repositories(path))
-        except KigiError as exc:
-            logger.warning("repositories.yaml ignored", extra={"path": str(path), "cause": str(exc)})
-        else:
-            logger.info("repositories.yaml reloaded", extra={"path": str(path)})
+        repositories = await asyncio.to_thread(load_repositories, folder)
+        use(repositories)
+        logger.info("repositories reloaded", extra={"names": sorted(repositories.repositories)})
 
 
 async def scrub_layers(scrubber: Scrubber, interval_s: float, bytes_per_s: float, clock: Clock) -> None:
@@ -59,9 +56,10 @@ async def scrub_layers(scrubber: Scrubber, interval_s: float, bytes_per_s: float
             logger.warning("damaged layers found", extra={"damaged": damaged})
 
 
-def _read(path: Path) -> bytes:
-    """Content of the file; empty if it cannot be read, such as while the kubelet replaces it."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+def _read(folder: Path) -> dict[str, bytes]:
+    """Content of each file; a file that cannot be read, such as while the kubelet replaces it, is left out."""
+    found: dict[str, bytes] = {}
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):
+            found[path.name] = path.read_bytes()
+    return found

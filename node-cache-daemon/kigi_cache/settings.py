@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -77,15 +78,23 @@ def _parse_address(text: object) -> object:
     return ListenAddress(host or "0.0.0.0", int(port))
 
 
-def _parse_list(text: object) -> object:
-    return tuple(part for part in text.split(",") if part) if isinstance(text, str) else text
+def _parse_peers(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    peers: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        node, equals, address = part.partition("=")
+        if not (node and equals and address.rpartition(":")[0] and address.rpartition(":")[2].isdigit()):
+            raise ValueError(f"{part!r} is not NODE=HOST:PORT, such as node-b=10.0.0.2:9781")
+        peers[address] = node
+    return peers
 
 
 Percent = Annotated[float, BeforeValidator(_parse_percent), Field(gt=0, le=100)]
 Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0)]
 PortionText = Annotated[Portion, BeforeValidator(_parse_portion)]
 AddressText = Annotated[ListenAddress, BeforeValidator(_parse_address)]
-ListText = Annotated[tuple[str, ...], BeforeValidator(_parse_list)]
+PeersText = Annotated[Mapping[str, str], BeforeValidator(_parse_peers)]
 Limit = Annotated[int, Field(ge=0), AfterValidator(lambda value: max(1, value))]
 """A limit of at least one; 0 counts as 1."""
 
@@ -101,8 +110,8 @@ class CacheSettings(EnvironmentSettings):
     repositories: Path | None = Field(
         default=None,
         validation_alias="KIGI_REPOSITORIES",
-        description="Path of repositories.yaml. The daemon reads the file again when it changes. "
-        "Unset: only the repository in KIGI_S3_ENDPOINT.",
+        description="Folder with a file NAME.json for each repository, which the operator renders into a Secret. Its "
+        "files are read again when they change. Unset: only the repository in KIGI_S3_ENDPOINT.",
     )
     log_level: LogLevel = Field(
         default="INFO",
@@ -139,6 +148,13 @@ class DaemonSettings(CacheSettings):
         validation_alias="KIGI_MIN_FREE",
         description="Disk space that layers leave free, in percent of their file system (12%), in bytes or as a "
         "quantity (20Gi). Keep it above the kubelet's eviction threshold, so that no pod is evicted for layers.",
+    )
+    overlay_headroom: Bytes = Field(
+        default=256 * 2**20,
+        validation_alias="KIGI_OVERLAY_HEADROOM",
+        description="Disk space that is allocated in advance behind each running overlay, in bytes or as a quantity. A "
+        "guest that fills the node's disk stops with its own VM, and the others go on within this space; 0: none.",
+        json_schema_extra={"default": "256Mi"},
     )
     scrub_hours: int = Field(
         default=24,
@@ -193,7 +209,8 @@ class DaemonSettings(CacheSettings):
     pod_namespace: str = Field(
         default="kigi-system",
         validation_alias="POD_NAMESPACE",
-        description="Namespace of this pod and of KIGI_PEER_SERVICE; a pod takes it from metadata.namespace.",
+        description="Namespace of this pod, of its node's Lease and of KIGI_PEER_SERVICE; a pod takes it from "
+        "metadata.namespace.",
     )
     peer_service: str = Field(
         default="",
@@ -201,10 +218,11 @@ class DaemonSettings(CacheSettings):
         description="Headless Service of all daemons, whose endpoints are the peers. Unset: those in KIGI_PEERS.",
         json_schema_extra={"default": "unset"},
     )
-    peers: ListText = Field(
-        default=(),
+    peers: PeersText = Field(
+        default={},
         validation_alias="KIGI_PEERS",
-        description="Addresses of the peers, as host:port separated by commas, if there is no KIGI_PEER_SERVICE.",
+        description="The peers as NODE=HOST:PORT, separated by commas, if there is no KIGI_PEER_SERVICE.",
+        json_schema_extra={"default": "unset"},
     )
     peer_token: Path = Field(
         default=Path("/var/run/secrets/kigi-peer/token"),

@@ -78,7 +78,7 @@ class CopyChecks:
     def _obstacle(self, order: CaptureOrder) -> KigiError | None:
         """Any obstacle but missing space."""
         try:
-            limit = self._max_depth(order.repository)
+            limit = self._max_depth(order.repository_name)
             found = self._measure(order)
         except VolumeUnknown:
             return None  # the VM never started, so there is nothing to copy
@@ -88,8 +88,8 @@ class CopyChecks:
             return KigiError(f"overlay {order.volume} cannot be read: {exc.strerror}")
         if found.layers >= limit:
             return ChainTooDeep(
-                f"its chain has {found.layers} layers, and repository {order.repository} takes {limit} "
-                f"(repositories.{order.repository}.maxDepth)"
+                f"its chain has {found.layers} layers, and repository {order.repository_name} takes {limit} "
+                f"(LayerRepository {order.repository_name}: spec.limits.maxDepth)"
             )
         return self.publisher_silence(0.0)
 
@@ -109,7 +109,7 @@ class CopyChecks:
         return spaces
 
     def _measure(self, order: CaptureOrder) -> Extent:
-        return self._volumes.measure(order.volume, parent=order.parent, size=order.virtual_size_bytes)
+        return self._volumes.measure(order.volume, parent=order.parent_digest, size=order.virtual_size_bytes)
 
 
 def is_silent(seen_s: float | None, waiting_since_s: float, now_s: float) -> bool:

@@ -12,10 +12,11 @@ import asyncio
 import errno
 import functools
 import logging
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from pathlib import Path
 
-from kigi.api.node_cache import CaptureOrder, CaptureReport
+from kigi.api.node_cache import CaptureOrder, CaptureReport, LayerUpload
 from kigi.domain.layers import MAX_DEPTH
 from kigi.errors import KigiError, NoRoom, VolumeUnknown, Waiting
 from kigi_cache import filesystem
@@ -47,7 +48,7 @@ class Captures:
         free_bytes: Callable[[], int] | None = None,
     ) -> None:
         """See CopyChecks for the parameters. ``free_bytes`` None: those of the file system of ``root``."""
-        self._files = CopyFiles(root)
+        self._files = CopyFiles(root, volumes.delete_links)
         self._volumes = volumes
         self._clock = clock
         self._min_free_bytes = min_free_bytes
@@ -66,7 +67,11 @@ class Captures:
         self._errors: dict[str, KigiError] = {}
         """Why copies could not be made; each is retried."""
         self._figures: dict[str, CopyFigures] = {}
+        self._uids: dict[str, str] = {}
+        """Of the copies that are not durable yet; order.json has those of the others."""
         self._persisting: dict[str, asyncio.Task[None]] = {}
+        self._uploads: dict[str, LayerUpload] = {}
+        """Those that the publisher has got since the daemon's start."""
 
     def recover(self) -> None:
         """Clean up after a crash. Blocks; call it before anything else."""
@@ -88,6 +93,7 @@ class Captures:
         for id_ in self._orders.keys() & present:
             if not self._files.is_durable(id_):
                 self._persist_later(self._orders[id_])
+        await asyncio.to_thread(self._pass_on_uploads)
         return not all_copied
 
     def reports(self) -> list[CaptureReport]:
@@ -113,7 +119,20 @@ class Captures:
         since_s = self._files.ordered_at_s(order.id)
         is_final = result.get("state") in FINAL_STATES
         silence = None if is_final or since_s is None else self._checks.publisher_silence(since_s)
-        return reports.copied(order, result, self._figures.get(order.id), silence)
+        uid = self._uids.get(order.id) or self._files.copy_uid(order.id)
+        return reports.copied(order, uid, result, self._figures.get(order.id), silence)
+
+    def _pass_on_uploads(self) -> None:
+        """Give the publisher what has changed. Blocks; a full disk is no reason to fail: it is tried again."""
+        for id_, order in self._orders.items():
+            if order.upload is None or self._uploads.get(id_) == order.upload or not self._files.is_durable(id_):
+                continue
+            try:
+                self._files.write_upload(id_, order.upload.to_api())
+            except OSError as exc:
+                logger.warning("upload not passed on", extra={"capture": id_, "cause": exc.strerror})
+            else:
+                self._uploads[id_] = order.upload
 
     async def _delete(self, ids: Set[str]) -> None:
         """Delete these copies, and forget all that is known of copies without an order."""
@@ -121,8 +140,11 @@ class Captures:
             task = self._persisting.pop(id_, None)
             if task is not None:
                 task.cancel()
-            await asyncio.to_thread(self._files.delete, id_)
-        for known in (self._figures, self._errors):
+            try:
+                await asyncio.to_thread(self._files.delete, id_)
+            except OSError as exc:
+                logger.warning("copy not deleted", extra={"capture": id_, "cause": exc.strerror})
+        for known in (self._figures, self._uids, self._errors, self._uploads):
             for id_ in known.keys() - self._orders.keys():
                 del known[id_]
 
@@ -138,7 +160,7 @@ class Captures:
     async def _try(self, order: CaptureOrder) -> bool:
         try:
             await self._copy(order)
-        except (KigiError, OSError) as exc:
+        except (KigiError, OSError, ValueError) as exc:
             self._errors[order.id] = _copy_error(order, exc)
             logger.warning("overlay not copied", extra={"volume": order.volume, "cause": str(exc)})
             return False
@@ -150,13 +172,19 @@ class Captures:
         building = await asyncio.to_thread(self._files.begin, order.id)
         try:
             await self._volumes.copy(
-                order.volume, building, COPY, parent=order.parent, size=order.virtual_size_bytes, mounted=order.mounted
+                order.volume,
+                building,
+                COPY,
+                parent=order.parent_digest,
+                size=order.virtual_size_bytes,
+                mounted=order.mounted,
             )
         except VolumeUnknown:
             if order.mounted:
                 raise
             # The VM was not started since it got this disk, so that nothing has been written to it.
             await asyncio.to_thread(self._files.mark_unchanged, order.id)
+        self._uids[order.id] = uuid.uuid4().hex[:16]
         await asyncio.to_thread(self._files.commit, order.id)
         if self._files.is_durable(order.id):
             return
@@ -181,17 +209,18 @@ class Captures:
     def _publisher_order(self, order: CaptureOrder) -> dict[str, object]:
         figures = self._figures.get(order.id)
         return {
-            "parent": order.parent,
-            "repository": order.repository,
+            "copyUid": self._uids.get(order.id),
+            "parent": order.parent_digest,
+            "repository": order.repository_name,
             "copiedBytes": figures.size_bytes if figures else 0,
             "virtualSizeBytes": order.virtual_size_bytes,
             "minFreeBytes": self._min_free_bytes,
         }
 
 
-def _copy_error(order: CaptureOrder, error: KigiError | OSError) -> KigiError:
+def _copy_error(order: CaptureOrder, error: KigiError | OSError | ValueError) -> KigiError:
     if isinstance(error, KigiError):
         return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoRoom(f"copy of {order.volume}: {error.strerror}")
     return KigiError(str(error))

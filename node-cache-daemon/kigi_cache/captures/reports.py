@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from kigi.api.node_cache import CaptureOrder, CaptureReport
+from kigi.api.conditions import bounded
+from kigi.api.node_cache import MAX_REPORT_MESSAGE, CaptureOrder, CaptureReport
 from kigi.errors import KigiError
 
-MAX_MESSAGE = 4096
+STATES = frozenset({"Possible", "Copied", "Storing", "Stored", "Unchanged", "Refused", "Lost"})
+"""States of a copy that this daemon and its publisher know."""
+MAX_NUMBER = 2**63
+"""The API server takes no larger one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +50,30 @@ def missing(order: CaptureOrder, error: KigiError | None) -> CaptureReport:
 
 
 def copied(
-    order: CaptureOrder, result: Mapping[str, Any], figures: CopyFigures | None, silence: KigiError | None
+    order: CaptureOrder,
+    copy_uid: str | None,
+    result: Mapping[str, Any],
+    figures: CopyFigures | None,
+    silence: KigiError | None,
 ) -> CaptureReport:
     """Report of a copy that exists.
 
     ``result``: what the publisher wrote; an invalid one is ignored. ``silence``: an error if the publisher is dead.
     """
-    fields = {"state": "Copied", **result, **(error_fields(silence) if silence is not None else {})}
-    try:
-        return _report(fields, order.id, figures)
-    except ValidationError:
-        return _report({"state": "Copied"}, order.id, figures)
+    own = {"copyUid": copy_uid}
+    fields = {"state": "Copied", **result, **(error_fields(silence) if silence is not None else {}), **own}
+    if isinstance(fields["state"], str) and fields["state"] in STATES:
+        with contextlib.suppress(ValidationError):
+            report = _report(fields, order.id, figures)
+            numbers = (report.copied_bytes, report.copy_milliseconds, report.size_bytes or 0, report.uploaded_bytes)
+            if all(0 <= number < MAX_NUMBER for number in numbers):
+                return report
+    return _report({"state": "Copied", **own}, order.id, figures)
 
 
 def error_fields(error: KigiError) -> dict[str, str]:
     """Reason and message of a report."""
-    return {"reason": error.reason, "message": str(error)[:MAX_MESSAGE]}
+    return {"reason": error.reason, "message": bounded(str(error), MAX_REPORT_MESSAGE)}
 
 
 def _report(fields: Mapping[str, Any], id_: str, figures: CopyFigures | None) -> CaptureReport:

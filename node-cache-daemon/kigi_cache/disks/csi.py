@@ -22,7 +22,7 @@ from kigi.domain.names import CSI_DRIVER, TOPOLOGY_NODE
 from kigi.errors import KigiError
 from kigi_cache.clock import Clock
 from kigi_cache.disks.csi_errors import Refused, describe
-from kigi_cache.disks.csi_requests import chain_of, check_capability, check_node, handle_and_target
+from kigi_cache.disks.csi_requests import chain_of, check_capability, check_node, check_pod, handle_and_target
 from kigi_cache.disks.grpc_server import Context, Method, build_service
 from kigi_cache.disks.overlay_files import is_handle
 from kigi_cache.disks.volumes import Volumes
@@ -35,8 +35,6 @@ RESPOND_BEFORE_DEADLINE_S = 5.0
 """The kubelet's deadline is 2 minutes. A response with a cause reaches the pod's events; a missed deadline has none."""
 FILL_TIMEOUT_S = 110.0
 """How long a publish call without a deadline waits for its layers."""
-MOUNT_PRIORITY = 1000
-"""Priority of layers that a pod waits for: the highest that a layer of a NodeCache can have."""
 _Request = TypeVar("_Request", pb.NodePublishVolumeRequest, pb.NodeUnpublishVolumeRequest, pb.NodeGetVolumeStatsRequest)
 _Response = TypeVar("_Response", bound=Message)
 _Result = TypeVar("_Result")
@@ -45,7 +43,7 @@ _Result = TypeVar("_Result")
 class ChainFiller(Protocol):
     """The part of the filler that the driver depends on."""
 
-    async def ensure(self, chain: Chain, *, priority: int) -> None:
+    async def ensure(self, chain: Chain) -> None:
         """Return when every layer of the chain is held and verified. Raises KigiError if that is impossible."""
 
     def describe(self, chain: Chain) -> str:
@@ -154,10 +152,13 @@ class NodePlugin:
         handle, target = handle_and_target(request.volume_id, request.target_path)
         check_capability(request)
         check_node(request, self._node_name)
+        check_pod(request)
         chain = chain_of(request)
+        if not self._is_ready():
+            raise Refused(StatusCode.UNAVAILABLE, "the cache of this node is being read, or its disk is broken")
         try:
             await self._fill(chain, timeout_s)
-            await self._complete(self._volumes.publish(handle, chain, target))
+            await self._complete(self._volumes.publish(handle, chain, target), timeout_s)
         except KigiError as exc:
             self._observer.failed(handle, exc)
             raise
@@ -167,7 +168,7 @@ class NodePlugin:
         """Wait for the layers. After the timeout the fill continues, and the kubelet's next call joins it."""
         filling = self._fills.get(chain)
         if filling is None:
-            filling = self._fills[chain] = self._start(self._filler.ensure(chain, priority=MOUNT_PRIORITY))
+            filling = self._fills[chain] = self._start(self._filler.ensure(chain))
             filling.add_done_callback(lambda _: self._fills.pop(chain, None))
         if not await self._ends_within(filling, timeout_s):
             raise Refused(StatusCode.ABORTED, f"layers are being fetched: {self._filler.describe(chain)}")
@@ -181,9 +182,11 @@ class NodePlugin:
             timer.cancel()
         return task.done()
 
-    async def _unpublish(self, request: pb.NodeUnpublishVolumeRequest, _: float) -> pb.NodeUnpublishVolumeResponse:
+    async def _unpublish(
+        self, request: pb.NodeUnpublishVolumeRequest, timeout_s: float
+    ) -> pb.NodeUnpublishVolumeResponse:
         handle, target = handle_and_target(request.volume_id, request.target_path)
-        await self._complete(self._volumes.unpublish(handle, target))
+        await self._complete(self._volumes.unpublish(handle, target), timeout_s)
         return pb.NodeUnpublishVolumeResponse()
 
     async def _volume_stats(self, request: pb.NodeGetVolumeStatsRequest, _: float) -> pb.NodeGetVolumeStatsResponse:
@@ -221,11 +224,16 @@ class NodePlugin:
 
         return respond
 
-    async def _complete(self, change: Coroutine[object, object, None]) -> None:
-        """Complete a change of the volumes even if the caller hangs up, so that no call finds it half done."""
+    async def _complete(self, change: Coroutine[object, object, None], timeout_s: float) -> None:
+        """Complete a change of the volumes even if the caller hangs up, so that no call finds it half done.
+
+        A change that a disk holds up goes on after the timeout; until it ends, further calls find the volume busy.
+        """
         task = self._start(change)
         task.add_done_callback(lambda _: self._observer.volumes_changed())
-        await asyncio.shield(task)
+        if not await self._ends_within(task, timeout_s):
+            raise Refused(StatusCode.ABORTED, "the node's disk has not answered yet")
+        await task
 
     def _start(self, work: Coroutine[object, object, _Result]) -> asyncio.Task[_Result]:
         task = asyncio.ensure_future(work)

@@ -6,14 +6,16 @@ from grpc import StatusCode
 from pydantic import Field, TypeAdapter, ValidationError
 
 from kigi.api.base import DNS_LABEL, DigestText, Model
-from kigi.api.node_cache import MAX_FILE_BYTES
-from kigi.domain.layers import DEFAULT_REPOSITORY, MAX_DEPTH, Chain, Digest, Layer
+from kigi.domain.layers import DEFAULT_REPOSITORY, MAX_DEPTH, MAX_FILE_BYTES, Chain, Digest, Layer
 from kigi_cache.disks.csi_errors import Refused
 from kigi_cache.disks.overlay_files import is_handle
 from kigi_cache.rpc import csi_pb2 as pb
 
 MAX_CHAIN_CHARACTERS = 64 * 1024
 """A chain of 64 layers has 14 KB of JSON."""
+POD_NAME = "csi.storage.k8s.io/pod.name"
+LAUNCHER_PREFIX = "virt-launcher-"
+"""Begins the name of each pod in which KubeVirt runs a VM."""
 _MODES = {
     pb.VolumeCapability.AccessMode.SINGLE_NODE_WRITER,
     pb.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER,
@@ -82,6 +84,21 @@ def check_node(request: pb.NodePublishVolumeRequest, node_name: str) -> None:
         raise Refused(
             StatusCode.FAILED_PRECONDITION,
             f"{request.volume_id} is a volume of node {node}, and this is {node_name}; the pod must be scheduled there",
+        )
+
+
+def check_pod(request: pb.NodePublishVolumeRequest) -> None:
+    """Refuse a pod that is no virtual machine's, as far as its name shows; a request without a name is accepted.
+
+    The kubelet adds the name, see ``podInfoOnMount``. Who may create a pod of that name with a Kigi disk is decided by
+    the admission policy ``kigi-disk-users``.
+    """
+    pod = request.volume_context.get(POD_NAME, LAUNCHER_PREFIX)
+    if not pod.startswith(LAUNCHER_PREFIX):
+        raise Refused(
+            StatusCode.FAILED_PRECONDITION,
+            f"{request.volume_id} is a virtual machine's disk, and pod {pod[:253]} is none; capture the machine to "
+            "get the disk's content",
         )
 
 

@@ -15,7 +15,10 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 
 # <linux/mount.h>
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
+_LIMITS = MS_NOSUID | MS_NODEV | MS_NOEXEC
 UMOUNT_NOFOLLOW = 8
+OVERLAY = "overlay"
+"""Type of an overlayfs mount in the mount table."""
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,6 +36,10 @@ class Mount:
     """Where it is mounted."""
     options: frozenset[str]
     """Options of this mount, not of the file system: ``ro``, ``nosuid``, ..."""
+    kind: str = ""
+    """Type of the file system, ``ext4``."""
+    source: str = ""
+    """What was mounted: a device, or any text for a file system without one."""
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
@@ -42,7 +49,10 @@ def parse_mountinfo(text: str) -> list[Mount]:
         fields = line.split(" ")
         if len(fields) >= 6:
             device, root, point, options = fields[2:6]
-            mounts.append(Mount(device, _unescape(root), _unescape(point), frozenset(options.split(","))))
+            # A variable number of optional fields ends with a dash.
+            kind, source = [*fields[fields.index("-") + 1 :], "", ""][:2] if "-" in fields else ("", "")
+            flags = frozenset(options.split(","))
+            mounts.append(Mount(device, _unescape(root), _unescape(point), flags, kind, _unescape(source)))
     return mounts
 
 
@@ -74,8 +84,17 @@ def bind(source: str, target: str, *, read_only: bool) -> None:
     The kernel ignores these flags in the call that creates a bind mount; a second call sets them.
     """
     _mount(source, target, MS_BIND)
-    limits = MS_NOSUID | MS_NODEV | MS_NOEXEC | (MS_RDONLY if read_only else 0)
-    _mount(None, target, MS_REMOUNT | MS_BIND | limits)
+    _mount(None, target, MS_REMOUNT | MS_BIND | _LIMITS | (MS_RDONLY if read_only else 0))
+
+
+def mount_read_only(source: str, empty: str, target: str) -> None:
+    """Show the directory ``source`` at ``target``, where no process can make it writable. Raises MountFailed.
+
+    It is an overlayfs without an upper layer. The kernel refuses every write and every remount for writing, so that the
+    protection does not depend on the options of bind mounts made of it, as a read-only bind mount's does. ``empty`` is
+    an empty directory: the kernel requires two lower layers. Neither path may contain a colon, comma or backslash.
+    """
+    _mount(source, target, MS_RDONLY | _LIMITS, kind=OVERLAY, data=f"lowerdir={source}:{empty}")
 
 
 def unmount(target: str) -> None:
@@ -84,9 +103,9 @@ def unmount(target: str) -> None:
         raise _failure("unmount", target)
 
 
-def _mount(source: str | None, target: str, flags: int) -> None:
-    encoded = None if source is None else os.fsencode(source)
-    if _libc.mount(encoded, os.fsencode(target), None, ctypes.c_ulong(flags), None) != 0:
+def _mount(source: str | None, target: str, flags: int, *, kind: str | None = None, data: str | None = None) -> None:
+    texts = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
+    if _libc.mount(*texts[:3], ctypes.c_ulong(flags), texts[3]) != 0:
         raise _failure("mount", target)
 
 

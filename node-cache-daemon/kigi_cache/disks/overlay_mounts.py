@@ -1,4 +1,7 @@
-"""Mounts of overlays at the targets of pods: the overlay's directory writable, its chain read-only inside.
+"""Mounts of overlays at the targets of pods: the overlay writable, and its layers over ``chain/`` in it.
+
+The layers are a file system of their own that is read-only as a whole (``mounts.mount_read_only``). A pod that gets the
+volume without the mounts inside it, as with ``volumeMounts[].subPath``, has an empty ``chain/``.
 
 All functions block. ``directory`` is the directory of an overlay, ``target`` the path that the kubelet asks for.
 """
@@ -7,28 +10,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from kigi.errors import VolumeInUse
 from kigi_cache.disks import mounts
 from kigi_cache.disks.mounts import Mount
-from kigi_cache.disks.overlay_files import CHAIN
+from kigi_cache.disks.overlay_files import CHAIN, DISK, MOUNT
 
 
 def mounted_handles(root: Path, handles: Iterable[str]) -> set[str]:
     """Those of the overlays below ``root`` that are mounted. Cost: one read of the mount table."""
     table = mounts.list_mounts()
     device, source = mounts.source_of(table, str(root))
-    sources = {mount.root for mount in table if mount.device == device}
-    return {handle for handle in handles if os.path.join(source, handle) in sources}
+    inside = [
+        m.root.removeprefix(source + "/") for m in table if m.device == device and m.root.startswith(source + "/")
+    ]
+    used = {name.split("/", 1)[0] for name in inside if _is_shown(name.partition("/")[2])}
+    return used.intersection(handles)
 
 
 def mount_points(directory: Path) -> list[str]:
-    """Where the overlay (not its chain) is mounted."""
+    """Where the overlay, or a part of it, is mounted; not its layers."""
     table = mounts.list_mounts()
-    source = mounts.source_of(table, str(directory))
-    return [mount.point for mount in table if (mount.device, mount.root) == source]
+    device, source = mounts.source_of(table, str(directory))
+    own = [mount for mount in table if mount.device == device and f"{mount.root}/".startswith(f"{source}/")]
+    return [mount.point for mount in own if _is_shown(mount.root[len(source) + 1 :])]
 
 
 def is_mounted_at(directory: Path, target: str) -> bool:
@@ -36,11 +43,11 @@ def is_mounted_at(directory: Path, target: str) -> bool:
     return real_target(target) in mount_points(directory)
 
 
-def attach(directory: Path, target: str, relink: Callable[[], None]) -> None:
-    """Mount the overlay and its chain at ``target``. If both are mounted there, nothing happens.
+def attach(directory: Path, target: str, prepare: Callable[[], None], empty: Path) -> None:
+    """Mount the overlay and its layers at ``target``. If both are mounted there, nothing happens.
 
-    ``relink`` is called before the overlay is mounted, and never while it is. A crash between the two mounts leaves an
-    overlay without its chain, which the next call replaces. Raises VolumeInUse if the overlay is mounted elsewhere, or
+    ``prepare`` is called before the overlay is mounted, and never while it is. A crash between the two mounts leaves an
+    overlay without its layers, which the next call replaces. Raises VolumeInUse if the overlay is mounted elsewhere, or
     something else at the target.
     """
     place = real_target(target)
@@ -52,12 +59,13 @@ def attach(directory: Path, target: str, relink: Callable[[], None]) -> None:
     if _is_complete(directory, place, target):
         return
     detach(target)
+    prepare()
     os.makedirs(place, mode=0o750, exist_ok=True)
     if os.path.islink(place):
         raise VolumeInUse(f"{target} is a symbolic link")
-    relink()
-    mounts.bind(str(directory), place, read_only=False)
-    mounts.bind(str(directory / CHAIN), os.path.join(place, CHAIN), read_only=True)
+    mounts.bind(str(directory / MOUNT), place, read_only=False)
+    with _directory(os.path.join(place, CHAIN)) as chain:
+        mounts.mount_read_only(str(directory / CHAIN), str(empty), chain)
 
 
 def detach(target: str) -> None:
@@ -76,15 +84,44 @@ def real_target(target: str) -> str:
     return os.path.join(os.path.realpath(parent), name)
 
 
+def _is_shown(name: str) -> bool:
+    """Whether pods may see a path below an overlay's directory. ``""`` and the disk: in the earlier form."""
+    return name in ("", DISK) or name.split("/", 1)[0] == MOUNT
+
+
 def _is_complete(directory: Path, place: str, target: str) -> bool:
-    """Whether overlay and chain are mounted at ``place``. Raises VolumeInUse if anything else is."""
+    """Whether overlay and layers are mounted at ``place``. Raises VolumeInUse if anything else is.
+
+    An overlay that an earlier version has mounted is complete, too: its VM runs.
+    """
     table = mounts.list_mounts()
-    overlay, chain = mounts.source_of(table, str(directory)), mounts.source_of(table, str(directory / CHAIN))
-    here = [mount for mount in table if mount.point in (place, os.path.join(place, CHAIN))]
-    if any(_source(mount) not in (overlay, chain) for mount in here):
-        raise VolumeInUse(f"something else is mounted at {target}")
-    return sorted((*_source(m), "ro" in m.options) for m in here) == [(*overlay, False), (*chain, True)]
+    device, source = mounts.source_of(table, str(directory))
+    overlay = {(device, os.path.join(source, MOUNT)), (device, source)}
+    chain = (device, os.path.join(source, CHAIN))
+    whole = layers = 0
+    for mount in table:
+        if mount.point == place and (mount.device, mount.root) in overlay:
+            whole += "ro" not in mount.options
+        elif mount.point == os.path.join(place, CHAIN) and (_layers_of(mount) or (mount.device, mount.root)) in (
+            str(directory / CHAIN),
+            chain,
+        ):
+            layers += "ro" in mount.options
+        elif mount.point in (place, os.path.join(place, CHAIN)):
+            raise VolumeInUse(f"something else is mounted at {target}")
+    return (whole, layers) == (1, 1)
 
 
-def _source(mount: Mount) -> tuple[str, str]:
-    return mount.device, mount.root
+def _layers_of(mount: Mount) -> str | None:
+    """Directory of links that ``mount_read_only`` shows in this mount."""
+    return mount.source if mount.kind == mounts.OVERLAY else None
+
+
+@contextlib.contextmanager
+def _directory(path: str) -> Iterator[str]:
+    """A path of this directory that stays the same whatever its name leads to; a link is refused (OSError)."""
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

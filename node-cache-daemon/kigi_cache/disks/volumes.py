@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kigi.domain.layers import Chain
-from kigi.errors import VolumeBusy, VolumeDiscarded, VolumeInUse, VolumeUnknown
+from kigi.domain.names import volume_of_handle
+from kigi.errors import KigiError, VolumeBusy, VolumeDiscarded, VolumeInUse, VolumeUnknown
 from kigi_cache.disks import overlay_mounts
+from kigi_cache.disks.headroom import OverlaySize
 from kigi_cache.disks.overlay_files import ChainLinker, Extent, OverlayFiles, backing_name, is_handle
 from kigi_cache.filesystem import free_bytes
 
+logger = logging.getLogger(__name__)
 CreateOverlay = Callable[[Path, str, int], Awaitable[None]]
 """Path of the new overlay, name of its backing file as written in the header, virtual size in bytes."""
 
@@ -42,6 +47,7 @@ class Volumes:
 
     def __init__(self, root: Path, linker: ChainLinker, create_overlay: CreateOverlay) -> None:
         self._files = OverlayFiles(root, linker)
+        self._linker = linker
         self._create_overlay = create_overlay
         self._busy: set[str] = set()
         self.to_discard: frozenset[str] = frozenset()
@@ -91,6 +97,10 @@ class Volumes:
         async with self._exclusive(handle):
             await asyncio.to_thread(self._copy, handle, directory, name, parent, size, mounted)
 
+    def delete_links(self, directory: Path) -> None:
+        """Delete a directory with links to layers, and all else in it; a missing one is success. Blocks."""
+        self._linker.unlink_layers(directory)
+
     def measure(self, handle: str, *, parent: str, size: int) -> Extent:
         """Sizes of the overlay, whose VM may run. Blocks. Raises VolumeUnknown and OverlayRejected like ``copy``."""
         return self._files.measure(handle, parent=parent, size=size)
@@ -101,6 +111,31 @@ class Volumes:
         if not overlay_mounts.is_mounted_at(directory, path):
             raise VolumeUnknown(f"overlay {handle} is not mounted at {path}")
         return Usage(self._files.allocated_bytes(handle), free_bytes(directory))
+
+    def sizes(self) -> list[OverlaySize]:
+        """Sizes of all mounted overlays. Blocks. An overlay that cannot be read is left out. Raises OSError."""
+        found: list[OverlaySize] = []
+        for volume in self.overlays():
+            with contextlib.suppress(KigiError, FileNotFoundError):
+                if volume.mounted:
+                    found.append(self._files.size(volume.handle))
+        return found
+
+    def used_bytes(self) -> dict[str, int]:
+        """Bytes that the overlays use, by namespace. Blocks. An overlay that cannot be read is left out."""
+        found: Counter[str] = Counter()
+        for handle in self._files.handles():
+            if volume_of_handle(handle) is not None:
+                with contextlib.suppress(OSError):
+                    found[handle.split(".")[1]] += self._files.allocated_bytes(handle)
+        return dict(found)
+
+    def reserve(self, handle: str, size_bytes: int) -> None:
+        """Allocate blocks behind the end of an overlay, where the file system can. Blocks."""
+        try:
+            self._files.reserve(handle, size_bytes)
+        except (KigiError, OSError) as exc:
+            logger.info("no headroom allocated", extra={"volume": handle, "cause": str(exc)})
 
     @contextlib.asynccontextmanager
     async def _exclusive(self, handle: str) -> AsyncIterator[None]:
@@ -124,9 +159,15 @@ class Volumes:
             self._files.abandon(handle)
 
     def _attach(self, handle: str, chain: Chain, target: str) -> None:
-        self._files.check(handle, chain)
+        def prepare() -> None:
+            self._files.tidy(handle)
+            self._files.check(handle, chain)
+            self._files.relink(handle, chain)
+
         directory = self._files.directory(handle)
-        overlay_mounts.attach(directory, target, lambda: self._files.relink(handle, chain))
+        if overlay_mounts.is_mounted_at(directory, target):
+            self._files.check(handle, chain)
+        overlay_mounts.attach(directory, target, prepare, self._files.empty)
 
     def _discard(self, handle: str) -> None:
         self._files.abandon(handle)

@@ -33,7 +33,7 @@ class Persister:
         """Set by the filler while no transfer runs."""
 
     def notify(self) -> None:
-        """A layer may have been committed or verified."""
+        """The store's records may have changed."""
         self._pending.set()
 
     async def run(self) -> None:
@@ -53,3 +53,4 @@ class Persister:
             await self._clock.wait(self.idle, MAX_DELAY_S)
             if not await asyncio.to_thread(self._store.persist, digest):
                 self._on_damage(digest, "the disk could not write it")
+        await asyncio.to_thread(self._store.flush)

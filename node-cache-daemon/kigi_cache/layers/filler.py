@@ -12,11 +12,12 @@ from dataclasses import replace
 from kigi.api.node_cache import WantedLayer
 from kigi.domain.layers import Chain, Digest
 from kigi.errors import KigiError, LayerCorrupt, NoRoom
+from kigi_cache.background import Supervisor
 from kigi_cache.clock import REAL_TIME, Clock
 from kigi_cache.layers.durability import Persister
 from kigi_cache.layers.eviction import Budget, Need
 from kigi_cache.layers.integrity import Integrity
-from kigi_cache.layers.jobs import Concurrency, Job, Jobs
+from kigi_cache.layers.jobs import Concurrency, Job, Jobs, Urgency
 from kigi_cache.layers.report import FillState, cached_layers, describe_progress
 from kigi_cache.layers.retry import DEFAULT_RETRY, RetryPolicy
 from kigi_cache.layers.space import Space
@@ -46,6 +47,7 @@ class Filler:
         clock: Clock = REAL_TIME,
         on_change: Callable[[], None] = lambda: None,
         on_error: Callable[[Digest, KigiError], None] = lambda digest, error: None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Of ``max_transfers`` at the same time, ``max_prefetches`` (default: half) may be prefetches.
 
@@ -64,24 +66,30 @@ class Filler:
         self._jobs = Jobs()
         self._space = Space(store, budget, self._jobs.needs, on_change)
         self._persister = Persister(store, clock, self._report_damage)
-        self._integrity = Integrity(store, clock, self._jobs.declared, self._report_damage, self._verified)
+        self._integrity = Integrity(
+            store, clock, self._report_damage, self._verified, lambda digest: digest in self._jobs.wanted
+        )
         self._threads = ThreadPoolExecutor(max_transfers, thread_name_prefix="fill")
         self._tasks: set[asyncio.Task[KigiError | None]] = set()
         self._wake = asyncio.Event()
+        self._supervisor = supervisor if supervisor is not None else Supervisor(clock)
         self._is_recovered = False
 
     def is_recovered(self) -> bool:
         """Whether the store knows what it holds; no volume can be published before."""
         return self._is_recovered
 
+    async def recover(self) -> None:
+        """Read what the store holds. Raises OSError; then nothing is held."""
+        if not self._is_recovered:
+            await self._integrity.recover()
+            self._is_recovered = True
+
     async def run(self) -> None:
-        """Recover the store, then fill until cancelled."""
-        await self._integrity.recover()
-        self._is_recovered = True
+        """Recover the store if that has not been done, then fill until cancelled, whatever fails meanwhile."""
+        tasks = {"persist layers": self._persister.run, "verify layers": self._integrity.run, "fill": self._fill}
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._persister.run(), name="persist layers")
-                group.create_task(self._fill(), name="fill")
+            await self._supervisor.run(tasks)
         finally:
             await self.aclose()
 
@@ -100,13 +108,13 @@ class Filler:
     def want(self, layers: Iterable[WantedLayer]) -> None:
         """Replace the list of layers that the node should hold. Held layers that it does not name may be evicted."""
         for digest in self._jobs.want(layers, self.store.is_held):
-            self.store.drop_part(digest)
+            self._drop_part(digest)
         for digest in self._jobs.unrequested(self.store.parts()):
-            self.store.drop_part(digest)
+            self._drop_part(digest)
         self.store.touch(self._jobs.wanted)
         self._wake.set()
 
-    async def ensure(self, chain: Chain, *, priority: int) -> None:
+    async def ensure(self, chain: Chain) -> None:
         """Return when every layer of the chain is held; raise the error of the first that cannot be fetched.
 
         Joins transfers in progress, and retries refused layers immediately.
@@ -115,7 +123,7 @@ class Filler:
         parent: Digest | None = None
         for layer in chain:
             if not self.store.is_held(layer.digest):
-                job = self._jobs.request(replace(layer, parent=parent), priority)
+                job = self._jobs.request(replace(layer, parent=parent), Urgency.POD)
                 job.not_before_s = 0.0
                 waiter = asyncio.get_running_loop().create_future()
                 job.waiters.append(waiter)
@@ -168,20 +176,23 @@ class Filler:
             budget_bytes=self._budget.limit_bytes,
             used_bytes=self.store.used_bytes(),
             free_bytes=self.store.free_bytes(),
+            kept_free_bytes=self._budget.kept_free_bytes,
             fetched_bytes_total=self.store.fetched_bytes_total,
         )
 
     # filling
 
     async def _fill(self) -> None:
+        await self.recover()
         while True:
             self._wake.clear()
-            await self._integrity.check_changed()
+            await self._integrity.find_changed()
             self._jobs.request_missing(self.store.is_held)
             self._complete_held()
             self._start_jobs()
             await self._space.evict_idle()
             await self._space.relieve_pressure()
+            self._persister.notify()
             await self._clock.wait(self._wake, self._wait_s())
 
     def _complete_held(self) -> None:
@@ -191,7 +202,8 @@ class Filler:
                 self._jobs.complete(job)
 
     def _start_jobs(self) -> None:
-        for job in self._jobs.startable(self._clock.monotonic_s(), self._limits):
+        # A file that waits to be verified takes no transfer, unless a pod waits for it.
+        for job in self._jobs.startable(self._clock.monotonic_s(), self._limits, self._integrity.is_doubtful):
             job.is_running = True
             task = asyncio.create_task(self._fetch(job), name=f"fetch {job.layer.digest[:19]}")
             self._tasks.add(task)
@@ -249,11 +261,19 @@ class Filler:
         elif not job.stop.is_set() or self.store.is_held(digest):
             self._jobs.complete(job)
         elif self._jobs.stopped(job):
+            self._drop_part(digest)
+
+    def _drop_part(self, digest: Digest) -> None:
+        """A partial file that cannot be deleted costs space only; the next start tries again."""
+        try:
             self.store.drop_part(digest)
+        except OSError as exc:
+            logger.warning("partial file not deleted", extra={"digest": digest, "cause": exc.strerror})
 
     def _verified(self) -> None:
         """A changed file was read: the layer is held, to be persisted, or damaged."""
         self._persister.notify()
+        self._wake.set()
         self._on_change()
 
     def _report_damage(self, digest: Digest, cause: str) -> None:

@@ -10,12 +10,31 @@ import asyncio
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Literal
 
-from kigi.api.node_cache import DISK_PRIORITY, WantedLayer
+from kigi.api.node_cache import Purpose, WantedLayer
 from kigi.domain.layers import Digest, Layer, parse_digest
 from kigi.errors import KigiError
 from kigi_cache.layers.eviction import Need
+
+
+class Urgency(IntEnum):
+    """Order in which layers are fetched, the highest first."""
+
+    PREFETCH = 0
+    MEMORY = 1
+    DISK = 2
+    POD = 3
+    """A pod waits for it now."""
+
+
+URGENCIES: Mapping[Purpose, Urgency] = {
+    "Prefetch": Urgency.PREFETCH,
+    "Memory": Urgency.MEMORY,
+    "Disk": Urgency.DISK,
+}
+"""By purpose in the NodeCache; the operator has the same order (``PURPOSES``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +51,7 @@ class Job:
     """The fetch of one layer, from its request until it is held or no longer requested."""
 
     layer: Layer
-    priority: int
+    urgency: Urgency
     state: Literal["Queued", "Fetching", "Refused"] = "Queued"
     is_running: bool = False
     """A transfer is in progress, or still ending after ``stop`` was set."""
@@ -50,7 +69,7 @@ class Job:
     @property
     def need(self) -> Need:
         """Need of the layer as this job requests it."""
-        return Need.WANTED if self.waiters else need_of_priority(self.priority)
+        return Need.WANTED if self.waiters else need_of(self.urgency)
 
     def requeue(self, layer: Layer) -> None:
         """Start again with ``layer`` as it is declared now, without the failures of the earlier declaration."""
@@ -98,7 +117,7 @@ class Jobs:
         self._wanted = {parse_digest(wanted.digest): wanted for wanted in layers}
         for digest, wanted in self._wanted.items():
             if not is_held(digest):
-                self.request(layer_of(wanted), wanted.priority)
+                self.request(layer_of(wanted), URGENCIES[wanted.purpose])
         dropped = []
         for digest, job in list(self._jobs.items()):
             if digest in self._wanted or job.waiters:
@@ -113,26 +132,37 @@ class Jobs:
         """Request every wanted layer that is neither requested nor held: its file was damaged, or evicted."""
         for digest, wanted in self._wanted.items():
             if digest not in self._jobs and not is_held(digest):
-                self.request(layer_of(wanted), wanted.priority)
+                self.request(layer_of(wanted), URGENCIES[wanted.purpose])
 
-    def request(self, layer: Layer, priority: int) -> Job:
-        """The job of ``layer``, created if there is none, with at least this priority and the newest declaration."""
+    def request(self, layer: Layer, urgency: Urgency) -> Job:
+        """The job of ``layer``, created if there is none, with at least this urgency and the newest declaration."""
         job = self._jobs.get(layer.digest)
         if job is None:
-            job = self._jobs[layer.digest] = Job(layer, priority)
-        job.priority = max(job.priority, priority)
+            job = self._jobs[layer.digest] = Job(layer, urgency)
+        job.urgency = max(job.urgency, urgency)
         if job.layer != layer and not job.is_running:
             job.requeue(layer)
         return job
 
-    def startable(self, now_s: float, limits: Concurrency) -> list[Job]:
-        """Jobs to start now, the highest priority first, within ``limits``."""
+    def startable(
+        self, now_s: float, limits: Concurrency, is_doubtful: Callable[[Digest], bool] = lambda digest: False
+    ) -> list[Job]:
+        """Jobs to start now, the most urgent first, within ``limits``.
+
+        A doubtful layer, whose file is verified by another task, is left out unless a pod waits for it.
+        """
         running = [job for job in self._jobs.values() if job.is_running]
         transfers = limits.transfers - len(running)
         prefetches = limits.prefetches - sum(job.need == Need.PREFETCH for job in running)
-        due = [job for job in self._jobs.values() if not job.is_running and job.not_before_s <= now_s]
+        due = [
+            job
+            for job in self._jobs.values()
+            if not job.is_running
+            and job.not_before_s <= now_s
+            and (job.urgency == Urgency.POD or not is_doubtful(job.layer.digest))
+        ]
         started: list[Job] = []
-        for job in sorted(due, key=lambda job: -job.priority):
+        for job in sorted(due, key=lambda job: -job.urgency):
             if len(started) >= transfers:
                 break
             if job.need == Need.PREFETCH:
@@ -195,7 +225,7 @@ class Jobs:
     def needs(self) -> dict[Digest, Need]:
         """Need of every layer that is wanted or waited for; a layer that is not listed is IDLE."""
         needs = {
-            digest: Need.RUNNING if wanted.pinned else need_of_priority(wanted.priority)
+            digest: Need.RUNNING if wanted.retention else need_of(URGENCIES[wanted.purpose])
             for digest, wanted in self._wanted.items()
         }
         for digest, job in self._jobs.items():
@@ -207,12 +237,14 @@ class Jobs:
         return [digest for digest in parts if digest not in self._jobs]
 
 
-def need_of_priority(priority: int) -> Need:
-    """Need of a wanted layer: disks have priorities from DISK_PRIORITY on, prefetches lower ones."""
-    return Need.WANTED if priority >= DISK_PRIORITY else Need.PREFETCH
+def need_of(urgency: Urgency) -> Need:
+    """Need of a wanted layer: nothing that VMs wait for is evicted for a prefetch."""
+    return Need.PREFETCH if urgency == Urgency.PREFETCH else Need.WANTED
 
 
 def layer_of(wanted: WantedLayer) -> Layer:
     """The domain's form of a layer that the NodeCache declares."""
-    parent = parse_digest(wanted.parent) if wanted.parent is not None else None
-    return Layer(parse_digest(wanted.digest), wanted.size_bytes, wanted.virtual_size_bytes, parent, wanted.repository)
+    parent = parse_digest(wanted.parent_digest) if wanted.parent_digest is not None else None
+    return Layer(
+        parse_digest(wanted.digest), wanted.size_bytes, wanted.virtual_size_bytes, parent, wanted.repository_name
+    )

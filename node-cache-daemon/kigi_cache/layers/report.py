@@ -6,14 +6,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kigi.api.node_cache import CachedLayer
+from kigi.api.conditions import bounded
+from kigi.api.node_cache import MAX_REPORT_MESSAGE, CachedLayer
 from kigi.domain.layers import Chain, Digest, total_bytes
 from kigi.domain.quantities import format_bytes
 from kigi_cache.layers.eviction import HeldLayer, Need, need_of
 from kigi_cache.layers.jobs import Job
-
-MAX_MESSAGE = 4096
-"""Characters; the maximum of the API's field."""
 
 _NEED: dict[Need, Literal["Running", "Wanted", "Prefetch", "Idle"]] = {
     Need.RUNNING: "Running",
@@ -31,6 +29,8 @@ class FillState:
     budget_bytes: int
     used_bytes: int
     free_bytes: int
+    kept_free_bytes: int
+    """Free space that layers leave to others."""
     fetched_bytes_total: int
 
 
@@ -56,7 +56,7 @@ def cached_layers(
             size_bytes=job.layer.size_bytes,
             fetched_bytes=job.fetched_bytes,
             reason=job.error.reason if job.error else None,
-            message=str(job.error)[:MAX_MESSAGE] if job.error else None,
+            message=bounded(str(job.error), MAX_REPORT_MESSAGE) if job.error else None,
         )
         for job in jobs
         if job.layer.digest not in held

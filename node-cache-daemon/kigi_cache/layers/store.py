@@ -3,7 +3,7 @@
 <root>/layers/<hex>.qcow2       0444: verified; its further hard links are volumes that use it
 <root>/incoming/<hex>.part      the first bytes of a layer that is being fetched
 <root>/quarantine/<hex>.<n>     files that are not what their names claim
-<root>/state.json               which files were verified, and when (``records``)
+<root>/state[.recent].json      which files were verified, and when (``records``, ``state_files``)
 
 A layer is held, and VMs may start on it, before the disk has all of it; ``persist`` follows. After a power cut, layers
 that were not persisted are read whole before they are held again
@@ -13,30 +13,35 @@ that were not persisted are read whole before they are held again
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
-import stat
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from kigi.domain.layers import Chain, Digest, Layer, digest_hex, digest_of_file_name, digest_of_hex, layer_file_name
+from kigi.domain.layers import Digest, Layer, digest_hex, digest_of_file_name, digest_of_hex, layer_file_name
 from kigi.domain.qcow2 import HEADER_BYTES
-from kigi.errors import LayerCorrupt, LayerMissing, LayerRefused
+from kigi.errors import LayerCorrupt, LayerRefused
 from kigi_cache.clock import REAL_TIME, Clock
 from kigi_cache.filesystem import free_bytes, fsync, remove
 from kigi_cache.layers.eviction import HeldLayer
+from kigi_cache.layers.links import LayerLinks, digest_or_none, stat_file
 from kigi_cache.layers.quarantine import Quarantine
-from kigi_cache.layers.records import Fingerprint, Records, decode_records, encode_records
-from kigi_cache.layers.verification import check_content, read_whole
+from kigi_cache.layers.records import Fingerprint, Records
+from kigi_cache.layers.state_files import StateFiles
+from kigi_cache.layers.verification import check_content, check_declared, read_whole
+from kigi_cache.layers.verity import seal
 
 logger = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PART_SUFFIX = ".part"
 SAVE_INTERVAL_S = 60.0
+LOST_WRITES = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
+"""Errors of fsync after which a file may lack bytes that were written to it."""
 
 
-class Store:
+class Store(LayerLinks):
     """Layers on the node's disk. Thread-safe; every method blocks on the file system."""
 
     def __init__(
@@ -59,13 +64,16 @@ class Store:
         self.layers = self.root / "layers"
         self.incoming = self.root / "incoming"
         self._quarantine = Quarantine(self.root / "quarantine", step)
-        self._state = self.root / "state.json"
         self._step = step
-        self._boot = boot if boot is not None else BOOT_ID.read_text().strip()
+        self._state = StateFiles(self.root, boot if boot is not None else BOOT_ID.read_text().strip(), step)
         self._clock = clock
         self._save_interval_s = save_interval_s
         self._saved_at_s = clock.wall_s()
         self._lock = threading.RLock()
+        self._writing = threading.RLock()
+        """Of ``state.json``, which waits for the disk. Taken before ``_lock``, never while holding it."""
+        self._is_dirty = False
+        """Whether ``state.json`` is older than the records."""
         self._records = Records()
 
     # which layers are held
@@ -79,23 +87,23 @@ class Store:
         with self._lock:
             for directory in (self.layers, self.incoming, self._quarantine.directory):
                 directory.mkdir(parents=True, exist_ok=True)
-            saved = self._load()
+            saved = self._state.load()
             self._records.fetched_bytes = saved.fetched_bytes
             self._records.read_at, self._records.needed_at = saved.read_at, saved.needed_at
             doubtful: list[Digest] = []
             for entry in sorted(os.scandir(self.layers), key=lambda entry: entry.name):
-                digest = _digest_of(entry.name, digest_of_file_name)
-                found = entry.stat(follow_symlinks=False)
-                if digest is None or not stat.S_ISREG(found.st_mode):
+                digest = digest_or_none(entry.name, digest_of_file_name)
+                found = stat_file(Path(entry.path))
+                if digest is None or found is None:
                     logger.warning("foreign file removed from the cache", extra={"file": entry.name})
-                    remove(Path(entry.path))
-                elif saved.verified.get(digest) == Fingerprint.of(found):
-                    self._records.restore(digest, saved)
+                    _try_remove(Path(entry.path))
+                elif (known := saved.verified.get(digest)) is not None and known.matches(Fingerprint.of(found)):
+                    self._records.restore(digest, Fingerprint.of(found), saved)
                 else:
                     doubtful.append(digest)
             for entry in os.scandir(self.incoming):
-                if _digest_of(entry.name, _digest_of_part) is None or not entry.is_file(follow_symlinks=False):
-                    remove(Path(entry.path))
+                if digest_or_none(entry.name, _digest_of_part) is None or not entry.is_file(follow_symlinks=False):
+                    _try_remove(Path(entry.path))
             return doubtful
 
     def held(self) -> dict[Digest, HeldLayer]:
@@ -103,7 +111,7 @@ class Store:
         with self._lock:
             layers: dict[Digest, HeldLayer] = {}
             for digest, fingerprint in list(self._records.verified.items()):
-                found = _stat(self.path(digest))
+                found = stat_file(self.path(digest))
                 if found is not None and Fingerprint.of(found) == fingerprint:
                     needed_s = self._records.needed_at.get(digest, 0.0)
                     layers[digest] = HeldLayer(digest, fingerprint.size_bytes, found.st_nlink - 1, needed_s)
@@ -112,7 +120,7 @@ class Store:
     def is_held(self, digest: Digest) -> bool:
         """Whether the layer was verified and its file has not changed since. One stat."""
         fingerprint = self._records.verified.get(digest)
-        found = _stat(self.path(digest)) if fingerprint is not None else None
+        found = stat_file(self.path(digest)) if fingerprint is not None else None
         return found is not None and Fingerprint.of(found) == fingerprint
 
     def damaged(self) -> list[Digest]:
@@ -157,7 +165,7 @@ class Store:
         """Layers with a partial file."""
         with contextlib.suppress(FileNotFoundError):  # not created yet
             names = [entry.name for entry in os.scandir(self.incoming)]
-            return sorted(digest for name in names if (digest := _digest_of(name, _digest_of_part)) is not None)
+            return sorted(digest for name in names if (digest := digest_or_none(name, _digest_of_part)) is not None)
         return []
 
     def part_bytes(self, digest: Digest) -> int:
@@ -200,56 +208,100 @@ class Store:
 
     def unpersisted(self) -> list[Digest]:
         """Held layers of which the disk may not have all bytes yet."""
-        with self._lock:
+        with self._writing, self._lock:
             return sorted(self._records.unpersisted)
 
     def persist(self, digest: Digest) -> bool:
         """Return when the layer is on the disk and that is recorded. False, after quarantining it, if the disk fails.
 
-        Raises OSError if ``state.json`` cannot be written; the layer stays unpersisted.
+        Where the file system has fs-verity, the kernel then refuses every write to the file. Raises OSError if
+        ``state.json`` cannot be written, or the layer's file cannot be opened; the layer stays unpersisted.
         """
         with self._lock:
             fingerprint = self._records.verified.get(digest)
         try:
             self._step("fsync layer")
             fsync(self.path(digest))
+            self._seal(digest)
             self._step("fsync layers")
             fsync(self.layers)
         except FileNotFoundError:
             pass  # evicted meanwhile
         except OSError as exc:
+            if exc.errno not in LOST_WRITES:
+                raise
             logger.warning("layer not written to the disk", extra={"digest": digest, "cause": exc.strerror})
             self.quarantine(digest)
             return False
-        with self._lock:
-            if self._records.verified.get(digest) == fingerprint:  # else another file has its name, not persisted yet
-                self._records.unpersisted.discard(digest)
-                try:
-                    self._write_state()
-                except OSError:
-                    self._records.unpersisted.add(digest)
-                    raise
+        with self._writing:
+            with self._lock:
+                found = self._records.verified.get(digest)
+                is_same = found is not None and fingerprint is not None and found.has_content_of(fingerprint)
+                if is_same:  # else another file has its name, not persisted yet
+                    self._records.unpersisted.discard(digest)
+                    self._is_dirty = True
+            try:
+                self.flush()
+            except OSError:
+                with self._lock:
+                    if is_same and digest in self._records.verified:
+                        self._records.unpersisted.add(digest)
+                raise
         return True
 
-    def verify(self, layer: Layer | Digest, on_read: Callable[[int], None] = lambda count: None) -> bool:
-        """Read the layer's file whole. It is held if it is right; else it is quarantined, and the result is False.
+    def _seal(self, digest: Digest) -> None:
+        was_held = self.is_held(digest)
+        if not seal(self.path(digest)) or not was_held:
+            return
+        with self._lock:
+            self._accept_ctime(digest)
 
-        Of a Layer, size and header are checked too. ``on_read`` gets the size of each piece, and may block.
+    def _accept_ctime(self, digest: Digest) -> None:
+        """The store itself has changed the ctime of the file, by a link or a seal: record it. Under the lock."""
+        found, known = stat_file(self.path(digest)), self._records.verified.get(digest)
+        if found is not None and known is not None and known.has_content_of(now := Fingerprint.of(found)):
+            self._records.verified[digest] = now
+
+    def flush(self) -> None:
+        """Return when ``state.json`` has all records and is on the disk. Raises OSError."""
+        with self._writing:
+            with self._lock:
+                if not self._is_dirty:
+                    return
+                text, self._is_dirty = self._state.encode(self._records), False
+            try:
+                self._state.write_durably(text)
+            except OSError:
+                self._is_dirty = True
+                raise
+        self._save_recent()
+
+    def verify(self, layer: Layer | Digest, on_read: Callable[[int], None] = lambda count: None) -> bool:
+        """Read the layer's file whole. It is held if it has its digest; else it is quarantined: the result is False.
+
+        The content decides, not what an object declares: a file with the digest that contradicts the Layer stays, and
+        LayerRefused is raised. ``on_read`` gets the size of each piece, and may block.
         """
         digest = layer.digest if isinstance(layer, Layer) else layer
         try:
             reading = read_whole(self.path(digest), on_read)
-            check_content(layer, reading.found.st_size, reading.sha256, reading.header)
+            check_content(digest, reading.found.st_size, reading.sha256, reading.header)
         except FileNotFoundError:
             self._forget(digest)
             return False
-        except (LayerCorrupt, LayerRefused) as exc:
+        except LayerCorrupt as exc:
             logger.warning("damaged layer quarantined", extra={"digest": digest, "cause": str(exc)})
             self.quarantine(digest)
             return False
         with self._lock:
-            self._records.add(digest, Fingerprint.of(reading.found), self._clock.wall_s())
+            seen, found = Fingerprint.of(reading.found), stat_file(self.path(digest))
+            known = self._records.verified.get(digest)
+            if found is not None and known == Fingerprint.of(found) and known.has_content_of(seen):
+                seen = known  # while it was read, only its links have changed, by this store
+            self._records.add(digest, seen, self._clock.wall_s())
             self._save()
+        if isinstance(layer, Layer):
+            check_declared(layer, reading.found.st_size, reading.header)
         return True
 
     # use and removal
@@ -262,30 +314,26 @@ class Store:
             if not 0 <= now_s - self._saved_at_s <= self._save_interval_s:  # negative: the clock was set back
                 self._save()
 
-    def link_chain(self, chain: Chain, directory: Path) -> None:
-        """Hard-link the chain's layers into ``directory``, under their file names.
+    @contextlib.contextmanager
+    def changing_links(self, digests: Iterable[Digest]) -> Iterator[None]:
+        """The block changes links or attributes of these files, so that a new ctime is no sign of a foreign write.
 
-        Checks each file again, under the lock that eviction takes. Raises LayerMissing if a layer is not held; then
-        nothing was linked.
+        It holds the store's lock. A write to one of the files within the block's microseconds is found by the scrub.
         """
-        self.link_layers([layer.digest for layer in chain], directory)
-
-    def link_layers(self, digests: Sequence[Digest], directory: Path) -> None:
-        """``link_chain`` by digests."""
         with self._lock:
-            for digest in digests:
-                if not self.is_held(digest):
-                    raise LayerMissing(f"layer {digest} is not in the cache of this node; it is fetched first")
-            for digest in digests:
-                self._step("link layer")
-                os.link(self.path(digest), directory / layer_file_name(digest), follow_symlinks=False)
-            fsync(directory)
-            self.touch(digests)
+            intact = [digest for digest in digests if self.is_held(digest)]
+            try:
+                yield
+            finally:
+                for digest in intact:
+                    self._accept_ctime(digest)
+                if intact:
+                    self._save()
 
     def evict(self, digest: Digest, wanted: Collection[Digest]) -> bool:
         """Delete a layer that no volume links and that is not in ``wanted``, checked under the lock. False if not."""
         with self._lock:
-            found = _stat(self.path(digest))
+            found = stat_file(self.path(digest))
             if found is None or found.st_nlink != 1 or digest in wanted:
                 return False
             self._step("evict layer")
@@ -311,44 +359,23 @@ class Store:
             self._records.forget(digest)
             self._save()
 
-    def _load(self) -> Records:
-        try:
-            return decode_records(self._state.read_text(), self._boot)
-        except FileNotFoundError:
-            return Records()
-        except ValueError as exc:
-            logger.warning("state of the cache unreadable, every layer is read again", extra={"cause": str(exc)})
-            return Records()
-
     def _save(self) -> None:
-        """Replace ``state.json``. A full disk is not an error: what an old state costs is in ``records``."""
-        try:
-            self._write_state()
-        except OSError as exc:
-            logger.warning("state of the cache not written", extra={"cause": exc.strerror})
+        """The records have changed: write them for this boot at once; ``flush`` writes them durably."""
+        self._is_dirty = True
+        self._save_recent()
 
-    def _write_state(self) -> None:
-        self._step("write state")
-        self._saved_at_s = self._clock.wall_s()
-        new = self._state.with_suffix(".new")
-        new.write_text(encode_records(self._records, self._boot))
-        os.rename(new, self._state)
+    def _save_recent(self) -> None:
+        with self._lock:
+            self._saved_at_s = self._clock.wall_s()
+            self._state.write_recent(self._records)
 
 
-def _stat(path: Path) -> os.stat_result | None:
-    """Of a regular file; None for anything else."""
+def _try_remove(path: Path) -> None:
+    """Delete what has no place in the store; on a file system that refuses, it stays until the next start."""
     try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    return found if stat.S_ISREG(found.st_mode) else None
-
-
-def _digest_of(name: str, parse: Callable[[str], Digest]) -> Digest | None:
-    try:
-        return parse(name)
-    except ValueError:
-        return None
+        remove(path)
+    except OSError as exc:
+        logger.warning("foreign file not removed", extra={"file": path.name, "cause": exc.strerror})
 
 
 def _digest_of_part(name: str) -> Digest:

@@ -8,7 +8,7 @@ from io import FileIO
 from typing import Protocol
 
 from kigi.domain.layers import Layer
-from kigi_cache.layers.jobs import Job
+from kigi_cache.layers.jobs import Job, Urgency
 from kigi_cache.layers.store import Store
 from kigi_cache.layers.verification import CHUNK_BYTES
 from kigi_cache.sources.source import Source
@@ -50,7 +50,7 @@ def _hash_existing(part: FileIO, layer: Layer, sha: _Hash) -> int:
 
 def _receive(part: FileIO, source: Source, job: Job, sha: _Hash) -> None:
     """Append the rest, until it is complete, longer than declared (``commit`` refuses it), or stopped."""
-    for data in source.read(job.layer, job.fetched_bytes):
+    for data in source.read(job.layer, job.fetched_bytes, lambda: job.urgency >= Urgency.DISK):
         written = 0
         while written < len(data):
             written += part.write(data[written:])

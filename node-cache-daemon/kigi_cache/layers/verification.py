@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kigi.domain.layers import Digest, Layer, digest_hex
 from kigi.domain.qcow2 import HEADER_BYTES, check_layer
-from kigi.errors import LayerCorrupt
+from kigi.errors import LayerCorrupt, LayerRefused
 
 CHUNK_BYTES = 4 * 2**20
 _DAMAGE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ELOOP, errno.EISDIR, errno.ENXIO}
@@ -63,10 +63,19 @@ def check_content(expected: Layer | Digest, size_bytes: int, sha256: str, header
     if sha256 != digest_hex(digest):
         raise LayerCorrupt(f"layer {digest}: its bytes have the digest sha256:{sha256}")
     if isinstance(expected, Layer):
-        check_layer(
-            header,
-            digest=digest,
-            parent=expected.parent,
-            virtual_size_bytes=expected.virtual_size_bytes,
-            size_bytes=size_bytes,
+        check_declared(expected, size_bytes, header)
+
+
+def check_declared(layer: Layer, size_bytes: int, header: bytes) -> None:
+    """Raise LayerRefused unless size and header of a file with the layer's digest are as declared."""
+    if size_bytes != layer.size_bytes:
+        raise LayerRefused(
+            "size", f"layer {layer.digest}: {size_bytes} bytes instead of {layer.size_bytes} as declared"
         )
+    check_layer(
+        header,
+        digest=layer.digest,
+        parent=layer.parent,
+        virtual_size_bytes=layer.virtual_size_bytes,
+        size_bytes=size_bytes,
+    )

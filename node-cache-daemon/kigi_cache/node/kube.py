@@ -1,8 +1,9 @@
-"""The API server as the daemon uses it: its NodeCache, events about it, tokens of peers and their addresses."""
+"""The API server as the daemon uses it: its NodeCache, events about it, and the peers' tokens, addresses and keys."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import secrets
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,8 +13,12 @@ from pydantic import ValidationError
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.configuration import load_configuration
-from kigi.adapters.kubernetes.resources import CORE_EVENT, ENDPOINT_SLICE, NODE_CACHE, TOKEN_REVIEW
+from kigi.adapters.kubernetes.resources import ENDPOINT_SLICE, EVENT, HEARTBEAT, NODE_CACHE, TOKEN_REVIEW
+from kigi.api.base import Metadata
+from kigi.api.events import SERVE_DISKS, event, reference
 from kigi.api.node_cache import NodeCache, NodeCacheStatus
+from kigi.domain.heartbeat import build_lease, certificates_of, lease_name
+from kigi.domain.node_protocol import PROTOCOLS
 from kigi.errors import NotFound, SpecInvalid
 
 FIELD_MANAGER = "kigi-cache"
@@ -21,10 +26,8 @@ REQUEST_TIMEOUT_S = 15.0
 WATCH_S = 240.0
 """Duration of one watch; the listing after it is the resync."""
 SILENCE_S = 100.0
-"""The watch returns our own heartbeat every 30 s: a longer silence is a broken connection."""
+"""The API server sends a bookmark each minute: a longer silence is a broken connection."""
 CONCURRENCY = 8
-EVENT_NAMESPACE = "default"
-"""Namespace of events about objects without a namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,10 @@ class KubeApi:
     An object that does not validate is SpecInvalid. Call ``open`` before any other method.
     """
 
-    def __init__(self, node_name: str, *, silence_s: float = SILENCE_S) -> None:
-        """``silence_s``: a watch without an event for this time is broken."""
+    def __init__(self, node_name: str, *, namespace: str = "kigi-system", silence_s: float = SILENCE_S) -> None:
+        """``namespace``: of the node's Lease. ``silence_s``: a watch without an event for this time is broken."""
         self._node_name = node_name
+        self._namespace = namespace
         self._silence_s = silence_s
         self._client: KubeClient | None = None
 
@@ -72,6 +76,7 @@ class KubeApi:
             duration_s=WATCH_S,
             silence_s=self._silence_s,
             field_selector=self._selector,
+            bookmarks=True,
         )
         async with aclosing(events):
             async for event in events:
@@ -85,26 +90,28 @@ class KubeApi:
         if await self._kube.merge_patch(NODE_CACHE, None, self._node_name, body, "status") is None:
             raise NotFound(f"NodeCache {self._node_name} does not exist; its status is written when it does")
 
+    async def renew_lease(self, owner: Metadata, certificates: Sequence[str] = ()) -> None:
+        """Renews the node's Lease, or creates it. ``certificates``: fingerprints of what this daemon shows to peers."""
+        now, cache = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), (owner.name, owner.uid)
+        lease = build_lease(self._node_name, self._namespace, cache=cache, time=now, certificates=certificates)
+        if await self._kube.merge_patch(HEARTBEAT, self._namespace, lease["metadata"]["name"], lease) is None:
+            await self._kube.create(HEARTBEAT, lease)
+
     async def warn(self, uid: str, reason: str, message: str) -> None:
-        """Writes a Warning event about the NodeCache."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        event = {
-            "metadata": {"generateName": f"{self._node_name[:200]}.", "namespace": EVENT_NAMESPACE},
-            "involvedObject": {
-                "apiVersion": NODE_CACHE.api_version,
-                "kind": NODE_CACHE.kind,
-                "name": self._node_name,
-                "uid": uid,
-            },
-            "type": "Warning",
-            "reason": reason,
-            "message": message[:1024],
-            "source": {"component": FIELD_MANAGER, "host": self._node_name},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        await self._kube.create(CORE_EVENT, event)
+        """Writes a Warning event about the NodeCache, related to its Node."""
+        body = event(
+            reference(NODE_CACHE.api_version, NODE_CACHE.kind, None, self._node_name, uid),
+            kind="Warning",
+            reason=reason,
+            note=message,
+            action=SERVE_DISKS,
+            time=datetime.now(UTC),
+            suffix=secrets.token_hex(5),
+            controller=FIELD_MANAGER,
+            instance=self._node_name,
+            related=reference("v1", "Node", None, self._node_name),
+        )
+        await self._kube.create(EVENT, body)
 
     async def review_token(self, token: str, audience: str) -> str:
         """User name of a valid token for this audience; empty for any other token."""
@@ -114,17 +121,26 @@ class KubeApi:
             return ""
         return str((status.get("user") or {}).get("username") or "")
 
-    async def peer_addresses(self, namespace: str, service: str) -> list[str]:
-        """IP addresses of the ready pods of a Service, sorted."""
+    async def token_keys(self) -> dict[str, Any]:
+        """The keys that sign tokens of ServiceAccounts. Any ServiceAccount may read them."""
+        return await self._kube.token_keys()
+
+    async def peer_certificates(self, node: str) -> frozenset[str]:
+        """Fingerprints of the certificates that a node has published; empty if it has none."""
+        lease = await self._kube.get(HEARTBEAT, self._namespace, lease_name(node), from_memory=True)
+        return certificates_of(lease, node) if lease is not None else frozenset()
+
+    async def peer_addresses(self, namespace: str, service: str) -> dict[str, str]:
+        """IP addresses of the ready pods of a Service, each with the node of its pod."""
         selector = f"kubernetes.io/service-name={service}"
         slices = [item async for item in self._kube.list_all(ENDPOINT_SLICE, namespace, label_selector=selector)]
-        return sorted(
-            address
+        return {
+            address: endpoint["nodeName"]
             for item in slices
             for endpoint in item.get("endpoints") or ()
-            if (endpoint.get("conditions") or {}).get("ready") is not False
+            if endpoint.get("nodeName") and (endpoint.get("conditions") or {}).get("ready") is not False
             for address in endpoint["addresses"]
-        )
+        }
 
     @property
     def _kube(self) -> KubeClient:
@@ -138,7 +154,14 @@ class KubeApi:
 
 
 def _read(obj: Any) -> NodeCache:
+    """The NodeCache; without its lists, which may have any form, if this daemon does not understand its protocol."""
     try:
+        spec = obj["spec"]
+        if spec["protocol"] not in PROTOCOLS:
+            known = ("nodeName", "operatorProtocol", "protocol")
+            obj = {**obj, "spec": {name: spec[name] for name in known}}
         return NodeCache.model_validate(obj)
+    except (KeyError, TypeError) as exc:
+        raise SpecInvalid(f"NodeCache cannot be read: no {exc}") from exc
     except ValidationError as exc:
         raise SpecInvalid(f"NodeCache cannot be read: {exc.errors(include_url=False)[0]['msg']}") from exc

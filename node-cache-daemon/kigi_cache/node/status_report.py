@@ -5,12 +5,42 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
-from kigi.api.conditions import Finding, merge_conditions, summary
-from kigi.api.node_cache import CachedLayer, CachedVolume, CaptureReport, NodeCache, NodeCacheStatus, WantedLayer
+from kigi.api.conditions import (
+    DISK_FILLING,
+    SPEC_TRUNCATED,
+    TASKS_FAILING,
+    VERSION_SKEW,
+    Finding,
+    merge_conditions,
+    summary,
+)
+from kigi.api.node_cache import (
+    MAX_FILLING,
+    MAX_REPORTED,
+    MAX_VOLUMES,
+    CachedLayer,
+    CachedVolume,
+    CaptureReport,
+    DaemonInfo,
+    NamespaceUse,
+    NodeCache,
+    NodeCacheSpec,
+    NodeCacheStatus,
+    WantedLayer,
+)
+from kigi.domain.node_protocol import PROTOCOLS, CacheUnreadable, NodeCacheFull, skew
 from kigi.domain.quantities import format_bytes
 from kigi.errors import needs_action
+from kigi_cache.disks.headroom import SpaceReport
 from kigi_cache.disks.volumes import Volume
 from kigi_cache.layers.report import FillState
+from kigi_cache.node.status_size import fitted, most_layers
+
+OVERLAYS_GROW = "OverlaysGrow"
+MAX_MESSAGE = 1024
+NO_REPORT = SpaceReport()
+FREE_SHARE = 50
+"""Free space is reported again when it has changed by this part of the budget."""
 
 
 def build_status(
@@ -22,6 +52,9 @@ def build_status(
     *,
     captures: Sequence[CaptureReport] = (),
     peer_address: str | None,
+    version: str = "",
+    failing: Mapping[str, str] | None = None,
+    space: SpaceReport = NO_REPORT,
     now: datetime,
 ) -> NodeCacheStatus:
     """The whole status. O(layers + volumes).
@@ -32,21 +65,99 @@ def build_status(
     """
     before = {layer.digest: layer for layer in previous.layers}
     layers = sorted((_monotonic(layer, before.get(layer.digest)) for layer in holdings.layers), key=lambda x: x.digest)
-    undeleted = sorted(set(cache.spec.discard) & {volume.handle for volume in volumes})
-    findings = judge(cache.spec.layers, {layer.digest: layer for layer in layers}, undeleted)
-    return NodeCacheStatus(
+    undeleted = sorted(set(cache.spec.discard_volumes) & {volume.handle for volume in volumes})
+    verdict = _verdict(cache, {layer.digest: layer for layer in layers}, undeleted)
+    findings = (
+        *verdict,
+        truncation(cache.spec),
+        version_skew(cache.spec),
+        task_failures(failing or {}),
+        disk_filling(space.pressure),
+    )
+    status = NodeCacheStatus(
         observed_generation=acted_generation,
+        daemon=DaemonInfo(version=version, protocols=list(PROTOCOLS)),
         conditions=merge_conditions(previous.conditions, findings, generation=acted_generation, now=now),
-        layers=layers,
-        volumes=[CachedVolume(name=volume.handle, mounted=volume.mounted) for volume in volumes],
+        layers=most_layers(layers),
+        omitted_layers=max(0, len(layers) - MAX_REPORTED),
+        volumes=_volume_list(volumes, cache.spec.discard_volumes),
+        namespaces=_namespaces(space),
+        filling_volumes=list(space.filling[:MAX_FILLING]),
         captures=list(captures),
         budget_bytes=holdings.budget_bytes,
         used_bytes=holdings.used_bytes,
         free_bytes=holdings.free_bytes,
+        kept_free_bytes=holdings.kept_free_bytes,
         fetched_bytes_total=max(holdings.fetched_bytes_total, previous.fetched_bytes_total),
         peer_address=peer_address,
-        last_heartbeat_time=now.replace(microsecond=0),
     )
+    return fitted(status)
+
+
+def _namespaces(space: SpaceReport) -> list[NamespaceUse]:
+    return [NamespaceUse(name=name, overlay_bytes=size) for name, size in list(space.used_bytes.items())[:MAX_VOLUMES]]
+
+
+def unreadable_status(known: NodeCacheStatus, cause: str, failing: Mapping[str, str], now: datetime) -> NodeCacheStatus:
+    """The status that was ``known`` before the disk could not be used any more."""
+    message = f"the cache's directory cannot be used: {cause}; repair the node's disk"
+    verdict = summary(ready=False, stalled=True, reason=CacheUnreadable.reason, message=message[:MAX_MESSAGE])
+    findings = (*verdict, task_failures(failing))
+    generation = known.observed_generation
+    return known.model_copy(
+        update={"conditions": merge_conditions(known.conditions, findings, generation=generation, now=now)}
+    )
+
+
+def task_failures(failing: Mapping[str, str]) -> Finding:
+    """Whether a background task of the daemon failed a short time ago. ``failing``: its last error, by name."""
+    if not failing:
+        return Finding(TASKS_FAILING, False, "TasksRunning", "all parts of the daemon work")
+    texts = "; ".join(f"{name}: {text}" for name, text in sorted(failing.items()))
+    return Finding(TASKS_FAILING, True, "TaskFailed", f"{texts}; each is started again"[:MAX_MESSAGE])
+
+
+def disk_filling(growth: str) -> Finding:
+    """Whether machines fill the node's disk. ``growth`` names them."""
+    if not growth:
+        return Finding(DISK_FILLING, False, "SpaceAvailable", "no machine fills the node's disk")
+    return Finding(DISK_FILLING, True, "OverlaysGrow", growth[:MAX_MESSAGE])
+
+
+def _volume_list(volumes: Sequence[Volume], to_discard: Collection[str]) -> list[CachedVolume]:
+    """Overlays, first those to be deleted: the operator takes one that is not listed for deleted."""
+    first = sorted(volumes, key=lambda each: (each.handle not in to_discard, not each.mounted, each.handle))
+    return [CachedVolume(name=each.handle, mounted=each.mounted) for each in first[:MAX_VOLUMES]]
+
+
+def _verdict(cache: NodeCache, layers: Mapping[str, CachedLayer], undeleted: Collection[str]) -> tuple[Finding, ...]:
+    if cache.spec.protocol not in PROTOCOLS:
+        message = skew(cache.spec.node_name, PROTOCOLS, cache.spec.protocol)
+        return summary(ready=False, stalled=False, reason=VERSION_SKEW, message=f"the spec cannot be read: {message}")
+    return judge(cache.spec.layers, layers, undeleted)
+
+
+def truncation(spec: NodeCacheSpec) -> Finding:
+    """Whether everything that the node should hold and copy fits into the spec."""
+    omitted = spec.omitted
+    if omitted is None:
+        return Finding(SPEC_TRUNCATED, False, "Complete", "the spec has every wanted layer and copy")
+    counts = (
+        (omitted.disk_layers, "layers of disks"),
+        (omitted.prefetch_layers, "layers of prefetches"),
+        (omitted.captures, "captures of disks"),
+    )
+    names = [f"{count} {what}" for count, what in counts if count]
+    message = f"{', '.join(names)} do not fit into the spec; their owners report it"
+    return Finding(SPEC_TRUNCATED, True, NodeCacheFull.reason, message)
+
+
+def version_skew(spec: NodeCacheSpec) -> Finding:
+    """Whether the operator uses a protocol that this daemon does not understand."""
+    why = skew(spec.node_name, PROTOCOLS, spec.operator_protocol)
+    if why:
+        return Finding(VERSION_SKEW, True, VERSION_SKEW, f"{why}; the node gets no new orders until then")
+    return Finding(VERSION_SKEW, False, "ProtocolUnderstood", f"operator and daemon use protocol {spec.protocol}")
 
 
 def judge(
@@ -94,19 +205,24 @@ def is_news(new: NodeCacheStatus, old: NodeCacheStatus | None) -> bool:
     return old is None or _outline(new) != _outline(old)
 
 
+def is_changed(new: NodeCacheStatus, old: NodeCacheStatus | None) -> bool:
+    """True unless the statuses differ in nothing but a little free space, which running VMs change all the time."""
+    if old is None:
+        return True
+    if abs(new.free_bytes - old.free_bytes) * FREE_SHARE < new.budget_bytes:
+        new = new.model_copy(update={"free_bytes": old.free_bytes})
+    return new != old
+
+
 def _outline(status: NodeCacheStatus) -> tuple[object, ...]:
     return (
         status.observed_generation,
         [(condition.type, condition.status, condition.reason) for condition in status.conditions],
         [(layer.digest, layer.state, layer.reason) for layer in status.layers],
         status.volumes,
+        status.filling_volumes,
         [(capture.id, capture.state, capture.reason) for capture in status.captures],
     )
-
-
-def without_heartbeat(status: NodeCacheStatus) -> NodeCacheStatus:
-    """The status without the time of its heartbeat, for comparison."""
-    return status.model_copy(update={"last_heartbeat_time": None})
 
 
 def _monotonic(layer: CachedLayer, before: CachedLayer | None) -> CachedLayer:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from kigi_cache.clock import REAL_TIME, Clock
+from kigi_cache.sources.pace import PacedResponse
 
 MAX_IDLE_S = 10.0
 """A connection that was not used for this long is closed: a firewall or load balancer may have dropped it silently, and
@@ -79,5 +80,10 @@ class Connections:
         host = parts.hostname or ""
         if parts.scheme == "https":
             context = ssl.create_default_context(cafile=ca_file)
-            return http.client.HTTPSConnection(host, parts.port, timeout=self._timeout_s, context=context)
-        return http.client.HTTPConnection(host, parts.port, timeout=self._timeout_s)
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                host, parts.port, timeout=self._timeout_s, context=context
+            )
+        else:
+            connection = http.client.HTTPConnection(host, parts.port, timeout=self._timeout_s)
+        connection.response_class = PacedResponse
+        return connection

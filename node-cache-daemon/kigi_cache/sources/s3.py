@@ -21,16 +21,22 @@ from kigi.domain.layers import Digest, Layer
 from kigi.errors import KigiError, RepositoryUnreachable
 from kigi_cache.settings import CONNECTIONS
 from kigi_cache.sources.connections import Connections
+from kigi_cache.sources.pace import LeastPace, Pace, PacedResponse, TooSlow, within
 from kigi_cache.sources.s3_responses import check_range, refusal
 from kigi_cache.sources.signing import SignedUrl, Signer
+from kigi_cache.sources.source import never
 
 RANGE_BYTES = 8 * 2**20
 """Size of one request that reads ahead; its bytes wait in memory."""
 PIECE_BYTES = 2**19
 """Most bytes of one ``recv`` and of one yielded piece."""
 MAX_ATTEMPTS = 3
-"""Attempts in a row without a byte after which a repository is reported as unreachable."""
+"""Failed attempts in a row after which a repository is reported as unreachable.
+
+An attempt fails if it breaks off with fewer bytes than a window of the least pace needs."""
 TIMEOUT_S = 20.0
+LEAST_PACE = LeastPace(bytes_per_s=16 * 2**10, window_s=20.0)
+"""Of each connection."""
 MAX_ERROR_BYTES = 4096
 
 
@@ -44,11 +50,15 @@ class S3Source:
         *,
         connections: int = CONNECTIONS,
         timeout_s: float = TIMEOUT_S,
+        least_pace: LeastPace = LEAST_PACE,
     ) -> None:
         """``connections``: most of them in use at a time, over all layers and repositories.
 
-        A connection that is silent for ``timeout_s`` is closed, and the rest is requested on another one.
+        A connection that is silent for ``timeout_s``, or slower than ``least_pace``, is closed, and the rest is
+        requested on another one.
         """
+        self._timeout_s = timeout_s
+        self._least_pace = least_pace
         self._repositories = repositories
         self._connections = connections
         self._signer = Signer(environment)
@@ -67,9 +77,9 @@ class S3Source:
         """Use these settings for layers that are read from now on."""
         old, self._repositories = self._repositories.repositories, repositories
         for name, repository in repositories.repositories.items():
-            if name not in self._limits or repository.max_connections != old[name].max_connections:
-                limit = repository.max_connections or self._connections * 2
-                self._limits[name] = threading.BoundedSemaphore(limit)
+            limit, before = repository.connections_per_node, old.get(name)
+            if name not in self._limits or before is None or limit != before.connections_per_node:
+                self._limits[name] = threading.BoundedSemaphore(limit or self._connections * 2)
 
     def max_depth(self, repository: str) -> int:
         """Longest chain that the repository accepts, in layers. Raises RepositoryUnknown."""
@@ -92,8 +102,8 @@ class S3Source:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._kept.close()
 
-    def read(self, layer: Layer, start: int) -> Iterator[memoryview]:
-        """See Source. Before it raises, it yields the bytes that arrived in order.
+    def read(self, layer: Layer, start: int, is_urgent: Callable[[], bool] = never) -> Iterator[memoryview]:
+        """See Source; there is no other source to ask. Before it raises, it yields the bytes that arrived in order.
 
         Raises RepositoryUnknown, AccessDenied, LayerNotInRepository, LayerCorrupt (the object has another size),
         RepositoryUnreachable, or SpecInvalid (no credentials).
@@ -129,7 +139,7 @@ class S3Source:
             layer,
             repository,
             SignedUrl(lambda: self._signer.sign(repository, layer)),
-            min(self._connections, repository.max_connections or self._connections),
+            min(self._connections, repository.connections_per_node or self._connections),
         )
 
     @contextlib.contextmanager
@@ -169,7 +179,7 @@ class S3Source:
         """Receive the bytes from ``start`` to ``stop`` and yield the size of each piece.
 
         ``place`` gives the buffer for the bytes from a position on. After an interruption the rest is requested again,
-        for as long as attempts bring bytes.
+        for as long as attempts bring bytes, and enough of them.
         """
         position, failures = start, 0
         limit = self._limits[request.layer.repository]
@@ -178,9 +188,11 @@ class S3Source:
             url = request.url.get()
             try:
                 with limit, self._kept.get(url, request.repository.ca_file) as connection:
-                    response = _get(connection, url, request, position, stop)
+                    with within(self._timeout_s, connection):
+                        response = _get(connection, url, request, position, stop)
+                    pace = Pace(self._least_pace)
                     while position < stop:
-                        size = response.readinto(place(position)[: min(PIECE_BYTES, stop - position)])
+                        size = pace.receive(response, place(position)[: min(PIECE_BYTES, stop - position)])
                         if not size:
                             raise http.client.IncompleteRead(b"")
                         position += size
@@ -188,7 +200,8 @@ class S3Source:
                     if not response.isclosed():
                         connection.close()  # bytes are left: the server ignores ranges
             except (http.client.HTTPException, OSError) as exc:
-                failures = failures + 1 if position == before else 0
+                few = position - before < self._least_pace.bytes_per_s * self._least_pace.window_s
+                failures = failures + 1 if few or isinstance(exc, TooSlow) else 0
                 if failures >= MAX_ATTEMPTS:
                     raise RepositoryUnreachable(
                         f"{request.repository.endpoint}: layer {request.layer.digest} broke off at byte {position} "
@@ -216,14 +229,13 @@ class _Range:
     error: KigiError | None = None
 
 
-def _get(
-    connection: http.client.HTTPConnection, url: str, request: _Request, start: int, stop: int
-) -> http.client.HTTPResponse:
+def _get(connection: http.client.HTTPConnection, url: str, request: _Request, start: int, stop: int) -> PacedResponse:
     """Response to a request for the bytes from ``start`` to ``stop``; its body is not read yet."""
     parts = urlsplit(url)
     headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
     response = connection.getresponse()
+    assert isinstance(response, PacedResponse)
     if response.status not in (200, 206):
         raise refusal(response.status, response.read(MAX_ERROR_BYTES), request.repository, request.layer)
     check_range(response.status, response.headers.get("Content-Range", ""), request.layer, start)

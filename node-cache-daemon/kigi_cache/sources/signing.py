@@ -29,7 +29,7 @@ class Signer:
     """Signs requests for layers with each repository's current credentials. Thread-safe."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        """``environment`` has the credentials of repositories that do not name a directory of their own."""
+        """``environment`` has the credentials of repositories that have none of their own."""
         self._environment = environment
         self._session = botocore.session.Session()
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Signer:
             return known[1]
 
     def _create(self, repository: Repository, access: str, secret: str) -> _Client:
-        style: Literal["path", "virtual"] = "path" if repository.path_style else "virtual"
+        style: Literal["path", "virtual"] = "path" if repository.addressing == "Path" else "virtual"
         try:
             client: Any = self._session.create_client(
                 "s3",
@@ -96,4 +96,4 @@ class SignedUrl:
 
 def _unusable(repository: Repository, cause: Exception) -> RepositoryUnknown:
     where = f"{repository.endpoint}: bucket {repository.bucket}"
-    return RepositoryUnknown(f"{where} cannot be used: {cause}; correct repositories.yaml")
+    return RepositoryUnknown(f"{where} cannot be used: {cause}; correct the LayerRepository")

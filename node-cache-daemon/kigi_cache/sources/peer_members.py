@@ -1,0 +1,58 @@
+"""Which other daemons exist, and on which nodes: the ready endpoints of the headless Service."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Protocol
+
+from kigi.errors import KigiError
+from kigi_cache.clock import REAL_TIME, Clock
+
+logger = logging.getLogger(__name__)
+
+REFRESH_S = 15.0
+"""Interval in which the members are listed."""
+
+
+class MembersApi(Protocol):
+    """What is requested of the API server."""
+
+    async def peer_addresses(self, namespace: str, service: str) -> dict[str, str]:
+        """IP addresses of the ready pods behind a Service, each with the node of its pod."""
+
+
+class Members:
+    """The other daemons, as listed last; while the API server is silent they stay the same."""
+
+    def __init__(self, api: MembersApi, namespace: str, service: str, me: str, clock: Clock = REAL_TIME) -> None:
+        """``me`` is this daemon's own address; all daemons use its port."""
+        self._api = api
+        self._namespace, self._service, self._me = namespace, service, me
+        self._clock = clock
+        self._port = me.rpartition(":")[2]
+        self._members: dict[str, str] = {}
+
+    def __call__(self) -> Collection[str]:
+        """Addresses of the others, host:port."""
+        return self._members.keys()
+
+    def node_of(self, peer: str) -> str | None:
+        """The node of a member, by its address; None for any other."""
+        return self._members.get(peer)
+
+    async def run(self) -> None:
+        """List the members in intervals until cancelled."""
+        while True:
+            try:
+                found = await self._api.peer_addresses(self._namespace, self._service)
+                members = {address(ip, self._port): node for ip, node in found.items()}
+                self._members = {peer: node for peer, node in members.items() if peer != self._me}
+            except KigiError as exc:
+                logger.warning("peers not listed", extra={"cause": str(exc)})
+            await self._clock.sleep(REFRESH_S)
+
+
+def address(ip: str, port: str | int) -> str:
+    """host:port, with IPv6 addresses in brackets: ``[fd00::2]:9781``."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
