@@ -68,6 +68,11 @@ class Cluster:
         """The KubeVirt release of this cluster; the default release if there is no cluster."""
         return RELEASES[self._release_name() or DEFAULT_RELEASE]
 
+    @property
+    def _kubectl_cache(self) -> Path:
+        """What kubectl remembers of the API, which ends with this cluster: the next one has the same address."""
+        return self.directory / "kubectl-cache"
+
     def up(self, *, without: Sequence[str] = (), nodes: int = 1, release: str | None = None) -> None:
         """Start the parts that are not running; idempotent. ``without`` may name ``kubevirt`` and ``kigi``.
 
@@ -178,6 +183,7 @@ class Cluster:
         server = self.s3()
         return {
             "KUBECONFIG": str(self.kubeconfig),
+            "KUBECACHEDIR": str(self._kubectl_cache),
             "KIGI_S3_ENDPOINT": server.endpoint,
             "KIGI_S3_BUCKET": BUCKET,
             "AWS_ACCESS_KEY_ID": server.credentials.access_key,
@@ -201,7 +207,8 @@ class Cluster:
         """Standard output of kubectl. Raises ClusterError with its stderr, also after ``timeout_s``."""
         command = [str(binary("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
         try:
-            result = run(command, timeout_s=timeout_s, input_text=input_text, check=False)
+            environment = {**os.environ, "KUBECACHEDIR": str(self._kubectl_cache)}
+            result = run(command, timeout_s=timeout_s, input_text=input_text, check=False, env=environment)
         except TimedOut as error:
             raise ClusterError(str(error)) from error
         if result.returncode:

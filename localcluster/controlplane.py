@@ -111,6 +111,11 @@ class ControlPlane:
         command = [str(binary("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
         return run(command, timeout_s=KUBECTL_S, input_text=input_text).stdout
 
+    @property
+    def etcd_url(self) -> str:
+        """Address of etcd, with its metrics."""
+        return f"http://127.0.0.1:{self._kept_port('etcd')}"
+
     def is_ready(self) -> bool:
         """Whether ``/readyz`` of the API server answers 200."""
         return self._get_ok("/readyz")

@@ -56,7 +56,11 @@ class Processes:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
-        """Start ``command`` in its own session and append its output to ``NAME.log``."""
+        """Start ``command`` in its own session and append its output to ``NAME.log``.
+
+        A predecessor that was killed ends first: it may still hold ports and locks. Raises StopFailed if it does not.
+        """
+        self._wait_for_end(name)
         with self.log(name).open("ab") as output:
             child = subprocess.Popen(
                 [str(part) for part in command],
@@ -92,7 +96,7 @@ class Processes:
         if child is not None and child.poll() is not None:
             return False
         record = self._record(name)
-        return record is not None and _is_alive(record)
+        return record is not None and _is_alive(record) and (child is not None or not _is_ending(record.pid))
 
     def names(self) -> list[str]:
         """Names of all recorded processes, running or not."""
@@ -152,9 +156,13 @@ class Processes:
 
     def _kill(self, record: Record) -> None:
         _signal_group(record.pid, signal.SIGKILL)
-        # Ports and files are free only when the process has disappeared; this took over 10 s on a busy machine.
+        self._wait_for_end(record.name)
+
+    def _wait_for_end(self, name: str) -> None:
+        """Wait until a killed process has disappeared, which took over 10 s on a busy machine."""
+        record = self._record(name)
         deadline = time.monotonic() + _KILL_S
-        while _is_alive(record):
+        while record is not None and _is_alive(record):
             if time.monotonic() > deadline:
                 raise StopFailed(f"{record.name} (pid {record.pid}) still exists {_KILL_S} s after SIGKILL")
             self._reap(record.name)
@@ -216,6 +224,17 @@ def _has_threads(pid: int) -> bool:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a process has given up its memory, and with it its arguments, but still exists.
+
+    A process that is about to execute its program has none either for a moment.
+    """
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _is_alive(record: Record) -> bool:

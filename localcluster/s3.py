@@ -47,10 +47,20 @@ class _Client(Protocol):
 class S3Server:
     """versitygw with its files in ``directory``; buckets are folders of ``directory/data``. A context manager."""
 
-    def __init__(self, directory: Path, address: str = "127.0.0.1", port: int = 0, *, detached: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        detached: bool = False,
+        versions: bool = False,
+    ) -> None:
+        """``versions``: buckets may have versioning and object lock."""
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.address = address
+        self._versions = directory / "versions" if versions else None
         self.port = port or kept_port(directory / "versitygw.port", address)
         self.processes = Processes(directory, detached=detached)
         self.credentials = ROOT
@@ -69,6 +79,10 @@ class S3Server:
         """Start the server and wait until it listens. Raises StartFailed."""
         for folder in (self.data, self.directory / "iam", self.directory / "meta"):
             folder.mkdir(exist_ok=True)
+        versions: list[str | Path] = []
+        if self._versions is not None:
+            self._versions.mkdir(exist_ok=True)
+            versions = [f"--versioning-dir={self._versions}"]
         if not self.processes.is_running("versitygw"):
             command: list[str | Path] = [
                 binary("versitygw"),
@@ -79,6 +93,7 @@ class S3Server:
                 "--quiet",
                 "posix",
                 f"--sidecar={self.directory / 'meta'}",
+                *versions,
                 str(self.data),
             ]
             self.processes.start("versitygw", command)
@@ -113,7 +128,7 @@ class S3Server:
 
         Replaces the bucket's policy. Needs a running server. Raises RuntimeError with the server's error.
         """
-        self._create_user(READER)
+        self.create_user(READER)
         client = self._client()
         principal = {"AWS": [READER.access_key]}
         of_bucket = {"Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{bucket}"}
@@ -129,7 +144,8 @@ class S3Server:
             client.close()
         return READER
 
-    def _create_user(self, user: Credentials) -> None:
+    def create_user(self, user: Credentials) -> None:
+        """Create a user without rights. Idempotent. Raises RuntimeError with the server's error."""
         created = [f"--access={user.access_key}", f"--secret={user.secret_key}", "--role=user"]
         server = [f"--access={ROOT.access_key}", f"--secret={ROOT.secret_key}", f"--endpoint-url={self.endpoint}"]
         command = [str(binary("versitygw")), "admin", *server, "create-user", *created]
