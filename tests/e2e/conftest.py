@@ -21,7 +21,7 @@ def cluster() -> Iterator[Cluster]:
         assert one.down() == []
 
 
-LAST = ("test_endurance.py", "test_two_nodes.py", "test_teardown.py")
+LAST = ("test_endurance.py", "test_two_nodes.py", "test_teardown.py", "test_upgrade.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

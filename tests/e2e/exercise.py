@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ class Exercise:
     target: Target
     published: PublishedExercise
     deployment: str = NAME
-    index: int = 0
+    instance_name: str = "1"
 
     @property
     def namespace(self) -> str:
@@ -53,14 +54,28 @@ class Exercise:
 
     def vm(self, machine: str) -> str:
         """Name of a machine's VM."""
-        return f"{self.deployment}-{self.index}-{machine}"
+        return f"{self.deployment}-{self.instance_name}-{machine}"
 
     def apply(self, state: str, machines: dict[str, dict[str, Any]] | None = None, **spec: Any) -> None:
-        """Apply the deployment. ``machines``: name -> fields of its override; machines in RUNNING run by default."""
-        overrides = {name: {"running": True} | (machines or {}).get(name, {}) for name in RUNNING}
-        listed = [{"name": name, **fields} for name, fields in overrides.items()]
-        spec = {"running": False, "overrides": [{"instance": self.index, "machines": listed}], **spec}
-        self.target.apply(kubernetes.system_deployment(self.deployment, state, self.namespace, **spec))
+        """Apply the deployment. ``machines``: name -> settings of the instance; those in RUNNING run by default."""
+        settings = {name: {"powerState": "On"} | (machines or {}).get(name, {}) for name in RUNNING}
+        listed = [{"name": name, **fields} for name, fields in settings.items()]
+        self.target.apply(
+            kubernetes.system_instance(self.instance_name, self.deployment, self.namespace, machines=listed),
+            kubernetes.system_deployment(self.deployment, state, self.namespace, **{"powerState": "Off", **spec}),
+        )
+
+    def reset(self, *machines: str, wait: bool = True) -> None:
+        """Reset these machines of the instance, or all of them, with ``kigi reset``.
+
+        ``wait``: until their new guests run. Until the operator has read the request, the deployment is Ready with the
+        old guests, whose reports look like those of the new ones.
+        """
+        command = ["reset", self.deployment, self.instance_name, *machines, "-n", self.namespace]
+        command += ["--wait", f"{READY_S:.0f}"] if wait else []
+        environment = {**os.environ, **self.target.environment}
+        timeout_s = READY_S + VIRTCTL_S if wait else VIRTCTL_S
+        run([sys.executable, "-m", "kigi.cli.main", *command], timeout_s=timeout_s, env=environment)
 
     def wait_ready(self) -> dict[str, Any]:
         """Wait until the deployment is Ready in its current generation, and return its status."""
@@ -73,12 +88,14 @@ class Exercise:
 
     def machine(self, name: str) -> dict[str, Any]:
         """Status of a machine of the instance."""
-        machines = self.status()["instances"][self.index]["machines"]
-        return next(dict(machine) for machine in machines if machine["name"] == name)
+        found = self.target.get("systeminstance", f"{self.deployment}-{self.instance_name}", "-n", self.namespace)
+        return next(dict(machine) for machine in found["status"]["machines"] if machine["name"] == name)
 
     def capture(self, name: str, **spec: Any) -> dict[str, Any]:
         """Capture the instance, wait until the SystemCapture is Ready, and return its status."""
-        spec = {"deployment": {"name": self.deployment}, "instance": self.index, **spec}
+        caller = self.target.kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}").strip()
+        instance = f"{self.deployment}-{self.instance_name}"
+        spec = {"instanceRef": {"name": instance}, "requestedBy": caller, **spec}
         metadata = {"name": name, "namespace": self.namespace}
         self.target.apply({"apiVersion": API_VERSION, "kind": "SystemCapture", "metadata": metadata, "spec": spec})
         wait = ("wait", "--for=condition=Ready", f"systemcapture/{name}", "-n", self.namespace, "--timeout=900s")
@@ -142,7 +159,7 @@ class Exercise:
 
     def launcher(self, machine: str) -> str:
         """Name of the VM's running pod."""
-        selector = f"kubevirt.io=virt-launcher,kigi.dev/machine={machine},kigi.dev/instance={self.index}"
+        selector = f"kubevirt.io=virt-launcher,kigi.dev/machine={machine},kigi.dev/instance={self.instance_name}"
         selector += f",kigi.dev/deployment={self.deployment}"
         pods = self.target.get("pods", "-n", self.namespace, "-l", selector)["items"]
         (name,) = (pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running")

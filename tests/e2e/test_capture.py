@@ -30,11 +30,11 @@ def exercise(cluster: Cluster) -> Iterator[Exercise]:
 def test_writes_of_guests_become_a_state_while_the_guests_keep_running(exercise: Exercise) -> None:
     exercise.send("mail1", "write kept", "KIGI-WROTE kept")
     before = {name: exercise.vmi_uid(name) for name in RUNNING}
-    status = exercise.capture(STATE, description="the state after the third lesson")
+    status = exercise.capture(STATE, target={"description": "the state after the third lesson"})
     assert {name: exercise.vmi_uid(name) for name in RUNNING} == before
     methods = {machine["name"]: machine["method"] for machine in status["machines"]}
     assert {name for name, method in methods.items() if method == "Pause"} == set(RUNNING)
-    states = {disk["name"]: disk["state"] for disk in status["disks"]}
+    states = {disk["machine"]: disk["state"] for disk in status["disks"]}
     assert {name for name, state in states.items() if state == "Stored"} == set(RUNNING)
     assert {state for name, state in states.items() if name not in RUNNING} == {"Unchanged"}
     conditions = exercise.instance("mail1")["status"]["conditions"]
@@ -46,15 +46,15 @@ def test_writes_of_guests_become_a_state_while_the_guests_keep_running(exercise:
 def test_copies_of_the_captured_state_continue_from_the_moment_of_the_capture(exercise: Exercise) -> None:
     """Two instances of the new state run in parallel to the captured instance."""
     fork = replace(exercise, deployment="fork")
-    on = [{"name": "mail1", "running": True}]
-    overrides = [{"instance": number, "machines": on} for number in (0, 1)]
+    machines = kubernetes.machines_on(["mail1"])
     fork.target.apply(
-        kubernetes.system_deployment("fork", STATE, NAMESPACE, running=False, replicas=2, overrides=overrides)
+        *(kubernetes.system_instance(name, "fork", NAMESPACE, machines=machines) for name in ("1", "2")),
+        kubernetes.system_deployment("fork", STATE, NAMESPACE, powerState="Off", replicas=2),
     )
     status = fork.wait_ready()
     assert status["plan"]["missingBytes"] < status["plan"]["totalBytes"] / 10
-    for index in (0, 1):
-        copy = replace(fork, index=index)
+    for name in ("1", "2"):
+        copy = replace(fork, instance_name=name)
         copy.report("mail1", machine="mail1", boot="2")
         copy.send("mail1", "show", "KIGI-WRITTEN kept")
     exercise.send("mail1", "show", "KIGI-WRITTEN later")
@@ -62,7 +62,7 @@ def test_copies_of_the_captured_state_continue_from_the_moment_of_the_capture(ex
 
 
 def test_vms_that_are_off_are_captured_too(exercise: Exercise) -> None:
-    exercise.apply("infected", {name: {"running": False} for name in RUNNING})
+    exercise.apply("infected", {name: {"powerState": "Off"} for name in RUNNING})
     eventually(lambda: exercise.vmi_uid("mail1") is None, "the VM's end", 300)
     status = exercise.capture("later", machines=["mail1"])
     assert [(machine["name"], machine["method"]) for machine in status["machines"]] == [("mail1", "Off")]
@@ -74,4 +74,4 @@ def test_vms_that_are_off_are_captured_too(exercise: Exercise) -> None:
 def test_deleted_captures_leave_no_files_on_the_node(exercise: Exercise) -> None:
     exercise.target.kubectl("delete", "systemcapture", "--all", "-n", NAMESPACE, "--timeout=60s")
     assert exercise.node("ls /var/lib/kigi/captures") == ""
-    assert exercise.target.get("systemnode", STATE, "-n", NAMESPACE)["spec"]["parent"] == {"name": "infected"}
+    assert exercise.target.get("systemnode", STATE, "-n", NAMESPACE)["spec"]["parentRef"] == {"name": "infected"}

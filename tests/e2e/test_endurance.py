@@ -19,8 +19,8 @@ import yaml
 
 from demo.__main__ import prepare
 from demo.targets import Target, install_kigi
+from kigi.domain.heartbeat import SILENT_AFTER_S
 from kigi.hook.launcher import APPEARS_WITHIN_S, MISSES, PERIOD_S, read_sockets
-from kigi.mirror.records import CACHE_SILENT_AFTER
 from kigi_cache.node.kube import REQUEST_TIMEOUT_S, WATCH_S
 from kigi_cache.node.node_cache import API_SILENCE_S
 from localcluster.build import binary
@@ -43,7 +43,7 @@ def timeouts_s() -> dict[str, float]:
         "the hook waits for virt-launcher": APPEARS_WITHIN_S + MISSES * PERIOD_S,
         "the daemon's watch ends": WATCH_S + REQUEST_TIMEOUT_S,
         "the daemon misses the API server": API_SILENCE_S,
-        "the operator misses a daemon": CACHE_SILENT_AFTER.total_seconds(),
+        "the operator misses a daemon": SILENT_AFTER_S,
     }
     for path in sorted(MANIFESTS.glob("*/d*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
@@ -79,7 +79,7 @@ def exercise(cluster: Cluster) -> Exercise:
 
 @pytest.fixture(scope="session")
 def first_run(exercise: Exercise) -> FirstRun:
-    exercise.apply("infected", {OTHER: {"running": False}})
+    exercise.apply("infected", {OTHER: {"powerState": "Off"}})
     exercise.wait_ready()
     report = exercise.report(MACHINE, machine=MACHINE, boot="1")
     return FirstRun(exercise.vmi_uid(MACHINE) or "", exercise.launcher(MACHINE), report)

@@ -43,8 +43,8 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     command = [sys.executable, "-m", "kigi.cli.main", *publish]
     run(command, timeout_s=DOWNLOAD_S, env={**os.environ, **target.environment})
     domain = {"firmware": {"bootloader": {"efi": {"secureBoot": False}}}, "devices": {"tpm": {}}}
-    template = {"memory": "192Mi", "patch": {"spec": {"domain": domain}}}
-    machines = [{"name": MACHINE, "image": {"name": "efi"}, "template": template}]
+    settings = {"hardware": {"memory": {"guest": "192Mi"}}, "patch": {"merge": {"spec": {"domain": domain}}}}
+    machines = [{"name": MACHINE, "rootDisk": {"imageRef": {"name": "efi"}}, **settings}]
     meta = {"name": "efi", "namespace": NAMESPACE}
     target.apply({"apiVersion": API_VERSION, "kind": "SystemNode", "metadata": meta, "spec": {"machines": machines}})
     yield Exercise(cluster, target, published)
@@ -66,7 +66,7 @@ def add_efi_loader(disk: Path) -> None:
 
 def deploy(lab: Exercise, **spec: str) -> None:
     meta = {"name": NAME, "namespace": NAMESPACE}
-    full = {"system": {"name": "efi"}, **spec}
+    full = {"systemRef": {"name": "efi"}, **spec}
     lab.target.apply({"apiVersion": API_VERSION, "kind": "SystemDeployment", "metadata": meta, "spec": full})
 
 
@@ -82,7 +82,7 @@ def test_a_guest_boots_with_efi_and_has_a_tpm_before_and_after_a_reset(lab: Exer
     wait_ready(lab.target, NAMESPACE, NAME)
 
     before = lab.vmi_uid(MACHINE)
-    deploy(lab, reset="before the exercise")
+    deploy(lab, resetToken="before the exercise")
     lab.next_run(MACHINE, before)
     second = lab.report(MACHINE, machine=MACHINE, boot="1")
     lab.send(MACHINE, "firmware", "KIGI-FIRMWARE efi tpm=yes")

@@ -106,7 +106,7 @@ def test_a_gate_that_is_turned_off_does_not_disturb_running_guests_but_delays_a_
     before = {name: exercise.vmi_uid(name) for name in RUNNING}
     exercise.send("mail1", "write kept", "KIGI-WROTE kept")
     with gate_off(exercise):
-        exercise.apply("infected", {"mail1": {"reset": "held back"}})
+        exercise.reset("mail1", wait=False)
         stalled_text = eventually(lambda: stalled(exercise), "the condition Stalled", 120)
         assert stalled_text.startswith("HookUnavailable")
         assert {name: exercise.vmi_uid(name) for name in RUNNING} == before
@@ -121,14 +121,14 @@ def test_a_vm_whose_hook_is_killed_does_not_run_and_a_reset_repairs_it(exercise:
     """KubeVirt does not report it: virt-launcher waits for its hook, and gives up after some minutes."""
     old = exercise.vmi_uid("mail1")
     with hooks_killed(exercise):
-        exercise.apply("infected", {"mail1": {"reset": "killed"}})
+        exercise.reset("mail1", wait=False)
         exercise.next_run("mail1", old)
         eventually(lambda: exercise.instance("mail1")["status"].get("phase") == "Scheduled", "its pod", 120)
         for _ in range(30):
             assert exercise.instance("mail1")["status"].get("phase") != "Running"
             assert exercise.machine("mail1")["state"] != "Running"
             time.sleep(1)
-    exercise.apply("infected", {"mail1": {"reset": "healed"}})
+    exercise.reset("mail1")
     exercise.wait_ready()
     exercise.report("mail1", machine="mail1", boot="1")
 
@@ -136,7 +136,7 @@ def test_a_vm_whose_hook_is_killed_does_not_run_and_a_reset_repairs_it(exercise:
 @pytest.mark.usefixtures("sidecar")
 def test_a_hook_that_ends_later_does_not_disturb_the_guest_and_is_reported(exercise: Exercise) -> None:
     known = hooks(exercise)
-    exercise.apply("infected", {"mail1": {"reset": "later"}})
+    exercise.reset("mail1")
     exercise.wait_ready()
     exercise.report("mail1", machine="mail1", boot="1")
     uid = exercise.vmi_uid("mail1")

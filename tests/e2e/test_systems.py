@@ -7,6 +7,7 @@ cores boot only the guests that a switch changes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,15 +33,17 @@ def exercise(cluster: Cluster) -> Iterator[Exercise]:
 
 def deploy(exercise: Exercise, state: str, **spec: Any) -> None:
     """Apply the deployment, and wait until it is Ready."""
-    deployment = kubernetes.system_deployment(NAME, state, NAMESPACE, switchPolicy="KeepUnchanged", **spec)
+    deployment = kubernetes.system_deployment(
+        NAME, state, NAMESPACE, updateStrategy={"onSwitch": "ReplaceChanged"}, **spec
+    )
     exercise.target.apply(deployment)
     exercise.wait_ready()
 
 
-def two_instances(reset: str = "never") -> dict[str, Any]:
-    """Fields of the spec: all machines of the first instance run, and those of SECOND in the second instance."""
-    on = [{"name": name, "running": True} for name in SECOND]
-    return {"replicas": 2, "overrides": [{"instance": 1, "running": False, "reset": reset, "machines": on}]}
+def second_instance() -> dict[str, Any]:
+    """The second instance, in which only the machines of SECOND run."""
+    machines = kubernetes.machines_on(SECOND)
+    return kubernetes.system_instance("2", NAME, NAMESPACE, powerState="Off", machines=machines)
 
 
 def check_guests(exercise: Exercise, state: str, boot: str = "1") -> dict[str, dict[str, str]]:
@@ -68,22 +71,22 @@ def uids(exercise: Exercise, instance: int) -> dict[str, str]:
 
 
 def test_ten_guests_report_their_machine_and_state(exercise: Exercise, identity: dict[str, dict[str, str]]) -> None:
-    assert len(uids(exercise, 0)) == len(exercise.published.manifest.roles) == len(identity) == MACHINES
+    assert len(uids(exercise, 1)) == len(exercise.published.manifest.roles) == len(identity) == MACHINES
     for key in ("mac", "uuid", "serial"):
         assert len({each[key] for each in identity.values()}) == MACHINES
 
 
 def test_ten_running_guests_are_captured_at_one_moment(exercise: Exercise) -> None:
     """All VMs are paused together and keep running afterwards; the layers of the new state have their writes."""
-    before = uids(exercise, 0)
-    status = exercise.capture("ten", quiesce="Pause")
-    assert uids(exercise, 0) == before
+    before = uids(exercise, 1)
+    status = exercise.capture("ten", quiescePolicy="PauseOnly")
+    assert uids(exercise, 1) == before
     assert {machine["method"] for machine in status["machines"]} == {"Pause"}
-    last_stop = max(machine["pausedAt"] for machine in status["machines"])
-    assert all(machine["resumedAt"] > last_stop for machine in status["machines"])
+    last_stop = max(machine["pauseTime"] for machine in status["machines"])
+    assert all(machine["resumeTime"] > last_stop for machine in status["machines"])
     assert {disk["state"] for disk in status["disks"]} == {"Stored"}
     full = sum(disk["virtualSizeBytes"] for disk in status["disks"])
-    assert status["uploadedBytes"] == status["addedBytes"] < full / 4
+    assert status["storedBytes"] == status["addedBytes"] < full / 4
     eventually(lambda: exercise.node("ls /var/lib/kigi/captures") == "", "deletion of the frozen copies", 60)
     exercise.wait_ready()
 
@@ -92,9 +95,9 @@ def test_ten_running_guests_are_captured_at_one_moment(exercise: Exercise) -> No
 def test_a_switch_changes_only_the_machines_that_differ(
     exercise: Exercise, identity: dict[str, dict[str, str]], old: str, new: str
 ) -> None:
-    before = uids(exercise, 0)
+    before = uids(exercise, 1)
     deploy(exercise, new)
-    after = uids(exercise, 0)
+    after = uids(exercise, 1)
     guests = exercise.published.manifest.guests
     changed = {name for name in guests[new] if guests[new][name].image != guests[old][name].image}
     assert changed
@@ -103,35 +106,37 @@ def test_a_switch_changes_only_the_machines_that_differ(
 
 
 def test_a_second_instance_can_be_added_and_reset_without_disturbing_the_first(exercise: Exercise) -> None:
-    first = uids(exercise, 0)
-    deploy(exercise, "infected", **two_instances())
-    assert uids(exercise, 0) == first
-    second = uids(exercise, 1)
+    first = uids(exercise, 1)
+    exercise.target.apply(second_instance())
+    deploy(exercise, "infected", replicas=2)
+    assert uids(exercise, 1) == first
+    second = uids(exercise, 2)
     assert set(second) == set(SECOND)
-    macs = {read_guest(exercise.target, NAMESPACE, f"{NAME}-{number}-{SECOND[0]}")["mac"] for number in (0, 1)}
+    macs = {read_guest(exercise.target, NAMESPACE, f"{NAME}-{number}-{SECOND[0]}")["mac"] for number in (1, 2)}
     assert len(macs) == 2
-    deploy(exercise, "infected", **two_instances(reset="once"))
-    assert uids(exercise, 0) == first
-    after = uids(exercise, 1)
+    replace(exercise, instance_name="2").reset()
+    exercise.wait_ready()
+    assert uids(exercise, 1) == first
+    after = uids(exercise, 2)
     assert set(after) == set(SECOND)
     assert not set(after.values()) & set(second.values())
     for name in SECOND:
-        report = read_guest(exercise.target, NAMESPACE, f"{NAME}-1-{name}")
+        report = read_guest(exercise.target, NAMESPACE, f"{NAME}-2-{name}")
         assert (report["machine"], report["boot"]) == (name, "1")
 
 
 def test_a_removed_instance_leaves_no_vms_and_volumes(exercise: Exercise) -> None:
-    first = uids(exercise, 0)
+    first = uids(exercise, 1)
     deploy(exercise, "infected", replicas=1)
-    eventually(lambda: uids(exercise, 1) == {}, "the second instance's end", 300)
-    assert uids(exercise, 0) == first
-    selector = f"kigi.dev/namespace={NAMESPACE},kigi.dev/instance=1"
+    eventually(lambda: uids(exercise, 2) == {}, "the second instance's end", 300)
+    assert uids(exercise, 1) == first
+    selector = f"kigi.dev/namespace={NAMESPACE},kigi.dev/instance=2"
     eventually(lambda: exercise.target.get("pv", "-l", selector)["items"] == [], "its volumes' end", 300)
 
 
 def test_a_system_that_is_off_has_disks_but_no_running_vms(exercise: Exercise) -> None:
-    deploy(exercise, "infected", running=False)
-    eventually(lambda: uids(exercise, 0) == {}, "the VMs' end", 300)
+    deploy(exercise, "infected", powerState="Off")
+    eventually(lambda: uids(exercise, 1) == {}, "the VMs' end", 300)
     count = int(exercise.node(f"ls /var/lib/kigi/volumes | grep -c '[.]{NAMESPACE}[.]' || true"))
     assert count == len(exercise.published.manifest.roles)
 

@@ -54,25 +54,26 @@ def lab(cluster: Cluster) -> Iterator[Exercise]:
             machines=[
                 {
                     "name": "store",
-                    "image": {"name": machines["mail1"]},
-                    "disks": [{"name": "data", "image": {"name": machines["dns1"]}, "bus": "sata"}],
-                    "template": {"memory": "96Mi", "readiness": {"tcpPort": PORT, "periodSeconds": 2}},
+                    "rootDisk": {"imageRef": {"name": machines["mail1"]}},
+                    "disks": [{"name": "data", "imageRef": {"name": machines["dns1"]}, "bus": "sata"}],
+                    "hardware": {"memory": {"guest": "96Mi"}},
+                    "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 2},
                 },
                 {
                     "name": "app",
-                    "image": {"name": machines["desktop1"]},
-                    "template": {
-                        "after": ["store"],
-                        "runStrategy": "RerunOnFailure",
-                        "instancetype": {"name": "small", "kind": "VirtualMachineInstancetype"},
-                        "preference": {"name": "random", "kind": "VirtualMachinePreference"},
+                    "rootDisk": {"imageRef": {"name": machines["desktop1"]}},
+                    "startAfter": ["store"],
+                    "guestPowerOffPolicy": "StayOff",
+                    "hardware": {
+                        "instancetypeRef": {"name": "small", "kind": "VirtualMachineInstancetype"},
+                        "preferenceRef": {"name": "random", "kind": "VirtualMachinePreference"},
                         "cloudInit": {"userData": "#cloud-config\nkigi-data: everything\n"},
                     },
                 },
             ],
         ),
     )
-    deploy(target, published.namespace, isolation="Instances")
+    deploy(target, published.namespace, isolation={"mode": "Instance"})
     one = Exercise(cluster, target, published)
     yield one
     target.kubectl("delete", "systemdeployment", "--all", "-n", one.namespace, "--timeout=600s")
@@ -80,7 +81,7 @@ def lab(cluster: Cluster) -> Iterator[Exercise]:
 
 def _object(kind: str, name: str, namespace: str, **spec: Any) -> dict[str, Any]:
     metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": "kigi.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+    return {"apiVersion": "kigi.dev/v1alpha2", "kind": kind, "metadata": metadata, "spec": spec}
 
 
 def has_dummy_links() -> bool:
@@ -92,7 +93,7 @@ def has_dummy_links() -> bool:
 
 
 def deploy(target: Target, namespace: str, **spec: Any) -> None:
-    target.apply(_object("SystemDeployment", NAME, namespace, system={"name": STATE}, **spec))
+    target.apply(_object("SystemDeployment", NAME, namespace, systemRef={"name": STATE}, **spec))
 
 
 def listen(lab: Exercise, machine: str) -> None:
@@ -138,7 +139,7 @@ def test_instancetype_preference_and_cloud_init_arrive_in_the_vm(lab: Exercise) 
 
 
 def test_an_instance_is_isolated_by_its_own_network_policy(lab: Exercise) -> None:
-    policy = lab.target.get("networkpolicy", f"{NAME}-0", "-n", lab.namespace)["spec"]
+    policy = lab.target.get("networkpolicy", f"{NAME}-1", "-n", lab.namespace)["spec"]
     selector = ",".join(f"{key}={value}" for key, value in policy["podSelector"]["matchLabels"].items())
     pods = lab.target.get("pods", "-n", lab.namespace, "-l", selector)["items"]
     assert {pod["metadata"]["name"] for pod in pods} == {lab.launcher("store"), lab.launcher("app")}
@@ -147,9 +148,9 @@ def test_an_instance_is_isolated_by_its_own_network_policy(lab: Exercise) -> Non
 def test_a_guest_that_powers_itself_off_stays_off_under_rerun_on_failure(lab: Exercise) -> None:
     lab.send("app", "poweroff", "KIGI-BYE poweroff")
     eventually(lambda: lab.machine("app")["state"] == "PoweredOff", "state PoweredOff", 300)
-    assert not lab.status()["instances"][0]["ready"]
+    eventually(lambda: lab.status()["readyReplicas"] == 0, "a deployment that is not ready", 60)
     before = lab.vmi_uid("store")
-    deploy(lab.target, lab.namespace, isolation="Instances", reset="after poweroff")
+    deploy(lab.target, lab.namespace, isolation={"mode": "Instance"}, resetToken="after poweroff")
     eventually(lambda: lab.machine("store")["revision"] == 2, "the reset", 120)
     lab.next_run("store", before)  # before that, the old guest would receive the command
     lab.report("store", machine="mail1", boot="1")
@@ -179,11 +180,12 @@ def test_a_drained_machine_waits_for_its_node_and_keeps_its_writes(lab: Exercise
 
 def test_a_probe_without_an_answer_keeps_the_deployment_unready(lab: Exercise) -> None:
     """The tiny guest listens only on command: before that its VM runs, but its machine is not Running."""
-    machine = {"name": "app", "template": {"readiness": {"tcpPort": PORT, "periodSeconds": 2}, "after": []}}
+    probe = {"tcpSocket": {"port": PORT}, "periodSeconds": 2}
+    machine = {"name": "app", "readinessProbe": probe, "unset": ["startAfter"]}
     before = lab.vmi_uid("app")
     lab.target.apply(
-        _object("SystemNode", "probed", lab.namespace, parent={"name": STATE}, machines=[machine]),
-        _object("SystemDeployment", NAME, lab.namespace, system={"name": "probed"}, isolation="Instances"),
+        _object("SystemNode", "probed", lab.namespace, parentRef={"name": STATE}, machines=[machine]),
+        _object("SystemDeployment", NAME, lab.namespace, systemRef={"name": "probed"}, isolation={"mode": "Instance"}),
     )
     lab.next_run("app", before)
     lab.report("app", machine="desktop1")
@@ -191,34 +193,41 @@ def test_a_probe_without_an_answer_keeps_the_deployment_unready(lab: Exercise) -
     eventually(lambda: lab.machine("app")["state"] == "Starting", "the new VM's state", 120)
     time.sleep(5)  # the state must not change
     assert lab.machine("app")["state"] == "Starting"
-    assert not lab.status()["instances"][0]["ready"]
+    eventually(lambda: lab.status()["readyReplicas"] == 0, "a deployment that is not ready", 60)
     listen(lab, "app")
     eventually(lambda: lab.machine("app")["state"] == "Running", "state Running", 60)
 
 
 def test_a_missing_network_is_in_the_message(lab: Exercise) -> None:
     """KubeVirt reads the NetworkAttachmentDefinition before it creates a pod."""
-    networks = [{"name": "pod"}, {"name": "lan", "multus": "no-such-lan"}]
-    machine = {"name": "app", "template": {"networks": networks, "after": []}}
+    networks = [{"name": "lan", "multusRef": {"name": "no-such-lan"}}]
+    machine = {"name": "app", "hardware": {"interfaces": INTERFACES}, "unset": ["startAfter"]}
+    state = {"parentRef": {"name": STATE}, "networks": networks, "machines": [machine]}
     lab.target.apply(
-        _object("SystemNode", "networked", lab.namespace, parent={"name": STATE}, machines=[machine]),
-        _object("SystemDeployment", NAME, lab.namespace, system={"name": "networked"}, isolation="Instances"),
+        _object("SystemNode", "networked", lab.namespace, **state),
+        _object(
+            "SystemDeployment", NAME, lab.namespace, systemRef={"name": "networked"}, isolation={"mode": "Instance"}
+        ),
     )
     eventually(lambda: "no-such-lan" in lab.machine("app").get("message", ""), "the network's name", 180)
-    assert not lab.status()["instances"][0]["ready"]
+    eventually(lambda: lab.status()["readyReplicas"] == 0, "a deployment that is not ready", 60)
+
+
+INTERFACES = [{"name": "pod", "networkName": "pod"}, {"name": "lan", "networkName": "lan"}]
 
 
 def deploy_on_lan(lab: Exercise, reset: str) -> None:
     """Deploy both machines on the pod network and on a second network, by Multus."""
     add_multus(lab.cluster)
-    networks = [{"name": "pod"}, {"name": "lan", "multus": "classroom"}]
-    template = {"networks": networks, "after": []}
-    machines = [{"name": name, "template": template} for name in ("store", "app")]
+    networks = [{"name": "lan", "multusRef": {"name": "classroom"}}]
+    settings = {"hardware": {"interfaces": INTERFACES}, "unset": ["startAfter"]}
+    machines = [{"name": name, **settings} for name in ("store", "app")]
+    state = {"parentRef": {"name": STATE}, "networks": networks, "machines": machines}
     lab.target.apply(
         bridge_attachment("classroom", lab.namespace),
-        _object("SystemNode", "classroom", lab.namespace, parent={"name": STATE}, machines=machines),
+        _object("SystemNode", "classroom", lab.namespace, **state),
     )
-    spec = {"system": {"name": "classroom"}, "isolation": "Instances", "reset": reset}
+    spec = {"systemRef": {"name": "classroom"}, "isolation": {"mode": "Instance"}, "resetToken": reset}
     lab.target.apply(_object("SystemDeployment", NAME, lab.namespace, **spec))
 
 
@@ -257,7 +266,7 @@ def test_kubevirts_error_for_a_network_that_it_cannot_bind_is_in_the_message(lab
     assert mac in {interface["macAddress"] for interface in interfaces if interface["name"] == "lan"}
     eventually(lambda: lab.machine("app")["state"] == "CrashLooping", "state CrashLooping")
     eventually(lambda: "network error" in lab.machine("app").get("message", ""), "KubeVirt's error")
-    assert not lab.status()["instances"][0]["ready"]
+    eventually(lambda: lab.status()["readyReplicas"] == 0, "a deployment that is not ready", 60)
 
 
 def join(lab: Exercise, machine: str, address: str, before: set[str | None]) -> str:
@@ -278,16 +287,16 @@ def join(lab: Exercise, machine: str, address: str, before: set[str | None]) -> 
 
 
 @pytest.mark.parametrize(
-    ("template", "words"),
+    ("settings", "words"),
     [
-        ({"patch": {"spec": {"domain": {"devices": {"tpm": {"persistent": True}}}}}}, "omit persistent"),
-        ({"readiness": {}}, "exactly one of"),
-        ({"networks": [{"name": "lan"}]}, "NetworkAttachmentDefinition"),
+        ({"patch": {"merge": {"spec": {"domain": {"devices": {"tpm": {"persistent": True}}}}}}}, "omit persistent"),
+        ({"readinessProbe": {}}, "exactly one of"),
+        ({"hardware": {"memory": {"guest": "1Mi"}}}, "from 16Mi to 16Ti"),
     ],
 )
-def test_an_unsupported_template_is_rejected_with_the_field_and_the_remedy(
-    lab: Exercise, template: dict[str, Any], words: str
+def test_unsupported_settings_are_rejected_with_the_field_and_the_remedy(
+    lab: Exercise, settings: dict[str, Any], words: str
 ) -> None:
-    machine = {"name": "m", "image": {"name": "base"}, "template": template}
+    machine = {"name": "m", "rootDisk": {"imageRef": {"name": "base"}}, **settings}
     with pytest.raises(DemoFailed, match=words):
         lab.target.apply(_object("SystemNode", "bad", lab.namespace, machines=[machine]))

@@ -72,8 +72,8 @@ def publish_fresh(target: Target, published: PublishedExercise, directory: Path)
         str(layers),
     )
     run([sys.executable, "-m", *publish], timeout_s=DOWNLOAD_S, env={**os.environ, **target.environment})
-    machines = [{"name": MACHINE, "image": {"name": "fresh"}}]
-    spec = {"parent": {"name": "infected"}, "machines": machines}
+    machines = [{"name": MACHINE, "rootDisk": {"imageRef": {"name": "fresh"}}}]
+    spec = {"parentRef": {"name": "infected"}, "machines": machines}
     meta = {"name": FRESH, "namespace": NAMESPACE}
     target.apply({"apiVersion": API_VERSION, "kind": "SystemNode", "metadata": meta, "spec": spec})
 
@@ -84,16 +84,24 @@ def _output(*command: str | Path) -> str:
 
 def deploy(target: Target, name: str, replicas: int = 1, **placement: Any) -> dict[str, Any]:
     """Deploy the state with one running machine per instance, wait until it is Ready, and return the status."""
-    on = [{"name": MACHINE, "running": True}]
-    overrides = [{"instance": number, "machines": on} for number in range(replicas)]
-    spec = {"running": False, "replicas": replicas, "overrides": overrides, "placement": placement}
-    target.apply(kubernetes.system_deployment(name, FRESH, NAMESPACE, **spec))
+    machines = kubernetes.machines_on([MACHINE])
+    names = [str(number + 1) for number in range(replicas)]
+    target.apply(
+        *(kubernetes.system_instance(one, name, NAMESPACE, machines=machines) for one in names),
+        kubernetes.system_deployment(name, FRESH, NAMESPACE, powerState="Off", replicas=replicas, placement=placement),
+    )
     return wait_ready(target, NAMESPACE, name)
 
 
-def nodes_of(status: dict[str, Any]) -> list[set[str]]:
+def instances(target: Target, name: str) -> dict[str, dict[str, Any]]:
+    """Name -> status of the deployment's instances."""
+    found = target.get("systeminstances", "-n", NAMESPACE)["items"]
+    return {one["spec"]["name"]: one["status"] for one in found if one["spec"]["deploymentRef"]["name"] == name}
+
+
+def nodes_of(target: Target, name: str) -> list[set[str]]:
     """Nodes of each instance's machines."""
-    return [{machine["node"] for machine in instance["machines"]} for instance in status["instances"]]
+    return [set(status["nodeNames"]) for _, status in sorted(instances(target, name).items())]
 
 
 def running_on(target: Target, name: str) -> list[str]:
@@ -103,52 +111,56 @@ def running_on(target: Target, name: str) -> list[str]:
     return sorted(one["status"].get("nodeName", "") for one in found)
 
 
-def exercise(cluster: Cluster, target: Target, name: str, index: int = 0) -> Exercise:
+def exercise(cluster: Cluster, target: Target, name: str, instance: str = "1") -> Exercise:
     published = prepare(target, "tiny", NAMESPACE)
-    return Exercise(cluster, target, published, deployment=name, index=index)
+    return Exercise(cluster, target, published, deployment=name, instance_name=instance)
 
 
 def test_an_instance_is_placed_where_its_layers_are_cached(cluster: Cluster, target: Target) -> None:
     """A node selector places the first instance on the second node; the next is free and follows the cache."""
     status = deploy(target, "warm", nodeSelector={"kubernetes.io/hostname": SECOND})
-    assert nodes_of(status) == [{SECOND}]
+    assert nodes_of(target, "warm") == [{SECOND}]
     assert status["plan"]["missingBytes"] > 0
     status = deploy(target, "near")
-    assert nodes_of(status) == [{SECOND}]
+    assert nodes_of(target, "near") == [{SECOND}]
     assert status["plan"]["missingBytes"] == 0
-    assert SECOND in status["instances"][0]["placement"]
+    assert SECOND in instances(target, "near")["1"]["placement"]
     assert running_on(target, "near") == [SECOND]
     exercise(cluster, target, "near").report(MACHINE, machine=MACHINE, boot="1")
 
 
 def test_after_a_prefetch_to_the_other_node_a_deployment_there_moves_no_data(target: Target) -> None:
-    spec = {"systems": [{"name": FRESH}], "nodes": [FIRST, SECOND], "parallelism": 1}
+    spec = {
+        "targetRefs": [{"kind": "SystemNode", "name": FRESH}],
+        "nodes": {"names": [FIRST, SECOND]},
+        "parallelism": 1,
+    }
     meta = {"name": "both", "namespace": NAMESPACE}
     target.apply({"apiVersion": API_VERSION, "kind": "SystemPrefetch", "metadata": meta, "spec": spec})
     target.kubectl("wait", "--for=condition=Ready", "systemprefetch/both", "-n", NAMESPACE, "--timeout=120s")
     status = target.get("systemprefetch", "both", "-n", NAMESPACE)["status"]
-    assert {node["name"]: node["state"] for node in status["nodes"]} == {FIRST: "Ready", SECOND: "Ready"}
+    assert (status["desiredNodes"], status["readyNodes"], status.get("unreadyNodes", [])) == (2, 2, [])
     assert 0 < status["missingBytes"] < status["nodeBytes"], "the second node had it, the first all but one layer"
     status = deploy(target, "there", nodeSelector={"kubernetes.io/hostname": FIRST})
-    assert (nodes_of(status), status["plan"]["missingBytes"]) == ([{FIRST}], 0)
+    assert (nodes_of(target, "there"), status["plan"]["missingBytes"]) == ([{FIRST}], 0)
     assert running_on(target, "there") == [FIRST]
     target.kubectl("delete", "systemprefetch/both", "systemdeployment/there", "-n", NAMESPACE, "--timeout=600s")
 
 
 def test_spread_puts_instances_on_both_nodes(cluster: Cluster, target: Target) -> None:
     target.kubectl("delete", "systemdeployment", "warm", "near", "-n", NAMESPACE, "--timeout=600s")
-    status = deploy(target, "spread", replicas=2, strategy="Spread")
-    assert sorted(nodes_of(status), key=sorted) == [{FIRST}, {SECOND}]
+    deploy(target, "spread", replicas=2, strategy="Spread")
+    assert sorted(nodes_of(target, "spread"), key=sorted) == [{FIRST}, {SECOND}]
     assert running_on(target, "spread") == [FIRST, SECOND]
-    for index in (0, 1):
-        exercise(cluster, target, "spread", index).report(MACHINE, machine=MACHINE, boot="1")
+    for instance in ("1", "2"):
+        exercise(cluster, target, "spread", instance).report(MACHINE, machine=MACHINE, boot="1")
 
 
 def test_a_lost_node_is_reported_and_replaced_when_its_object_is_deleted(cluster: Cluster, target: Target) -> None:
     """The instance on the other node keeps running; the lost instance gets a fresh disk there."""
-    before = target.get("systemdeployment", "spread", "-n", NAMESPACE)["status"]
-    (lost,) = (i["instance"] for i in before["instances"] if i["machines"][0]["node"] == SECOND)
-    kept = f"spread-{1 - lost}-{MACHINE}"
+    (lost,) = (name for name, status in instances(target, "spread").items() if status["nodeNames"] == [SECOND])
+    (other,) = {"1", "2"} - {lost}
+    kept = f"spread-{other}-{MACHINE}"
     uid = target.get("virtualmachineinstance", kept, "-n", NAMESPACE)["metadata"]["uid"]
     (stopped,) = (one for one in cluster.nodes() if one.name == SECOND)
     node.stop(stopped.directory)
@@ -162,9 +174,10 @@ def test_a_lost_node_is_reported_and_replaced_when_its_object_is_deleted(cluster
     eventually(reported, "the lost node in the status", 300)
     assert target.get("virtualmachineinstance", kept, "-n", NAMESPACE)["metadata"]["uid"] == uid
     target.kubectl("delete", "node", SECOND, "--timeout=60s")
+    target.kubectl("delete", "nodecache", SECOND, "--timeout=60s")  # its disks are given up now, and not in ten minutes
     # KubeVirt ends a VMI when its launcher's pod is gone; Kubernetes' garbage collector deletes that pod.
-    status = wait_ready(target, NAMESPACE, "spread")
-    assert nodes_of(status) == [{FIRST}, {FIRST}]
+    wait_ready(target, NAMESPACE, "spread")
+    assert nodes_of(target, "spread") == [{FIRST}, {FIRST}]
     assert target.get("virtualmachineinstance", kept, "-n", NAMESPACE)["metadata"]["uid"] == uid
     exercise(cluster, target, "spread", lost).report(MACHINE, machine=MACHINE, boot="1")
     caches = {one["metadata"]["name"] for one in target.get("nodecaches")["items"]}

@@ -60,7 +60,7 @@ async def test_a_body_that_is_cut_continues_from_there(
         proxy.faults.cut_after = cut
         settings = repositories(proxy.endpoint, served)
         async with filling(tmp_path / "node", settings, environment(s3)) as (filler, errors):
-            await filler.ensure(files[1], priority=1)
+            await filler.ensure(files[1])
             assert errors == {}
         heads = 2000 * proxy.connections
         assert proxy.connections >= total(files[1]) // cut
@@ -98,7 +98,7 @@ async def test_a_stalled_connection_is_closed_and_the_rest_comes_on_another(
         settings = repositories(proxy.endpoint, served)
         began = time.monotonic()
         async with filling(tmp_path / "node", settings, environment(s3), timeout_s=1.0) as (filler, errors):
-            await filler.ensure(files[1], priority=1)
+            await filler.ensure(files[1])
             assert errors == {}
         assert proxy.faults.stalls == 0
         assert time.monotonic() - began < 30
@@ -126,7 +126,7 @@ async def test_a_slow_repository_is_no_error(
         proxy.faults.bytes_per_s = 2 * MIB
         settings = repositories(proxy.endpoint, served)
         async with filling(tmp_path / "node", settings, environment(s3), timeout_s=2.0) as (filler, errors):
-            await filler.ensure(files[1], priority=1)
+            await filler.ensure(files[1])
             assert errors == {}
     assert_right(tmp_path / "node", files)
 
@@ -169,17 +169,11 @@ async def test_a_bit_flipped_on_the_way_is_found_and_the_layer_fetched_anew(
 async def test_wrong_credentials_are_named_and_right_ones_are_used_as_soon_as_they_exist(
     s3: S3Server, served: str, files: tuple[Path, Chain], tmp_path: Path
 ) -> None:
-    secret = tmp_path / "credentials"
-    secret.mkdir()
-    (secret / "accessKeyId").write_text(s3.credentials.access_key)
-    (secret / "secretAccessKey").write_text("wrong")
-    settings = repositories(s3.endpoint, served)
-    named = settings.repositories["default"].model_copy(update={"credentials_dir": str(secret)})
-    settings = settings.model_copy(update={"repositories": {"default": named}})
-    async with filling(tmp_path / "node", settings, {}) as (filler, errors):
+    env = {**environment(s3), "AWS_SECRET_ACCESS_KEY": "wrong"}
+    async with filling(tmp_path / "node", repositories(s3.endpoint, served), env) as (filler, errors):
         filler.want(wanted(files[1]))
         await eventually_async(lambda: reasons(errors) == ["AccessDenied"] * 2)
-        (secret / "secretAccessKey").write_text(s3.credentials.secret_key)
+        env.update(environment(s3))
         await eventually_async(lambda: set(states(filler).values()) == {"Held"})
     assert_right(tmp_path / "node", files)
 

@@ -20,6 +20,7 @@ from kigi_cache.sources.s3 import S3Source
 from localcluster.s3 import S3Server
 from tests.support.cluster import eventually_async
 from tests.support.layers import environment, make_chain, repositories, upload, wanted
+from tests.support.stored import rot
 from tests.support.why import explained
 
 GIB = 2**30
@@ -50,10 +51,10 @@ async def test_wanted_layers_arrive_and_each_moves_once(s3: S3Server, bucket: st
     upload(s3, bucket, tmp_path / "src", chain)
     async with filling(tmp_path / "node", repositories(s3.endpoint, bucket), environment(s3)) as (filler, errors):
         filler.want(wanted(chain))
-        await asyncio.gather(*(filler.ensure(chain, priority=200) for _ in range(5)))
+        await asyncio.gather(*(filler.ensure(chain) for _ in range(5)))
         assert set(states(filler).values()) == {"Held"}
         assert filler.snapshot().fetched_bytes_total == sum(layer.size_bytes for layer in chain)
-        await filler.ensure(chain, priority=200)
+        await filler.ensure(chain)
         assert filler.snapshot().fetched_bytes_total == sum(layer.size_bytes for layer in chain)
         assert errors == []
         for layer in chain:
@@ -72,13 +73,13 @@ async def test_a_fill_continues_from_the_bytes_that_a_crash_left(s3: S3Server, b
     starts: list[int] = []
 
     class Spy(S3Source):
-        def read(self, layer: Layer, start: int):  # type: ignore[no-untyped-def]
+        def read(self, layer: Layer, start: int, is_urgent: object = None):  # type: ignore[no-untyped-def]
             starts.append(start)
             return super().read(layer, start)
 
     filler = Filler(store, Spy(repositories(s3.endpoint, bucket), environment(s3)), Budget(GIB))
     task = asyncio.create_task(filler.run())
-    await filler.ensure(chain, priority=1)
+    await filler.ensure(chain)
     assert starts == [17 * 2**20 + 5]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -126,11 +127,11 @@ async def test_a_damaged_layer_of_the_cache_is_never_linked_and_heals(
     upload(s3, bucket, tmp_path / "src", chain)
     async with filling(tmp_path / "node", repositories(s3.endpoint, bucket), environment(s3)) as (filler, errors):
         filler.want(wanted(chain))
-        await filler.ensure(chain, priority=1)
+        await filler.ensure(chain)
         path = filler.store.path(chain[1].digest)
         damage(path)
         assert not filler.store.is_held(chain[1].digest)
-        await filler.ensure(chain, priority=1)
+        await filler.ensure(chain)
         assert path.read_bytes() == (tmp_path / "src" / path.name).read_bytes()
         await eventually_async(lambda: [e.reason for e in errors] == ["LayerCorrupt"])
 
@@ -142,11 +143,11 @@ async def test_damage_while_the_daemon_was_down_is_found_at_its_start(
     upload(s3, bucket, tmp_path / "src", chain)
     settings = repositories(s3.endpoint, bucket)
     async with filling(tmp_path / "node", settings, environment(s3)) as (filler, _):
-        await filler.ensure(chain, priority=1)
+        await filler.ensure(chain)
     flip(filler.store.path(chain[0].digest))
     async with filling(tmp_path / "node", settings, environment(s3)) as (filler, errors):
         filler.want(wanted(chain))
-        await filler.ensure(chain, priority=1)
+        await filler.ensure(chain)
         assert [error.reason for error in errors] == ["LayerCorrupt"]
         name = filler.store.path(chain[0].digest)
         assert name.read_bytes() == (tmp_path / "src" / name.name).read_bytes()
@@ -157,11 +158,8 @@ async def test_bytes_that_rot_without_a_trace_are_found_by_a_scrub(s3: S3Server,
     upload(s3, bucket, tmp_path / "src", chain)
     async with filling(tmp_path / "node", repositories(s3.endpoint, bucket), environment(s3)) as (filler, _):
         filler.want(wanted(chain))
-        await filler.ensure(chain, priority=1)
-        path = filler.store.path(chain[0].digest)
-        before = path.stat()
-        flip(path)
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        await filler.ensure(chain)
+        rot(filler.store, chain[0].digest)
         assert await filler.scrub() == [chain[0].digest]
         await eventually_async(lambda: states(filler) == {chain[0].digest: "Held"})
 
@@ -187,7 +185,7 @@ async def test_a_missing_object_is_reported_and_fetched_once_it_is_published(
     async with filling(tmp_path / "node", repositories(s3.endpoint, bucket), environment(s3)) as (filler, errors):
         filler.want(wanted(chain))
         with pytest.raises(LayerNotInRepository, match=digest_hex(chain[1].digest)):
-            await filler.ensure(chain, priority=1)
+            await filler.ensure(chain)
         upload(s3, bucket, tmp_path / "src", chain)
         await eventually_async(lambda: set(states(filler).values()) == {"Held"})
         assert {explained(error)["reason"] for error in errors} == {"LayerNotInRepository"}
@@ -233,7 +231,7 @@ async def test_a_chain_that_cannot_fit_is_refused_before_a_byte_moves(
     settings = repositories(s3.endpoint, bucket)
     async with filling(tmp_path / "node", settings, environment(s3), budget=4 * 2**20) as (filler, _):
         with pytest.raises(BudgetExceeded, match="KIGI_BUDGET_BYTES") as refused:
-            await filler.ensure(chain, priority=1)
+            await filler.ensure(chain)
         assert "KIGI_BUDGET_BYTES" in explained(refused.value)["remedy"]
         assert not list((tmp_path / "node" / "incoming").iterdir())
 
@@ -246,10 +244,10 @@ async def test_idle_layers_are_evicted_and_linked_ones_stay(s3: S3Server, bucket
     async with filling(tmp_path / "node", settings, environment(s3), budget=10 * 2**20) as (filler, _):
         volume = tmp_path / "volume"
         volume.mkdir()
-        await filler.ensure(chains[0], priority=1)
+        await filler.ensure(chains[0])
         filler.store.link_chain(chains[0], volume)
-        await filler.ensure(chains[1], priority=1)
-        await filler.ensure(chains[2], priority=1)
+        await filler.ensure(chains[1])
+        await filler.ensure(chains[2])
         held = {Digest(d) for d in states(filler)}
         assert held == {chains[0][0].digest, chains[2][0].digest}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kigi.api.node_cache import Purpose
 from kigi.api.repositories import Repositories, Repository
 from kigi.domain.layers import Chain, Digest, digest_hex
 from kigi_cache.layers.eviction import Budget, Need, evictable
@@ -25,7 +26,8 @@ from tests.support.layers import environment, make_chain, repositories, upload, 
 from tests.support.mountns import private_mounts
 
 MIB = 2**20
-DISK, PREFETCH = 100, 10
+DISK: Purpose = "Disk"
+PREFETCH: Purpose = "Prefetch"
 RETRY = RetryPolicy(max_s=0.5)
 LOW_SPACE = Budget(GIB, min_free_bytes=300 * MIB)
 
@@ -75,7 +77,7 @@ async def test_linked_and_pinned_layers_are_never_evicted(
     size = roots[0][0].size_bytes
     settings = repositories(s3.endpoint, bucket)
     async with filling(tmp_path / "node", settings, environment(s3), 2 * size) as (filler, errors):
-        pinned = [layer.model_copy(update={"pinned": True}) for layer in wanted(roots[1], PREFETCH)]
+        pinned = [layer.model_copy(update={"retention": "Pinned"}) for layer in wanted(roots[1], PREFETCH)]
         filler.want([*wanted(roots[0], PREFETCH), *pinned])
         await eventually_async(lambda: len(needs(filler)) == 2)
         (tmp_path / "node" / "volume").mkdir()
@@ -168,7 +170,7 @@ async def test_each_layer_is_read_again_in_time_also_over_restarts(
         await eventually_async(lambda: len(needs(filler)) == 2)
         assert filler.store.read_before(time.time() - 3600) == []
         await eventually_async(lambda: not filler.store.unpersisted())  # then the state is written a last time
-    state = tmp_path / "node" / "state.json"
+    state = tmp_path / "node" / "state.recent.json"
     content = json.loads(state.read_text())
     content["readAt"][digest_hex(roots[1][0].digest)] -= 7200
     state.write_text(json.dumps(content))
@@ -233,7 +235,7 @@ async def test_a_repository_gets_no_more_connections_than_it_allows(
     s3: S3Server, bucket: str, tmp_path: Path, roots: list[Chain]
 ) -> None:
     async with FaultyProxy(s3.endpoint) as proxy:
-        repository = Repository(endpoint=proxy.endpoint, bucket=bucket, max_connections=2)
+        repository = Repository(endpoint=proxy.endpoint, bucket=bucket, connections_per_node=2)
         settings = Repositories(repositories={"default": repository})
         async with filling(tmp_path / "node", settings, environment(s3)) as (filler, errors):
             proxy.faults.bytes_per_s = 200_000

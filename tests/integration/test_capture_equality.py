@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,17 +18,20 @@ from pathlib import Path
 import pytest
 
 from kigi.api.node_cache import CaptureReport
+from kigi.api.repositories import Repository
 from kigi.domain.layers import Chain, Digest, Layer, object_key
-from kigi.domain.names import API_VERSION
+from kigi.domain.names import NODE_API_VERSION
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
-from tests.support.chains import build_chain, layers_of, run
+from tests.support.chains import build_chain, guest_view, layers_of, run
 from tests.support.cluster import eventually
 from tests.support.daemons import Node, daemon_env
-from tests.support.layers import VIRTUAL_BYTES, upload
+from tests.support.layers import VIRTUAL_BYTES, node_cache, upload
+from tests.support.publishers import PROGRAM, ROOT, as_publisher
 from tests.support.raw_api import RawApi
+from tests.support.uploads import answer_uploads, writer_of
 
-CACHES = f"/apis/{API_VERSION}/nodecaches"
+CACHES = f"/apis/{NODE_API_VERSION}/nodecaches"
 CLUSTER = 65536
 TABLES = 5
 """Clusters of a layer beside its data: header, refcount table, refcount block, L1 table, one L2 table per 512 MiB."""
@@ -67,15 +69,17 @@ def node(directory: Path, plane: ControlPlane, s3: S3Server, bucket: str) -> Ite
     """A daemon with a NodeCache of its own."""
     name = f"equal-{next(_numbers)}"
     api = RawApi(plane.kubeconfig)
-    api.create(CACHES, {"apiVersion": API_VERSION, "kind": "NodeCache", "metadata": {"name": name}}).object()
+    api.create(CACHES, node_cache(name)).object()
     with Node(directory / name, name, daemon_env(plane.kubeconfig, s3, bucket)) as made:
         yield made, api
 
 
 @contextmanager
 def publisher(made: Node, plane: ControlPlane, s3: S3Server, bucket: str) -> Iterator[None]:
-    settings = {**os.environ, **daemon_env(plane.kubeconfig, s3, bucket), "KIGI_CACHE_ROOT": str(made.root)}
-    process = subprocess.Popen([sys.executable, "-m", "kigi_cache.captures.publisher"], env=settings)
+    user = s3.grant_reading(bucket)
+    reader = {"AWS_ACCESS_KEY_ID": user.access_key, "AWS_SECRET_ACCESS_KEY": user.secret_key}
+    settings = {**os.environ, **daemon_env(plane.kubeconfig, s3, bucket), **reader, "KIGI_CACHE_ROOT": ROOT}
+    process = subprocess.Popen(as_publisher(made.root / "captures", *PROGRAM), env=settings)
     try:
         yield
     finally:
@@ -84,7 +88,7 @@ def publisher(made: Node, plane: ControlPlane, s3: S3Server, bucket: str) -> Ite
 
 
 def overlay(made: Node, disk: Disk) -> Path:
-    return made.root / "volumes" / disk.handle / "disk.img"
+    return guest_view(made.root / "volumes" / disk.handle)
 
 
 def raw(source: Path, target: Path) -> Path:
@@ -153,7 +157,7 @@ def test_a_captured_state_is_the_frozen_disks_on_any_node(
             for disk in DISKS:  # the guests go on
                 run("qemu-io", "-f", "qcow2", "-c", "write -P 99 0 8M", str(overlay(first, disk)))
             for disk in DISKS:
-                reports[disk.name] = wait(api, first, disk, "Stored")
+                reports[disk.name] = wait(api, first, disk, "Stored", writer=writer_of(s3, bucket))
     sent = {key: size for key, size in objects(s3, bucket).items() if key not in stored_before}
     for disk in DISKS:
         report = reports[disk.name]
@@ -177,7 +181,8 @@ def order(api: RawApi, made: Node, chains: dict[str, Chain], action: str) -> Non
         {
             "id": f"c-{disk.seed}",
             "volume": disk.handle,
-            "parent": chains[disk.name][-1].digest,
+            "parentDigest": chains[disk.name][-1].digest,
+            "repositoryName": "default",
             "virtualSizeBytes": VIRTUAL_BYTES,
             "action": action,
             "mounted": True,
@@ -187,8 +192,12 @@ def order(api: RawApi, made: Node, chains: dict[str, Chain], action: str) -> Non
     api.patch(f"{CACHES}/{made.name}", {"spec": {"captures": orders}}).object()
 
 
-def wait(api: RawApi, made: Node, disk: Disk, *states: str) -> CaptureReport:
+def wait(api: RawApi, made: Node, disk: Disk, *states: str, writer: Repository | None = None) -> CaptureReport:
+    """``writer``: with which the operator answers reported layers meanwhile."""
+
     def check() -> CaptureReport | None:
+        if writer is not None:
+            answer_uploads(api, made.name, writer)
         status = api.get(f"{CACHES}/{made.name}").object().get("status", {})
         found = [item for item in status.get("captures", []) if item["id"] == f"c-{disk.seed}"]
         return CaptureReport.model_validate(found[0]) if found and found[0]["state"] in states else None

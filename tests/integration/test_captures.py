@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
+import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from kigi.api.node_cache import CaptureReport
+from kigi.api.repositories import Repository
 from kigi.domain.layers import Chain, digest_hex, object_key
-from kigi.domain.names import API_VERSION
+from kigi.domain.names import NODE_API_VERSION
+from kigi_cache.captures.files import PUBLISHER_UID, RESULT
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
-from tests.support.chains import build_chain, layers_of, run
+from tests.support.chains import build_chain, guest_view, layers_of, run
 from tests.support.cluster import eventually
 from tests.support.daemons import Node, daemon_env
-from tests.support.layers import VIRTUAL_BYTES, upload
+from tests.support.layers import VIRTUAL_BYTES, node_cache, upload
+from tests.support.publishers import PROGRAM, ROOT, as_publisher
 from tests.support.raw_api import RawApi
+from tests.support.uploads import answer_uploads, utc_now, writer_of
 from tests.support.why import explained
 
-CACHES = f"/apis/{API_VERSION}/nodecaches"
+CACHES = f"/apis/{NODE_API_VERSION}/nodecaches"
 HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
 CLUSTER = 65536
 _numbers = itertools.count()
@@ -41,7 +47,11 @@ class Lab:
         self.name, self.s3, self.bucket, self.directory = name, s3, bucket, directory
         self.api = RawApi(plane.kubeconfig)
         self.env = daemon_env(plane.kubeconfig, s3, bucket)
-        self.api.create(CACHES, {"apiVersion": API_VERSION, "kind": "NodeCache", "metadata": {"name": name}}).object()
+        reader = s3.grant_reading(bucket)
+        self.reader = {"AWS_ACCESS_KEY_ID": reader.access_key, "AWS_SECRET_ACCESS_KEY": reader.secret_key}
+        self.writer: Repository | None = writer_of(s3, bucket)
+        """What the operator signs uploads with; None: it does not run."""
+        self.api.create(CACHES, node_cache(name)).object()
         self.node = Node(directory / name, name, self.env)
         self.publisher: subprocess.Popen[bytes] | None = None
         self.node.start().wait_ready()
@@ -52,8 +62,8 @@ class Lab:
         self.node.close()
 
     def start_publisher(self, **env: str) -> None:
-        command = [sys.executable, "-m", "kigi_cache.captures.publisher"]
-        settings = {**os.environ, **self.env, "KIGI_CACHE_ROOT": str(self.node.root), **env}
+        command = as_publisher(self.node.root / "captures", *PROGRAM)
+        settings = {**os.environ, **self.env, **self.reader, "KIGI_CACHE_ROOT": ROOT, **env}
         with (self.directory / "publisher.log").open("ab") as log:
             self.publisher = subprocess.Popen(command, env=settings, stderr=log, stdout=log)
 
@@ -64,7 +74,7 @@ class Lab:
 
     @property
     def overlay(self) -> Path:
-        return self.node.root / "volumes" / HANDLE / "disk.img"
+        return guest_view(self.node.root / "volumes" / HANDLE)
 
     def write(self, text: bytes, offset: int) -> None:
         """What the guest writes, by the same program that a VM's QEMU is."""
@@ -76,7 +86,8 @@ class Lab:
             {
                 "id": name,
                 "volume": volume,
-                "parent": self.chain[-1].digest,
+                "parentDigest": self.chain[-1].digest,
+                "repositoryName": "default",
                 "virtualSizeBytes": VIRTUAL_BYTES,
                 "action": action,
                 "mounted": mounted,
@@ -92,6 +103,8 @@ class Lab:
 
     def wait(self, name: str, *states: str) -> CaptureReport:
         def check() -> CaptureReport | None:
+            if self.writer is not None:
+                answer_uploads(self.api, self.name, self.writer)
             report = self.report(name)
             return report if report is not None and report.state in states else None
 
@@ -238,12 +251,76 @@ def test_a_killed_publisher_continues(lab: Lab) -> None:
     lab.order("c1")
     lab.wait("c1", "Copied")
     lab.start_publisher()
-    eventually((lab.folder("c1") / "result.json").exists, 20, "it has begun")
+    eventually((lab.folder("c1") / RESULT).exists, 20, "it has begun")
     lab.stop_publisher()
     lab.start_publisher()
     stored = lab.wait("c1", "Stored")
     assert stored.uploaded_bytes == stored.size_bytes
-    assert not list((lab.folder("c1") / "chain").glob(".publish-*"))
+    assert not list((lab.folder("c1") / "out").glob(".publish-*"))
+
+
+def test_a_publisher_that_is_killed_while_it_sends_continues_without_making_the_layer_again(lab: Lab) -> None:
+    """The first request leads to a server that takes everything and answers nothing."""
+    lab.write(b"a", 10 * CLUSTER)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(60)
+        writer = lab.writer
+        assert writer is not None
+        lab.writer = writer.model_copy(update={"endpoint": f"http://127.0.0.1:{mute.getsockname()[1]}"})
+        lab.start_publisher()
+        lab.order("c1")
+        # The copy is Storing while its layer is made, and has a digest afterwards.
+        digest = eventually(lambda: lab.wait("c1", "Storing").digest, 20, "it is made")
+        made = lab.folder("c1") / "out" / f"{str(digest).removeprefix('sha256:')}.qcow2"
+        eventually(lambda: lab.wait("c1", "Storing") and made.exists(), 20, "its request is signed")
+        inode = made.stat().st_ino
+        connection, _ = mute.accept()
+        with connection:
+            assert connection.recv(4) == b"PUT "
+            lab.stop_publisher()
+    lab.writer = writer
+    lab.start_publisher()
+    stored = lab.wait("c1", "Stored")
+    assert (stored.digest, made.stat().st_ino) == (digest, inode)
+
+
+def test_a_layer_that_is_too_large_for_one_request_is_stored_in_parts(lab: Lab) -> None:
+    """Beside the copies, as the publisher sees nothing else of the node."""
+    folder = lab.node.root / "captures" / ".repositories"
+    folder.mkdir(mode=0o755)
+    settings = {"endpoint": lab.s3.endpoint, "bucket": lab.bucket, "maxPutBytes": 5 * 2**20}
+    (folder / "default.json").write_text(json.dumps(settings))
+    writer = lab.writer
+    assert writer is not None
+    lab.writer = writer.model_copy(update={"max_put_bytes": settings["maxPutBytes"]})
+    random = lab.directory / "random"
+    random.write_bytes(os.urandom(12 * 2**20))
+    run("qemu-io", "-f", "qcow2", "-c", f"write -s {random} 0 {12 * 2**20}", str(lab.overlay))
+    lab.order("c1")
+    lab.wait("c1", "Copied")
+    lab.start_publisher(KIGI_REPOSITORIES=f"{ROOT}/captures/.repositories", KIGI_S3_ENDPOINT="")
+    stored = lab.wait("c1", "Stored")
+    assert stored.digest is not None
+    assert len(stored.parts) == 3
+    path = lab.s3.data / lab.bucket / object_key(stored.digest)  # type: ignore[arg-type]
+    assert path.stat().st_size == stored.size_bytes == stored.uploaded_bytes
+    assert f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" == stored.digest
+
+
+def test_a_copy_waits_for_an_operator_that_does_not_run_and_takes_a_fresh_request(lab: Lab) -> None:
+    """A request that was not renewed is refused by the server; the layer stays, and is stored by the next request."""
+    lab.write(b"a", 10 * CLUSTER)
+    writer, lab.writer = lab.writer, None
+    lab.start_publisher()
+    lab.order("c1")
+    eventually(lambda: (report := lab.report("c1")) is not None and report.digest is not None, 40, "it is made")
+    answer_uploads(lab.api, lab.name, writer, lambda: utc_now() - timedelta(minutes=16))
+    refused = lab.wait("c1", "Refused")
+    assert refused.reason == "AccessDenied"
+    assert "RequestTimeTooSkewed" in str(refused.message)
+    assert len(list((lab.s3.data / lab.bucket / "layers" / "sha256").iterdir())) == len(lab.chain)
+    lab.writer = writer
+    lab.wait("c1", "Stored")
 
 
 def set_heartbeat(lab: Lab, age_s: float = 0.0) -> None:
@@ -306,15 +383,80 @@ def test_a_layer_waits_for_the_space_to_make_it(lab: Lab) -> None:
 
 
 def test_a_chain_that_the_repository_takes_no_layer_above_is_refused_beforehand(lab: Lab) -> None:
-    repositories = lab.directory / "repositories.yaml"
-    repositories.write_text(json.dumps({"repositories": {"default": {"maxDepth": len(lab.chain)}}}))
+    repositories = lab.directory / "repositories"
+    repositories.mkdir()
+    settings = {"endpoint": "http://unused", "bucket": "unused", "maxDepth": len(lab.chain)}
+    (repositories / "default.json").write_text(json.dumps(settings))
     lab.node.kill()
-    lab.node.start(KIGI_REPOSITORIES=str(repositories)).wait_ready()
+    lab.node.start(KIGI_REPOSITORIES=str(repositories), KIGI_S3_ENDPOINT="").wait_ready()
     set_heartbeat(lab)
     lab.order("c1", action="Check")
     refused = lab.wait("c1", "Refused")
     assert refused.reason == "ChainTooDeep"
-    assert "repositories.default.maxDepth" in str(refused.message)
+    assert "LayerRepository default: spec.limits.maxDepth" in str(refused.message)
+
+
+ATTACKS = {
+    "write a layer": "printf x >> $D/chain/$L",
+    "write a layer in place": "dd if=/dev/zero of=$D/chain/$L bs=1 count=1 conv=notrunc",
+    "change a layer's mode": "chmod 666 $D/chain/$L",
+    "change a layer's times": "touch $D/chain/$L",
+    "delete a link": "rm -f $D/chain/$L",
+    "rename a link": "mv $D/chain/$L $D/chain/x",
+    "move a link away": "mv $D/chain/$L $D/out/x",
+    "put a file in place of a link": "cp $D/chain/$L $D/out/y && mv -f $D/out/y $D/chain/$L",
+    "add a layer": "touch $D/chain/x",
+    "write the copy": "printf x >> $D/copy.qcow2",
+    "delete the copy": "rm -f $D/copy.qcow2",
+    "change the order": "printf '{}' > $D/order.json",
+    "replace the order": "echo '{}' > $D/out/o && mv -f $D/out/o $D/order.json",
+    "replace its directory": "mv $D/out $D/away",
+    "delete the copy's directory": "rm -rf $D/chain $D/copy.qcow2 $D/order.json; rmdir $D",
+    "invent a copy": "mkdir /mnt/captures/c9",
+    "look at copies in progress": "ls /mnt/captures/.new",
+    "look at deleted copies": "ls /mnt/captures/.old",
+    "mount": "mount -t tmpfs none $D/chain",
+    "make a device": "mknod $D/out/device b 8 0",
+}
+"""What fails as the publisher's user, on the copy $D with the layer $L."""
+
+
+def test_the_publishers_user_reads_a_copy_and_changes_nothing_of_it(lab: Lab) -> None:
+    lab.write(b"a", 10 * CLUSTER)
+    lab.order("c1")
+    lab.wait("c1", "Copied")
+    eventually((lab.folder("c1") / "order.json").exists)
+    layer = f"{digest_hex(lab.chain[0].digest)}.qcow2"
+
+    def state() -> dict[str, tuple[object, ...]]:
+        """Content and times of all files but the publisher's own."""
+        files = [path for path in lab.folder("c1").rglob("*") if path.is_file() and path.parent.name != "out"]
+        found = {path: path.stat() for path in files}
+        return {
+            str(path.relative_to(lab.node.root)): (path.read_bytes(), each.st_ino, each.st_mode, each.st_ctime_ns)
+            for path, each in found.items()
+        }
+
+    def attempt(script: str) -> subprocess.CompletedProcess[str]:
+        names = f"D=/mnt/captures/c1 L={layer}\n"
+        command = as_publisher(lab.node.root / "captures", "sh", "-c", names + script)
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    before = state()
+    assert len(before) == len(lab.chain) + 2
+    reads = attempt(
+        "cat $D/copy.qcow2 $D/chain/* $D/order.json | wc -c; touch $D/out/mine && id -u; grep Cap /proc/self/status"
+    )
+    size, user, *capabilities = reads.stdout.split("\n")
+    assert (int(size), user) == (sum(len(each[0]) for each in before.values()), str(PUBLISHER_UID)), reads  # type: ignore[arg-type]
+    assert {line.split()[1] for line in capabilities if line} == {"0" * 16}
+    succeeded = [name for name, script in ATTACKS.items() if attempt(script).returncode == 0]
+    assert succeeded == []
+    assert state() == before
+    attempt("ln -sf /mnt/captures/c1/order.json $D/out/result.json")
+    assert lab.report("c1").state == "Copied"  # type: ignore[union-attr]
+    lab.start_publisher()
+    lab.wait("c1", "Stored")
 
 
 def test_a_dead_publisher_is_reported_while_a_copy_waits_for_it(lab: Lab) -> None:

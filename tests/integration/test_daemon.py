@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from kigi.api.node_cache import NodeCache
-from kigi.domain.names import API_VERSION
+from kigi.domain.names import NODE_API_VERSION
 from kigi_cache.rpc import csi_pb2 as pb
 from kigi_cache.rpc import registration_pb2 as reg
 from localcluster.controlplane import ControlPlane
@@ -18,11 +18,11 @@ from localcluster.s3 import S3Server
 from tests.support.chains import LayerFile, build_chain, layers_of
 from tests.support.cluster import eventually
 from tests.support.daemons import Node, daemon_env
-from tests.support.layers import upload, wanted
+from tests.support.layers import node_cache, upload, wanted
 from tests.support.raw_api import RawApi
 from tests.support.why import explained
 
-CACHES = f"/apis/{API_VERSION}/nodecaches"
+CACHES = f"/apis/{NODE_API_VERSION}/nodecaches"
 HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
 
 
@@ -53,11 +53,11 @@ def start(tmp_path: Path, crds: ControlPlane, s3: S3Server, bucket: str) -> Iter
 
 def put(server: RawApi, name: str, **spec: object) -> None:
     """The NodeCache of a node, made or changed, as the operator writes it."""
-    body = {"apiVersion": API_VERSION, "kind": "NodeCache", "metadata": {"name": name}, "spec": spec}
+    body = node_cache(name, **spec)
     if server.get(f"{CACHES}/{name}").code == 404:
         server.create(CACHES, body).object()
     else:
-        server.patch(f"{CACHES}/{name}", {"spec": spec}).object()
+        server.patch(f"{CACHES}/{name}", {"spec": body["spec"]}).object()
 
 
 def cache_of(server: RawApi, name: str) -> NodeCache:
@@ -107,7 +107,7 @@ def test_an_overlay_is_deleted_by_order_when_it_is_no_longer_mounted(
     put(server, "daemon-c")
     node = start("daemon-c")
     node.publish(HANDLE, layers_of(files))
-    put(server, "daemon-c", discard=[HANDLE])
+    put(server, "daemon-c", discardVolumes=[HANDLE])
 
     def waits() -> bool:
         status = cache_of(server, "daemon-c").status
@@ -133,7 +133,7 @@ def test_a_hostile_overlay_is_refused_with_an_event(
     node = start("daemon-d")
     node.publish(HANDLE, layers_of(files))
     node.unpublish(HANDLE)
-    disk = node.root / "volumes" / HANDLE / "disk.img"
+    disk = node.root / "volumes" / HANDLE / "mount" / "disk.img"
     disk.write_bytes(b"\0" * 512 + disk.read_bytes()[512:])
     with pytest.raises(grpc.RpcError) as refused:
         node.publish(HANDLE, layers_of(files))
@@ -198,26 +198,32 @@ def test_the_daemon_ends_cleanly(server: RawApi, start: Callable[[str], Node], f
     assert node.mounts() == before
 
 
-def test_a_corrected_repositories_file_counts_without_a_restart(
+def test_a_mounted_repository_counts_without_a_restart(
     server: RawApi, tmp_path: Path, crds: ControlPlane, s3: S3Server, bucket: str, files: list[LayerFile]
 ) -> None:
     chain = layers_of(files)
     put(server, "daemon-repo", layers=[layer.to_api() for layer in wanted(chain)])
-    settings = tmp_path / "repositories.yaml"
+    folder = tmp_path / "repositories"
+    folder.mkdir()
 
     def write(bucket_name: str) -> None:
-        default = {"endpoint": s3.endpoint, "bucket": bucket_name, "pathStyle": True}
-        (tmp_path / "new").write_text(json.dumps({"repositories": {"default": default}}))
-        (tmp_path / "new").rename(settings)  # as the kubelet does: a reader sees the old file or the new one
+        keys = {"accessKeyId": s3.credentials.access_key, "secretAccessKey": s3.credentials.secret_key}
+        (tmp_path / "new").write_text(json.dumps({"endpoint": s3.endpoint, "bucket": bucket_name, **keys}))
+        (tmp_path / "new").rename(folder / "default.json")  # as the kubelet does: readers see the old file or the new
 
     def reasons() -> set[str | None]:
         return {layer.reason for layer in cache_of(server, "daemon-repo").status.layers}
 
-    write("no-such-bucket")
-    env = {name: value for name, value in daemon_env(crds.kubeconfig, s3, bucket).items() if "KIGI_S3" not in name}
-    with Node(tmp_path / "n", "daemon-repo", {**env, "KIGI_REPOSITORIES": str(settings)}) as node:
-        eventually(lambda: "RepositoryUnknown" in reasons())
-        settings.write_text("repositories: nonsense")
-        eventually(lambda: "repositories.yaml ignored" in node.log.read_text())
+    def messages() -> set[str | None]:
+        return {layer.message for layer in cache_of(server, "daemon-repo").status.layers}
+
+    env = daemon_env(crds.kubeconfig, s3, bucket)
+    env = {name: value for name, value in env.items() if "KIGI_S3" not in name and "AWS" not in name}
+    with Node(tmp_path / "n", "daemon-repo", {**env, "KIGI_REPOSITORIES": str(folder)}) as node:
+        eventually(lambda: "RepositoryUnknown" in reasons(), what="no repository is mounted yet")
+        (folder / "default.json").write_text("nonsense")
+        eventually(lambda: "repository ignored" in node.log.read_text())
+        write("no-such-bucket")
+        eventually(lambda: "does not exist; correct the LayerRepository" in str(messages()), 60)
         write(bucket)
         eventually(lambda: ready_cache(server, "daemon-repo"), 60)

@@ -16,18 +16,18 @@ import pytest
 
 from kigi.api.node_cache import NodeCache
 from kigi.domain.layers import Chain, digest_hex
-from kigi.domain.names import API_VERSION
+from kigi.domain.names import NODE_API_VERSION
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.chains import LayerFile, build_chain, layers_of
 from tests.support.cluster import eventually, eventually_async, install_crds
 from tests.support.daemons import Node, daemon_env
 from tests.support.faulty_proxy import FaultyProxy
-from tests.support.layers import upload, wanted
+from tests.support.layers import node_cache, upload, wanted
 from tests.support.raw_api import RawApi
 from tests.support.why import explained
 
-CACHES = f"/apis/{API_VERSION}/nodecaches"
+CACHES = f"/apis/{NODE_API_VERSION}/nodecaches"
 HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
 
 
@@ -52,9 +52,8 @@ def nodes(tmp_path: Path, s3: S3Server, bucket: str) -> Iterator[Callable[[str, 
 
 
 def create(server: RawApi, name: str, chain: Chain) -> None:
-    spec = {"layers": [layer.to_api() for layer in wanted(chain)]}
-    body = {"apiVersion": API_VERSION, "kind": "NodeCache", "metadata": {"name": name}, "spec": spec}
-    server.create(CACHES, body).object()
+    layers = [layer.to_api() for layer in wanted(chain)]
+    server.create(CACHES, node_cache(name, layers=layers)).object()
 
 
 def cache_of(server: RawApi, name: str) -> NodeCache:
@@ -131,7 +130,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_state(
     assert cache.status.used_bytes == sum(layer.size_bytes for layer in chain)
     assert [(v.name, v.mounted) for v in cache.status.volumes] == [(HANDLE, True)]
     assert [m.point for m in node.mounts()] == [node.target(), node.target() + "/chain"]
-    assert sorted(os.listdir(node.root / "volumes")) == [".new", ".old", HANDLE]
+    assert sorted(os.listdir(node.root / "volumes")) == [".empty", ".new", ".old", HANDLE]
     assert os.listdir(node.root / "volumes" / ".new") == os.listdir(node.root / "volumes" / ".old") == []
     assert os.listdir(node.root / "incoming") == []
     assert os.listdir(node.root / "quarantine") == []
@@ -166,7 +165,7 @@ def test_killed_in_each_of_forty_switches_it_leaves_just_the_newest_disk(
         for number in range(2, 42):
             revisions.append(HANDLE.replace(".r1.", f".r{number}."))
             layers = [layer.to_api() for layer in wanted(desired()[1])]
-            spec = {"layers": layers, "discard": revisions[:-1]}
+            spec = {"layers": layers, "discardVolumes": revisions[:-1]}
             server.patch(f"{CACHES}/faults-s", {"spec": spec}).object()
             die_and_start_again(node, chance)
         node.wait_ready()
@@ -181,7 +180,7 @@ def test_killed_in_each_of_forty_switches_it_leaves_just_the_newest_disk(
     needed = {layer.digest for layer in desired()[1]}
     assert {layer.digest: layer.links for layer in cache.status.layers if layer.links} == dict.fromkeys(needed, 1)
     assert {layer.digest for layer in cache.status.layers if layer.state == "Held"} >= needed
-    assert sorted(os.listdir(node.root / "volumes")) == [".new", ".old", revisions[-1]]
+    assert sorted(os.listdir(node.root / "volumes")) == [".empty", ".new", ".old", revisions[-1]]
     assert os.listdir(node.root / "volumes" / ".new") == os.listdir(node.root / "volumes" / ".old") == []
     assert {m.point for m in node.mounts()} == {node.target(revisions[-1]), node.target(revisions[-1]) + "/chain"}
 

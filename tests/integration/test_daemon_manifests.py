@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.aio.config.incluster_config import SERVICE_CERT_FILENAME, SERVICE_TOKEN_FILENAME
 
 from kigi.adapters.environment import load_settings
-from kigi.adapters.repositories import load_repositories
 from kigi.domain.names import CSI_DRIVER
+from kigi.planning.repository_files import DAEMON_SECRET
 from kigi_cache.settings import DaemonSettings
 from localcluster.controlplane import ControlPlane
 
@@ -52,26 +53,55 @@ def test_the_daemon_understands_its_environment_and_finds_it_mounted(
     assert places[str(Path(settings.csi_socket).parent)] == str(Path(settings.csi_endpoint).parent)
     assert settings.registration_dir in mounted
     assert settings.repositories is not None
-    assert str(settings.repositories.parent) in mounted
+    assert str(settings.repositories) in mounted
     assert settings.http_address.port == container["ports"][0]["containerPort"]
     assert places["/var/lib/kubelet"] == "/var/lib/kubelet"
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert container["command"][0] in scripts
 
 
-def test_the_example_names_the_credentials_that_are_mounted(pod: dict[str, Any], tmp_path: Path) -> None:
-    config, secret, writer = yaml.safe_load_all((ROOT / "manifests/examples/repositories.yaml").read_text())
-    (tmp_path / "repositories.yaml").write_text(config["data"]["repositories.yaml"])
-    repository = load_repositories(tmp_path / "repositories.yaml", {}).get("default")
-    mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
-    assert repository.credentials_dir == mounts["credentials"]
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    assert volumes["credentials"]["secret"]["secretName"] == secret["metadata"]["name"]
-    assert volumes["writer"]["secret"] | {"defaultMode": 0} == {
-        "secretName": writer["metadata"]["name"],
-        "optional": True,
-        "defaultMode": 0,
-    }
-    assert {m["name"]: m["mountPath"] for m in pod["containers"][1]["volumeMounts"]}["writer"] == mounts["credentials"]
-    assert volumes["repositories"]["configMap"]["name"] == config["metadata"]["name"]
-    assert set(secret["stringData"]) == {"accessKeyId", "secretAccessKey"}
+def test_each_container_mounts_the_secret_that_the_operator_renders_and_no_other(pod: dict[str, Any]) -> None:
+    volumes = {volume["name"]: volume.get("secret") for volume in pod["volumes"]}
+    secret = DAEMON_SECRET
+    for container in pod["containers"]:
+        env = {variable["name"]: variable.get("value") for variable in container["env"]}
+        mounted = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+        assert [found["secretName"] for found in mounted.values() if found] == [secret]
+        assert mounted[str(env["KIGI_REPOSITORIES"])] == {"secretName": secret, "defaultMode": 256, "optional": True}
+    made = list(yaml.safe_load_all((DAEMON / "secrets.yaml").read_text()))
+    assert [secret["metadata"]["name"] for secret in made] == [DAEMON_SECRET]
+    assert not any({"data", "stringData"} & secret.keys() for secret in made), "applying them again erases nothing"
+
+
+def test_only_the_daemon_has_a_token_of_the_api_server(pod: dict[str, Any]) -> None:
+    """The capture publisher reads images that tenants wrote: what takes it over finds no token there."""
+    assert pod["automountServiceAccountToken"] is False
+    sources = {volume["name"]: volume.get("projected", {}).get("sources", []) for volume in pod["volumes"]}
+    daemon, publisher = (
+        [
+            mount
+            for mount in container["volumeMounts"]
+            if any("serviceAccountToken" in s for s in sources[mount["name"]])
+        ]
+        for container in pod["containers"]
+    )
+    assert [mount["mountPath"] for mount in daemon] == [
+        str(Path(SERVICE_TOKEN_FILENAME).parent),
+        "/var/run/secrets/kigi-peer",
+    ]
+    assert all(mount["readOnly"] for mount in daemon)
+    assert publisher == []
+    (api,) = (found for found in sources["api-token"] if "serviceAccountToken" in found)
+    assert api["serviceAccountToken"]["path"] == Path(SERVICE_TOKEN_FILENAME).name
+    (ca,) = (found for found in sources["api-token"] if "configMap" in found)
+    assert ca["configMap"]["items"] == [{"key": "ca.crt", "path": Path(SERVICE_CERT_FILENAME).name}]
+
+
+def test_the_example_has_the_secrets_that_it_names() -> None:
+    repository, *secrets = yaml.safe_load_all((ROOT / "manifests/examples/repositories.yaml").read_text())
+    named = repository["spec"]["credentials"]
+    assert [secret["metadata"]["name"] for secret in secrets] == [
+        named["readerSecretRef"]["name"],
+        named["writerSecretRef"]["name"],
+    ]
+    assert all(set(secret["stringData"]) == {"accessKeyId", "secretAccessKey"} for secret in secrets)

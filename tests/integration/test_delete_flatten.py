@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kigi.adapters.qemu_img import DisksDiffer
-from kigi.adapters.s3 import LayerRepository, open_repository
+from kigi.adapters.s3 import LayerBucket, open_repository
 from kigi.api.repositories import Repository
 from kigi.domain.images import Image
 from kigi.domain.layers import Digest
@@ -23,7 +23,7 @@ from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.chains import run
 from tests.support.command import Site
-from tests.support.deployments import deployment, system
+from tests.support.deployments import deployment, machine, system
 from tests.support.layers import environment
 from tests.support.why import explained
 
@@ -34,7 +34,7 @@ def site(crds: ControlPlane, namespace: str, s3: S3Server, bucket: str, tmp_path
 
 
 @asynccontextmanager
-async def repository(site: Site) -> AsyncIterator[LayerRepository]:
+async def repository(site: Site) -> AsyncIterator[LayerBucket]:
     where = Repository(endpoint=site.s3.endpoint, bucket=site.bucket)
     async with open_repository(where, environment(site.s3)) as opened:
         yield opened
@@ -47,7 +47,7 @@ def objects(site: Site) -> set[str]:
 def test_what_is_used_is_not_deleted_and_the_users_are_named(site: Site) -> None:
     site.grow("base", "top", "spare")
     ns = ["-n", site.namespace]
-    site.apply(system("lab", None, [{"name": "m", "image": {"name": "top"}}]), deployment(state="lab"))
+    site.apply(system("lab", None, [machine("m", "top")]), deployment(state="lab"))
     assert "InUse" in site.fail("delete", "image", "base", *ns)
     for kind, name, users in (
         ("image", "base", "VMImageNode top"),
@@ -69,7 +69,7 @@ def test_a_dry_run_prints_the_bytes_that_a_deletion_would_free(site: Site) -> No
     ns = ["-n", site.namespace]
     size = site.get("vmimagenode", "top")["spec"]["layer"]["sizeBytes"]
     assert f"this frees {size} bytes (" in site.succeed("delete", "image", "top", *ns, "--dry-run")
-    site.apply(system("lab", None, [{"name": "m", "image": {"name": "top"}}]))
+    site.apply(system("lab", None, [machine("m", "top")]))
     both = size + site.get("vmimagenode", "base")["spec"]["layer"]["sizeBytes"]
     said = site.succeed("delete", "state", "lab", *ns, "--dry-run")
     assert f"frees 0 bytes; its images that nothing else uses are {both} bytes (" in said and "top, base" in said
@@ -94,8 +94,9 @@ def test_a_flat_image_shows_a_guest_the_same_bytes_on_a_shorter_chain(
     site.succeed("flatten", "five", "--name", "flat", *flags, "--apply", "-n", site.namespace)
     flat = site.get("vmimagenode", "flat")
     five = site.get("vmimagenode", "five")
-    assert flat["spec"].get("parent") == ({"name": parent} if parent else None)
-    assert flat["metadata"]["annotations"]["kigi.dev/equals"] == f"five@{five['spec']['layer']['digest']}"
+    assert flat["spec"].get("parentRef") == ({"name": parent} if parent else None)
+    origin = {"imageName": "five", "digest": five["spec"]["layer"]["digest"]}
+    assert flat["spec"]["provenance"] == {"flattened": origin}
     assert site.names("vmimagenode") == {"base", "two", "three", "four", "five", "flat"}
     # A fresh folder, filled from the repository alone: what a node would have.
     fresh = site.folder / "fresh"
@@ -127,7 +128,7 @@ async def test_a_flat_layer_that_is_not_equal_is_never_stored(
     for name in ("base", "two", "three"):
         spec = site.get("vmimagenode", name)["spec"]
         layer = spec["layer"]
-        parent = spec.get("parent", {}).get("name")
+        parent = spec.get("parentRef", {}).get("name")
         path.append(Image(name, Digest(layer["digest"]), layer["sizeBytes"], layer["virtualSizeBytes"], parent))
     honest = raw_disk.compare
 
@@ -143,14 +144,13 @@ async def test_a_flat_layer_that_is_not_equal_is_never_stored(
 
 
 def test_a_chain_deeper_than_the_repository_takes_is_refused_and_flatten_is_the_way_out(site: Site) -> None:
-    settings = site.folder / "repositories.yaml"
-    settings.write_text("repositories: {default: {endpoint: 'http://unused', bucket: unused, maxDepth: 3}}")
+    site.repository("shallow", limits={"maxDepth": 3})
     site.grow("base", "two", "three")
     disk = site.folder / "more.raw"
     disk.write_bytes(b"more".ljust(8 * 2**20, b"\0"))
-    ns = ["-n", site.namespace, "--repositories", settings]
+    ns = ["-n", site.namespace, "--repository", "shallow"]
     refused = site.fail("publish", disk, "--name", "four", "--parent", "three", *ns)
     assert "ChainTooDeep" in refused and "kigi flatten PARENT --name NEW" in refused and "3 (maxDepth)" in refused
-    site.succeed("flatten", "three", "--name", "flat", "--parent", "base", "--apply", *ns)
+    site.succeed("flatten", "three", "--name", "flat", "--parent", "base", "--apply", *ns[:2])
     site.succeed("publish", disk, "--name", "four", "--parent", "flat", "--apply", *ns)
-    assert site.get("vmimagenode", "four")["spec"]["parent"] == {"name": "flat"}
+    assert site.get("vmimagenode", "four")["spec"]["parentRef"] == {"name": "flat"}

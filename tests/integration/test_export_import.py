@@ -44,10 +44,10 @@ def layers(site: Site) -> set[str]:
 def lab(site: Site) -> None:
     """Three images, and two states; the second changes the machine's image."""
     site.grow("base", "web", "web-broken")
-    template = {"cpu": 1, "memory": "128Mi"}
+    hardware = {"cpu": {"cores": 1}, "memory": {"guest": "128Mi"}}
     site.apply(
-        system("clean", None, [{"name": "m", "image": {"name": "web"}, "template": template}]),
-        system("broken", "clean", [{"name": "m", "image": {"name": "web-broken"}}]),
+        system("clean", None, [{"name": "m", "rootDisk": {"imageRef": {"name": "web"}}, "hardware": hardware}]),
+        system("broken", "clean", [{"name": "m", "rootDisk": {"imageRef": {"name": "web-broken"}}}]),
     )
 
 
@@ -151,14 +151,14 @@ HARM: dict[str, Callable[[Members], Members]] = {
     "name": lambda m: change_manifest(m, lambda d: d["images"][0].update(name="../base")),
     "a node twice": lambda m: change_manifest(m, lambda d: d["images"].append(d["images"][0])),
     "huge size": lambda m: change_manifest(m, lambda d: d["images"][0]["spec"]["layer"].update(sizeBytes=2**45)),
-    "other parent": lambda m: change_manifest(m, lambda d: d["images"][1]["spec"].pop("parent")),
+    "other parent": lambda m: change_manifest(m, lambda d: d["images"][1]["spec"].pop("parentRef")),
     "other virtual size": lambda m: change_manifest(
         m, lambda d: [each["spec"]["layer"].update(virtualSizeBytes=2**30) for each in d["images"]]
     ),
     "a layer twice": lambda m: change_manifest(m, lambda d: d["included"].append(d["included"][0])),
     "a layer of nobody": lambda m: change_manifest(m, lambda d: d["included"].append("sha256:" + "0" * 64)),
     "refused by the API server": lambda m: change_manifest(
-        m, lambda d: d["systems"][0]["spec"]["machines"][0]["template"].update(cpu=-1)
+        m, lambda d: d["systems"][0]["spec"]["machines"][0].update(hardware={"cpu": {"cores": -1}})
     ),
 }
 

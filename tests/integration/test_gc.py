@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import AsyncIterator
@@ -14,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.s3 import LayerRepository, open_repository
+from kigi.adapters.s3 import LayerBucket, open_repository
 from kigi.api.repositories import Repository
 from kigi.cli.cluster import Access
 from kigi.cli.collection import ReadNamed, check_unnamed, delete_garbage, find_garbage
 from kigi.cli.named_layers import Sources, read_named_layers
 from kigi.cli.verbs.gc import command
 from kigi.domain.layers import Digest, object_key
-from kigi.domain.names import API_VERSION
+from kigi.domain.names import API_VERSION, NODE_API_VERSION
 from kigi.errors import LayerMissing
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
@@ -123,13 +122,13 @@ async def test_unfinished_uploads_are_given_up_when_they_are_old(site: Site) -> 
 
 
 @asynccontextmanager
-async def store_of(site: Site) -> AsyncIterator[LayerRepository]:
+async def store_of(site: Site) -> AsyncIterator[LayerBucket]:
     where = Repository(endpoint=site.s3.endpoint, bucket=site.bucket)
     async with open_repository(where, environment(site.s3)) as store:
         yield store
 
 
-async def collect(store: LayerRepository, read_named: ReadNamed) -> dict[str, Any]:
+async def collect(store: LayerBucket, read_named: ReadNamed) -> dict[str, Any]:
     """``kigi gc --delete`` in this process."""
     done: dict[str, Any] = {"deleted": []}
     found = await find_garbage(store, read_named, timedelta(hours=24))
@@ -173,13 +172,13 @@ async def test_a_layer_that_a_tree_names_while_it_is_deleted_is_reported(
     image = {**site.get("vmimagenode", "two"), "metadata": {"name": "two"}}
     image.pop("status", None)
     forget(site, "two")
-    remove = LayerRepository.remove
+    remove = LayerBucket.remove
 
-    async def late(self: LayerRepository, item: Any) -> bool:
+    async def late(self: LayerBucket, item: Any) -> bool:
         site.apply(image)
         return await remove(self, item)
 
-    monkeypatch.setattr(LayerRepository, "remove", late)
+    monkeypatch.setattr(LayerBucket, "remove", late)
     for name, value in {
         **environment(site.s3),
         "KIGI_S3_ENDPOINT": site.s3.endpoint,
@@ -196,22 +195,18 @@ def test_the_chain_below_a_running_capture_is_kept(site: Site) -> None:
     """The image's object was deleted by force, so that nothing else names its layers."""
     site.grow("base", "two", "three")
     every, parent = layers(site), digest_of(site, "three")
-    spec = {"deployment": {"name": "class"}}
+    spec = {"instanceRef": {"name": "class-1"}, "requestedBy": "admin"}
     site.apply({"apiVersion": API_VERSION, "kind": "SystemCapture", "metadata": {"name": "after"}, "spec": spec})
-    disk = {"name": "m", "machine": "m", "id": "c", "node": "n", "volume": "v", "image": "three", "parent": parent}
-    disks = [{**disk, "virtualSizeBytes": 65536}]
-
-    def is_in(phase: str) -> None:
-        patch = json.dumps({"status": {"phase": phase, "disks": disks}})
-        site.plane.kubectl(
-            "patch", "systemcapture", "after", "-n", site.namespace, "--subresource=status", "--type=merge", "-p", patch
-        )
+    order = {"id": "c1", "volume": "v", "parentDigest": parent, "virtualSizeBytes": 65536, "repositoryName": "default"}
+    orders = [{**order, "action": "Keep", "mounted": False}]
+    cache = {"nodeName": "node-a", "operatorProtocol": 2, "protocol": 2, "captures": orders}
+    meta = {"name": f"n-{site.namespace}"}
+    site.apply({"apiVersion": NODE_API_VERSION, "kind": "NodeCache", "metadata": meta, "spec": cache})
 
     forget(site, "base", "two", "three")
     make_old(site)
-    is_in("Storing")
     site.succeed("gc", "--delete", "--all-unused")
     assert layers(site) == every
-    is_in("Failed")
+    site.plane.kubectl("delete", "nodecache", meta["name"])
     site.succeed("gc", "--delete", "--all-unused")
     assert layers(site) == set()

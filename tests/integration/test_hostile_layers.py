@@ -166,7 +166,7 @@ async def test_whatever_lies_in_place_of_a_held_layer_is_never_linked_and_heals(
     volume.mkdir()
     async with filling(tmp_path / "node", settings, env) as (filler, _):
         filler.want(wanted(chain))
-        await filler.ensure(chain, priority=1)
+        await filler.ensure(chain)
         path = filler.store.path(chain[1].digest)
         if when == "running":
             path.chmod(0o644)
@@ -174,7 +174,7 @@ async def test_whatever_lies_in_place_of_a_held_layer_is_never_linked_and_heals(
             with pytest.raises(LayerMissing) as missing:
                 filler.store.link_chain(chain, volume)
             explained(missing.value)
-            await filler.ensure(chain, priority=1)
+            await filler.ensure(chain)
             assert path.read_bytes() == right
     if when == "stopped":
         path.chmod(0o644)
@@ -186,7 +186,7 @@ async def test_whatever_lies_in_place_of_a_held_layer_is_never_linked_and_heals(
         explained(missing.value)
         async with filling(tmp_path / "node", settings, env) as (filler, _):
             filler.want(wanted(chain))
-            await filler.ensure(chain, priority=1)
+            await filler.ensure(chain)
             assert set(states(filler).values()) == {"Held"}
     assert list(volume.iterdir()) == []
     assert path.read_bytes() == right and not path.is_symlink()
@@ -261,7 +261,7 @@ def overlay(files: tuple[Path, Chain], tmp_path_factory: pytest.TempPathFactory)
     with private_mounts():
         asyncio.run(volumes.publish(HANDLE, chain, str(node / "mount")))
         asyncio.run(volumes.unpublish(HANDLE, str(node / "mount")))
-    disk = store.root / "volumes" / HANDLE / "disk.img"
+    disk = store.root / "volumes" / HANDLE / "mount" / "disk.img"
     return Overlay(volumes, chain, disk, disk.read_bytes())
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from localcluster.controlplane import ControlPlane
 from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES, kubevirt_object
+from tests.support.cluster import ensure_namespace
 from tests.support.kubevirt_crds import install_kubevirt_crds
 
 KIND = Path(__file__).parents[2] / "localcluster" / "kind"
@@ -94,7 +95,7 @@ def test_kubevirt_has_the_settings_of_the_local_cluster() -> None:
 
 def test_a_real_server_accepts_the_kubevirt_object(crds: ControlPlane) -> None:
     install_kubevirt_crds(crds)
-    crds.kubectl("create", "namespace", "kubevirt")
+    ensure_namespace(crds, "kubevirt")
     crds.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", str(KIND / "kubevirt.yaml"))
 
 

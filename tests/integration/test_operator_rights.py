@@ -13,9 +13,10 @@ import yaml
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.resources import EVENT, LEASE, NODE_CACHE
+from kigi.runtime.leader import LEASE_NAME
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
-from tests.support.cluster import eventually_async, install_crds
+from tests.support.cluster import eventually_async, install_crds, install_repository
 from tests.support.deployments import apply, deployment, get_deployment, is_ready, left_over, trees
 from tests.support.kubevirt_crds import install_kubevirt_crds, install_kubevirt_object
 from tests.support.operator_run import FAST, OperatorRun
@@ -30,6 +31,7 @@ TEAM = "rights"
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("rights"), parts=["controller-manager"]) as server:
         install_crds(server)
+        install_repository(server)
         install_kubevirt_crds(server)
         install_kubevirt_object(server)
         server.kubectl("apply", "-f", str(ROOT / "manifests/namespace.yaml"))
@@ -85,9 +87,9 @@ async def test_its_rights_are_enough_for_the_whole_life_of_a_deployment(
         await eventually_async(lambda: is_ready(kube, TEAM), 60, "deployed")
         apply(plane, TEAM, deployment(state="cleaned", replicas=1))
         await eventually_async(lambda: is_ready(kube, TEAM), 60, "switched, and one instance less")
-        lease = await kube.get(LEASE, SYSTEM, "")
+        lease = await kube.get(LEASE, SYSTEM, LEASE_NAME)
         assert lease is not None
-        assert [item["spec"]["holderIdentity"] for item in lease["items"]] == [settings.identity]
+        assert lease["spec"]["holderIdentity"] == settings.identity
         events = await kube.get(EVENT, TEAM, "")
         assert events is not None
         assert events["items"], "it writes events"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from kigi.domain.layers import Chain, digest_hex, layer_file_name
 from kigi.errors import KigiError
@@ -20,10 +18,13 @@ from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
 from kigi_cache.node.kube import KubeApi
-from kigi_cache.sources.peer_access import AUDIENCE, PeerTokens
+from kigi_cache.sources.pace import LeastPace
+from kigi_cache.sources.peer_connections import PeerConnections, serve_peers
 from kigi_cache.sources.peer_ranking import ranked
 from kigi_cache.sources.peer_server import build_peer_app
 from kigi_cache.sources.peer_source import PeerSource, PeerTimeouts
+from kigi_cache.sources.peer_tokens import AUDIENCE, PeerTokens
+from kigi_cache.sources.rival import RacePolicy
 from kigi_cache.sources.s3 import S3Source
 from localcluster.controlplane import ControlPlane
 from localcluster.processes import free_port
@@ -32,11 +33,15 @@ from tests.support.cluster import eventually_async
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.filling import states
 from tests.support.layers import environment, make_chain, repositories, upload, wanted
+from tests.support.peers import certificate, client_context, shared_pins
+from tests.support.stored import rot
 
 MIB = 2**20
 TOKEN = "a daemon's"
 PATIENT = PeerTimeouts(connect_s=20.0, silence_s=30.0, unknown_s=10.0)
 """Bytes are counted here, whatever the load of the machine: a node that does not get the processor is not gone."""
+ANY_PACE = LeastPace(bytes_per_s=0.0, window_s=1.0)
+NO_RACE = RacePolicy(enough_bytes_per_s=0.0)
 
 
 @dataclass
@@ -47,23 +52,23 @@ class Node:
     filler: Filler
     source: S3Source
     errors: list[KigiError]
-    tasks: list[asyncio.Task[None]]
-    runner: web.AppRunner
+    filling: asyncio.Task[None]
+    serving: asyncio.Task[None]
 
     async def die(self) -> None:
         """Stop its server in the middle of what it sends."""
-        await self.runner.cleanup()
+        self.serving.cancel()
+        await asyncio.gather(self.serving, return_exceptions=True)
 
     async def close(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.runner.cleanup()
+        self.filling.cancel()
+        await asyncio.gather(self.filling, return_exceptions=True)
+        await self.die()
         self.source.close()
 
 
-async def allowed(token: str) -> bool:
-    return token == TOKEN
+async def peer_of(token: str) -> str:
+    return token if token.startswith(TOKEN) else ""
 
 
 @asynccontextmanager
@@ -76,13 +81,16 @@ async def cluster(
     for number, address in enumerate(addresses):
         source = S3Source(repositories(endpoint, bucket), environment(s3), connections=2)
         others = [other for other in addresses if other != address]
-        token = (tokens or {}).get(number, TOKEN)
+        token = (tokens or {}).get(number, f"{TOKEN} {number}")
         peers = PeerSource(
             source,
             address,
             lambda others=others: others,  # type: ignore[misc]
             lambda token=token: token,  # type: ignore[misc]
+            shared_pins(),
             timeouts=PATIENT,
+            least_pace=ANY_PACE,
+            race=NO_RACE,
         )
         errors: list[KigiError] = []
         filler = Filler(
@@ -92,10 +100,13 @@ async def cluster(
             max_transfers=2,
             on_error=lambda digest, error, errors=errors: errors.append(error),  # type: ignore[misc]
         )
-        runner = web.AppRunner(build_peer_app(filler, allowed), access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", int(address.rpartition(":")[2])).start()
-        nodes.append(Node(address, filler, source, errors, [asyncio.create_task(filler.run())], runner))
+        connections = PeerConnections()
+        app, port = build_peer_app(filler, peer_of, connections), int(address.rpartition(":")[2])
+        serving = serve_peers(app, connections, lambda: certificate().context, "127.0.0.1", port)
+        nodes.append(
+            Node(address, filler, source, errors, asyncio.create_task(filler.run()), asyncio.create_task(serving))
+        )
+        await asyncio.wait_for(connections.listening.wait(), 10)
     try:
         yield nodes
     finally:
@@ -179,13 +190,7 @@ async def test_a_peer_that_gives_wrong_bytes_is_not_used_and_the_layer_is_fetche
         first, second = in_order(nodes, big)
         first.filler.want(wanted(big))
         await all_held([first], big)
-        path = first.filler.store.path(big[0].digest)
-        before = path.stat()
-        path.chmod(0o644)
-        with path.open("rb+") as file:
-            file.seek(30 * MIB)
-            file.write(b"wrong")
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # without a trace
+        rot(first.filler.store, big[0].digest, 30 * MIB)
         second.filler.want(wanted(big))
         await eventually_async(lambda: states(second.filler) == {big[0].digest: "Held"}, 30)
         assert [error.reason for error in second.errors] == ["LayerCorrupt"]
@@ -208,7 +213,9 @@ async def test_a_silent_peer_is_left(s3: S3Server, bucket: str, tmp_path: Path, 
     port = silent.sockets[0].getsockname()[1]
     source = S3Source(repositories(s3.endpoint, bucket), environment(s3))
     quick = PeerTimeouts(silence_s=0.5)
-    peers = PeerSource(source, "127.0.0.1:1", lambda: [f"127.0.0.1:{port}"], lambda: TOKEN, timeouts=quick)
+    peers = PeerSource(
+        source, "127.0.0.1:1", lambda: [f"127.0.0.1:{port}"], lambda: TOKEN, shared_pins(), timeouts=quick
+    )
     data = await asyncio.to_thread(lambda: b"".join(map(bytes, peers.read(big[0], 0))))
     assert len(data) == big[0].size_bytes
     silent.close()
@@ -223,10 +230,10 @@ async def test_the_server_refuses_what_it_should(s3: S3Server, bucket: str, tmp_
 
         def ask(path: str, token: str = TOKEN) -> int:
             request = urllib.request.Request(
-                f"http://{node.address}{path}", headers={"Authorization": f"Bearer {token}"}
+                f"https://{node.address}{path}", headers={"Authorization": f"Bearer {token}"}
             )
             try:
-                with urllib.request.urlopen(request, timeout=5) as answer:
+                with urllib.request.urlopen(request, timeout=5, context=client_context()) as answer:
                     return int(answer.status)
             except urllib.error.HTTPError as exc:
                 return int(exc.code)
@@ -261,9 +268,9 @@ async def test_tokens_are_reviewed_by_the_api_server(
     await api.open()
     try:
         tokens = PeerTokens(api, tmp_path / "token")
-        assert await tokens.allowed(peer.strip())
+        assert await tokens.peer(peer.strip())
         for wrong in (stranger, elsewhere, peer.strip() + "x", "forged"):
-            assert not await tokens.allowed(wrong.strip())
-        assert await api.peer_addresses("default", "kigi-peers") == []
+            assert not await tokens.peer(wrong.strip())
+        assert await api.peer_addresses("default", "kigi-peers") == {}
     finally:
         await api.close()

@@ -9,6 +9,7 @@ import pytest
 from scenario import tiny
 from scenario.manifest import Manifest, load
 from scenario.tree import resolved_images
+from tests.support.cluster import eventually
 from tests.support.emulated import QEMU, booted, overlay
 
 BOOT_TIMEOUT_S = 120
@@ -74,8 +75,15 @@ def test_a_guest_keeps_its_writes_over_a_restart_and_a_fresh_overlay_has_none(bu
         guest.expect("KIGI-WRITTEN kept over a restart", 30)
         guest.type("poweroff")
         assert guest.ended(30)
-    with booted(overlay(disk, build / "mail1-infected.qcow2")) as guest:
+    fresh = overlay(disk, build / "mail1-infected.qcow2")
+    subprocess.run(["qemu-img", "resize", "-q", "-f", "qcow2", fresh, "+64M"], check=True)
+    with booted(fresh) as guest:
         assert "boot=1 " in guest.expect(r"KIGI-GUEST [^\r\n]*[\r\n]", BOOT_TIMEOUT_S)[0]
+        guest.type("show")
+        guest.expect("KIGI-WRITTEN none", 30)
+        guest.type("noise")
+        guest.expect("KIGI-NOISE begun", 30)
+        eventually(lambda: fresh.stat().st_size > 60 * 2**20, 120, "the noisy guest writes all of its disk")
         guest.type("show")
         guest.expect("KIGI-WRITTEN none", 30)
 

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kigi.api.deployment import Placement
+from kigi.domain.guests import Guest
 from kigi.domain.layers import Digest, Layer
 from kigi.domain.systems import ResolvedMachine
-from kigi.planning.candidates import candidate_nodes, is_selected
+from kigi.planning.candidates import ARCHITECTURE_LABEL, candidate_nodes, is_candidate, is_selected
 from kigi.planning.placement import Choice, place
 from kigi.planning.targets import Blueprint, MachineTarget
 from kigi.planning.view import NodeState
+from tests.support.placements import place_all, place_by_force
 from tests.support.worlds import digest
 
 LAYERS = [Layer(digest(f"layer{number}"), 10 * (number + 1), 512) for number in range(4)]
@@ -34,16 +36,17 @@ def nodes(draw: st.DrawFn) -> dict[str, NodeState]:
             memory_bytes=draw(st.integers(0, 5)),
             held=frozenset(draw(held)),
             cache_free_bytes=draw(st.integers(0, 120)),
+            filling=frozenset(draw(st.sampled_from([(), (), (), ("volume",)]))),
         )
         for name in names
     }
 
 
 @st.composite
-def instances(draw: st.DrawFn, most_machines: int = 3) -> dict[int, list[MachineTarget]]:
+def instances(draw: st.DrawFn, most_machines: int = 3) -> dict[str, list[MachineTarget]]:
     """Up to five instances of two states, whose machines are on different layers."""
-    found: dict[int, list[MachineTarget]] = {}
-    for instance in range(draw(st.integers(1, 5))):
+    found: dict[str, list[MachineTarget]] = {}
+    for instance in map(str, range(draw(st.integers(1, 5)))):
         state = draw(st.integers(0, 1))
         count = 1 + state % most_machines
         machines = []
@@ -55,14 +58,14 @@ def instances(draw: st.DrawFn, most_machines: int = 3) -> dict[int, list[Machine
     return found
 
 
-def chosen(unplaced: dict[int, list[MachineTarget]], states: dict[str, NodeState], placement: Placement) -> Any:
+def chosen(unplaced: dict[str, list[MachineTarget]], states: dict[str, NodeState], placement: Placement) -> Any:
     memory = {target.slot: 1 for members in unplaced.values() for target in members}
-    return place(unplaced, states, placement, load={}, home={}, memory_of=memory)
+    return place_all(unplaced, states, placement, memory_of=memory)
 
 
 def fits(state: NodeState, used: int, requested: set[Digest], members: list[MachineTarget]) -> bool:
     """Whether all these machines fit on the node beside those that were placed there before."""
-    if used + len(members) > state.memory_bytes:
+    if state.filling or used + len(members) > state.memory_bytes:
         return False
     held = state.held | requested
     layers = {layer.digest: layer for target in members for chain in target.chains for layer in chain}
@@ -73,9 +76,9 @@ def fits(state: NodeState, used: int, requested: set[Digest], members: list[Mach
 
 @given(instances(), nodes(), rules)
 def test_every_machine_gets_a_candidate_node(
-    unplaced: dict[int, list[MachineTarget]], states: dict[str, NodeState], placement: Placement
+    unplaced: dict[str, list[MachineTarget]], states: dict[str, NodeState], placement: Placement
 ) -> None:
-    candidates = candidate_nodes(states, placement)
+    candidates = {state.name: state for state in candidate_nodes(states, placement)}
     if not candidates:
         return
     choices = chosen(unplaced, states, placement)
@@ -86,9 +89,9 @@ def test_every_machine_gets_a_candidate_node(
 
 @given(instances(), nodes(), rules)
 def test_an_instance_exceeds_a_node_only_if_it_fits_on_none(
-    unplaced: dict[int, list[MachineTarget]], states: dict[str, NodeState], placement: Placement
+    unplaced: dict[str, list[MachineTarget]], states: dict[str, NodeState], placement: Placement
 ) -> None:
-    candidates = candidate_nodes(states, placement)
+    candidates = {state.name: state for state in candidate_nodes(states, placement)}
     if not candidates:
         return
     choices = chosen(unplaced, states, placement)
@@ -103,12 +106,12 @@ def test_an_instance_exceeds_a_node_only_if_it_fits_on_none(
         for target in members:
             node = choices[target.slot].node
             used[node] += 1
-            requested[node] |= target.blueprint.digests
+            requested[node] |= target.blueprint.layers.keys()
 
 
 @given(instances(), nodes(), rules, st.randoms())
 def test_the_order_of_nodes_and_instances_does_not_matter(
-    unplaced: dict[int, list[MachineTarget]], states: dict[str, NodeState], placement: Placement, random: Any
+    unplaced: dict[str, list[MachineTarget]], states: dict[str, NodeState], placement: Placement, random: Any
 ) -> None:
     if not candidate_nodes(states, placement):
         return
@@ -120,7 +123,7 @@ def test_the_order_of_nodes_and_instances_does_not_matter(
 
 @given(instances(), nodes())
 def test_pack_uses_as_few_nodes_as_spread_or_fewer(
-    unplaced: dict[int, list[MachineTarget]], states: dict[str, NodeState]
+    unplaced: dict[str, list[MachineTarget]], states: dict[str, NodeState]
 ) -> None:
     roomy = {
         name: NodeState(name, memory_bytes=1000, cache_free_bytes=1000, held=state.held)
@@ -132,3 +135,54 @@ def test_pack_uses_as_few_nodes_as_spread_or_fewer(
     }
     assert len(used["Pack"]) == 1
     assert len(used["Spread"]) == min(len(unplaced), len(roomy))
+
+
+@st.composite
+def crowded_nodes(draw: st.DrawFn) -> dict[str, NodeState]:
+    """Up to eight nodes that differ in everything that placement reads."""
+    digests = st.frozensets(st.sampled_from([layer.digest for layer in LAYERS]))
+    labels = st.sampled_from([{}, {ARCHITECTURE_LABEL: "amd64"}, {ARCHITECTURE_LABEL: "arm64"}])
+    return {
+        name: NodeState(
+            name,
+            schedulable=draw(st.sampled_from([True, True, False])),
+            labels=draw(labels),
+            memory_bytes=draw(st.sampled_from([0, 2, 4, 8, 100])),
+            held=draw(digests),
+            fetching=dict.fromkeys(draw(digests), 1),
+            requested=draw(digests),
+            cache_free_bytes=draw(st.sampled_from([0, 30, 60, 1000, 1000])),
+        )
+        for name in draw(st.permutations([f"n{number}" for number in range(draw(st.integers(1, 8)))]))
+    }
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> list[MachineTarget]:
+    """Up to four machines, each for any architecture or for one."""
+    found = []
+    for number in range(draw(st.integers(1, 4))):
+        chain = tuple(draw(st.lists(st.sampled_from(LAYERS), min_size=1, unique=True)))
+        guest = Guest(draw(st.sampled_from([None, None, "amd64", "arm64"])))
+        blueprint = Blueprint.of("s", ResolvedMachine(f"m{number}", "i", chain, guest=guest), Placement(), "Plugin", "")
+        found.append(MachineTarget("1", blueprint, f"dep-1-m{number}", True))
+    return found
+
+
+counts = st.dictionaries(st.sampled_from([f"n{number}" for number in range(8)]), st.integers(0, 3), max_size=4)
+
+
+@given(machines(), crowded_nodes(), rules, counts, counts, st.sampled_from([None, "n0", "n1", "n2", "lost"]))
+def test_every_choice_is_that_of_a_comparison_of_all_nodes(
+    members: list[MachineTarget],
+    states: dict[str, NodeState],
+    placement: Placement,
+    load: dict[str, int],
+    used: dict[str, int],
+    home: str | None,
+) -> None:
+    if not any(is_candidate(state, placement) for state in states.values()):
+        return
+    memory = {target.slot: 1 + number % 2 for number, target in enumerate(members)}
+    expected = place_by_force(members, states, placement, memory_of=memory, load=load, home=home, used=used)
+    assert place(members, states, placement, memory_of=memory, load=load, home=home, used=used) == expected

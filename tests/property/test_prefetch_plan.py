@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kigi.gather import node_cache
@@ -15,9 +15,14 @@ from kigi.planning.prefetch_orders import Order, PrefetchOrders, order_of
 from kigi.planning.prefetches import PrefetchPlan, PrefetchView, plan_prefetch
 from tests.support.prefetch_worlds import STATES, PrefetchWorld
 
+RETENTIONS = ["Evictable", "Pinned"]
 specs = st.fixed_dictionaries(
-    {"systems": st.lists(st.sampled_from(sorted(STATES)), min_size=1, max_size=2, unique=True)},
-    optional={"parallelism": st.integers(1, 2), "count": st.integers(1, 4), "pinned": st.booleans()},
+    {"states": st.lists(st.sampled_from(sorted(STATES)), min_size=1, max_size=2, unique=True)},
+    optional={
+        "parallelism": st.integers(1, 2),
+        "nodeCount": st.integers(1, 4),
+        "retention": st.sampled_from(RETENTIONS),
+    },
 )
 numbers = st.integers(0, 3)
 actions = st.lists(
@@ -38,7 +43,8 @@ actions = st.lists(
 
 
 def apply(world: PrefetchWorld, spec: dict[str, Any]) -> None:
-    world.apply(**{**spec, "systems": [{"name": name} for name in spec["systems"]]})
+    rest = {key: value for key, value in spec.items() if key != "states"}
+    world.apply(targetRefs=[{"kind": "SystemNode", "name": name} for name in spec["states"]], **rest)
 
 
 def run(world: PrefetchWorld, script: list[tuple[str, Any]]) -> None:
@@ -81,6 +87,27 @@ def judge(
 
 @settings(max_examples=300, deadline=None)
 @given(specs, actions)
+@example(
+    {"states": ["a"]},
+    [
+        ("apply", {"states": ["a", "b"]}),
+        ("all", None),
+        ("apply", {"states": ["a"]}),
+        ("delete", None),
+        ("slow-node", 0),
+        ("apply", {"states": ["a"], "parallelism": 1}),
+    ],
+).via("a node loses the layers by a write for the deleted prefetch after the turns of the next one were decided")
+@example(
+    {"states": ["a"]},
+    [
+        ("all", None),
+        ("refuse", 1),
+        ("apply", {"states": ["a"]}),
+        ("apply", {"states": ["a", "b"], "parallelism": 1}),
+        ("fetch", 1),
+    ],
+).via("a node whose refusal is still reported gets the new layers beside the one that has its turn")
 def test_turns_are_kept_and_the_chosen_nodes_hold_everything_in_any_history(
     first: dict[str, Any], script: list[tuple[str, Any]]
 ) -> None:
@@ -107,7 +134,7 @@ def hasty(orders: PrefetchOrders | None, uid: str, generation: int, node: str) -
 
 
 ALL = ("all", None)
-IN_TURN = ("apply", {"systems": ["b"], "parallelism": 1})
+IN_TURN = ("apply", {"states": ["b"], "parallelism": 1})
 BASE_ON_N1 = ("fetch", 1)
 """After this node n1 lacks less than n0, which has its turn."""
 
@@ -126,7 +153,7 @@ def test_a_broken_rule_is_found(
     script: list[tuple[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first = {"systems": ["a"]}
+    first = {"states": ["a"]}
     judge(first, [ALL, IN_TURN, *script])
     monkeypatch.setattr(node_cache, "order_of", rule)
     with pytest.raises(AssertionError, match="the limit is 1"):
@@ -135,7 +162,7 @@ def test_a_broken_rule_is_found(
 
 def test_an_operator_that_starts_changes_no_nodecache_before_the_prefetch_is_planned() -> None:
     world = PrefetchWorld()
-    apply(world, {"systems": ["a"]})
+    apply(world, {"states": ["a"]})
     world.settle()
     world.restart()
     assert not any(world.reconcile_node(node) for node in world.nodes())

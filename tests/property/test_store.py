@@ -122,7 +122,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert number not in self.right
             return
         except Killed:
+            self.budget = None
             self.open()
+            self.store.unlink_layers(directory)  # the volume was never complete
             return
         finally:
             self.budget = None
@@ -136,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def unlink(self, data: st.DataObject) -> None:
         number, path = self.volumes.pop(data.draw(st.integers(0, len(self.volumes) - 1)))
-        path.unlink()
+        self.store.unlink_layers(path.parent)
         self.links[number] -= 1
 
     @rule(pick=numbers, wanted=st.sets(numbers, max_size=1), crash=crash_after)
@@ -255,7 +257,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert {path.name.removesuffix(".qcow2") for path in self.store.layers.iterdir()} <= names
         assert {path.name.removesuffix(".part") for path in self.store.incoming.iterdir()} <= names
         assert len(list((self.store.root / "quarantine").iterdir())) <= MAX_KEPT + 1
-        known = {"layers", "incoming", "quarantine", "state.json", "state.new"}
+        known = {"layers", "incoming", "quarantine", "state.json", "state.new", "state.recent.json", "state.recent.new"}
         assert {path.name for path in self.store.root.iterdir()} <= known
 
     @invariant()

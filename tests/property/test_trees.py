@@ -6,12 +6,14 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kigi.domain.images import Image, image_chain, image_path
 from kigi.domain.layers import Digest, missing_layers, total_bytes, unique_layers
-from kigi.domain.merge_patch import join_patches, merge_patch
+from kigi.domain.machine_patch import apply_patch, join_patches
+from kigi.domain.machine_settings import UNSET, merge_settings
+from kigi.domain.merge_patch import merge_patch
 from kigi.domain.systems import MachineChange, System, resolve_system, system_path
 from kigi.errors import ImageCycle, VirtualSizeShrinks
 
@@ -36,13 +38,41 @@ def forests(draw: st.DrawFn, most: int = 20) -> dict[str, Image]:
     return {image.name: image for image in images}
 
 
-templates = st.dictionaries(
-    st.sampled_from(["cpu", "memory", "patch", "networks"]),
-    st.one_of(
-        st.integers(1, 9), st.lists(st.integers(), max_size=2), st.dictionaries(st.sampled_from("xy"), st.integers())
-    ),
-    max_size=3,
+non_null = st.recursive(
+    st.booleans() | st.integers(-9, 9) | st.sampled_from("xyz"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
 )
+paths = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(".".join)
+patches = st.fixed_dictionaries(
+    {},
+    optional={
+        "merge": st.dictionaries(st.sampled_from("abc"), non_null, max_size=3),
+        "remove": st.lists(paths, max_size=3, unique=True),
+    },
+)
+
+
+settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "hardware": st.fixed_dictionaries(
+            {},
+            optional={
+                "cpu": st.dictionaries(st.sampled_from(["cores", "sockets"]), st.integers(1, 4), min_size=1),
+                "memory": st.fixed_dictionaries({"guest": st.sampled_from(["1Gi", "2Gi"])}),
+                "preferenceRef": st.fixed_dictionaries({"name": st.sampled_from("ab")}),
+                "interfaces": st.lists(st.just({"name": "e", "networkName": "pod"}), max_size=1),
+                "cloudInit": st.sampled_from([{"userData": "u"}, {"networkData": "n"}, {"secretRef": {"name": "s"}}]),
+            },
+        ),
+        "patch": patches,
+        "startAfter": st.lists(st.sampled_from("ab"), max_size=2),
+        "readinessProbe": st.sampled_from([{"guestAgentPing": {}}, {"tcpSocket": {"port": 1}, "periodSeconds": 2}]),
+        "guestPowerOffPolicy": st.sampled_from(["Restart", "StayOff"]),
+    },
+)
+unset = st.lists(st.sampled_from(sorted(UNSET)), unique=True)
 
 
 @st.composite
@@ -62,7 +92,8 @@ def system_trees(draw: st.DrawFn) -> tuple[dict[str, Image], dict[str, System]]:
                 continue
             keeps = name in machines and draw(st.booleans())
             image = None if keeps else draw(st.sampled_from(sorted(images)))
-            changes.append(MachineChange(name, image, draw(st.none() | templates)))
+            own = {key: value for key, value in draw(settings).items() if key != "startAfter"}
+            changes.append(MachineChange(name, image, own, unset=tuple(draw(unset))))
             machines.add(name)
         system = System(f"s{number}", parent, tuple(changes))
         present[system.name] = machines
@@ -188,7 +219,7 @@ def test_an_empty_child_and_a_squashed_root_are_the_same_state(
     for name in list(systems):
         resolved = _resolve(images, systems, name)
         squashed = System(
-            "squashed", None, tuple(MachineChange(m.name, m.image, m.template) for m in resolved.machines)
+            "squashed", None, tuple(MachineChange(m.name, m.image, m.settings) for m in resolved.machines)
         )
         extended = systems | {"empty": System("empty", name), "squashed": squashed}
         assert _resolve(images, extended, "empty").machines == resolved.machines
@@ -235,23 +266,77 @@ def test_patches_of_different_fields_can_be_applied_in_any_order(
     assert merge_patch(merge_patch(base, first), apart) == merge_patch(merge_patch(base, apart), first)
 
 
-def _restores_a_map(first: Any, second: Any) -> bool:
-    """``second`` has a map where ``first`` deletes the field or sets another value: no merge patch can express that."""
-    if not (isinstance(first, dict) and isinstance(second, dict)):
-        return isinstance(second, dict)
-    return any(_restores_a_map(first[key], second[key]) for key in first.keys() & second.keys())
-
-
-@given(json_objects, json_objects, json_objects)
+@given(json_objects, patches, patches)
 def test_joined_patches_equal_the_patches_applied_in_sequence(
     base: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
 ) -> None:
-    assume(not _restores_a_map(first, second))
-    assert merge_patch(base, join_patches(first, second)) == merge_patch(merge_patch(base, first), second)
+    assert apply_patch(base, join_patches(first, second)) == apply_patch(apply_patch(base, first), second)
 
 
-@given(json_objects, json_objects, json_objects)
-def test_joining_patches_is_associative(first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]) -> None:
-    assume(not (_restores_a_map(first, second) or _restores_a_map(join_patches(first, second), third)))
-    assume(not _restores_a_map(second, third))
-    assert join_patches(join_patches(first, second), third) == join_patches(first, join_patches(second, third))
+@given(json_objects, patches, patches, patches)
+def test_joining_patches_is_associative_in_effect(
+    base: dict[str, Any], first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]
+) -> None:
+    left = join_patches(join_patches(first, second), third)
+    right = join_patches(first, join_patches(second, third))
+    assert apply_patch(base, left) == apply_patch(base, right)
+
+
+@given(json_objects, patches)
+def test_a_patch_of_settings_applied_twice_is_applied_once(base: dict[str, Any], patch: dict[str, Any]) -> None:
+    once = apply_patch(base, patch)
+    assert apply_patch(once, patch) == once
+
+
+@given(json_objects, patches)
+def test_a_removed_path_that_is_not_merged_again_is_gone(base: dict[str, Any], patch: dict[str, Any]) -> None:
+    result = apply_patch(base, {"remove": patch.get("remove", [])})
+    for path in patch.get("remove", []):
+        at: Any = result
+        for key in path.split("."):
+            at = at.get(key) if isinstance(at, dict) else None
+        assert at is None
+
+
+def value_at(found: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+@given(settings, settings, unset)
+def test_what_is_unset_is_only_what_the_child_sets_itself(
+    parent: dict[str, Any], child: dict[str, Any], dropped: list[str]
+) -> None:
+    merged = merge_settings(parent, child, dropped)
+    for name in dropped:
+        found, own = value_at(merged, UNSET[name]), value_at(child, UNSET[name])
+        assert found == (join_patches({}, own) if name == "patch" and own is not None else own)
+
+
+@given(settings, settings, unset)
+def test_what_is_not_unset_and_not_set_is_inherited(
+    parent: dict[str, Any], child: dict[str, Any], dropped: list[str]
+) -> None:
+    merged = merge_settings(parent, child, dropped)
+    for name, path in UNSET.items():
+        if name not in dropped and value_at(child, path) is None:
+            assert value_at(merged, path) == value_at(parent, path)
+
+
+@given(settings, unset)
+def test_unsetting_twice_is_unsetting_once_and_an_empty_child_changes_nothing(
+    parent: dict[str, Any], dropped: list[str]
+) -> None:
+    once = merge_settings(parent, {}, dropped)
+    assert merge_settings(once, {}, dropped) == once
+    assert merge_settings(parent, {}) == parent
+
+
+@given(settings, settings, settings, unset)
+def test_merging_leaves_its_arguments_as_they_are(
+    first: dict[str, Any], second: dict[str, Any], third: dict[str, Any], dropped: list[str]
+) -> None:
+    before = repr((first, second, third))
+    merge_settings(merge_settings(first, second, dropped), third, dropped)
+    assert repr((first, second, third)) == before

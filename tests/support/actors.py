@@ -12,9 +12,8 @@ import contextlib
 import hashlib
 import itertools
 import json
-import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -25,8 +24,10 @@ from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.resources import (
     CLAIM,
     CSI_NODE,
+    HEARTBEAT,
     LEASE,
     MACHINE,
+    NAMESPACE,
     NODE,
     NODE_CACHE,
     VMI,
@@ -34,6 +35,8 @@ from kigi.adapters.kubernetes.resources import (
     Resource,
 )
 from kigi.domain import names
+from kigi.domain.heartbeat import build_lease
+from kigi.domain.node_protocol import PROTOCOLS
 from kigi.errors import Conflict, KigiError, NotFound, SpecInvalid, Waiting
 
 VM_FINALIZER = "kubevirt.io/virtualMachineControllerFinalize"
@@ -65,8 +68,14 @@ class Actors:
         start_s: float = 0.0,
         fill_s: float = 0.0,
         play: tuple[Resource, ...] = (MACHINE, VMI, NODE_CACHE, VOLUME, CLAIM),
+        namespace: str = "kigi-system",
+        connect: Callable[[], Awaitable[KubeClient]] | None = None,
     ) -> None:
-        self._kubeconfig = kubeconfig
+        """``namespace``: of the operator and the nodes' Leases. ``connect`` opens another client than the real one."""
+        self._connect = connect or self._open
+        self._kubeconfig, self._namespace = kubeconfig, namespace
+        self._beat_s: dict[str, float] = {}
+        """When each node's Lease was last renewed; the event loop's time."""
         self.node_names = [f"node-{number}" for number in range(nodes)]
         self.disks: dict[str, NodeDisk] = defaultdict(NodeDisk)
         self.violations: list[str] = []
@@ -76,8 +85,14 @@ class Actors:
         """Number of pauses by VM."""
         self.paused_vms: set[tuple[str, str]] = set()
         """Paused VMs: (namespace, name)."""
+        self.freeze_error: KigiError | None = None
+        """Answer of every guest agent that is to freeze; None: it freezes."""
+        self.protocols = list(PROTOCOLS)
+        """Protocols that the daemons understand."""
         self.lose_copies = 0
         """Number of copies that are lost after they were reported."""
+        self.hold_layers = False
+        """The daemons act on no order."""
         self.hold_copies = False
         """The publishers create no layers."""
         self.refuse_copies: dict[str, str] = {}
@@ -93,8 +108,13 @@ class Actors:
         self._order = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
 
+    async def _open(self) -> KubeClient:
+        return KubeClient(await load_configuration(self._kubeconfig), concurrency=64)
+
     async def __aenter__(self) -> Self:
-        self.kube = KubeClient(await load_configuration(self._kubeconfig), concurrency=64)
+        self.kube = await self._connect()
+        with contextlib.suppress(Conflict):
+            await self.kube.create(NAMESPACE, {"metadata": {"name": self._namespace}})
         for node in self.node_names:
             await self.add_node(node)
         for kind in self._play:
@@ -132,6 +152,8 @@ class Actors:
         with contextlib.suppress(Conflict):
             await self.kube.create(CSI_NODE, csi)
         self.alive.add(name)
+        for key in list(self._seen["VirtualMachine"]):  # VMs whose disks are on it start again
+            self._enqueue("vm", key)
 
     async def _report_ready(self, name: str, memory: str = "64Gi") -> None:
         now = _now()
@@ -350,6 +372,9 @@ class Actors:
         body = self._seen["NodeCache"].get(key)
         if body is None or name not in self.alive:
             return
+        if self.hold_layers or body["spec"]["protocol"] not in self.protocols:
+            await self._report(name)
+            return
         disk = self.disks[name]
         for layer in body.get("spec", {}).get("layers") or ():
             if layer["digest"] not in disk.held:
@@ -358,7 +383,7 @@ class Actors:
                 disk.held[layer["digest"]] = layer["sizeBytes"]
                 disk.moved_bytes += layer["sizeBytes"]
         mounted = self._mounted()
-        for handle in body.get("spec", {}).get("discard") or ():
+        for handle in body.get("spec", {}).get("discardVolumes") or ():
             if handle not in mounted:
                 disk.overlays.pop(handle, None)
         await self._report(name)
@@ -378,6 +403,10 @@ class Actors:
         vmi = self._seen["VirtualMachineInstance"].get((namespace, name))
         if vmi is None:
             raise NotFound(f"no instance {name}")
+        if verb in ("freeze", "unfreeze"):
+            if verb == "freeze" and self.freeze_error is not None:
+                raise self.freeze_error
+            return
         if ((namespace, name) in self.paused_vms) == (verb == "pause"):
             raise Conflict(f"{name} is not in a state for {verb}")
         if verb == "pause":
@@ -388,6 +417,13 @@ class Actors:
         others = [item for item in vmi["status"].get("conditions", []) if item["type"] != "Paused"]
         paused = [{"type": "Paused", "status": "True"}] if verb == "pause" else []
         await self._merge(VMI, namespace, name, {"status": {"conditions": [*others, *paused]}})
+
+    async def connect_agents(self, namespace: str) -> None:
+        """The guest agents of all VMIs of the namespace are connected."""
+        for where, name in list(self._seen["VirtualMachineInstance"]):
+            if where == namespace:
+                connected = [{"type": "AgentConnected", "status": "True"}]
+                await self._merge(VMI, where, name, {"status": {"conditions": connected}})
 
     def _captures(self, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         """Reports of the node's copies: copied immediately, and stored when the VMs may run again."""
@@ -420,7 +456,7 @@ class Actors:
     @staticmethod
     def _vm_of_handle(handle: str) -> tuple[str, str]:
         _, namespace, deployment, instance, machine, *_ = handle.split(".")
-        return namespace, names.machine_name(deployment, int(instance), machine)
+        return namespace, names.machine_name(deployment, instance, machine)
 
     async def _report(self, name: str) -> None:
         body = self._seen["NodeCache"].get((None, name))  # type: ignore[arg-type]
@@ -429,22 +465,30 @@ class Actors:
         disk, mounted = self.disks[name], self._mounted()
         new = {
             "observedGeneration": body["metadata"]["generation"],
-            "layers": [
-                {"digest": d, "state": "Held", "sizeBytes": n, "fetchedBytes": n} for d, n in sorted(disk.held.items())
-            ],
+            "daemon": {"version": "simulated", "protocols": self.protocols},
+            "layers": [{"digest": d, "state": "Held", "need": "Wanted"} for d in sorted(disk.held)],
             "volumes": [{"name": handle, "mounted": handle in mounted} for handle in sorted(disk.overlays)],
             "captures": self._captures(name, body),
             "budgetBytes": 2**40,
             "usedBytes": sum(disk.held.values()),
+            "freeBytes": 2**40,
         }
         old = body.get("status") or {}
-        stale = time.time() - _seconds(old.get("lastHeartbeatTime")) > 5
-        if stale or any(old.get(field) != value for field, value in new.items()):
-            answer = await self._merge(
-                NODE_CACHE, None, name, {"status": {**new, "lastHeartbeatTime": _now()}}, "status"
-            )
+        if any(old.get(field) != value for field, value in new.items()):
+            answer = await self._merge(NODE_CACHE, None, name, {"status": new}, "status")
             if answer is not None:
                 self._seen["NodeCache"][None, name] = answer  # type: ignore[index]
+        if asyncio.get_running_loop().time() - self._beat_s.get(name, float("-inf")) > 5:
+            await self.beat(name)
+
+    async def beat(self, name: str, renewed: str = "") -> None:
+        """Renews the node's Lease, as its daemon does; ``renewed`` replaces the current time."""
+        self._beat_s[name] = asyncio.get_running_loop().time()
+        cache = (name, self._seen["NodeCache"][None, name]["metadata"]["uid"])  # type: ignore[index]
+        lease = build_lease(name, self._namespace, cache=cache, time=renewed or _now(micro=True))
+        if await self._merge(HEARTBEAT, self._namespace, lease["metadata"]["name"], lease) is None:
+            with contextlib.suppress(Conflict):
+                await self.kube.create(HEARTBEAT, lease)
 
     async def _merge(
         self, resource: Resource, namespace: str | None, name: str, patch: dict[str, Any], subresource: str = ""
@@ -460,7 +504,7 @@ def _vm_of(body: dict[str, Any]) -> Key | None:
     labels = body["metadata"].get("labels") or {}
     try:
         name = names.machine_name(
-            labels[names.LABEL_DEPLOYMENT], int(labels[names.LABEL_INSTANCE]), labels[names.LABEL_MACHINE]
+            labels[names.LABEL_DEPLOYMENT], labels[names.LABEL_INSTANCE], labels[names.LABEL_MACHINE]
         )
         return (labels[names.LABEL_NAMESPACE], name)
     except KeyError:
@@ -474,7 +518,3 @@ def _node_of(volume: dict[str, Any]) -> str:
 
 def _now(micro: bool = False) -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
-
-
-def _seconds(text: str | None) -> float:
-    return datetime.fromisoformat(text).timestamp() if text else 0.0

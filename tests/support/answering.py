@@ -18,7 +18,7 @@ class AnsweringServer:
     def __init__(self, reply: Callable[[str, str], tuple[int, Any]] = lambda method, path: (404, {})) -> None:
         self.answers: list[tuple[int, Any]] = []
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
-        """(method, path, headers, body)."""
+        """(method, path, headers, body); a body that is no JSON is bytes, an empty one None."""
         self.connections = 0
         outer = self
 
@@ -32,7 +32,7 @@ class AnsweringServer:
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers = dict(self.headers.items())
-                outer.asked.append((self.command, self.path, headers, json.loads(body) if body else None))
+                outer.asked.append((self.command, self.path, headers, _decoded(body)))
                 status, content = outer.answers.pop(0) if outer.answers else reply(self.command, self.path)
                 data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
@@ -66,3 +66,10 @@ class AnsweringServer:
         document = {"current-context": "here", "clusters": [cluster], "contexts": [context]}
         path.write_text(yaml.safe_dump(document))
         return path
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return json.loads(body) if body else None
+    except ValueError:
+        return body

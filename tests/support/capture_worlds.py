@@ -18,21 +18,22 @@ from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 from kigi.api.capture import SystemCaptureSpec, SystemCaptureStatus
-from kigi.api.deployment import SystemDeploymentSpec
 from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain import names
 from kigi.domain.observed import Meta
 from kigi.errors import Conflict, KigiError, LostLeadership, NotFound, Unreachable
+from kigi.planning.capture_orders import orders_of
 from kigi.planning.capture_outcomes import error_after, progress_after
-from kigi.planning.capture_progress import CaptureProgress, held_machines, orders, progress_of
+from kigi.planning.capture_progress import CaptureProgress, held_machines, progress_of
 from kigi.planning.capture_results import key_of, result_objects
-from kigi.planning.capture_view import CaptureView, ObjectKey, ObservedVmi
+from kigi.planning.capture_view import CaptureView, ObjectKey, ObservedVmi, owner_of
 from kigi.planning.captures import CapturePlan, machines_to_verify, plan_capture
 from kigi.planning.copies import life_of
 from kigi.reconcilers.apply_capture import apply_capture_steps
 from kigi.runtime.ports import Ports
 from kigi.status.captures import capture_status
-from tests.support.worlds import Vmi, World
+from tests.support import kstatus
+from tests.support.worlds import Vmi, World, deployment_spec
 
 Planner = Callable[[CaptureView], CapturePlan]
 Fault = Literal["", "refused", "lost"]
@@ -71,11 +72,12 @@ class Copy:
 
     vmi: str | None
     pause: Pause | None
+    uid: str
 
 
 @functools.cache
 def _settled_world() -> World:
-    world = World(SystemDeploymentSpec.model_validate({"system": {"name": "b"}}))
+    world = World(deployment_spec("b"))
     world.settle()
     return world
 
@@ -90,7 +92,7 @@ class CaptureWorld:
         self.status: SystemCaptureStatus | None = None
         self.meta = Meta("ns", "after", "u1", 1)
         self.gone = False
-        self.spec = SystemCaptureSpec.model_validate({"deployment": {"name": "dep"}})
+        self.spec = SystemCaptureSpec.model_validate({"instanceRef": {"name": "dep-0"}, "requestedBy": "alice"})
         self.objects: dict[ObjectKey, Mapping[str, Any]] = {("VMImageNode", name): {} for name in self.w.images}
         self.created: list[ObjectKey] = []
         self.guests: dict[str, Guest] = {}
@@ -131,10 +133,10 @@ class CaptureWorld:
             uid="u1",
             generation=1,
             deleting=self.meta.deleting,
-            has_finalizer=names.FINALIZER in self.meta.finalizers,
+            has_finalizer=names.CAPTURE_FINALIZER in self.meta.finalizers,
             spec=self.spec,
             progress=self.progress(),
-            deployment=self.w.view(),
+            instance=self.w.view(),
             agents=frozenset(vmi.uid for name, vmi in self.w.vmis.items() if name.endswith("web")),
             taken=frozenset(self.objects),
             reports={id_: report for reports in self.reports.values() for id_, report in reports.items()},
@@ -143,7 +145,7 @@ class CaptureWorld:
         )
         vmis = {m.name: self.w.vmis.get(view.vm_name(m.name)) for m in machines_to_verify(view)}
         view = replace(view, vmis={n: ObservedVmi(v.uid, v.paused) for n, v in vmis.items() if v is not None})
-        if view.progress.phase == "Publishing":
+        if view.progress.stage == "Publishing":
             keys = [key_of(manifest) for manifest in result_objects(view)]
             view = replace(view, existing={key: self.objects[key] for key in keys if key in self.objects})
         return view
@@ -170,22 +172,25 @@ class CaptureWorld:
 
     async def _carry_out(self, view: CaptureView, plan: CapturePlan) -> None:
         async def record(progress: CaptureProgress) -> None:
-            self._write(view, progress, plan.error)
+            self._write(view, progress, plan)
 
         results = await apply_capture_steps(cast(Ports, self._ports()), plan.steps, record)
         progress = progress_after(plan.progress, results, deleting=view.deleting)
         # A user may take a name after the first image: then the images stay without a state, which harms nothing.
-        self.deletion_refused |= view.deleting and (progress.phase == "Failed" or self._name_taken())
+        self.deletion_refused |= view.deleting and (progress.end == "Failed" or self._name_taken())
         error = error_after(progress, results)
         if not isinstance(error, Conflict | LostLeadership) and not self.gone:
             try:
-                self._write(view, progress, error or plan.error)
+                self._write(view, progress, plan, error)
             except KigiError:
                 return
 
-    def _write(self, view: CaptureView, progress: CaptureProgress, error: KigiError | None) -> None:
+    def _write(
+        self, view: CaptureView, progress: CaptureProgress, plan: CapturePlan, error: KigiError | None = None
+    ) -> None:
         old = self.status.conditions if self.status is not None else []
-        status = capture_status(view, old, progress, error)
+        status = capture_status(view, old, progress, error or plan.error, plan.obstacles)
+        kstatus.check({"metadata": {"generation": view.generation}, "status": status.to_api()})
         if status != self.status:
             with self._request():
                 self.status = SystemCaptureStatus.model_validate(status.to_api())
@@ -239,13 +244,16 @@ class CaptureWorld:
         return self.guests.setdefault(vmi.uid, Guest())
 
     def _end_if_released(self) -> None:
-        self.gone = self.gone or (self.meta.deleting and names.FINALIZER not in self.meta.finalizers)
+        self.gone = self.gone or (self.meta.deleting and names.CAPTURE_FINALIZER not in self.meta.finalizers)
 
     def write_orders(self) -> None:
         """The reconcile of each NodeCache."""
-        wanted = [] if self.gone else list(orders(self.progress()))
+        owner = owner_of("u1", "ns", self.spec)
+        volumes = {volume.handle: volume for volume in self.w._volume_records()}
         for node in self.w.nodes:
-            self.orders[node] = [order for where, order in wanted if where == node]
+            present = {order.id: order for order in self.orders.get(node, ())}
+            wanted = () if self.gone else orders_of(owner, self.progress(), node, volumes.get, present, "default")
+            self.orders[node] = list(wanted)
 
     def run_daemons(self) -> None:
         for node in self.w.nodes:
@@ -261,18 +269,24 @@ class CaptureWorld:
         if key not in self.copies:
             return CaptureReport(id=order.id, state="Lost")
         if order.action == "Copy":
-            return CaptureReport(id=order.id, state="Copied", copied_bytes=1)
-        digest = "sha256:" + order.volume.encode().hex().rjust(64, "0")[-64:]
+            return CaptureReport(id=order.id, state="Copied", copied_bytes=1, copy_uid=self.copies[key].uid)
         return CaptureReport(
-            id=order.id, state="Stored", copied_bytes=1, digest=digest, size_bytes=4096, uploaded_bytes=4096
+            id=order.id,
+            state="Stored",
+            copied_bytes=1,
+            copy_uid=self.copies[key].uid,
+            digest="sha256:" + order.volume.encode().hex().rjust(64, "0")[-64:],
+            size_bytes=4096,
+            uploaded_bytes=4096,
         )
 
     def _copy(self, order: CaptureOrder) -> Copy:
+        uid = f"copy-{next(self.ticks)}"
         for vmi in self.w.vmis.values():
             for claim in vmi.claims:
                 if self.w._volume_of(claim).handle == order.volume:
-                    return Copy(vmi.uid, self._guest(vmi).pause)
-        return Copy(None, None)
+                    return Copy(vmi.uid, self._guest(vmi).pause, uid)
+        return Copy(None, None, uid)
 
     def show_pauses(self) -> None:
         """KubeVirt reports what it has done."""
@@ -283,7 +297,7 @@ class CaptureWorld:
         """Whether the capture may believe that its own pause of the VM continues: a user's pause looks the same."""
         plans = [self.progress(), *([self.running_plan.progress] if self.running_plan is not None else [])]
         return any(
-            names.machine_name("dep", 0, machine.name) == name for plan in plans for machine in held_machines(plan)
+            names.machine_name("dep", "0", machine.name) == name for plan in plans for machine in held_machines(plan)
         )
 
     # Moves of nodes, users and accidents, by number.
@@ -346,14 +360,14 @@ class CaptureWorld:
 
     def reset(self) -> None:
         self._end_pauses(list(self.w.vmis))
-        self.w.change(reset=f"{next(self.ticks)}")
+        self.w.change(resetToken=f"{next(self.ticks)}")
         self.w.settle()
 
     def wait(self, seconds: float) -> None:
         self.seconds += seconds
 
     def take_name(self) -> None:
-        self.objects.setdefault(("VMImageNode", "after-web"), {"parent": {"name": "another"}})
+        self.objects.setdefault(("VMImageNode", "after-web"), {"parentRef": {"name": "another"}})
 
     def free_names(self) -> None:
         key = ("VMImageNode", "after-web")
@@ -408,7 +422,9 @@ class CaptureWorld:
         """The copies of a state that is created are of one moment: a moment at which all its VMs were paused."""
         progress = self.progress()
         off = {machine.name for machine in progress.machines if machine.method == "Off"}
-        copies = [self.copies.get((disk.node, disk.id)) for disk in progress.disks if disk.machine not in off]
+        owner = owner_of("u1", "ns", self.spec)
+        ids = [(disk.node_name, owner.id_of(progress, disk)) for disk in progress.disks if disk.machine not in off]
+        copies = [self.copies.get(key) for key in ids]
         pauses = [copy.pause for copy in copies if copy is not None]
         assert all(pause is not None for pause in pauses), "a disk was copied while its VM ran"
         begins, ends = [p.begin for p in pauses if p], [p.end for p in pauses if p]
@@ -418,11 +434,11 @@ class CaptureWorld:
         for name, vmi in self.w.vmis.items():
             pause = self._guest(vmi).pause
             assert pause is None or pause.by == "user", f"{name} stays paused"
-        phase = self.progress().phase
-        assert self.gone if self.meta.deleting else phase in ("Done", "Failed")
-        if phase == "Done" and not self.meta.deleting:
+        end = self.progress().end
+        assert self.gone if self.meta.deleting else end in ("Complete", "Failed")
+        if end == "Complete" and not self.meta.deleting:
             assert ("SystemNode", "after") in self.created
-        if phase == "Failed" and not self.deletion_refused:
+        if end == "Failed" and not self.deletion_refused:
             assert not self.created, "a capture that failed leaves a part of its result"
         if self.created and not self.deletion_refused and not self._name_taken():
             assert self.created[-1] == ("SystemNode", "after"), "a result that was begun is completed"
@@ -461,7 +477,7 @@ class _Request:
 
 
 def _images(machine: Mapping[str, Any]) -> Iterator[str]:
-    if "image" in machine:
-        yield machine["image"]["name"]
+    if "rootDisk" in machine:
+        yield machine["rootDisk"]["imageRef"]["name"]
     for disk in machine.get("disks", ()):
-        yield disk["image"]["name"]
+        yield disk["imageRef"]["name"]

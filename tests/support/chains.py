@@ -48,3 +48,13 @@ def chain_attribute(chain: Chain) -> str:
 def run(*command: str, cwd: Path | None = None) -> str:
     """Output of a command that must succeed."""
     return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+
+def guest_view(directory: Path) -> Path:
+    """The disk of an overlay as a VM has it, beside its layers: for qemu programs while no pod has mounted it."""
+    view = directory.parents[2] / "views" / directory.name
+    view.mkdir(parents=True, exist_ok=True)
+    for name, target in (("disk.img", directory / "mount" / "disk.img"), ("chain", directory / "chain")):
+        if not (view / name).is_symlink():
+            (view / name).symlink_to(target)
+    return view / "disk.img"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any, TypeVar
 
 import yaml
 
+from kigi.domain.names import API_VERSION
 from localcluster.controlplane import ControlPlane
+from tests.support.bodies import repository_body
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
@@ -51,8 +54,22 @@ async def eventually_async(check: Callable[[], T | Awaitable[T]], timeout_s: flo
         await asyncio.sleep(0.1)
 
 
+def ensure_namespace(api: ControlPlane, name: str) -> None:
+    """Create the namespace if another test on this server has not done so."""
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    api.kubectl("apply", "--server-side", "-f", "-", input_text=json.dumps(body))
+
+
 def install_crds(api: ControlPlane, directory: Path = REPOSITORY / "crds") -> None:
     """Apply every CRD of ``directory`` and wait until the server serves them."""
     api.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(directory))
     names = [yaml.safe_load(path.read_text())["metadata"]["name"] for path in sorted(directory.glob("*.yaml"))]
     api.kubectl("wait", "--for=condition=Established", "--timeout=60s", *(f"crd/{name}" for name in names))
+
+
+def install_repository(api: ControlPlane) -> None:
+    """Apply the LayerRepository ``default``, which every namespace uses; nothing serves it."""
+    credentials = {"readerSecretRef": {"name": "reader"}, "writerSecretRef": {"name": "writer"}}
+    body = {"apiVersion": API_VERSION, **repository_body(credentials=credentials)}
+    body["metadata"] = {"name": body["metadata"]["name"]}
+    api.kubectl("apply", "--server-side", "-f", "-", input_text=yaml.safe_dump(body))

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from kigi.domain.layers import Digest, object_key
+from kigi.domain.names import API_VERSION
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.support.chains import run
@@ -30,8 +31,8 @@ class Site:
     folder: Path
     """The command keeps its layers in it, and tests their files."""
 
-    def kigi(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Runs the command; the completed process."""
+    def kigi(self, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Runs the command; the completed process. ``variables`` replace those of the environment; empty: unset."""
         env = {
             **os.environ,
             **environment(self.s3),
@@ -40,7 +41,9 @@ class Site:
             "KUBECONFIG": str(self.plane.kubeconfig),
             "KIGI_CACHE": str(self.folder),
             "COLUMNS": "200",
+            **variables,
         }
+        env = {name: value for name, value in env.items() if value}
         command = [sys.executable, "-m", "kigi.cli.main", *map(str, arguments)]
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
@@ -48,6 +51,18 @@ class Site:
         """Applies objects to the namespace."""
         text = yaml.safe_dump_all([dict(item) for item in objects])
         self.plane.kubectl("apply", "--server-side", "-n", self.namespace, "-f", "-", input_text=text)
+
+    def repository(self, name: str, **spec: Any) -> None:
+        """Applies a LayerRepository of the site's bucket for all namespaces; it is no default."""
+        described = {
+            "s3": {"endpoint": self.s3.endpoint, "bucket": self.bucket},
+            "credentials": {"readerSecretRef": {"name": "reader"}},
+            "namespaceSelector": {},
+            **spec,
+        }
+        self.apply(
+            {"apiVersion": API_VERSION, "kind": "LayerRepository", "metadata": {"name": name}, "spec": described}
+        )
 
     def succeed(self, *arguments: str | Path) -> str:
         """Runs the command; its output. AssertionError with its messages if it fails."""

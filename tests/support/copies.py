@@ -9,14 +9,17 @@ from typing import Any
 from kigi.api.node_cache import CaptureOrder
 from kigi_cache.captures.files import COPY
 from kigi_cache.disks.overlay_files import Extent
+from kigi_cache.filesystem import remove
 
 PARENT = "sha256:" + "1" * 64
 
 
 def order(id_: str = "c1", action: str = "Copy", **fields: Any) -> CaptureOrder:
     """An order for the overlay ``v``, on a virtual disk of 512 bytes."""
-    values = {"id": id_, "volume": "v", "parent": PARENT, "virtualSizeBytes": 512, "action": action, **fields}
-    return CaptureOrder.model_validate(values)
+    layer = {"parentDigest": PARENT, "virtualSizeBytes": 512, "repositoryName": "default"}
+    return CaptureOrder.model_validate(
+        {"id": id_, "volume": "v", **layer, "action": action, "mounted": False, **fields}
+    )
 
 
 class Overlays:
@@ -27,6 +30,9 @@ class Overlays:
         self.layers = 1
         self.copies = 0
         self.before_copy: Callable[[], None] = lambda: None
+
+    def delete_links(self, directory: Path) -> None:
+        remove(directory)
 
     def measure(self, handle: str, *, parent: str, size: int) -> Extent:
         if self.error is not None:

@@ -60,6 +60,10 @@ class Node:
         comm = Path(f"/proc/{self._namespace.pid}/comm")
         eventually(lambda: comm.read_text() == "sleep\n", what="the namespace is made before the program in it runs")
 
+    def setting(self, variable: str) -> str:
+        """A variable of the daemon's environment."""
+        return self._env[variable]
+
     def __enter__(self) -> Self:
         return self.start().wait_ready()
 

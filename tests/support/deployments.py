@@ -13,6 +13,7 @@ from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import (
     CLAIM,
     DEPLOYMENT,
+    INSTANCE,
     MACHINE,
     NODE_CACHE,
     VMI,
@@ -20,6 +21,7 @@ from kigi.adapters.kubernetes.resources import (
     Resource,
 )
 from kigi.domain import names
+from kigi.domain.tree_names import ref_to
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import eventually_async
@@ -36,17 +38,54 @@ def _object(kind: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"apiVersion": names.API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": dict(spec)}
 
 
-def image(name: str, parent: str | None = None, size_bytes: int = MIB, virtual_size_bytes: int = GIB) -> dict[str, Any]:
-    layer = {"digest": digest(name), "sizeBytes": size_bytes, "virtualSizeBytes": virtual_size_bytes}
-    return _object("VMImageNode", name, {"layer": layer, **({"parent": {"name": parent}} if parent else {})})
+def image(
+    name: str,
+    parent: str | None = None,
+    size_bytes: int = MIB,
+    virtual_size_bytes: int = GIB,
+    content: str | None = None,
+) -> dict[str, Any]:
+    """An image whose digest follows from ``content``; without it, from the name."""
+    layer = {"digest": digest(content or name), "sizeBytes": size_bytes, "virtualSizeBytes": virtual_size_bytes}
+    return _object("VMImageNode", name, {"layer": layer, **({"parentRef": ref_to(parent)} if parent else {})})
+
+
+HARDWARE = {"cpu": {"cores": 1}, "memory": {"guest": "128Mi"}}
+
+
+def machine(name: str, of: str | None, hardware: Mapping[str, Any] | None = HARDWARE, **fields: Any) -> dict[str, Any]:
+    """A machine of a state; None omits the image or the hardware."""
+    root = {"rootDisk": {"imageRef": {"name": of}}} if of is not None else {}
+    return {"name": name, **root, **({"hardware": dict(hardware)} if hardware else {}), **fields}
 
 
 def system(name: str, parent: str | None, machines: list[dict[str, Any]]) -> dict[str, Any]:
-    return _object("SystemNode", name, {"machines": machines, **({"parent": {"name": parent}} if parent else {})})
+    return _object("SystemNode", name, {"machines": machines, **({"parentRef": ref_to(parent)} if parent else {})})
 
 
 def deployment(name: str = "class", state: str = "infected", **spec: Any) -> dict[str, Any]:
-    return _object("SystemDeployment", name, {"system": {"name": state}, **spec})
+    return _object("SystemDeployment", name, {"systemRef": ref_to(state), **spec})
+
+
+def quota(namespace: str, **hard: Any) -> dict[str, Any]:
+    """A SystemQuota for one namespace, with its name."""
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    return _object("SystemQuota", namespace, {"namespaceSelector": selector, "hard": hard})
+
+
+def tree_grant(labels: Mapping[str, str], *to: tuple[str, str], descendants: bool = False) -> dict[str, Any]:
+    """A grant of these (kind, name) for namespaces with these labels."""
+    more = {"descendants": True} if descendants else {}
+    spec = {
+        "from": {"namespaceSelector": {"matchLabels": dict(labels)}},
+        "to": [{"kind": kind, "name": name, **more} for kind, name in to],
+    }
+    return _object("TreeGrant", "library", spec)
+
+
+def instance(name: str, of: str = "class", **spec: Any) -> dict[str, Any]:
+    """A SystemInstance, as a user creates it."""
+    return _object("SystemInstance", f"{of}-{name}", {"deploymentRef": {"name": of}, "name": name, **spec})
 
 
 def trees(machines: int = 3) -> list[dict[str, Any]]:
@@ -56,12 +95,11 @@ def trees(machines: int = 3) -> list[dict[str, Any]]:
         objects.append(image(f"role-{number}", "base"))
         objects.append(image(f"infected-{number}", f"role-{number}"))
         objects.append(image(f"cleaned-{number}", f"infected-{number}"))
-    template = {"cpu": 1, "memory": "128Mi"}
-    every = [{"name": f"m{n}", "image": {"name": f"infected-{n}"}, "template": template} for n in range(machines)]
-    half = [{"name": f"m{n}", "image": {"name": f"cleaned-{n}"}} for n in range(0, machines, 2)]
+    every = [machine(f"m{n}", f"infected-{n}") for n in range(machines)]
+    half = [machine(f"m{n}", f"cleaned-{n}", None) for n in range(0, machines, 2)]
     objects.append(system("infected", None, every))
     objects.append(system("cleaned", "infected", half))
-    objects.append(system("restored", "cleaned", [{"name": "m0", "image": {"name": "role-0"}}]))
+    objects.append(system("restored", "cleaned", [machine("m0", "role-0", None)]))
     return objects
 
 
@@ -82,6 +120,13 @@ async def left_over(kube: KubeClient, namespace: str) -> list[str]:
 
 async def get_deployment(kube: KubeClient, namespace: str, name: str = "class") -> dict[str, Any] | None:
     return await kube.get(DEPLOYMENT, namespace, name)
+
+
+async def get_instances(kube: KubeClient, namespace: str, name: str = "class") -> dict[str, dict[str, Any]]:
+    """Name of the instance -> SystemInstance of the deployment, in the order of instances."""
+    bodies = [body async for body in kube.list_all(INSTANCE, namespace)]
+    found = {body["spec"]["name"]: body for body in bodies if body["spec"]["deploymentRef"]["name"] == name}
+    return dict(sorted(found.items(), key=lambda item: names.instance_order(item[0])))
 
 
 def condition(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -149,7 +194,7 @@ async def wait_reported(kube: KubeClient, nodes: Iterable[str]) -> None:
 
     async def reported() -> bool:
         caches = [await kube.get(NODE_CACHE, None, node) for node in nodes]
-        return all(cache is not None and "lastHeartbeatTime" in cache.get("status", {}) for cache in caches)
+        return all(cache is not None and "budgetBytes" in cache.get("status", {}) for cache in caches)
 
     await eventually_async(reported, 30, "a report of every node's daemon")
 

@@ -27,7 +27,7 @@ async def fill(root: Path, endpoint: str, bucket: str, rows: list[dict[str, str]
     filler = Filler(Store(root), S3Source(repositories(endpoint, bucket)), Budget(2**40))
     task = asyncio.create_task(filler.run())
     print("started", flush=True)
-    await filler.ensure(tuple(chain), priority=1)
+    await filler.ensure(tuple(chain))
     print("held", flush=True)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from kigi.api.node_cache import WantedLayer
+from kigi.api.node_cache import Purpose, WantedLayer
 from kigi.api.repositories import Repositories, Repository
 from kigi.domain.layers import Chain, Digest, Layer, layer_file_name, object_key
+from kigi.domain.names import NODE_API_VERSION
+from kigi.domain.node_protocol import PROTOCOL
 from localcluster.s3 import S3Server
 
 VIRTUAL_BYTES = 64 * 2**20
@@ -68,15 +71,22 @@ def environment(s3: S3Server) -> dict[str, str]:
     return {"AWS_ACCESS_KEY_ID": s3.credentials.access_key, "AWS_SECRET_ACCESS_KEY": s3.credentials.secret_key}
 
 
-def wanted(chain: Chain, priority: int = 100) -> list[WantedLayer]:
+def wanted(chain: Chain, purpose: Purpose = "Disk") -> list[WantedLayer]:
     """The chain as a NodeCache lists it."""
     return [
         WantedLayer(
             digest=layer.digest,
             size_bytes=layer.size_bytes,
             virtual_size_bytes=layer.virtual_size_bytes,
-            parent=layer.parent,
-            priority=priority,
+            parent_digest=layer.parent,
+            repository_name=layer.repository,
+            purpose=purpose,
         )
         for layer in chain
     ]
+
+
+def node_cache(name: str, **spec: Any) -> dict[str, Any]:
+    """The NodeCache of a node, as the operator writes it."""
+    full = {"nodeName": name, "operatorProtocol": PROTOCOL, "protocol": PROTOCOL, **spec}
+    return {"apiVersion": NODE_API_VERSION, "kind": "NodeCache", "metadata": {"name": name}, "spec": full}

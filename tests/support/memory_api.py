@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from kigi.adapters.kubernetes.client import KubeClient
-from kigi.adapters.kubernetes.resources import Resource, resource_of
-from kigi.errors import Conflict, KigiError
-from kigi.mirror.store import Mirror
+from kigi.adapters.kubernetes.resources import Resource
+from kigi.domain.merge_patch import merge_patch
+from kigi.errors import Conflict, KigiError, Unreachable
 from kigi.runtime.ports import Ports
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
 from tests.support.fake_time import FakeTime
+from tests.support.mirrors import new_mirror
 
 ObjectKey = tuple[str, str | None, str]
 DELETED = "2026-01-01T00:00:00Z"
@@ -30,6 +31,7 @@ class MemoryApi:
         self.log: list[tuple[str, str, str]] = []
         """(verb, kind, name)."""
         self.fail: list[tuple[str, str, KigiError]] = []
+        self.fail_reads = False
         self.serves_restarts = True
         self._version = 100
 
@@ -44,6 +46,8 @@ class MemoryApi:
         return copy.deepcopy(stored)
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
+        if self.fail_reads:
+            raise Unreachable("the API server does not answer")
         found = self.objects.get((resource.kind, namespace, name))
         return copy.deepcopy(found)
 
@@ -77,6 +81,29 @@ class MemoryApi:
         del self.objects[resource.kind, namespace, name]
         return None
 
+    async def merge_patch(
+        self, resource: Resource, namespace: str | None, name: str, body: Mapping[str, Any], subresource: str = ""
+    ) -> dict[str, Any] | None:
+        self._write("patch", resource.kind, name)
+        present = self.objects.get((resource.kind, namespace, name))
+        return self.put(merge_patch(present, body)) if present is not None else None
+
+    async def write_status(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        uid: str,
+        status: Mapping[str, Any],
+        *,
+        old: Any = None,
+    ) -> dict[str, Any] | None:
+        self._write("status", resource.kind, name)
+        present = self.objects.get((resource.kind, namespace, name))
+        if present is None or present["metadata"]["uid"] != uid:
+            return None
+        return self.put({**present, "status": dict(status)})
+
     async def set_finalizers(
         self, resource: Resource, namespace: str | None, body: Mapping[str, Any], finalizers: Sequence[str]
     ) -> dict[str, Any] | None:
@@ -107,11 +134,13 @@ class MemoryApi:
     @staticmethod
     def _key(manifest: Mapping[str, Any]) -> ObjectKey:
         meta = manifest["metadata"]
-        return (resource_of(manifest).kind if manifest.get("kind") else "", meta.get("namespace"), meta.get("name", ""))
+        return (manifest.get("kind", ""), meta.get("namespace"), meta.get("name", ""))
 
 
 def memory_ports(api: MemoryApi, time: FakeTime | None = None) -> Ports:
     """Ports on that API, with a clock of their own and an empty mirror."""
     time = time or FakeTime()
     queue = WorkQueue(clock=time, schedule=time.schedule, jitter=lambda: 1.0)
-    return Ports(cast("KubeClient", api), Mirror(), queue, Settings(identity="me"), clock=time, suffix=lambda: "0" * 16)
+    return Ports(
+        cast("KubeClient", api), new_mirror(), queue, Settings(identity="me"), clock=time, suffix=lambda: "0" * 16
+    )

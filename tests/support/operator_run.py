@@ -11,7 +11,15 @@ from kigi.process import open_ports, run_operator
 from kigi.runtime.ports import Ports
 from kigi.runtime.settings import Settings
 
-FAST = Settings(resync_s=20.0, lease_s=3.0, leader_election=False, namespace="default", identity="test", http_port=0)
+FAST = Settings(
+    resync_s=20.0,
+    lease_s=3.0,
+    node_grace_s=1.0,
+    leader_election=False,
+    namespace="kigi-system",
+    identity="test",
+    http_port=0,
+)
 
 
 class OperatorRun:

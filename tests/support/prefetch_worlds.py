@@ -15,14 +15,15 @@ from kigi.domain.images import Image
 from kigi.errors import KigiError
 from kigi.gather.node_cache import gather_node
 from kigi.gather.prefetch import gather_prefetch
-from kigi.mirror.store import Mirror
 from kigi.planning.node_cache import plan_node_cache
 from kigi.planning.prefetches import PrefetchPlan, PrefetchView, plan_prefetch
 from kigi.planning.steps import ApplyObject, DeleteObject
 from kigi.reconcilers.apply import apply_steps
 from kigi.runtime.ports import Ports
 from kigi.status.prefetches import prefetch_status
+from tests.support import kstatus
 from tests.support.bodies import cache_body, csi_node_body, image_body, node_body, system_body, with_meta
+from tests.support.mirrors import new_mirror
 from tests.support.worlds import GIB, digest
 
 NS, NAME = "ns", "monday"
@@ -41,7 +42,10 @@ class PrefetchWorld:
         self.refusing: set[str] = set()
         self.excused: set[str] = set()
         """Nodes that were refused layers: when that ends they fetch beside those that took their turn."""
-        self.mirror = Mirror()
+        self.behind: set[str] = set()
+        """Nodes that get or lose layers by a write that was on its way when the user changed the prefetch: it is of an
+        earlier limit, or takes layers from a node that had them when the turns were decided."""
+        self.mirror = new_mirror()
         for number in range(nodes):
             name = f"n{number}"
             self.put(node_body(name))
@@ -50,7 +54,7 @@ class PrefetchWorld:
         for state, images in STATES.items():
             for parent, image in zip((None, *images), images, strict=False):
                 self.put(image_body(Image(image, digest(image), 100, GIB, parent), namespace=NS))
-            self.put(system_body(state, [{"name": "m", "image": {"name": images[-1]}}], namespace=NS))
+            self.put(system_body(state, [{"name": "m", "rootDisk": {"imageRef": {"name": images[-1]}}}], namespace=NS))
         self.generation = 0
         self.in_flight: dict[str, tuple[Mapping[str, Any], bool]] = {}
         """By node: a write of its NodeCache that the API server has not received yet."""
@@ -63,6 +67,12 @@ class PrefetchWorld:
         stored = {**body, "metadata": meta}
         self.objects[body["kind"], meta.get("namespace"), meta["name"]] = stored
         self.mirror.put(body["kind"], stored)
+        self.hear(body["kind"], meta["name"])
+
+    def hear(self, kind: str, name: str) -> None:
+        """Every daemon reports all the time."""
+        if kind == "NodeCache":
+            self.mirror.heartbeats.assume(name)
 
     def delete(self, kind: str, namespace: str | None, name: str) -> None:
         body = self.objects.pop((kind, namespace, name), None)
@@ -76,6 +86,7 @@ class PrefetchWorld:
         old = self.objects.get(("SystemPrefetch", NS, NAME), {})
         status = {"status": old["status"]} if "status" in old else {}
         uid = old["metadata"]["uid"] if old else f"u{self.version}"
+        self.behind |= self.in_flight.keys()
         self.put({**with_meta(body, self.version, uid, generation=self.generation), **status})
 
     def nodes(self) -> list[str]:
@@ -94,7 +105,7 @@ class PrefetchWorld:
     def wanted(self) -> frozenset[str]:
         """Layers of the prefetch's states."""
         body = self.objects.get(("SystemPrefetch", NS, NAME))
-        named = [ref["name"] for ref in body["spec"]["systems"]] if body is not None else []
+        named = [ref["name"] for ref in body["spec"]["targetRefs"]] if body is not None else []
         return frozenset(digest(image) for state in named for image in STATES[state])
 
     def limit(self) -> int | None:
@@ -105,10 +116,11 @@ class PrefetchWorld:
 
     def restart(self) -> None:
         """Another operator starts: nothing is left but API objects."""
-        self.mirror = Mirror()
+        self.mirror = new_mirror()
         self.in_flight.clear()
         for (kind, _, _), body in self.objects.items():
             self.mirror.put(kind, body)
+            self.hear(kind, body["metadata"]["name"])
 
     def reconcile_prefetch(self, *, stop: bool = False) -> bool:
         """One plan, without its status if ``stop``; whether there was a step."""
@@ -121,8 +133,9 @@ class PrefetchWorld:
         ports = SimpleNamespace(mirror=self.mirror, queue=SimpleNamespace(add=lambda key: None))
         asyncio.run(apply_steps(cast(Ports, ports), plan.steps))
         if not stop:
-            body = self.objects["SystemPrefetch", NS, NAME]
-            self.put({**body, "status": prefetch_status(view, plan).to_api()})
+            body = {**self.objects["SystemPrefetch", NS, NAME], "status": prefetch_status(view, plan).to_api()}
+            kstatus.check(body)
+            self.put(body)
         return bool(plan.steps)
 
     def reconcile_node(self, node: str, *, slow: bool = False) -> bool:
@@ -148,7 +161,8 @@ class PrefetchWorld:
         self.put({**self.cache(node), "spec": manifest["spec"]})
         after, wanted = self.listed(node), self.wanted()
         assert not keeps or before <= after, f"{node} waits, and loses layers"
-        if wanted and wanted <= after and not wanted <= before and not wanted <= self.held(node):
+        is_new = wanted <= after and not wanted <= before and not wanted <= self.held(node)
+        if wanted and is_new and node not in self.behind | self.excused:
             limit, fetching = self.limit(), [n for n in self.fetching() if n not in {node, *self.excused}]
             assert limit is None or len(fetching) < limit, f"{node} fetches beside {fetching}; the limit is {limit}"
 
@@ -206,7 +220,7 @@ class PrefetchWorld:
     def check_settled(self) -> None:
         wanted = self.wanted()
         body = self.objects.get(("SystemPrefetch", NS, NAME))
-        count = body["spec"].get("count") if body is not None else None
+        count = body["spec"].get("nodeCount") if body is not None else None
         holding = [
             node for node in self.nodes() if wanted and wanted <= self.held(node) and self.listed(node) == wanted
         ]

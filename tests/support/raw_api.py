@@ -75,6 +75,12 @@ class RawApi:
         """A client of the same server with another identity."""
         return RawApi(self.kubeconfig, token)
 
+    def as_account(self, namespace: str, account: str) -> RawApi:
+        """A client as this service account, with a token for ten minutes."""
+        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}}
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        return self.as_token(str(self.create(path, request).object()["status"]["token"]))
+
     def _connect(self) -> http.client.HTTPConnection:
         host, port = self._where.hostname or "", self._where.port
         if self._tls is None:

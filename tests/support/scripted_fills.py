@@ -42,7 +42,7 @@ class ScriptedSource:
         self.distrusted: list[Digest] = []
         self.finished: list[Digest] = []
 
-    def read(self, layer: Layer, start: int) -> Iterator[memoryview]:
+    def read(self, layer: Layer, start: int, is_urgent: object = None) -> Iterator[memoryview]:
         self.starts.append(start)
         if layer.digest in self.faults:
             raise self.faults[layer.digest]

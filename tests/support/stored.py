@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import shutil
 import struct
+from pathlib import Path
 
 from kigi.domain.layers import Digest, Layer
+from kigi_cache.layers.records import Fingerprint
 from kigi_cache.layers.store import Store
 
 VIRTUAL_BYTES = 2**20
@@ -32,3 +37,33 @@ def commit(store: Store, number: int) -> Layer:
     store.part_path(layer.digest).write_bytes(data)
     store.commit(layer, hashlib.sha256(data).hexdigest())
     return layer
+
+
+def rot(store: Store, digest: Digest, offset: int = -1) -> None:
+    """Change a byte as a bad disk does: without a trace in the file's stat, which no system call can do."""
+    path = store.path(digest)
+    before = path.stat()
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    store._records.verified[digest] = Fingerprint.of(path.stat())
+
+
+def forget_state(root: Path) -> None:
+    """The store's records are lost, as after a crash of an earlier version."""
+    for name in ("state.json", "state.recent.json"):
+        (root / name).unlink(missing_ok=True)
+
+
+def without_records(root: Path, other: Path) -> Path:
+    """A second root with the layers of the first and no records, which a store of the first may still write."""
+    shutil.copytree(root / "layers", other / "layers")
+    return other
+
+
+def saved_state(root: Path) -> dict[str, object]:
+    """The newest records on the disk."""
+    found: dict[str, object] = json.loads((root / "state.recent.json").read_text())
+    return found

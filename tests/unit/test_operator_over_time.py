@@ -15,16 +15,19 @@ from prometheus_client import generate_latest
 from kigi import process as operator_process
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import DEPLOYMENT
+from kigi.api.repositories import Repository
+from kigi.domain.layers import Digest
 from kigi.errors import Conflict, KigiError, LostLeadership, SpecInvalid, Unreachable
 from kigi.gather.nodes import gather_nodes
 from kigi.mirror.keys import Key
 from kigi.mirror.records import Meta
-from kigi.mirror.store import TOMBSTONES, Mirror
+from kigi.mirror.store import TOMBSTONES
 from kigi.mirror.triggers import enqueue_requests
 from kigi.reconcilers import STALLED_RETRY_S, retry_delay
 from kigi.reconcilers.writing import emit
 from kigi.runtime import leader, metrics
 from kigi.runtime.event_limit import BURST, OBJECTS, REFILL_S, EventLimit
+from kigi.runtime.joins import Joins
 from kigi.runtime.leader import Election
 from kigi.runtime.ports import Ports
 from kigi.runtime.queue import BACKOFF_LONGEST_S, WorkQueue
@@ -36,12 +39,14 @@ from tests.support.bodies import (
     chain_of,
     csi_node_body,
     deployment_body,
+    lease_body,
     machine_body,
     node_body,
     system_body,
     target,
     volume_body,
 )
+from tests.support.mirrors import new_mirror
 
 DAY = 86_400.0
 
@@ -155,7 +160,7 @@ async def test_a_hundred_thousand_keys_leave_nothing_in_the_queue() -> None:
         queue.backoff(key)
         queue.add_after(key, 3600.0)
         queue.add(key)
-        queue._ready.popleft()
+        assert queue._take(1) == key
         queue._queued.discard(key)
         queue.succeeded(key)
     assert not (queue._ready or queue._queued or queue._active or queue._dirty or queue._timers or queue._failures)
@@ -165,52 +170,59 @@ async def test_a_hundred_thousand_keys_leave_nothing_in_the_queue() -> None:
 
 
 def test_objects_that_come_and_go_leave_nothing_but_bounded_tombstones() -> None:
-    mirror = Mirror()
+    mirror = new_mirror()
     mirror.put("Node", node_body())
     mirror.put("CSINode", csi_node_body())
     digest = chain_of("top")[0].digest
     for number in range(25_000):
         namespace = f"ns-{number}"
-        body = system_body("a", [{"name": "m", "image": {"name": "top"}, "template": {"memory": "1Gi"}}])
+        body = system_body(
+            "a", [{"name": "m", "rootDisk": {"imageRef": {"name": "top"}}, "hardware": {"memory": {"guest": "1Gi"}}}]
+        )
         body["metadata"] |= {"namespace": namespace, "uid": f"s{number}"}
         mirror.put("SystemNode", body)
         mirror.resolved(namespace, "a")
         cache = cache_body(name=f"n-{number}", held=(digest,))
         cache["metadata"]["uid"] = f"c{number}"
         mirror.put("NodeCache", cache)
-        cache = cache_body(name=f"n-{number}", held=(digest,), version=2, heartbeat="2026-01-01T00:00:30Z")
+        cache = cache_body(name=f"n-{number}", held=(digest,), version=2)
         cache["metadata"]["uid"] = f"c{number}"
         mirror.put("NodeCache", cache)
+        mirror.heartbeats.put(lease_body(f"n-{number}"), datetime(2026, 1, 1, tzinfo=UTC))
         mirror.gone("SystemNode", namespace, "a", f"s{number}")
         mirror.gone("NodeCache", None, f"n-{number}", f"c{number}")
+        mirror.heartbeats.forget(f"n-{number}")
         mirror.resolved(namespace, "a")  # a late reconcile
         mirror.chain(namespace, "top")
     assert len(mirror._tombstones) == TOMBSTONES
-    assert (mirror._trees, mirror.holders, mirror._heartbeats) == ({}, {}, {})
+    assert mirror.forest.is_empty()
+    assert (mirror.holders, list(mirror.heartbeats)) == ({}, [])
     for name in ("SystemNode", "NodeCache"):
         store = mirror.stores[name]
         assert len(store) == 0
         assert all(groups == {} for groups in store._indexes.values())
 
 
-def test_what_a_deployment_asks_for_is_forgotten_with_its_volumes() -> None:
-    mirror = Mirror()
+def test_what_an_instance_uses_is_forgotten_with_its_volumes() -> None:
+    mirror = new_mirror()
     mirror.put("Node", node_body())
     body = volume_body(target())
     machine = machine_body(target())
     mirror.put("PersistentVolume", body)
     mirror.put("VirtualMachine", machine)
-    gather_nodes(mirror, datetime(2026, 1, 1, tzinfo=UTC))
-    assert len(mirror.memory_cache) == 1
+    gather_nodes(mirror)
+    assert mirror.node_use.of((NS, NAME, "0"))
     for kind, gone in (("PersistentVolume", body), ("VirtualMachine", machine)):
         meta = gone["metadata"]
         mirror.gone(kind, meta.get("namespace"), meta["name"], meta.get("uid", ""))
-        gather_nodes(mirror, datetime(2026, 1, 1, tzinfo=UTC))
-    assert mirror.memory_cache == {}
+        gather_nodes(mirror)
+    assert not +mirror.node_use.memory
+    assert not mirror.node_use.load
+    assert not mirror.node_use.of((NS, NAME, "0"))
 
 
 def test_a_deleted_deployment_is_reconciled_once_more_and_its_metrics_go() -> None:
-    mirror = Mirror()
+    mirror = new_mirror()
     mirror.put("SystemDeployment", deployment_body())
     record = mirror.deployments.get(NS, NAME)
     assert record is not None
@@ -219,7 +231,9 @@ def test_a_deleted_deployment_is_reconciled_once_more_and_its_metrics_go() -> No
     assert (Key("deployment", NS, NAME), 0.0) in set(enqueue_requests(mirror, change))
 
 
-async def test_an_operator_that_lost_leadership_measures_no_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_operator_that_lost_leadership_measures_no_deployment_and_no_repository(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Otherwise its last value would raise an alert about a deployment that is complete by now."""
     lost, campaigning = asyncio.Event(), asyncio.Event()
     working = asyncio.Event()
@@ -236,17 +250,34 @@ async def test_an_operator_that_lost_leadership_measures_no_deployment(monkeypat
     async def work(ports: Ports) -> None:
         metrics.MISSING_BYTES.labels("ns", "lost").set(5)
         metrics.READY_INSTANCES.labels("ns", "lost").set(1)
+        metrics.REPOSITORY_READABLE.labels("lost").set(0)
         working.set()
         await asyncio.Event().wait()
 
     monkeypatch.setattr(operator_process, "_work", work)
-    ports = Ports(cast(KubeClient, None), Mirror(), WorkQueue(), Settings(identity="me"))
+    ports = Ports(cast(KubeClient, None), new_mirror(), WorkQueue(), Settings(identity="me"))
     task = asyncio.create_task(operator_process._lead(ports, cast(Election, Once())))
     await working.wait()
     assert b'deployment="lost"' in generate_latest()
+    joins: list[str] = []
+
+    async def join(*_: object) -> None:
+        joins.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            joins.append("ended")
+
+    ports.joins = Joins(join)
+    repository = Repository(endpoint="http://s3.example", bucket="kigi")
+    digest = Digest("sha256:" + "d" * 64)
+    for copy in ("c1", "c2"):
+        ports.joins.start(copy, repository, None, digest, 1, (digest,), lambda: joins.append("done"))
+    await asyncio.sleep(0)
     lost.set()
     await campaigning.wait()
-    assert b'deployment="lost"' not in generate_latest()
+    assert (joins, ports.joins.troubles) == (["begun", "ended"], {}), "the next operator joins them"
+    assert b'="lost"' not in generate_latest()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -285,7 +316,7 @@ async def test_events_beyond_the_limit_are_not_written() -> None:
         async def create(self, resource: object, manifest: object) -> None:
             written.append(manifest)
 
-    ports = Ports(cast(KubeClient, Kube()), Mirror(), WorkQueue(), Settings(identity="me"))
+    ports = Ports(cast(KubeClient, Kube()), new_mirror(), WorkQueue(), Settings(identity="me"))
     meta = cast(Meta, SimpleNamespace(name="d", namespace="ns", uid="u"))
     for _ in range(10 * BURST):
         await emit(ports, DEPLOYMENT, meta, "Normal", "Ready", "x")

@@ -17,7 +17,7 @@ TABLE = ROOT / "docs" / "time.md"
 PACKAGES = (ROOT / "operator" / "kigi", ROOT / "node-cache-daemon" / "kigi_cache")
 SECONDS = re.compile(r"(\d[\d,]*(?:\.\d+)?) s\b")
 TIMES = re.compile(r"[A-Za-z_]+_[sS]")
-RATES = {"bytes_per_s", "scrub_bytes_per_s"}
+RATES = {"bytes_per_s", "scrub_bytes_per_s", "enough_bytes_per_s", "REVIEWS_PER_S", "READS_PER_S", "LEAST_BYTES_PER_S"}
 
 Entry = tuple[str, tuple[float, ...]]
 """Name and seconds: one number, or minimum and maximum of several."""

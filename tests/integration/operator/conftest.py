@@ -10,9 +10,12 @@ import pytest
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.configuration import load_configuration
 from localcluster.controlplane import ControlPlane
+from tests.support import kstatus
 from tests.support.actors import Actors
-from tests.support.cluster import REPOSITORY, install_crds
+from tests.support.cluster import REPOSITORY, eventually, install_crds, install_repository
 from tests.support.kubevirt_crds import install_kubevirt_crds, install_kubevirt_object
+from tests.support.raw_api import RawApi
+from tools.crdgen import KINDS, build_crd
 
 _numbers = itertools.count()
 
@@ -21,10 +24,12 @@ _numbers = itertools.count()
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("operator"), parts=["controller-manager"]) as server:
         install_crds(server)
+        install_repository(server)
         install_kubevirt_crds(server)
         install_kubevirt_object(server)
         server.kubectl("create", "namespace", "kigi-system")
-        server.kubectl("apply", "-f", str(REPOSITORY / "manifests/rbac/operator.yaml"))
+        for name in ("operator", "operator-writes"):
+            server.kubectl("apply", "-f", str(REPOSITORY / f"manifests/rbac/{name}.yaml"))
         yield server
 
 
@@ -48,7 +53,16 @@ async def kube(plane: ControlPlane) -> AsyncIterator[KubeClient]:
 
 
 @pytest.fixture
-def ns(plane: ControlPlane) -> str:
+def ns(plane: ControlPlane) -> Iterator[str]:
+    """A new namespace. After the test, every status in it must be one that kstatus understands."""
     name = f"op-{next(_numbers)}"
     plane.kubectl("create", "namespace", name)
-    return name
+    yield name
+    api = RawApi(plane.kubeconfig)
+    for crd in (build_crd(kind)["spec"] for kind in KINDS):
+        if crd["scope"] == "Namespaced":
+            path = f"/apis/{crd['group']}/{crd['versions'][0]['name']}/namespaces/{name}/{crd['names']['plural']}"
+            # 429: the API server starts the storage of a kind again after its definition has changed.
+            reply = eventually(lambda path=path: (found := api.get(path)).code != 429 and found)
+            for body in reply.object()["items"]:
+                kstatus.check(body)

@@ -31,11 +31,11 @@ async def node(actors: Actors, kube: KubeClient) -> AsyncIterator[str]:
     await kube.delete(NODE, None, "captured")
 
 
-async def in_phase(kube: KubeClient, ns: str, phase: str) -> None:
+async def in_stage(kube: KubeClient, ns: str, stage: str) -> None:
     async def reached() -> bool:
-        return (await get(kube, ns)).get("status", {}).get("phase") == phase
+        return condition(await get(kube, ns), "Complete").get("reason") == stage
 
-    await eventually_async(reached, 30, f"the capture is {phase}")
+    await eventually_async(reached, 30, f"the capture is {stage}")
 
 
 async def made(kube: KubeClient, ns: str) -> set[str]:
@@ -56,12 +56,12 @@ async def test_a_node_that_falls_silent_while_it_stores_is_waited_for(
         await wait_ready(kube, ns)
         actors.hold_copies = True
         apply(plane, ns, capture())
-        await in_phase(kube, ns, "Storing")
+        await in_stage(kube, ns, "Storing")
         assert not paused_vms(actors, ns)
     # To an operator that starts now, the daemon has been silent since its last heartbeat.
     actors.alive.discard(node)
-    silent = {"status": {"lastHeartbeatTime": "2020-01-01T00:00:00Z", "captures": []}}
-    await actors._merge(NODE_CACHE, None, node, silent, "status")
+    await actors._merge(NODE_CACHE, None, node, {"status": {"captures": []}}, "status")
+    await actors.beat(node, "2020-01-01T00:00:00.000000Z")
     async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         assert "the capture continues" in await wait_reason(kube, ns, "CacheSilent")
         assert await made(kube, ns) == set()
@@ -69,8 +69,8 @@ async def test_a_node_that_falls_silent_while_it_stores_is_waited_for(
         actors.alive.add(node)
         actors._enqueue("cache", (None, node))  # type: ignore[arg-type]
         status = (await wait_done(kube, ns))["status"]
-        assert status["attempt"] == 1
-        assert not any("reason" in disk for disk in status["disks"])
+        assert status["attempts"] == 1
+        assert not status.get("blockedDisks")
         await drop(plane, ns)
         await wait_gone(plane, kube, ns)
     assert not actors.violations
@@ -84,11 +84,11 @@ async def test_a_node_that_is_gone_ends_the_capture_and_leaves_nothing_half_done
         await wait_ready(kube, ns)
         actors.hold_copies = True
         apply(plane, ns, capture())
-        await in_phase(kube, ns, "Storing")
+        await in_stage(kube, ns, "Storing")
         await actors.lose_node(node)
         assert "create another SystemCapture" in await wait_reason(kube, ns, "CopyLost")
         body = await get(kube, ns)
-        assert body["status"]["phase"] == "Failed"
+        assert condition(body, "Failed")["status"] == "True"
         assert condition(body, "Stalled")["status"] == "True"
         assert await made(kube, ns) == set()
         assert not paused_vms(actors, ns)
@@ -115,16 +115,16 @@ async def test_what_a_node_refuses_beforehand_is_reported_while_the_vms_run(
         await wait_reason(kube, ns, "PublisherSilent")
         assert not actors.pauses
         actors.refuse_copies = {}
-        assert (await wait_done(kube, ns))["status"]["attempt"] == 1
+        assert (await wait_done(kube, ns))["status"]["attempts"] == 1
         assert actors.pauses
         await drop(plane, ns)
         # Another one, above what the repository takes: final.
         actors.pauses.clear()
         actors.refuse_copies = {"state": "Refused", "reason": "ChainTooDeep", "message": "it takes 3 (maxDepth)"}
-        apply(plane, ns, capture(system="deeper"))
+        apply(plane, ns, capture(target={"systemName": "deeper"}))
         said = await wait_reason(kube, ns, "ChainTooDeep")
         assert "VMImageNode infected-0" in said and "maxDepth" in said and "kigi flatten infected-0" in said
-        assert (await get(kube, ns))["status"]["phase"] == "Failed"
+        assert condition(await get(kube, ns), "Failed")["status"] == "True"
         assert not actors.pauses
         await drop(plane, ns)
         await wait_gone(plane, kube, ns)
@@ -139,7 +139,7 @@ async def test_what_a_capture_uses_is_not_deleted_before_it_has_ended(
         await wait_ready(kube, ns)
         actors.hold_copies = True
         apply(plane, ns, capture())
-        await in_phase(kube, ns, "Storing")
+        await in_stage(kube, ns, "Storing")
         for resource, name in ((SYSTEM, "infected"), (IMAGE, "infected-0")):
             await asyncio.to_thread(plane.kubectl, "delete", resource.plural, name, "-n", ns, "--wait=false")
 
@@ -164,7 +164,7 @@ async def test_a_name_that_is_taken_meanwhile_lets_nothing_be_written_before_it_
         await wait_ready(kube, ns)
         actors.hold_copies = True
         apply(plane, ns, capture())
-        await in_phase(kube, ns, "Storing")
+        await in_stage(kube, ns, "Storing")
         apply(plane, ns, image("after-m1"))
         actors.hold_copies = False
         assert "after-m1" in await wait_reason(kube, ns, "NameTaken")

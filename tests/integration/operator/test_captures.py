@@ -21,7 +21,7 @@ MACHINES = 3
 
 
 def capture(name: str = "after", **spec: Any) -> dict[str, Any]:
-    spec = {"deployment": {"name": "class"}, **spec}
+    spec = {"instanceRef": {"name": "class-1"}, "requestedBy": "alice", **spec}
     return {"apiVersion": names.API_VERSION, "kind": "SystemCapture", "metadata": {"name": name}, "spec": spec}
 
 
@@ -55,6 +55,12 @@ async def wait_reason(kube: KubeClient, ns: str, reason: str) -> str:
     return message
 
 
+async def attempt_failed(kube: KubeClient, ns: str, reason: str) -> bool:
+    """Whether the last attempt ended for that reason."""
+    found = condition(await get(kube, ns), "Captured")
+    return (found.get("status"), found.get("reason")) == ("False", reason) and bool(explained(reason))
+
+
 async def drop(plane: ControlPlane, ns: str) -> None:
     """Returns when it is gone; the operator is in this event loop."""
     await asyncio.to_thread(plane.kubectl, "delete", "systemcapture", "after", "-n", ns, "--timeout=20s")
@@ -70,25 +76,27 @@ async def test_an_instance_becomes_a_state_that_can_be_deployed(
     async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(MACHINES), deployment(replicas=2))
         await wait_ready(kube, ns)
-        apply(plane, ns, capture(instance=1, description="before the exam"))
+        apply(plane, ns, capture(instanceRef={"name": "class-2"}, target={"description": "before the exam"}))
         status = (await wait_done(kube, ns))["status"]
         assert not paused_vms(actors, ns)
         assert {m["method"] for m in status["machines"]} == {"Pause"}
-        assert status["attempt"] == 1
-        assert status["parent"] == "infected"
-        assert status["addedBytes"] == status["uploadedBytes"] == MACHINES * 4096
+        assert status["attempts"] == 1
+        assert status["parentName"] == "infected"
+        assert status["addedBytes"] == status["storedBytes"] == MACHINES * 4096
         assert 0 <= status["skewMilliseconds"] <= status["pauseMilliseconds"] < 20_000
         assert all(m["pauseMilliseconds"] > 0 for m in status["machines"])
         system = await kube.get(SYSTEM, ns, "after")
         assert system is not None
-        assert system["spec"]["parent"] == {"name": "infected"}
+        assert system["spec"]["parentRef"] == {"name": "infected"}
         assert system["spec"]["description"] == "before the exam"
-        assert [m["image"]["name"] for m in system["spec"]["machines"]] == [f"after-m{n}" for n in range(MACHINES)]
+        assert [m["rootDisk"]["imageRef"]["name"] for m in system["spec"]["machines"]] == [
+            f"after-m{n}" for n in range(MACHINES)
+        ]
         for number in range(MACHINES):
             image = await kube.get(IMAGE, ns, f"after-m{number}")
             assert image is not None
-            assert image["spec"]["parent"] == {"name": f"infected-{number}"}
-            assert image["metadata"]["annotations"] == {"kigi.dev/captured-from": "class/1"}
+            assert image["spec"]["parentRef"] == {"name": f"infected-{number}"}
+            assert image["spec"]["provenance"]["captured"]["instanceName"] == "class-2"
         # Fork: instances of the captured state beside the first ones.
         apply(plane, ns, deployment("fork", "after", replicas=2))
         await wait_ready(kube, ns, "fork")
@@ -108,7 +116,7 @@ async def test_vms_that_are_off_are_captured_without_being_asked(
     async with OperatorRun(operator_kubeconfig, requests=actors.vmi_request):
         apply(plane, ns, *trees(2), deployment())
         await wait_ready(kube, ns)
-        apply(plane, ns, deployment(running=False))
+        apply(plane, ns, deployment(powerState="Off"))
 
         async def off() -> bool:
             return not [v async for v in kube.list_all(VMI) if v["metadata"]["namespace"] == ns]
@@ -132,16 +140,16 @@ async def test_bad_specs_are_reported_and_wait(
         apply(plane, ns, capture())
         assert f"{ns}/class" in await wait_reason(kube, ns, "DeploymentMissing")
         await drop(plane, ns)
-        apply(plane, ns, *trees(1), deployment(), capture(instance=4))
-        assert "no instance 4" in await wait_reason(kube, ns, "DeploymentMissing")
+        apply(plane, ns, *trees(1), deployment(), capture(instanceRef={"name": "class-4"}))
+        assert f"no SystemInstance {ns}/class-4" in await wait_reason(kube, ns, "DeploymentMissing")
         await drop(plane, ns)
         apply(plane, ns, capture(machines=["unknown"]))
         assert "it has m0" in await wait_reason(kube, ns, "MachineUnknown")
         await drop(plane, ns)
         await wait_ready(kube, ns)
-        apply(plane, ns, capture(system="cleaned"))  # a state that is there already, and another
+        apply(plane, ns, capture(target={"systemName": "cleaned"}))  # a state that is there already, and another
         assert f"SystemNode {ns}/cleaned" in await wait_reason(kube, ns, "NameTaken")
-        assert "class-0-m0" not in actors.pauses
+        assert "class-1-m0" not in actors.pauses
         await drop(plane, ns)
         await wait_gone(plane, kube, ns)
 
@@ -155,7 +163,7 @@ async def test_a_copy_that_is_lost_is_made_again(
         actors.lose_copies = 1
         apply(plane, ns, capture())
         status = (await wait_done(kube, ns, timeout_s=60))["status"]
-        assert status["attempt"] == 2
+        assert status["attempts"] == 2
         assert not paused_vms(actors, ns)
         await wait_gone(plane, kube, ns)
 

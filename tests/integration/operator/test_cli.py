@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from kigi.adapters.kubernetes.client import KubeClient
-from kigi.adapters.kubernetes.resources import DEPLOYMENT, NODE_CACHE
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, INSTANCE, NODE_CACHE
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
 from tests.support.cluster import REPOSITORY, eventually_async
@@ -21,12 +21,15 @@ from tests.support.deployments import (
     apply,
     deployment,
     get_deployment,
+    get_instances,
+    instance,
     is_ready,
     trees,
     wait_gone,
     wait_ready,
     wait_reported,
 )
+from tests.support.layers import node_cache
 from tests.support.operator_run import OperatorRun
 from tests.support.why import record
 
@@ -64,7 +67,7 @@ async def test_plan_shows_what_the_operator_then_does(
 ) -> None:
     """The figures before a deployment and before a switch are those of the status afterwards."""
     file = tmp_path / "objects.yaml"
-    file.write_text(yaml.safe_dump_all([*trees(), deployment(replicas=2, prefetch=[{"name": "restored"}])]))
+    file.write_text(yaml.safe_dump_all([*trees(), deployment(replicas=2, prefetchRefs=[{"name": "restored"}])]))
 
     async with OperatorRun(operator_kubeconfig):
         await wait_reported(kube, actors.alive)
@@ -74,11 +77,13 @@ async def test_plan_shows_what_the_operator_then_does(
         assert len(planned["machines"]) == 6
         apply(plane, ns, *trees(), deployment(replicas=2))
         status = (await wait_ready(kube, ns))["status"]
-        for field in ("totalBytes", "missingBytes", "savedRatio"):
+        for field in ("totalBytes", "missingBytes"):
             assert planned[field] == status["plan"][field], field
         assert sum(node["missingBytes"] for node in planned["nodes"]) == status["plan"]["missingBytes"]
-        where = {(i["instance"], m["name"]): m["node"] for i in status["instances"] for m in i["machines"]}
-        assert {(m["instance"], m["name"]): m["node"] for m in planned["machines"]} == where
+        instances = await get_instances(kube, ns)
+        where = {(name, m["name"]): m["nodeName"] for name, i in instances.items() for m in i["status"]["machines"]}
+        # The instances are made at the same time: which of two equal ones is placed first is open.
+        assert by_instance({(m["instance"], m["name"]): m["node"] for m in planned["machines"]}) == by_instance(where)
 
         (planned,) = await kigi_json(plane, "plan", "class", "--system", "cleaned", "-n", ns)
         assert {machine["action"] for machine in planned["machines"]} == {"restart on a fresh disk"}
@@ -121,40 +126,37 @@ async def test_switch_and_reset_write_fields_under_their_own_manager(
         apply(plane, ns, *trees(), deployment(replicas=2))  # server-side: system and replicas are kubectl's
         await wait_ready(kube, ns)
         said = await kigi(plane, "switch", "class", "cleaned", "-n", ns, code=1)
-        assert "spec.system" in said
+        assert "spec.systemRef" in said
         assert "kept by" in said
         await kigi(plane, "switch", "class", "cleaned", "--instance", "1", "--wait", "60", "-n", ns)
-        body = await wait_ready(kube, ns)
-        assert [i["system"] for i in body["status"]["instances"]] == ["infected", "cleaned"]
-        done = await kigi_json(plane, "reset", "class", "0", "m1", "--wait", "60", "-n", ns)
-        assert done.pop("value").startswith("kigi-")
+        await wait_ready(kube, ns)
+        states = {name: one["status"]["systemName"] for name, one in (await get_instances(kube, ns)).items()}
+        assert states == {"1": "cleaned", "2": "infected"}
+        done = await kigi_json(
+            plane, "switch", "class", "restored", "--instance", "2", "--machine", "m1", "--wait", "60", "-n", ns
+        )
         assert done == {
-            "kind": "SystemDeployment",
+            "kind": "SystemInstance",
             "namespace": ns,
-            "name": "class",
-            "field": "spec.overrides[instance 0].machines[m1].reset",
+            "name": "class-2",
+            "field": "spec.machines[m1].systemRef",
+            "value": "restored",
             "alsoOwnedBy": [],
             "ready": True,
         }
-        body = await wait_ready(kube, ns)
-        revisions = {m["name"]: m["revision"] for m in body["status"]["instances"][0]["machines"]}
-        assert revisions == {"m0": 1, "m1": 2, "m2": 1}
-        entry = body["status"]["history"][-1]
-        assert (entry["action"], entry["by"], entry["instances"], entry["machines"]) == (
-            "Reset",
-            "kigi-cli",
-            [0],
-            ["m1"],
-        )
-        # The file, applied again, does not take the overrides away.
+        status = (await get_instances(kube, ns))["2"]["status"]
+        assert {m["name"]: m["revision"] for m in status["machines"]} == {"m0": 1, "m1": 2, "m2": 1}
+        entry = status["history"][-1]
+        assert (entry["action"], entry["requestedBy"], entry["machines"]) == ("Switched", "kigi-cli", ["m1"])
+        # The file, applied again, does not touch the instances.
         apply(plane, ns, deployment(replicas=2))
-        assert len((await get_deployment(kube, ns) or {})["spec"]["overrides"]) == 2
+        assert (await get_instances(kube, ns))["1"]["spec"]["systemRef"] == {"name": "cleaned"}
         await kigi(plane, "switch", "class", "cleaned", "--force", "--wait", "60", "-n", ns)
-        assert "Reset" in await kigi(plane, "status", "class", "-n", ns)
+        assert "Switched" in await kigi(plane, "status", "class", "-n", ns)
         for wrong, words in {
-            ("reset", "class", "7"): "there is no 7",
-            ("reset", "class", "0", "nobody"): "no machine nobody",
-            ("switch", "class", "nowhere", "--instance", "0"): "no SystemNode",
+            ("switch", "class", "cleaned", "--instance", "7"): "there is no SystemInstance",
+            ("switch", "class", "cleaned", "--instance", "1", "--machine", "nobody"): "no machine nobody",
+            ("switch", "class", "nowhere", "--instance", "1"): "no SystemNode",
             ("reset", "nothing"): "no SystemDeployment",
         }.items():
             assert words in await kigi(plane, *wrong, "-n", ns, code=1)
@@ -171,7 +173,7 @@ async def test_tree_diff_and_status_show_what_there_is(
         images = {image["name"]: image for image in space["images"]}
         assert images["infected-0"]["parent"] == "role-0"
         assert images["infected-0"]["chainBytes"] == 3 * 2**20
-        node = (await get_deployment(kube, ns) or {})["status"]["instances"][0]["machines"][0]["node"]
+        node = (await get_instances(kube, ns))["1"]["status"]["machines"][0]["nodeName"]
         assert node in images["infected-0"]["cachedOn"]
         systems = {system["name"]: system for system in space["systems"]}
         assert systems["infected"]["deployments"] == ["class"]
@@ -219,23 +221,24 @@ async def test_why_follows_a_cause_to_where_it_comes_from(
 
 async def test_why_names_a_layer_that_a_node_refuses(plane: ControlPlane, kube: KubeClient, ns: str) -> None:
     """No operator: what is stored is what is explained."""
-    cache = {"apiVersion": "kigi.dev/v1alpha1", "kind": "NodeCache", "metadata": {"name": f"why-{ns}"}, "spec": {}}
+    cache = node_cache(f"why-{ns}")
     await kube.create(NODE_CACHE, cache)
     message = "the repository answers 403"
     layer = {"digest": "sha256:" + "1" * 64, "state": "Refused", "reason": "AccessDenied", "message": message}
     await status_of(kube, NODE_CACHE, None, f"why-{ns}", conditions("AccessDenied", message, layers=[layer]))
-    apply(plane, ns, deployment())
-    machine = {"name": "m0", "state": "Warming", "node": f"why-{ns}"}
-    instances = [{"instance": 0, "machines": [machine]}]
-    await status_of(kube, DEPLOYMENT, ns, "class", conditions("AccessDenied", message, instances=instances))
+    apply(plane, ns, deployment(), instance("1"))
+    machine = {"name": "m0", "state": "Warming", "nodeName": f"why-{ns}"}
+    await status_of(kube, INSTANCE, ns, "class-1", conditions("AccessDenied", message, machines=[machine]))
+    await status_of(kube, DEPLOYMENT, ns, "class", conditions("AccessDenied", message, unreadyInstances=["1"]))
     (found,) = await kigi_json(plane, "why", "class", "-n", ns, code=1)
-    (below,) = found["because"]
+    assert found["because"][0]["object"] == "SystemInstance/class-1"
+    (below,) = found["because"][0]["because"]
     assert below["object"] == f"NodeCache/why-{ns}"
     assert below["because"][0]["object"].startswith("layer sha256:1111")
-    assert "kigi-repository-reader" in below["because"][0]["remedy"]
+    assert "its LayerRepository" in below["because"][0]["remedy"]
     await kube.delete(NODE_CACHE, None, f"why-{ns}")
     assert not await is_ready(kube, ns)
-    plane.kubectl("delete", "systemdeployment", "class", "-n", ns)
+    plane.kubectl("delete", "systemdeployment/class", "systeminstance/class-1", "-n", ns)
 
 
 async def status_of(kube: KubeClient, resource: Any, namespace: str | None, name: str, status: Any) -> None:
@@ -261,12 +264,14 @@ async def test_capture_from_the_command_line(
         apply(plane, ns, *trees(2), deployment())
         await wait_ready(kube, ns)
         done = await kigi_json(
-            plane, "capture", "class", "--name", "after", "--machine", "m1", "--wait", "60", "-n", ns
+            plane, "capture", "class", "--instance", "1", "--name", "after", "--machine", "m1", "--wait", "60", "-n", ns
         )
         assert (done["kind"], done["name"], done["ready"]) == ("SystemCapture", "after", True)
         found = await kigi_json(plane, "diff", "infected..after", "-n", ns)
         assert [machine["name"] for machine in found["machines"]] == ["m1"]
-        assert "no SystemDeployment" in await kigi(plane, "capture", "x", "--name", "y", "-n", ns, code=1)
+        assert "no SystemDeployment" in await kigi(
+            plane, "capture", "x", "--instance", "0", "--name", "y", "-n", ns, code=1
+        )
         await wait_gone(plane, kube, ns)
 
 
@@ -296,3 +301,11 @@ async def test_no_cluster_is_one_clear_line(tmp_path: Path) -> None:
     _, err = await process.communicate()
     assert process.returncode == 1
     assert err.decode().splitlines()[-1].startswith("kigi: SpecInvalid: no cluster is configured")
+
+
+def by_instance(nodes: Mapping[tuple[str, str], str]) -> list[list[tuple[str, str]]]:
+    """(machine, node) of each instance, without the instances' names."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for (name, machine), node in sorted(nodes.items()):
+        found.setdefault(name, []).append((machine, node))
+    return sorted(found.values())

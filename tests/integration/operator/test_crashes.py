@@ -28,7 +28,7 @@ from tests.support.operator_run import OperatorRun
 STAGES: tuple[dict[str, Any] | None, ...] = (
     {"state": "infected"},
     {"state": "cleaned"},
-    {"state": "cleaned", "reset": "again"},
+    {"state": "cleaned", "resetToken": "again"},
     None,
 )
 """Deployment, switch, reset, deletion."""

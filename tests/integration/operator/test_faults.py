@@ -13,7 +13,8 @@ import pytest
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import LEASE, MACHINE, VOLUME, Resource
-from kigi.handlers import feed
+from kigi.adapters.kubernetes.watch import WatchEvent
+from kigi.handlers import children, feed
 from kigi.runtime.ports import Ports
 from localcluster.controlplane import ControlPlane
 from localcluster.processes import free_port
@@ -31,6 +32,8 @@ from tests.support.deployments import (
     wait_ready,
 )
 from tests.support.operator_run import FAST, OperatorRun
+
+from .test_why import has, why
 
 
 @pytest.fixture
@@ -50,7 +53,13 @@ def watches(monkeypatch: pytest.MonkeyPatch) -> dict[str, float | bool]:
 
         return seen
 
+    def take(self: children.ChildWatch, event: WatchEvent) -> None:
+        if not behaviour["deaf"]:
+            asyncio.get_running_loop().call_later(behaviour["delay_s"], real_take, self, event)
+
+    real_take = children.ChildWatch._take
     monkeypatch.setattr(feed, "_handler", handler)
+    monkeypatch.setattr(children.ChildWatch, "_take", take)
     return behaviour
 
 
@@ -89,7 +98,7 @@ async def test_the_resync_finds_what_a_watch_missed(
         apply(plane, ns, *trees(1), deployment())
         await wait_ready(kube, ns)
         watches["deaf"] = True
-        await kube.delete(MACHINE, ns, "class-0-m0")
+        await kube.delete(MACHINE, ns, "class-1-m0")
         await eventually_async(lambda: vm_is_gone(kube, ns), 20)
         await eventually_async(lambda: has_only(kube, ns, 1), 30, "the VM is made again")
         watches["deaf"] = False
@@ -114,7 +123,7 @@ async def test_a_mirror_that_lags_creates_nothing_twice(
     async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(), deployment())
         await wait_ready(kube, ns)
-        apply(plane, ns, deployment(reset="1"))
+        apply(plane, ns, deployment(resetToken="1"))
         await wait_ready(kube, ns)
         volumes = (await listing(kube, VOLUME, ns)).values()
         assert {body["metadata"]["labels"]["kigi.dev/revision"] for body in volumes} <= {"1", "2"}
@@ -172,6 +181,55 @@ async def test_machines_leave_a_lost_node_when_its_object_is_deleted(
             await wait_gone(plane, kube, ns)
         finally:
             actors.alive.discard("doomed")
+
+
+async def test_a_vm_that_loses_its_label_for_a_moment_is_seen_again(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    """A watch with a label selector reports it as deleted."""
+    async with OperatorRun(operator_kubeconfig) as run:
+        assert run.ports is not None
+        mirror = run.ports.mirror
+        apply(plane, ns, *trees(1), deployment())
+        await wait_ready(kube, ns)
+        (name,) = (vm.meta.name for vm in mirror.machines if vm.meta.namespace == ns)
+        plane.kubectl("label", "vm", name, "-n", ns, "kigi.dev/deployment-")
+
+        async def restored() -> bool:
+            body = await kube.get(MACHINE, ns, name)
+            labels = body["metadata"].get("labels", {}) if body is not None else {}
+            return "kigi.dev/deployment" in labels and mirror.machines.get(ns, name) is not None
+
+        await eventually_async(restored, 30, "the label is back, and the operator sees the VM")
+        await wait_ready(kube, ns)
+        await wait_gone(plane, kube, ns)
+
+
+@pytest.mark.why("NodeMissing")
+async def test_disks_of_a_deleted_node_wait_for_its_return_or_for_a_decision(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    await actors.add_node("blinking")
+    async with OperatorRun(operator_kubeconfig, settings=FAST.model_copy(update={"node_grace_s": 600.0})):
+        try:
+            pinned = {"nodeSelector": {"kubernetes.io/hostname": "blinking"}}
+            apply(plane, ns, *trees(1), deployment(placement=pinned))
+            await wait_ready(kube, ns)
+            before = set(actors.disks["blinking"].overlays)
+            apply(plane, ns, deployment(placement={"strategy": "Spread"}))
+            await actors.lose_node("blinking", keep_disk=True)
+            await has(kube, ns, "NodeMissing")
+            assert "kubectl delete nodecache blinking" in (await why(plane, ns, "class", "NodeMissing"))["message"]
+            await actors.add_node("blinking")
+            await wait_ready(kube, ns)
+            assert set(actors.disks["blinking"].overlays) == before, "nothing was given up"
+            await actors.lose_node("blinking")
+            await has(kube, ns, "NodeMissing")
+            plane.kubectl("delete", "nodecache", "blinking")
+            await eventually_async(lambda: left_behind(kube, ns, "blinking"), 60)
+            await wait_gone(plane, kube, ns)
+        finally:
+            actors.alive.discard("blinking")
 
 
 async def test_a_returning_node_loses_the_overlays_of_before(

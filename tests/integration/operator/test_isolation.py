@@ -18,18 +18,18 @@ async def test_policies_come_with_instances_are_healed_and_go_with_them(
     plane.kubectl("create", "namespace", ns)
     run = await OperatorRun(operator_kubeconfig).start()
     try:
-        apply(plane, ns, *trees(1), deployment(isolation="Instances", replicas=2))
+        apply(plane, ns, *trees(1), deployment(isolation={"mode": "Instance"}, replicas=2))
         await wait_ready(kube, ns)
         before = {name: body["spec"] for name, body in (await listing(kube, POLICY, ns)).items()}
-        assert set(before) == {"class-0", "class-1"}
-        plane.kubectl("patch", "networkpolicy", "class-1", "-n", ns, "--type=merge", '-p={"spec":{"egress":[{}]}}')
+        assert set(before) == {"class-1", "class-2"}
+        plane.kubectl("patch", "networkpolicy", "class-2", "-n", ns, "--type=merge", '-p={"spec":{"egress":[{}]}}')
 
         async def healed() -> bool:
             return {name: body["spec"] for name, body in (await listing(kube, POLICY, ns)).items()} == before
 
         await eventually_async(healed, 20)
-        apply(plane, ns, deployment(isolation="Instances", replicas=1))
-        await eventually_async(lambda: _names(kube, ns, {"class-0"}), 20)
+        apply(plane, ns, deployment(isolation={"mode": "Instance"}, replicas=1))
+        await eventually_async(lambda: _names(kube, ns, {"class-1"}), 20)
         await wait_ready(kube, ns)
         await wait_gone(plane, kube, ns)
         assert await _names(kube, ns, set())

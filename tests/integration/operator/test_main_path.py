@@ -40,7 +40,7 @@ async def test_deploy_switch_reset_and_delete(
         machines = await listing(kube, MACHINE, ns)
         assert len(machines) == len(await listing(kube, VOLUME, ns)) == len(await listing(kube, CLAIM, ns)) == 6
         assert body["status"]["readyReplicas"] == 2
-        assert set(body["metadata"]["finalizers"]) == {"kigi.dev/finalizer"}
+        assert set(body["metadata"]["finalizers"]) == {"kigi.dev/deployment-cleanup"}
         assert not [key for key in body["metadata"].get("annotations", {}) if "kopf" in key]
         before = await outcome(kube, ns)
 
@@ -52,18 +52,18 @@ async def test_deploy_switch_reset_and_delete(
             if isinstance(machine, dict):
                 assert after[name]["firmware"] == machine["firmware"]
                 assert after[name]["mac"] == machine["mac"]
-        assert after["class-0-m0"]["chain"] != before["class-0-m0"]["chain"]
+        assert after["class-1-m0"]["chain"] != before["class-1-m0"]["chain"]
         await eventually_async(lambda: has_only(kube, ns, 6), 20, "old disks are gone")
 
         # A reset of all.
         starts = len(actors.starts)
-        apply(plane, ns, deployment(state="cleaned", replicas=2, reset="1"))
+        apply(plane, ns, deployment(state="cleaned", replicas=2, resetToken="1"))
         await wait_ready(kube, ns)
         assert len(actors.starts) == starts + 6
         assert await outcome(kube, ns) | {"volumes": 0, "claims": 0} == after | {"volumes": 0, "claims": 0}
 
         # Scale down.
-        apply(plane, ns, deployment(state="cleaned", replicas=1, reset="1"))
+        apply(plane, ns, deployment(state="cleaned", replicas=1, resetToken="1"))
         await wait_ready(kube, ns)
         await eventually_async(lambda: has_only(kube, ns, 3), 20, "the second instance is gone")
 
@@ -71,7 +71,7 @@ async def test_deploy_switch_reset_and_delete(
         await eventually_async(lambda: no_overlays(actors, ns), 20, "overlays are gone")
         for cache in (await node_caches(kube)).values():
             assert not cache["spec"].get("layers")
-            assert not cache["spec"].get("discard")
+            assert not cache["spec"].get("discardVolumes")
         assert not actors.violations
 
 
@@ -125,7 +125,7 @@ async def test_a_vm_of_another_owner_with_the_same_name_is_never_changed(
     foreign = {
         "apiVersion": "kubevirt.io/v1",
         "kind": "VirtualMachine",
-        "metadata": {"name": "class-0-m0"},
+        "metadata": {"name": "class-1-m0"},
         "spec": {
             "runStrategy": "Halted",
             "template": {
@@ -142,11 +142,11 @@ async def test_a_vm_of_another_owner_with_the_same_name_is_never_changed(
             return body is not None and condition(body, "Ready").get("reason") == "NameTaken"
 
         await eventually_async(reported, 30)
-        vm = await kube.get(MACHINE, ns, "class-0-m0")
+        vm = await kube.get(MACHINE, ns, "class-1-m0")
         assert vm is not None
         assert vm["spec"] == foreign["spec"]
         await wait_gone_but(plane, kube, ns)
-        assert await kube.get(MACHINE, ns, "class-0-m0") is not None
+        assert await kube.get(MACHINE, ns, "class-1-m0") is not None
 
 
 async def wait_gone_but(plane: ControlPlane, kube: KubeClient, ns: str) -> None:
@@ -158,7 +158,7 @@ async def wait_gone_but(plane: ControlPlane, kube: KubeClient, ns: str) -> None:
     await eventually_async(gone, 40)
 
 
-async def test_an_edited_template_restarts_its_machine_on_its_disk(
+async def test_an_edited_template_waits_and_then_restarts_its_machine_on_its_disk(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     async with OperatorRun(operator_kubeconfig):
@@ -167,17 +167,31 @@ async def test_an_edited_template_restarts_its_machine_on_its_disk(
         before, claims = await listing(kube, VMI, ns), await listing(kube, CLAIM, ns)
 
         state = next(item for item in trees(2) if item["metadata"]["name"] == "infected")
-        state["spec"]["machines"][0] |= {"template": {"cpu": 1, "memory": "256Mi"}}
+        state["spec"]["machines"][0]["hardware"]["memory"] = {"guest": "256Mi"}
         apply(plane, ns, state)
 
+        async def waits() -> bool:
+            body = await get_deployment(kube, ns)
+            return body is not None and condition(body, "Updated").get("reason") == "EditsWait"
+
+        await eventually_async(waits, 30, "the edit is reported")
+        await wait_ready(kube, ns)
+        vmis = await listing(kube, VMI, ns)
+        assert {name: vmi["metadata"]["uid"] for name, vmi in vmis.items()} == {
+            name: vmi["metadata"]["uid"] for name, vmi in before.items()
+        }
+        vm = (await listing(kube, MACHINE, ns))["class-1-m0"]
+        assert vm["spec"]["template"]["spec"]["domain"]["memory"]["guest"] != "256Mi"
+        apply(plane, ns, deployment(updateStrategy={"onEdit": "Immediate"}))
+
         async def runs_it() -> bool:
-            vmi = (await listing(kube, VMI, ns)).get("class-0-m0")
+            vmi = (await listing(kube, VMI, ns)).get("class-1-m0")
             return vmi is not None and vmi["spec"]["domain"]["memory"]["guest"] == "256Mi"
 
         await eventually_async(runs_it, 30, "the instance has the new memory")
         await wait_ready(kube, ns)
         after = await listing(kube, VMI, ns)
-        assert after["class-0-m1"]["metadata"]["uid"] == before["class-0-m1"]["metadata"]["uid"]
+        assert after["class-1-m1"]["metadata"]["uid"] == before["class-1-m1"]["metadata"]["uid"]
         assert (await listing(kube, CLAIM, ns)).keys() == claims.keys()
         await wait_gone(plane, kube, ns)
     assert not actors.violations
@@ -191,7 +205,7 @@ async def test_a_hook_that_is_removed_from_a_template_is_restored(
         await wait_ready(kube, ns)
 
         async def hook() -> str | None:
-            vm = (await listing(kube, MACHINE, ns))["class-0-m0"]
+            vm = (await listing(kube, MACHINE, ns))["class-1-m0"]
             found: str | None = vm["spec"]["template"]["metadata"].get("annotations", {}).get(HOOK_SIDECARS)
             return found
 
@@ -201,7 +215,7 @@ async def test_a_hook_that_is_removed_from_a_template_is_restored(
         before, running = await hook(), await listing(kube, VMI, ns)
         assert before
         gone = {"spec": {"template": {"metadata": {"annotations": {HOOK_SIDECARS: None}}}}}
-        path = ("patch", "virtualmachine", "class-0-m0", "-n", ns, "--type=merge", "-p", json.dumps(gone), "-o", "json")
+        path = ("patch", "virtualmachine", "class-1-m0", "-n", ns, "--type=merge", "-p", json.dumps(gone), "-o", "json")
         answer = json.loads(await asyncio.to_thread(plane.kubectl, *path))
         assert HOOK_SIDECARS not in answer["spec"]["template"]["metadata"]["annotations"]
         await eventually_async(is_back, 20, "the hook is back")
@@ -216,7 +230,7 @@ async def test_a_vm_with_state_outside_of_its_disk_stalls_the_deployment(
     plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
 ) -> None:
     """KubeVirt writes into the instance what a preference brings."""
-    patch = ("patch", "virtualmachineinstance", "class-0-m0", "-n", ns, "--type=merge", "-p")
+    patch = ("patch", "virtualmachineinstance", "class-1-m0", "-n", ns, "--type=merge", "-p")
 
     async def stalled() -> bool:
         stalled = condition(await get_deployment(kube, ns) or {}, "Stalled")

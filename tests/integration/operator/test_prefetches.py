@@ -19,7 +19,7 @@ from localcluster.s3 import S3Server
 from tests.support.actors import Actors
 from tests.support.cluster import eventually_async
 from tests.support.daemons import Node, daemon_env
-from tests.support.deployments import apply, condition, deployment, system, wait_reported
+from tests.support.deployments import apply, condition, deployment, machine, quota, system, wait_reported
 from tests.support.layers import make_chain, upload
 from tests.support.operator_run import OperatorRun
 
@@ -32,7 +32,8 @@ ANY = [{"operator": "Exists"}]
 
 
 def prefetch(**spec: Any) -> dict[str, Any]:
-    body = {"systems": [{"name": "lesson"}], "nodeSelector": POOL, "tolerations": ANY, **spec}
+    state = {"kind": "SystemNode", "name": "lesson"}
+    body = {"targetRefs": [state], "nodes": {"matchLabels": POOL}, "tolerations": ANY, **spec}
     return {"apiVersion": names.API_VERSION, "kind": "SystemPrefetch", "metadata": {"name": "monday"}, "spec": body}
 
 
@@ -48,10 +49,10 @@ def images(chain: Chain) -> list[dict[str, Any]]:
             }
         }
         if number:
-            spec["parent"] = {"name": f"image-{number - 1}"}
+            spec["parentRef"] = {"name": f"image-{number - 1}"}
         meta = {"name": f"image-{number}"}
         objects.append({"apiVersion": names.API_VERSION, "kind": "VMImageNode", "metadata": meta, "spec": spec})
-    top = {"name": "m0", "image": {"name": f"image-{len(chain) - 1}"}, "template": {"cpu": 1, "memory": "128Mi"}}
+    top = machine("m0", f"image-{len(chain) - 1}")
     return [*objects, system("lesson", None, [top])]
 
 
@@ -150,7 +151,8 @@ async def test_nodes_fetch_in_turn_and_a_deployment_moves_nothing_afterwards(
 
         async def done() -> bool:
             status = await status_of(kube, ns)
-            now = tuple(sorted(node["state"] for node in status.get("nodes") or ()))
+            states = [node["state"] for node in status.get("unreadyNodes") or ()]
+            now = tuple(sorted(states + ["Ready"] * status.get("readyNodes", 0)))
             if now and (not seen or seen[-1] != now):
                 seen.append(now)
             return now == ("Ready",) * 3
@@ -159,7 +161,7 @@ async def test_nodes_fetch_in_turn_and_a_deployment_moves_nothing_afterwards(
         assert all(states.count("Fetching") <= 1 for states in seen), seen
         assert any("Queued" in states for states in seen), "the others waited"
         status = await wait_ready(kube, ns)
-        assert (status["readyNodes"], status["wantedNodes"], status["nodeBytes"]) == (3, 3, size)
+        assert (status["readyNodes"], status["desiredNodes"], status["nodeBytes"]) == (3, 3, size)
         assert status["heldBytes"] == status["wantedBytes"] == status["missingBytes"] == 3 * size
         assert pool.files() == [3, 3, 3]
 
@@ -207,7 +209,13 @@ async def test_a_damaged_layer_is_never_ready_and_why_says_so(
     right = path.read_bytes()
     path.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
     async with OperatorRun(operator_kubeconfig):
-        apply(plane, ns, *images(chain), prefetch(nodes=[pool.nodes[0].name], pinned=True))
+        apply(plane, ns, *images(chain), prefetch(nodes={"names": [pool.nodes[0].name]}, retention="Pinned"))
+
+        async def not_pinned() -> bool:
+            return condition({"status": await status_of(kube, ns)}, "Ready").get("reason") == "QuotaExceeded"
+
+        await eventually_async(not_pinned, 60, "no SystemQuota lets the namespace pin")
+        apply(plane, ns, quota(ns, pinnedBytes="1Gi"))
 
         async def refused() -> bool:
             status = await status_of(kube, ns)
@@ -219,7 +227,7 @@ async def test_a_damaged_layer_is_never_ready_and_why_says_so(
         assert pool.nodes[0].name in found["message"]
         path.write_bytes(right)
         status = await wait_ready(kube, ns)
-        assert [node["name"] for node in status["nodes"]] == [pool.nodes[0].name]
+        assert (status["desiredNodes"], status["readyNodes"], status.get("unreadyNodes", [])) == (1, 1, [])
         cache = await kube.get(NODE_CACHE, None, pool.nodes[0].name)
         assert cache is not None
         assert {layer["need"] for layer in cache["status"]["layers"]} == {"Running"}, "pinned"

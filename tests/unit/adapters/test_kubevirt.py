@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kubevirt import is_blocked_by_ghost_record, kubevirt_state, persistent_state, root_claim, trouble
+from kigi.adapters.kubevirt import (
+    disk_error,
+    is_blocked_by_ghost_record,
+    kubevirt_state,
+    persistent_state,
+    root_claim,
+    trouble,
+)
 
 
 def kubevirt(version: str, *gates: str) -> dict[str, Any]:
@@ -168,3 +175,16 @@ def test_an_instance_blocked_by_a_ghost_record_is_recognized(
     assert is_blocked_by_ghost_record(
         {"status": {"conditions": [{"type": "Synchronized", "status": status, "message": message}]}}
     ) is (blocked_by_ghost_record)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "found"),
+    [("PausedIOError", "True", True), ("PausedByUser", "True", False), ("PausedIOError", "False", False)],
+)
+def test_a_vm_that_its_disk_has_stopped_says_what_to_do(reason: str, status: str, found: bool) -> None:
+    paused = {"type": "Paused", "status": status, "reason": reason}
+    vmi = {"metadata": {"name": "office-1-mail1"}, "status": {"conditions": [paused]}}
+    message = disk_error(vmi)
+    assert bool(message) is found
+    assert not found or ("reset the machine" in message and message.endswith("virtctl unpause vmi office-1-mail1"))
+    assert disk_error({}) == ""

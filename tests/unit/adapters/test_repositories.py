@@ -2,93 +2,103 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from kigi.adapters.repositories import load_repositories, read_credentials
+from kigi.adapters.repositories import load_repositories, read_credentials, read_repository
 from kigi.api.repositories import Repository
 from kigi.errors import RepositoryUnknown, SpecInvalid
 
-LAB = "repositories:\n  lab: {endpoint: 'https://s3.lab', bucket: layers, maxDepth: 8}\n"
+LAB = {"endpoint": "https://s3.lab", "bucket": "layers", "maxDepth": 8}
+KEYS = {"accessKeyId": "reader", "secretAccessKey": "hush-hush"}
 
 
-def write(folder: Path, text: str) -> Path:
-    path = folder / "repositories.yaml"
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.json"
     path.write_text(text)
     return path
 
 
-def test_a_file_has_repositories_by_name(tmp_path: Path) -> None:
-    found = load_repositories(write(tmp_path, LAB), {})
-    assert (found.get("lab").endpoint, found.get("lab").bucket, found.get("lab").max_depth) == (
-        "https://s3.lab",
-        "layers",
-        8,
-    )
-    with pytest.raises(RepositoryUnknown, match=r"'default' is not configured; repositories\.yaml has lab"):
+def test_a_folder_has_a_file_for_each_repository(tmp_path: Path) -> None:
+    write(tmp_path, "lab", json.dumps(LAB | KEYS | {"caFile": "lab.ca.crt"}))
+    (tmp_path / "lab.ca.crt").write_text("PEM")
+    found = load_repositories(tmp_path, {})
+    lab = found.get("lab")
+    assert (lab.endpoint, lab.bucket, lab.max_depth) == ("https://s3.lab", "layers", 8)
+    assert lab.ca_file == str(tmp_path / "lab.ca.crt")
+    with pytest.raises(RepositoryUnknown, match=r"'default' is not known here; LayerRepository default must exist"):
         found.get("default")
 
 
-def test_variables_replace_the_default_and_keep_its_other_fields(tmp_path: Path) -> None:
-    path = write(tmp_path, LAB + "  default: {endpoint: 'http://a', bucket: aaa, region: eu}\n")
-    variables = {"KIGI_S3_ENDPOINT": "http://b"}
-    default = load_repositories(path, variables).get("default")
-    assert (default.endpoint, default.bucket, default.region) == ("http://b", "kigi", "eu")
-    named = load_repositories(None, {**variables, "KIGI_S3_BUCKET": "bbb"})
-    assert list(named.repositories) == ["default"]
+def test_a_folder_that_is_not_mounted_yet_has_no_repository(tmp_path: Path) -> None:
+    assert load_repositories(tmp_path / "absent", {}).repositories == {}
+    assert load_repositories(None, {}).repositories == {}
+
+
+def test_variables_are_the_repository_default(tmp_path: Path) -> None:
+    write(tmp_path, "lab", json.dumps(LAB))
+    found = load_repositories(tmp_path, {"KIGI_S3_ENDPOINT": "http://b"})
+    assert {name: each.bucket for name, each in found.repositories.items()} == {"lab": "layers", "default": "kigi"}
+    named = load_repositories(None, {"KIGI_S3_ENDPOINT": "http://b", "KIGI_S3_BUCKET": "bbb"})
     assert named.get("default").bucket == "bbb"
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("name", "text", "words"),
     [
-        pytest.param("", "at least 1 item", id="empty"),
-        pytest.param("a: [", "while parsing", id="not-yaml"),
-        pytest.param("- a", "expected a mapping, not list", id="a-list"),
-        pytest.param("repositories: [a]", "repositories: expected a mapping, not list", id="a-list-of-repositories"),
-        pytest.param("repositories: {Lab: {}}", "repository name 'Lab'", id="name"),
-        pytest.param("repositories: {7: {}}", "repository name 7", id="name-that-is-a-number"),
-        pytest.param("repositories: {a: {bucket: abc}}", "endpoint", id="no-endpoint"),
-        pytest.param("repositories: {a: {endpoint: 'ftp://x', bucket: abc}}", "endpoint", id="not-http"),
-        pytest.param("repositories: {a: {endpoint: 'http://x', bucket: abc, maxDepth: 0}}", "maxDepth", id="depth"),
+        pytest.param("a", "", "Expecting value", id="empty"),
+        pytest.param("a", "{", "Expecting property name", id="not-json"),
+        pytest.param("a", '["a"]', "expected a mapping, not list", id="a-list"),
+        pytest.param("Lab", json.dumps(LAB), "'Lab' is no name of a repository", id="name"),
+        pytest.param("a" * 64, json.dumps(LAB), "no name of a repository", id="long-name"),
+        pytest.param("a", '{"bucket": "abc"}', "endpoint", id="no-endpoint"),
+        pytest.param("a", json.dumps(LAB | {"endpoint": "ftp://x"}), "endpoint", id="not-http"),
+        pytest.param("a", json.dumps(LAB | {"maxDepth": 0}), "maxDepth", id="depth"),
     ],
 )
-def test_a_damaged_file_is_reported_with_its_path_and_field(tmp_path: Path, text: str, words: str) -> None:
-    path = write(tmp_path, text)
-    with pytest.raises(SpecInvalid, match=words) as caught:
-        load_repositories(path, {})
-    assert str(path) in str(caught.value)
+def test_a_damaged_file_is_reported_with_its_field_and_left_out(
+    tmp_path: Path, name: str, text: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, name, text)
+    with pytest.raises(SpecInvalid, match=words):
+        read_repository(path)
+    write(tmp_path, "other", json.dumps(LAB))
+    assert list(load_repositories(tmp_path, {}).repositories) == ["other"]
+    assert [getattr(record, "path", "") for record in caplog.records] == [str(path)]
 
 
 def test_a_file_that_is_missing_or_no_text_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SpecInvalid, match="No such file"):
-        load_repositories(tmp_path / "absent", {})
-    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+        read_repository(tmp_path / "absent.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
     with pytest.raises(SpecInvalid, match="decode"):
-        load_repositories(tmp_path / "binary", {})
+        read_repository(tmp_path / "binary.json")
 
 
-def test_a_wrong_variable_is_reported_without_a_file() -> None:
+def test_wrong_variables_are_reported() -> None:
     with pytest.raises(SpecInvalid, match="KIGI_S3_ENDPOINT"):
         load_repositories(None, {"KIGI_S3_ENDPOINT": "s3.example"})
 
 
-def test_credentials_come_from_a_folder_and_follow_a_rotation(tmp_path: Path) -> None:
-    repository = Repository(endpoint="http://x", bucket="abc", credentials_dir=str(tmp_path))
-    with pytest.raises(SpecInvalid, match=r"credentialsDir: cannot read .*accessKeyId"):
-        read_credentials(repository, {})
-    (tmp_path / "accessKeyId").write_text("one\n")
-    (tmp_path / "secretAccessKey").write_text("secret\n")
-    assert read_credentials(repository, {"AWS_ACCESS_KEY_ID": "unused"}) == ("one", "secret")
-    (tmp_path / "accessKeyId").write_text("two")
-    assert read_credentials(repository, {}) == ("two", "secret")
+@pytest.mark.parametrize("wrong", [{"secretAccessKey": 7}, {"secretAccessKey": ["hush-hush"]}, {"endpoint": "x"}])
+def test_no_error_and_no_representation_shows_a_secret(tmp_path: Path, wrong: dict[str, object]) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        read_repository(write(tmp_path, "lab", json.dumps(LAB | KEYS | wrong)))
+    assert "hush" not in str(caught.value)
+    half = json.dumps(LAB | KEYS)[:-1]
+    with pytest.raises(SpecInvalid) as caught:
+        read_repository(write(tmp_path, "lab", half))
+    assert "hush" not in str(caught.value)
+    assert "hush" not in repr(Repository.model_validate(LAB | KEYS))
 
 
-def test_credentials_come_from_variables_without_a_folder() -> None:
-    repository = Repository(endpoint="http://x", bucket="abc")
+def test_credentials_are_those_of_the_repository_or_of_the_environment() -> None:
     variables = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    assert read_credentials(Repository.model_validate(LAB | KEYS), variables) == ("reader", "hush-hush")
+    repository = Repository.model_validate(LAB)
     assert read_credentials(repository, variables) == ("a", "b")
     del variables["AWS_SECRET_ACCESS_KEY"]
-    with pytest.raises(SpecInvalid, match="set AWS_SECRET_ACCESS_KEY, or credentialsDir"):
+    with pytest.raises(SpecInvalid, match="repository layers: set AWS_SECRET_ACCESS_KEY"):
         read_credentials(repository, variables)

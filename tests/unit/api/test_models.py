@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from kigi.api.base import Model
-from tests.support.crd_objects import GOOD, build
+from tests.support.crd_objects import SPECS, build
 from tools.crdgen import KINDS
 
 ROOT = Path(__file__).parents[3]
@@ -17,7 +17,7 @@ MODELS = {kind.__name__: kind for kind in KINDS}
 
 
 def _documents() -> list[Any]:
-    good = [pytest.param(build(kind, "good"), id=kind) for kind in GOOD]
+    good = [pytest.param(build(kind, "good"), id=kind) for kind in SPECS]
     for path in sorted((ROOT / "manifests/examples").glob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
             if document["kind"] in MODELS:
@@ -56,8 +56,9 @@ def test_fields_of_a_later_version_are_no_error(kind: str) -> None:
     assert "future" not in model.model_validate(document).to_api()["spec"]
 
 
-def test_a_deletion_in_a_patch_survives_reading_and_writing() -> None:
-    patch = {"spec": {"evictionStrategy": None}, "metadata": {"labels": {"a": None}}}
-    spec = {"machines": [{"name": "m", "image": {"name": "i"}, "template": {"patch": patch}}]}
+def test_a_patch_survives_reading_and_writing() -> None:
+    merge = {"spec": {"evictionStrategy": "None"}, "metadata": {"labels": {"a": "b"}}}
+    patch = {"merge": merge, "remove": ["spec.domain.devices.rng"]}
+    spec = {"machines": [{"name": "m", "patch": patch}]}
     read = MODELS["SystemNode"].model_validate(build("SystemNode", "s", spec))
-    assert read.to_api()["spec"]["machines"][0]["template"]["patch"] == patch
+    assert read.to_api()["spec"]["machines"][0]["patch"] == patch

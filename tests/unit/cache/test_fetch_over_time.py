@@ -144,26 +144,24 @@ def test_a_rotated_authority_is_used_by_the_next_connection(tmp_path: Path) -> N
         kept.close()
 
 
-def test_credentials_that_were_rotated_in_the_mounted_secret_are_used(tmp_path: Path) -> None:
-    def write(key: str) -> None:
-        (tmp_path / "accessKeyId").write_text(key)
-        (tmp_path / "secretAccessKey").write_text(f"secret of {key}")
-
-    write("key-1")
+def test_credentials_that_were_rotated_in_the_mounted_secret_are_used() -> None:
     with serving() as server:
-        repository = Repository(
-            endpoint=url_of(server).partition("/x")[0], bucket="kigi", credentials_dir=str(tmp_path)
-        )
-        source = S3Source(Repositories(repositories={"default": repository}), {}, connections=1, timeout_s=5.0)
+        settings = {"endpoint": url_of(server).partition("/x")[0], "bucket": "kigi"}
+
+        def with_key(key: str) -> Repositories:
+            keys = {"accessKeyId": key, "secretAccessKey": f"secret of {key}"}
+            return Repositories(repositories={"default": Repository.model_validate(settings | keys)})
+
+        source = S3Source(with_key("key-1"), {}, connections=1, timeout_s=5.0)
         assert b"".join(map(bytes, source.read(LAYER, 0))) == CONTENT
         server.key = "key-2"
         with pytest.raises(AccessDenied):
             list(source.read(LAYER, 0))
-        write("key-2")
+        source.use(with_key("key-2"))
         assert b"".join(map(bytes, source.read(LAYER, 0))) == CONTENT
         for number in range(3, 30):
             server.key = f"key-{number}"
-            write(server.key)
+            source.use(with_key(server.key))
             assert b"".join(map(bytes, source.read(LAYER, 0))) == CONTENT
         assert len(source._signer._clients) == 1
         source.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -15,8 +16,6 @@ from kigi.domain.layers import Digest
 from kigi_cache import metrics
 from kigi_cache.periodic import REPOSITORIES_CHECK_S, SCRUB_CHECKS_PER_INTERVAL, follow_repositories, scrub_layers
 from tests.support.manual_clock import EPOCH_S, ManualClock
-
-SETTINGS = "repositories: {default: {endpoint: 'http://s3.example', bucket: %s}}"
 
 
 @asynccontextmanager
@@ -35,36 +34,42 @@ async def check(time: ManualClock) -> None:
     await time.next_wake()
 
 
-async def test_repositories_are_used_when_their_file_changes(tmp_path: Path) -> None:
-    path, time, used = tmp_path / "repositories.yaml", ManualClock(), list[Repositories]()
-    path.write_text(SETTINGS % "first")
-    async with running(follow_repositories(path, used.append, time.clock)):
+def write(folder: Path, name: str, bucket: str) -> None:
+    (folder / f"{name}.json").write_text(json.dumps({"endpoint": "http://s3.example", "bucket": bucket}))
+
+
+async def test_repositories_are_used_when_a_file_changes(tmp_path: Path) -> None:
+    time, used = ManualClock(), list[Repositories]()
+    write(tmp_path, "main", "first")
+    async with running(follow_repositories(tmp_path, used.append, time.clock)):
         assert await time.next_wake() == REPOSITORIES_CHECK_S
         await check(time)
-        assert used == [], "the file has not changed since the start"
-        path.write_text(SETTINGS % "second")
+        assert used == [], "no file has changed since the start"
+        write(tmp_path, "main", "second")
         await check(time)
         await check(time)
-    assert [found.get("default").bucket for found in used] == ["second"]
+        write(tmp_path, "other", "third")
+        await check(time)
+        (tmp_path / "main.json").unlink()
+        await check(time)
+    found = [{name: each.bucket for name, each in settings.repositories.items()} for settings in used]
+    assert found == [{"main": "second"}, {"main": "second", "other": "third"}, {"other": "third"}]
 
 
-async def test_an_invalid_or_missing_file_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, time, used = tmp_path / "repositories.yaml", ManualClock(), list[Repositories]()
-    path.write_text(SETTINGS % "first")
-    async with running(follow_repositories(path, used.append, time.clock)):
+async def test_an_invalid_file_is_left_out_and_stops_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    time, used = ManualClock(), list[Repositories]()
+    async with running(follow_repositories(tmp_path / "mounted", used.append, time.clock)):
         await time.next_wake()
+        (tmp_path / "mounted").mkdir()
+        write(tmp_path / "mounted", "main", "first")
+        (tmp_path / "mounted" / "bad.json").write_text("nonsense")
         with caplog.at_level(logging.WARNING):
-            path.write_text("repositories: nonsense")
             await check(time)
-            path.unlink()
-            await check(time)
-        path.write_text(SETTINGS % "second")
-        await check(time)
-    assert [found.get("default").bucket for found in used] == ["second"]
-    assert {record.message for record in caplog.records} == {"repositories.yaml ignored"}
+    assert [list(found.repositories) for found in used] == [["main"]]
+    assert {record.message for record in caplog.records} == {"repository ignored"}
 
 
-async def test_without_a_file_there_is_nothing_to_follow() -> None:
+async def test_without_a_folder_there_is_nothing_to_follow() -> None:
     await follow_repositories(None, lambda found: None, ManualClock().clock)
 
 

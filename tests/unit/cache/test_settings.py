@@ -72,7 +72,15 @@ def test_an_address_needs_no_host(read: Read, text: str, address: tuple[str, int
 
 
 def test_peers_are_separated_by_commas(read: Read) -> None:
-    assert read(KIGI_PEERS="10.0.0.1:9781,10.0.0.2:9781,").peers == ("10.0.0.1:9781", "10.0.0.2:9781")
+    peers = read(KIGI_PEERS="a=10.0.0.1:9781,b=[fd00::2]:9781,").peers
+    assert peers == {"10.0.0.1:9781": "a", "[fd00::2]:9781": "b"}
+    assert read().peers == {}
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1:9781", "=10.0.0.1:9781", "a=10.0.0.1", "a=:9781", "a=10.0.0.1:x", "a="])
+def test_a_peer_needs_its_node_and_its_address(read: Read, text: str) -> None:
+    with pytest.raises(SettingsInvalid, match=r"KIGI_PEERS.*is not NODE=HOST:PORT, such as node-b=10.0.0.2:9781"):
+        read(KIGI_PEERS=text)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,7 @@ def test_a_wrong_value_is_named_with_what_is_expected(read: Read, variable: str,
 def test_the_publisher_needs_nothing_and_shares_the_daemons_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NODE_NAME", raising=False)
     monkeypatch.setenv("KIGI_CACHE_ROOT", "/srv/kigi")
-    monkeypatch.setenv("KIGI_REPOSITORIES", "/etc/kigi/repositories.yaml")
+    monkeypatch.setenv("KIGI_REPOSITORIES", "/etc/kigi/repositories")
     settings = load_settings(PublisherSettings)
     assert (settings.root, settings.log_level) == (Path("/srv/kigi"), "INFO")
-    assert settings.repositories == Path("/etc/kigi/repositories.yaml")
+    assert settings.repositories == Path("/etc/kigi/repositories")

@@ -26,7 +26,7 @@ HOUR, DAY = 3600.0, 86_400.0
 class Nothing:
     """A source that is never used."""
 
-    def read(self, layer: object, start: int) -> object:
+    def read(self, layer: object, start: int, is_urgent: object = None) -> object:
         raise AssertionError("nothing is fetched")
 
     def distrust(self, digest: Digest) -> None: ...
@@ -124,14 +124,14 @@ def test_layers_that_were_never_fetched_are_not_recorded(tmp_path: Path, source_
     for number in range(100_000):
         node.store.touch([Digest(f"sha256:{number:064x}")])
     assert len(node.store._records.needed_at) == len(chain)
-    size = (tmp_path / "state.json").stat().st_size
+    size = (tmp_path / "state.recent.json").stat().st_size
     for _ in range(100):
         node.time.advance(2 * SAVE_INTERVAL_S)
         node.store.touch([layer.digest for layer in chain])
-    assert (tmp_path / "state.json").stat().st_size == size
+    assert (tmp_path / "state.recent.json").stat().st_size == size
     for layer in chain:
         assert node.store.evict(layer.digest, ())
-    state = json.loads((tmp_path / "state.json").read_text())
+    state = json.loads((tmp_path / "state.recent.json").read_text())
     assert [state[key] for key in ("verified", "readAt", "neededAt")] == [{}, {}, {}]
 
 
@@ -155,7 +155,7 @@ async def test_layers_are_persisted_after_the_disk_was_full(
             raise OSError(28, "No space left on device")
 
     node.store._records.unpersisted.add(chain[0].digest)
-    node.store._step = step
+    node.store._state._step = step
     task = asyncio.create_task(node.filler.run())
     try:
         with caplog.at_level(logging.WARNING):

@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "diff": ("diff", "a..b"),
     "switch": ("switch", "office", "a"),
     "reset": ("reset", "office"),
-    "capture": ("capture", "office", "--name", "x"),
+    "capture": ("capture", "office", "--instance", "1", "--name", "x"),
     "console": ("console", "office", "mail"),
     "delete": ("delete", "image", "a"),
     "flatten": ("flatten", "a", "--name", "b"),
@@ -70,18 +70,30 @@ def test_without_a_cluster_a_verb_reports_one_line_with_the_remedy(tmp_path: Pat
     assert done.stdout == ""
 
 
+CLUSTER_WIDE = ("/nodecaches", "/layerrepositories", "/systemquotas")
+"""Kinds without a namespace."""
+
+
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("gc", "console", "plan")])
 def test_a_verb_works_in_the_namespace_of_the_context_or_of_its_option(tmp_path: Path, verb: str) -> None:
     (tmp_path / IMAGE).write_bytes(bytes(512))
     with AnsweringServer() as server:
         run(tmp_path, server.kubeconfig(tmp_path / "kubeconfig"), *VERBS[verb], "--context", "here")
-        ours = [path for _, path, _, _ in server.asked if "kigi.dev" in path and "nodecaches" not in path]
+        ours = [
+            path
+            for _, path, _, _ in server.asked
+            if "kigi.dev" in path and not path.partition("?")[0].endswith(CLUSTER_WIDE)
+        ]
         assert ours
         assert all("/namespaces/range/" in path for path in ours)
         server.asked.clear()
         named = ("--kubeconfig", str(tmp_path / "kubeconfig"), "-n", "other")
         run(tmp_path, tmp_path / "absent", *VERBS[verb], *named)
-        ours = [path for _, path, _, _ in server.asked if "kigi.dev" in path and "nodecaches" not in path]
+        ours = [
+            path
+            for _, path, _, _ in server.asked
+            if "kigi.dev" in path and not path.partition("?")[0].endswith(CLUSTER_WIDE)
+        ]
         assert ours
         assert all("/namespaces/other/" in path for path in ours)
 

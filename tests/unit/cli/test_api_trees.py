@@ -9,8 +9,8 @@ import pytest
 from kigi.cli.api_trees import ApiTrees
 from kigi.cli.verbs.tree import trees_of
 from kigi.errors import KigiError, SpecInvalid
-from kigi.mirror.store import Mirror
-from tests.support.deployments import deployment, digest, image, system, trees
+from tests.support.deployments import deployment, digest, image, machine, system, trees
+from tests.support.mirrors import new_mirror
 
 
 def stored(body: dict[str, Any]) -> dict[str, Any]:
@@ -27,19 +27,19 @@ ODD = [
         "disks",
         "infected",
         [
-            {"name": "m0", "disks": [{"name": "data", "image": {"name": "base"}, "bus": "sata"}]},
+            {"name": "m0", "disks": [{"name": "data", "imageRef": {"name": "base"}, "bus": "sata", "bootOrder": 2}]},
             {"name": "m1", "removed": True},
-            {"name": "m2", "template": {"cpu": 4, "memory": None}},
+            {"name": "m2", "unset": ["memory"], "hardware": {"cpu": {"cores": 4}}},
         ],
     ),
     system("lost", "nowhere", []),
-    system("bad", None, [{"name": "m0", "image": {"name": "orphan"}}]),
+    system("bad", None, [machine("m0", "orphan")]),
 ]
 
 
 def test_both_trees_are_the_operators() -> None:
     objects = [stored(body) for body in (*trees(), *ODD)]
-    api_trees, mirror = ApiTrees(), Mirror()
+    api_trees, mirror = ApiTrees(), new_mirror()
     for body in objects:
         api_trees.put(body)
         mirror.put(body["kind"], body)
@@ -57,18 +57,29 @@ def test_both_trees_are_the_operators() -> None:
 
 def test_who_runs_and_who_holds() -> None:
     api_trees = ApiTrees()
-    overrides = [
-        {"instance": 0, "system": {"name": "restored"}, "machines": [{"name": "m1", "system": {"name": "cleaned"}}]}
-    ]
+    machines = [{"name": "m1", "systemRef": {"name": "cleaned"}}]
+    instance = {
+        "kind": "SystemInstance",
+        "metadata": {"name": "class-1"},
+        "spec": {"deploymentRef": {"name": "class"}, "systemRef": {"name": "restored"}, "machines": machines},
+    }
     layers = [{"digest": digest(name), "state": "Held"} for name in ("base", "role-0")]
     cache = {"kind": "NodeCache", "metadata": {"name": "n1"}, "status": {"layers": layers}}
-    prefetch = {"kind": "SystemPrefetch", "metadata": {"name": "monday"}, "spec": {"systems": [{"name": "cleaned"}]}}
-    for body in (*trees(1), deployment(overrides=overrides), prefetch):
+    prefetch = {
+        "kind": "SystemPrefetch",
+        "metadata": {"name": "monday"},
+        "spec": {"targetRefs": [{"kind": "SystemNode", "name": "cleaned"}]},
+    }
+    for body in (*trees(1), deployment(), instance, prefetch):
         api_trees.put(stored(body))
     api_trees.put(cache)
     (space,) = trees_of(api_trees)
     states = {state["name"]: (state["deployments"], state["prefetches"]) for state in space["systems"]}
-    assert states == {"infected": (["class"], []), "cleaned": (["class"], ["monday"]), "restored": (["class"], [])}
+    assert states == {
+        "infected": (["class"], []),
+        "cleaned": (["class-1"], ["monday"]),
+        "restored": (["class-1"], []),
+    }
     assert {i["name"]: i["cachedOn"] for i in space["images"] if i["cachedOn"]} == {"base": ["n1"], "role-0": ["n1"]}
 
 

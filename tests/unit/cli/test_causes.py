@@ -11,8 +11,8 @@ from typing import get_args
 import pytest
 
 from kigi import errors
-from kigi.api.capture import CapturePhase
 from kigi.cli.causes import CAUSES, FINE, cause_of
+from kigi.planning.capture_progress import CaptureStage
 
 ROOT = Path(__file__).parents[3]
 SOURCES = [*(ROOT / "operator/kigi").rglob("*.py"), *(ROOT / "node-cache-daemon/kigi_cache").rglob("*.py")]
@@ -68,5 +68,5 @@ def test_every_cause_is_provoked_on_real_parts() -> None:
     assert CAUSES.keys() - provoked == NEVER_IN_A_STATUS
 
 
-def test_every_phase_of_a_capture_that_goes_on_has_a_cause() -> None:
-    assert set(get_args(CapturePhase)) - {"Done", "Failed"} <= CAUSES.keys()
+def test_every_stage_of_a_capture_that_goes_on_has_a_cause() -> None:
+    assert set(get_args(CaptureStage)) - {"Complete", "Failed"} <= CAUSES.keys()

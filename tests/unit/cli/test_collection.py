@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from kigi.adapters.s3 import LayerRepository
+from kigi.adapters.s3 import LayerBucket
 from kigi.cli.collection import BATCH, check_unnamed, delete_garbage, find_garbage
 from kigi.domain.collection import Upload
 from kigi.domain.layers import Digest, object_key
@@ -37,7 +37,7 @@ class World:
         return self.names.pop(0) if len(self.names) > 1 else self.names[0]
 
     async def collect(self) -> dict[str, Any]:
-        store, done = cast(LayerRepository, self.repository), dict[str, Any](deleted=[])
+        store, done = cast(LayerBucket, self.repository), dict[str, Any](deleted=[])
         found = await find_garbage(store, self.read_named, DAY)
         await delete_garbage(store, found, self.read_named, done)
         await check_unnamed(store, done["deleted"], self.read_named)
@@ -63,7 +63,7 @@ async def test_a_layer_that_is_named_before_its_batch_stays() -> None:
 
 async def test_a_layer_that_is_stored_again_stays() -> None:
     world = World(2, ())
-    store = cast(LayerRepository, world.repository)
+    store = cast(LayerBucket, world.repository)
     found = await find_garbage(store, world.read_named, DAY)
     world.repository.store(digest(0), b"x" * 100)
     done: dict[str, Any] = {}
@@ -79,7 +79,7 @@ async def test_a_layer_that_is_named_while_it_is_deleted_is_reported() -> None:
 
 async def test_a_layer_that_is_stored_again_after_its_deletion_is_not_reported() -> None:
     world = World(1, {0})
-    store = cast(LayerRepository, world.repository)
+    store = cast(LayerBucket, world.repository)
     await check_unnamed(store, [digest(0)], world.read_named)
 
 

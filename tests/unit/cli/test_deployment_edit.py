@@ -10,38 +10,37 @@ from typing import Any
 import pytest
 
 from kigi.cli.cluster import Access
-from kigi.cli.deployment_edit import WRITE_ATTEMPTS, check_part, edit_deployment
+from kigi.cli.deployment_edit import WRITE_ATTEMPTS, check_machine, edit_deployment
 from kigi.cli.output import Format
 from kigi.cli.spec_fields import FieldOwned, Part
-from kigi.errors import Conflict, DeploymentMissing, KigiError, MachineUnknown, SpecInvalid, SystemMissing
+from kigi.errors import Conflict, DeploymentMissing, MachineUnknown, SpecInvalid, SystemMissing
 from tests.support.answering import AnsweringServer
 
-OWNED = {"manager": "flux", "operation": "Apply", "fieldsV1": {"f:spec": {"f:system": {}}}}
+OWNED = {"manager": "flux", "operation": "Apply", "fieldsV1": {"f:spec": {"f:systemRef": {}}}}
 OFFICE: dict[str, Any] = {
     "kind": "SystemDeployment",
     "metadata": {"name": "office", "namespace": "range", "generation": 2, "managedFields": []},
-    "spec": {"system": {"name": "a"}, "replicas": 2},
-    "status": {"instances": [{"instance": 0, "machines": [{"name": "web"}, {"name": "db"}]}]},
+    "spec": {"systemRef": {"name": "a"}, "replicas": 2},
+}
+SEVEN: dict[str, Any] = {
+    "kind": "SystemInstance",
+    "metadata": {"name": "office-7", "namespace": "range", "generation": 2, "managedFields": []},
+    "spec": {"deploymentRef": {"name": "office"}, "name": "7"},
+    "status": {"machines": [{"name": "web"}, {"name": "db"}]},
 }
 
 
-@pytest.mark.parametrize("part", [Part(), Part(0), Part(1), Part(0, "web"), Part(1, "anything")], ids=str)
-def test_a_part_that_exists_is_accepted(part: Part) -> None:
-    """Machines are checked only where the status knows them."""
-    check_part(OFFICE, part)
-
-
 @pytest.mark.parametrize(
-    ("part", "error", "words"),
-    [
-        (Part(2), DeploymentMissing, "has 2 instances, from 0; there is no 2"),
-        (Part(-1), DeploymentMissing, "there is no -1"),
-        (Part(0, "mail"), MachineUnknown, "has no machine mail: db, web"),
-    ],
+    ("body", "part"), [(OFFICE, Part()), (SEVEN, Part("7")), (SEVEN, Part("7", "web")), (OFFICE, Part("7", "any"))]
 )
-def test_a_part_that_does_not_exist_is_refused(part: Part, error: type[KigiError], words: str) -> None:
-    with pytest.raises(error, match=words):
-        check_part(OFFICE, part)
+def test_a_part_that_exists_is_accepted(body: dict[str, Any], part: Part) -> None:
+    """Machines are checked only where the status knows them."""
+    check_machine(body, part)
+
+
+def test_a_machine_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(MachineUnknown, match="SystemInstance office-7 has no machine mail: db, web"):
+        check_machine(SEVEN, Part("7", "mail"))
 
 
 @pytest.fixture
@@ -55,8 +54,8 @@ ALL = Part()
 
 def edit(server: AnsweringServer, folder: Path, part: Part = ALL, **options: Any) -> None:
     access = Access(str(server.kubeconfig(folder / "kubeconfig")))
-    chosen = {"field": "system", "value": {"name": "b"}, "force": False, "wait_s": 0.0, "form": Format.JSON, **options}
-    edit_deployment(access, "office", part, **chosen)
+    chosen = {"field": "systemRef", "value": {"name": "b"}, "force": False, "wait_s": 0.0, "form": Format.JSON}
+    edit_deployment(access, "office", part, **{**chosen, **options})
 
 
 STATE = {"kind": "SystemNode", "metadata": {"name": "b"}}
@@ -73,13 +72,27 @@ def test_the_result_names_the_field_and_its_other_owners(
         "kind": "SystemDeployment",
         "namespace": "range",
         "name": "office",
-        "field": "spec.system",
+        "field": "spec.systemRef",
         "value": "b",
         "alsoOwnedBy": ["flux"],
     }
     method, path, _, body = server.asked[-1]
-    assert (method, body["spec"]["system"]) == ("PUT", {"name": "b"})
+    assert (method, body["spec"]["systemRef"]) == ("PUT", {"name": "b"})
     assert "fieldManager=kigi-cli" in path
+
+
+def test_a_field_of_an_instance_is_written_to_its_object(
+    server: AnsweringServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers = [(200, SEVEN), (200, STATE), (200, SEVEN)]
+    edit(server, tmp_path, Part("7", "web"))
+    result = json.loads(capsys.readouterr().out)
+    assert (result["kind"], result["name"]) == ("SystemInstance", "office-7")
+    assert result["field"] == "spec.machines[web].systemRef"
+    method, path, _, body = server.asked[-1]
+    assert method == "PUT"
+    assert "/systeminstances/office-7" in path
+    assert body["spec"]["machines"] == [{"name": "web", "systemRef": {"name": "b"}}]
 
 
 def test_a_conflict_is_repeated_on_the_newest_object(server: AnsweringServer, tmp_path: Path) -> None:

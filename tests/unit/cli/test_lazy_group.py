@@ -60,7 +60,7 @@ def test_help_lists_every_verb_on_one_line(flag: str) -> None:
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_of_a_verb_explains_its_arguments(flag: str) -> None:
     text = call("switch", flag).output
-    for words in ("Usage: kigi switch [OPTIONS] DEPLOYMENT STATE", "STATE: SystemNode", "--instance INTEGER", "--wait"):
+    for words in ("Usage: kigi switch [OPTIONS] DEPLOYMENT STATE", "STATE: SystemNode", "--instance TEXT", "--wait"):
         assert words in text
 
 
@@ -74,7 +74,6 @@ def test_the_version_is_an_option_and_a_verb() -> None:
         ("nothing",),
         ("--odd",),
         ("switch", "office"),
-        ("switch", "office", "a", "--instance", "many"),
         ("tree", "-o", "xml"),
         ("delete", "system", "a"),
         ("export",),

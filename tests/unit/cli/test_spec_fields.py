@@ -8,37 +8,29 @@ import pytest
 
 from kigi.cli.spec_fields import FieldOwned, Part, owners, refuse_owned, with_field
 
-SPEC = {"system": {"name": "a"}, "overrides": [{"instance": 2, "machines": [{"name": "db", "running": False}]}]}
+SPEC = {"systemRef": {"name": "a"}, "machines": [{"name": "db", "powerState": "Off"}]}
 
 
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
-        (Part(), {**SPEC, "reset": "x"}),
-        (Part(1), {**SPEC, "overrides": [*SPEC["overrides"], {"instance": 1, "reset": "x"}]}),
-        (Part(2), {**SPEC, "overrides": [{**SPEC["overrides"][0], "reset": "x"}]}),
-        (
-            Part(2, "db"),
-            {**SPEC, "overrides": [{"instance": 2, "machines": [{"name": "db", "running": False, "reset": "x"}]}]},
-        ),
-        (
-            Part(2, "web"),
-            {
-                **SPEC,
-                "overrides": [
-                    {
-                        "instance": 2,
-                        "machines": [{"name": "db", "running": False}, {"name": "web", "reset": "x"}],
-                    }
-                ],
-            },
-        ),
+        (Part(), {**SPEC, "field": "x"}),
+        (Part("7"), {**SPEC, "field": "x"}),
+        (Part("7", "db"), {**SPEC, "machines": [{"name": "db", "powerState": "Off", "field": "x"}]}),
+        (Part("7", "web"), {**SPEC, "machines": [*SPEC["machines"], {"name": "web", "field": "x"}]}),
     ],
 )
 def test_the_field_is_set_and_nothing_else(part: Part, expected: dict[str, Any]) -> None:
     before = repr(SPEC)
-    assert with_field(SPEC, part, "reset", "x") == expected
+    assert with_field(SPEC, part, "field", "x") == expected
     assert repr(SPEC) == before
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "name"), [(Part(), "SystemDeployment", "office"), (Part("7", "db"), "SystemInstance", "office-7")]
+)
+def test_a_part_has_an_object(part: Part, kind: str, name: str) -> None:
+    assert (part.kind, part.object_name("office")) == (kind, name)
 
 
 def body(manager: str, operation: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -46,8 +38,8 @@ def body(manager: str, operation: str, fields: dict[str, Any]) -> dict[str, Any]
     return {"metadata": {"name": "office", "managedFields": [entry]}, "spec": SPEC}
 
 
-SYSTEM = {"f:system": {"f:name": {}}}
-OVERRIDE = {"f:overrides": {'k:{"instance":2}': {".": {}, "f:reset": {}}}}
+SYSTEM = {"f:systemRef": {"f:name": {}}}
+MACHINE = {"f:machines": {'k:{"name":"db"}': {".": {}, "f:systemRef": {}}}}
 
 
 @pytest.mark.parametrize(
@@ -55,22 +47,22 @@ OVERRIDE = {"f:overrides": {'k:{"instance":2}': {".": {}, "f:reset": {}}}}
     [("kustomize-controller", "Apply"), ("argocd-controller", "Update"), ("kubectl", "Apply")],
 )
 def test_a_field_that_a_pipeline_keeps_is_refused_with_its_name(manager: str, operation: str) -> None:
-    with pytest.raises(FieldOwned, match=f"spec.system .* kept by {manager}.*--instance"):
-        refuse_owned(body(manager, operation, SYSTEM), Part(), "system", {"name": "b"})
+    with pytest.raises(FieldOwned, match=f"spec.systemRef .* kept by {manager}.*--instance"):
+        refuse_owned(body(manager, operation, SYSTEM), Part(), "systemRef", {"name": "b"})
 
 
 def test_a_field_without_an_owner_or_with_the_value_already_is_written() -> None:
     kept = body("argocd-controller", "Update", SYSTEM)
-    refuse_owned(kept, Part(), "system", {"name": "a"})
-    refuse_owned(kept, Part(), "reset", "x")
-    refuse_owned(kept, Part(2), "system", {"name": "b"})
-    refuse_owned(body("kubectl-edit", "Update", SYSTEM), Part(), "system", {"name": "b"})
-    refuse_owned(body("kigi-cli", "Update", SYSTEM), Part(), "system", {"name": "b"})
+    refuse_owned(kept, Part(), "systemRef", {"name": "a"})
+    refuse_owned(kept, Part(), "resetToken", "x")
+    refuse_owned(kept, Part("7", "db"), "systemRef", {"name": "b"})
+    refuse_owned(body("kubectl-edit", "Update", SYSTEM), Part(), "systemRef", {"name": "b"})
+    refuse_owned(body("kigi-cli", "Update", SYSTEM), Part(), "systemRef", {"name": "b"})
 
 
-def test_an_override_that_a_pipeline_keeps_is_refused_too() -> None:
-    kept = body("flux", "Apply", OVERRIDE)
-    with pytest.raises(FieldOwned, match=r"overrides\[instance 2\].reset"):
-        refuse_owned(kept, Part(2), "reset", "x")
-    refuse_owned(kept, Part(3), "reset", "x")
-    assert owners(kept["metadata"], Part(2).managed_path("reset")) == [("flux", "Apply")]
+def test_a_machine_that_a_pipeline_keeps_is_refused_too() -> None:
+    kept = body("flux", "Apply", MACHINE)
+    with pytest.raises(FieldOwned, match=r"spec.machines\[db\].systemRef of SystemInstance"):
+        refuse_owned(kept, Part("7", "db"), "systemRef", {"name": "b"})
+    refuse_owned(kept, Part("7", "web"), "systemRef", {"name": "b"})
+    assert owners(kept["metadata"], Part("7", "db").managed_path("systemRef")) == [("flux", "Apply")]

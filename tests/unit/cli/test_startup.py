@@ -34,7 +34,7 @@ VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "plan": (("plan", "office", *JSON), (*NEVER, *DRAWING)),
     "switch": (("switch", "office", "a", *JSON), (*NEVER, *MODELS, *DRAWING)),
     "reset": (("reset", "office"), (*NEVER, *MODELS, *DRAWING)),
-    "capture": (("capture", "office", "--name", "x"), (*NEVER, *MODELS, *DRAWING)),
+    "capture": (("capture", "office", "--instance", "1", "--name", "x"), (*NEVER, *MODELS, *DRAWING)),
     "delete": (("delete", "state", "b"), (*NEVER, *DRAWING)),
 }
 RUN = """
@@ -50,15 +50,17 @@ print("LOADED", *(name for name in heavy if name in sys.modules), file=sys.stder
 sys.exit(code)
 """
 NAMED = {"namespace": "range", "uid": "u", "resourceVersion": "1", "generation": 1}
-DEPLOYMENT = {"kind": "SystemDeployment", "metadata": {"name": "office", **NAMED}, "spec": {"system": {"name": "a"}}}
+DEPLOYMENT = {"kind": "SystemDeployment", "metadata": {"name": "office", **NAMED}, "spec": {"systemRef": {"name": "a"}}}
 STATES = [{"metadata": {"name": name, **NAMED, "uid": name}, "spec": {"machines": []}} for name in "ab"]
 
 
 def reply(method: str, path: str) -> tuple[int, Any]:
     what = path.partition("?")[0].rpartition("/")[2]
-    lists = {"systemdeployments": [DEPLOYMENT], "systemnodes": STATES}
+    lists = {"systemdeployments": [DEPLOYMENT], "systeminstances": [], "systemnodes": STATES}
     if method == "GET" and what.endswith("s"):
         return 200, {"metadata": {}, "items": lists.get(what, [])}
+    if what == "selfsubjectreviews":
+        return 201, {"status": {"userInfo": {"username": "alice"}}}
     if what == "a":
         return 200, STATES[0]
     return 200, DEPLOYMENT

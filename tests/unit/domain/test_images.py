@@ -68,7 +68,7 @@ BAD_TREES = [
         tree(image("mail", "server")),
         "mail",
         ImageMissing,
-        ["VMImageNode mail", "spec.parent.name", "'server'"],
+        ["VMImageNode mail", "spec.parentRef.name", "'server'"],
         id="parent-unknown",
     ),
     pytest.param(

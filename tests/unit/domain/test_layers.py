@@ -10,6 +10,7 @@ from kigi.domain.layers import (
     digest_hex,
     digest_of_file_name,
     digest_of_hex,
+    hide_digests,
     layer_file_name,
     missing_layers,
     object_key,
@@ -122,3 +123,13 @@ def test_a_layers_file_is_named_by_its_digest() -> None:
 def test_other_file_names_are_no_layers(name: str) -> None:
     with pytest.raises(ValueError, match="not "):
         digest_of_file_name(name)
+
+
+def test_digests_of_others_are_hidden_in_any_form() -> None:
+    own, other = digest_of_hex("1" * 64), digest_of_hex("2" * 64)
+    files = f"{object_key(own)}, {layer_file_name(other)}"
+    text = f"node-a: layer {other}: {object_key(other)} is not stored; {own}, {files}"
+    hidden = hide_digests(text, {own})
+    assert "2" * 20 not in hidden
+    assert hidden == (f"node-a: layer sha256:…: layers/sha256/… is not stored; {own}, {object_key(own)}, ….qcow2")
+    assert hide_digests("no digest: " + "1" * 63, ()) == "no digest: " + "1" * 63

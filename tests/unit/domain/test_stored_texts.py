@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kigi.domain.chain_attribute import chain_from_text, chain_text
-from kigi.domain.fingerprint import Fingerprint
+from kigi.domain.fingerprint import MAX_SEEN, Fingerprint, remember, request_mark, token_mark
 from kigi.domain.layers import Chain, Digest, Layer
 
 DIGESTS = st.integers(0, 2**256 - 1).map(lambda number: Digest(f"sha256:{number:064x}"))
-TOKENS = st.none() | st.text(max_size=20)
+MARKS = st.builds(token_mark, st.text(max_size=20)) | st.builds(request_mark, st.uuids().map(str))
+SEEN = st.lists(MARKS, max_size=MAX_SEEN, unique=True).map(tuple)
 FINGERPRINTS = st.builds(
     Fingerprint,
     image=DIGESTS,
     system=st.text(max_size=20),
-    resets=st.tuples(TOKENS, TOKENS, TOKENS),
+    seen=SEEN,
     disks=st.dictionaries(st.text(max_size=8), DIGESTS, max_size=3).map(lambda disks: tuple(sorted(disks.items()))),
 )
 
@@ -58,6 +59,8 @@ DAMAGED = [
     '["a"]',
     '{"image": 1}',
     '{"image": "a", "system": "b", "resets": 1}',
+    '{"image": "a", "system": "b", "resets": ["x"]}',
+    '{"image": "a", "system": "b", "seen": 1}',
 ]
 
 
@@ -71,7 +74,42 @@ def test_a_damaged_chain_is_empty(text: str) -> None:
     assert chain_from_text(text) == ()
 
 
-def test_a_fingerprint_without_extra_disks_has_the_text_of_earlier_versions() -> None:
-    """Another text would give every machine a new disk at an upgrade."""
-    fingerprint = Fingerprint("sha256:1", "office", (None, "again", None))
-    assert fingerprint.to_text() == '{"image": "sha256:1", "resets": [null, "again", null], "system": "office"}'
+@pytest.mark.parametrize(
+    ("resets", "seen"),
+    [
+        ([None, None, None], ()),
+        ([None, "again", None], ("token:again",)),
+        (["all", "one", "all"], ("token:all", "token:one")),
+    ],
+)
+def test_the_three_tokens_of_v1alpha1_are_seen(resets: list[str | None], seen: tuple[str, ...]) -> None:
+    """An upgrade must not give every machine a new disk."""
+    text = json.dumps({"image": "sha256:1", "resets": resets, "system": "office"})
+    assert Fingerprint.from_text(text) == Fingerprint("sha256:1", "office", seen)
+
+
+def test_a_token_is_never_taken_for_a_request() -> None:
+    assert token_mark("request:7") != request_mark("7")
+    assert Fingerprint("sha256:1", "office", (token_mark("request:7"), request_mark("7"))).tokens == ("request:7",)
+
+
+@given(SEEN, st.lists(MARKS, max_size=3 * MAX_SEEN))
+def test_a_disk_remembers_all_that_is_wanted_and_a_bounded_past(seen: tuple[str, ...], wanted: list[str]) -> None:
+    found = remember(seen, wanted)
+    assert set(wanted) <= set(found) <= {*seen, *wanted}
+    assert len(found) == len(set(found)) <= MAX_SEEN + len(set(wanted))
+
+
+def test_a_token_that_was_wanted_for_long_is_not_the_first_to_be_forgotten() -> None:
+    seen: tuple[str, ...] = ()
+    for number in range(2 * MAX_SEEN):
+        seen = remember(seen, [token_mark("monday"), request_mark(str(number))])
+    seen = remember(seen, [token_mark("tuesday")])
+    assert token_mark("monday") in seen
+    assert request_mark("0") not in seen
+
+
+def test_a_disk_that_replaces_a_lost_one_has_the_same_marks() -> None:
+    """Otherwise the history would show the replacement as a reset."""
+    seen = (token_mark("a"), token_mark("b"))
+    assert remember(seen, [token_mark("a")]) == seen

@@ -36,6 +36,13 @@ def on(name: str, image: str | None = None, **rest: Any) -> MachineChange:
     return MachineChange(name, image, **rest)
 
 
+def hardware(**fields: Any) -> dict[str, Any]:
+    return {"hardware": fields}
+
+
+GIB = {"hardware": {"memory": {"guest": "1Gi"}}}
+
+
 def states(*systems: System) -> dict[str, System]:
     return {system.name: system for system in systems}
 
@@ -78,12 +85,12 @@ def test_a_removed_machine_is_absent_from_the_state_and_its_children() -> None:
 
 def test_a_machine_that_comes_back_inherits_nothing() -> None:
     systems = states(
-        System("root", None, (on("dns", "old", template={"cpu": 4}), on("mail", "mail"))),
+        System("root", None, (on("dns", "old", settings={"hardware": {"cpu": {"cores": 4}}}), on("mail", "mail"))),
         System("less", "root", (on("dns", removed=True),)),
-        System("again", "less", (on("dns", "new", template={"memory": "1Gi"}),)),
+        System("again", "less", (on("dns", "new", settings=GIB),)),
     )
     (machine, _) = resolve_system(systems, chain_of, "again").machines
-    assert (machine.name, machine.image, machine.template) == ("dns", "new", {"memory": "1Gi"})
+    assert (machine.name, machine.image, machine.settings) == ("dns", "new", GIB)
 
 
 def test_a_child_can_add_a_machine() -> None:
@@ -91,55 +98,121 @@ def test_a_child_can_add_a_machine() -> None:
     assert images(systems, "more")["files"] == "files"
 
 
-def test_templates_merge_field_by_field_along_the_path() -> None:
+def test_hardware_merges_field_by_field_along_the_path() -> None:
     systems = states(
-        System("root", None, (on("dns", "dns", template={"cpu": 1, "patch": {"spec": {"a": 1, "b": 2}}}),)),
-        System("mid", "root", (on("dns", template={"memory": "1Gi", "patch": {"spec": {"b": None}}}),)),
-        System("top", "mid", (on("dns", "dns2", template={"cpu": 2, "networks": []}),)),
+        System("root", None, (on("dns", "dns", settings=hardware(cpu={"cores": 1, "model": "host-model"})),)),
+        System("mid", "root", (on("dns", settings=GIB),)),
+        System("top", "mid", (on("dns", "dns2", settings=hardware(cpu={"cores": 2}, interfaces=[])),)),
     )
     (machine,) = resolve_system(systems, chain_of, "top").machines
     assert machine.image == "dns2"
-    assert machine.template == {"cpu": 2, "memory": "1Gi", "networks": [], "patch": {"spec": {"a": 1, "b": None}}}
-    assert resolve_system(systems, chain_of, "root").machines[0].template == {
-        "cpu": 1,
-        "patch": {"spec": {"a": 1, "b": 2}},
-    }
+    cpu = {"cores": 2, "model": "host-model"}
+    assert machine.hardware == {"cpu": cpu, "memory": {"guest": "1Gi"}, "interfaces": []}
+
+
+def test_a_child_drops_what_it_unsets_and_then_sets_its_own() -> None:
+    first = hardware(instancetypeRef={"name": "small"}, preferenceRef={"name": "linux"}, cloudInit={"userData": "x"})
+    systems = states(
+        System("root", None, (on("dns", "dns", settings={**first, "startAfter": ["mail"]}), on("mail", "mail"))),
+        System("top", "root", (on("dns", settings=GIB, unset=("instancetypeRef", "cloudInit", "startAfter")),)),
+        System("same", "top"),
+    )
+    for state in ("top", "same"):
+        machine = resolve_system(systems, chain_of, state).machines[0]
+        assert machine.settings == hardware(preferenceRef={"name": "linux"}, memory={"guest": "1Gi"})
+    assert resolve_system(systems, chain_of, "root").machines[0].after == ("mail",)
+
+
+def test_an_unset_cpu_is_replaced_instead_of_merged() -> None:
+    systems = states(
+        System("root", None, (on("dns", "dns", settings=hardware(cpu={"cores": 1, "sockets": 4})),)),
+        System("top", "root", (on("dns", settings=hardware(cpu={"cores": 8}), unset=("cpu",)),)),
+    )
+    assert resolve_system(systems, chain_of, "top").machines[0].hardware == {"cpu": {"cores": 8}}
+
+
+def test_an_unknown_value_of_unset_drops_nothing() -> None:
+    systems = states(
+        System("root", None, (on("dns", "dns", settings=GIB),)),
+        System("top", "root", (on("dns", unset=("memory.hugepages",)),)),
+    )
+    assert resolve_system(systems, chain_of, "top").machines[0].settings == GIB
+
+
+def test_members_of_a_union_replace_each_other_and_timings_are_inherited() -> None:
+    agent = {"readinessProbe": {"guestAgentPing": {}, "periodSeconds": 7}, **hardware(cloudInit={"userData": "x"})}
+    port = {"readinessProbe": {"tcpSocket": {"port": 22}}, **hardware(cloudInit={"secretRef": {"name": "s"}})}
+    systems = states(
+        System("root", None, (on("dns", "dns", settings=agent),)), System("top", "root", (on("dns", settings=port),))
+    )
+    (machine,) = resolve_system(systems, chain_of, "top").machines
+    assert machine.settings["readinessProbe"] == {"tcpSocket": {"port": 22}, "periodSeconds": 7}
+    assert machine.hardware["cloudInit"] == {"secretRef": {"name": "s"}}
+
+
+def test_a_reference_is_replaced_as_a_whole() -> None:
+    own = hardware(preferenceRef={"name": "a", "kind": "VirtualMachinePreference"})
+    systems = states(
+        System("root", None, (on("dns", "dns", settings=own),)),
+        System("top", "root", (on("dns", settings=hardware(preferenceRef={"name": "b"})),)),
+    )
+    assert resolve_system(systems, chain_of, "top").machines[0].hardware == {"preferenceRef": {"name": "b"}}
 
 
 @pytest.mark.parametrize(
     ("root", "child", "patch"),
     [
-        pytest.param({"spec": {"x": None}}, None, {"spec": {"x": None}}, id="in-a-root"),
-        pytest.param(None, {"spec": {"x": None}}, {"spec": {"x": None}}, id="in-a-child"),
-        pytest.param({"spec": {"x": 1}}, {"spec": {"x": None}}, {"spec": {"x": None}}, id="over-the-parents-value"),
-        pytest.param({"spec": {"x": None}}, {"spec": {"x": 1}}, {"spec": {"x": 1}}, id="taken-back-by-the-child"),
+        pytest.param({"remove": ["spec.x"]}, None, {"remove": ["spec.x"]}, id="in-a-root"),
+        pytest.param(None, {"remove": ["spec.x"]}, {"remove": ["spec.x"]}, id="in-a-child"),
+        pytest.param(
+            {"merge": {"spec": {"x": 1, "y": 2}}},
+            {"remove": ["spec.x"]},
+            {"merge": {"spec": {"y": 2}}, "remove": ["spec.x"]},
+            id="over-the-parents-value",
+        ),
+        pytest.param(
+            {"remove": ["spec.x"]},
+            {"merge": {"spec": {"x": 1}}},
+            {"merge": {"spec": {"x": 1}}, "remove": ["spec.x"]},
+            id="taken-back-by-the-child",
+        ),
     ],
 )
-def test_a_deletion_in_a_patch_stays_until_it_meets_the_vm(root: Any, child: Any, patch: Any) -> None:
+def test_a_removed_path_stays_until_it_meets_the_vm(root: Any, child: Any, patch: Any) -> None:
     systems = states(
-        System("root", None, (on("dns", "dns", template={"patch": root} if root else None),)),
-        System("top", "root", (on("dns", template={"patch": child} if child else {}),)),
+        System("root", None, (on("dns", "dns", settings={"patch": root} if root else {}),)),
+        System("top", "root", (on("dns", settings={"patch": child} if child else {}),)),
     )
     (machine,) = resolve_system(systems, chain_of, "top").machines
-    assert machine.template["patch"] == patch
+    assert machine.settings["patch"] == patch
 
 
-def test_a_new_image_keeps_the_inherited_template() -> None:
+def test_a_new_image_keeps_the_inherited_settings() -> None:
     systems = states(
-        System("root", None, (on("dns", "dns", template={"cpu": 1}),)), System("top", "root", (on("dns", "dns2"),))
+        System("root", None, (on("dns", "dns", settings=GIB),)), System("top", "root", (on("dns", "dns2"),))
     )
-    assert resolve_system(systems, chain_of, "top").machines[0].template == {"cpu": 1}
+    assert resolve_system(systems, chain_of, "top").machines[0].settings == GIB
+
+
+def lan(name: str = "lan", network: str = "lan") -> dict[str, Any]:
+    return hardware(interfaces=[{"name": "eth0", "networkName": "pod"}, {"name": name, "networkName": network}])
 
 
 def test_networks_are_inherited_and_replaced_by_name() -> None:
     systems = states(
-        System("root", None, (), ({"name": "lan", "multus": "old"}, {"name": "dmz", "multus": "dmz"})),
-        System("top", "root", (), ({"name": "lan", "multus": "new"},)),
+        System("root", None, (on("dns", "dns", settings=lan()),), {"lan": "old", "dmz": "dmz", "notes": None}),
+        System("top", "root", (), {"lan": "new"}),
     )
-    assert resolve_system(systems, chain_of, "top").networks == (
-        {"name": "dmz", "multus": "dmz"},
-        {"name": "lan", "multus": "new"},
-    )
+    assert resolve_system(systems, chain_of, "root").machines[0].networks == {"lan": "old", "dmz": "dmz"}
+    assert resolve_system(systems, chain_of, "top").machines[0].networks == {"lan": "new", "dmz": "dmz"}
+
+
+@pytest.mark.parametrize("networks", [{}, {"lan": None}, {"dmz": "dmz"}])
+def test_an_interface_needs_a_network_with_a_binding(networks: dict[str, str | None]) -> None:
+    systems = states(System("root", None, (on("dns", "dns", settings=lan("eth1")),), networks))
+    words = r"SystemNode root: spec.machines\[dns\].hardware.interfaces\[eth1\].networkName: .* no network lan with mul"
+    with pytest.raises(SpecInvalid, match=words):
+        resolve_system(systems, chain_of, "root")
 
 
 def test_machines_are_sorted_by_name_whatever_the_order_of_the_document() -> None:
@@ -182,7 +255,7 @@ BAD_SYSTEMS = [
         states(System("a", "ghost")),
         "a",
         SystemMissing,
-        ["SystemNode a", "spec.parent.name", "'ghost'"],
+        ["SystemNode a", "spec.parentRef.name", "'ghost'"],
         id="no-parent",
     ),
     pytest.param(
@@ -192,12 +265,12 @@ BAD_SYSTEMS = [
         ["SystemNode a", "'ghost'"],
         id="no-grandparent",
     ),
-    pytest.param(states(System("a", "a")), "a", SystemCycle, ["SystemNode a", "spec.parent"], id="its-own-parent"),
+    pytest.param(states(System("a", "a")), "a", SystemCycle, ["SystemNode a", "spec.parentRef"], id="its-own-parent"),
     pytest.param(
         states(System("a", "b"), System("b", "a")),
         "b",
         SystemCycle,
-        ["SystemNode b", "spec.parent"],
+        ["SystemNode b", "spec.parentRef"],
         id="cycle-of-two",
     ),
     pytest.param(
@@ -227,22 +300,22 @@ BAD_SYSTEMS = [
         id="removes-twice",
     ),
     pytest.param(
-        states(INFECTED, System("b", "infected", (on("fax", template={"cpu": 2}),))),
+        states(INFECTED, System("b", "infected", (on("fax", settings=hardware(cpu={"cores": 2})),))),
         "b",
         MachineWithoutImage,
-        ["SystemNode b", "machines[fax].image"],
-        id="template-for-a-stranger",
+        ["SystemNode b", "machines[fax].rootDisk.imageRef"],
+        id="hardware-for-a-stranger",
     ),
     pytest.param(
         states(
             INFECTED,
             System("b", "infected", (on("dns", removed=True),)),
-            System("c", "b", (on("dns", template={"cpu": 2}),)),
+            System("c", "b", (on("dns", settings=hardware(cpu={"cores": 2})),)),
         ),
         "c",
         MachineWithoutImage,
-        ["SystemNode c", "machines[dns].image"],
-        id="template-for-a-removed-machine",
+        ["SystemNode c", "machines[dns].rootDisk.imageRef"],
+        id="hardware-for-a-removed-machine",
     ),
     pytest.param(
         states(System("a", None, (on("dns", "ghost"),))),
@@ -271,7 +344,11 @@ def test_further_disks_are_inherited_changed_and_removed_by_name() -> None:
             "root", None, (on("dns", "dns", disks=(DiskChange("data", "mail"), DiskChange("logs", "proxy", "sata"))),)
         ),
         System("same", "root"),
-        System("top", "root", (on("dns", disks=(DiskChange("logs", removed=True), DiskChange("data", bus="scsi"))),)),
+        System(
+            "top",
+            "root",
+            (on("dns", disks=(DiskChange("logs", removed=True), DiskChange("data", bus="scsi", boot_order=3))),),
+        ),
         System("less", "top", (on("dns", removed=True),)),
         System("again", "less", (on("dns", "dns"),)),
     )
@@ -282,6 +359,7 @@ def test_further_disks_are_inherited_changed_and_removed_by_name() -> None:
     assert disks("same") == disks("root") == [("data", "mail", "virtio"), ("logs", "proxy", "sata")]
     assert disks("top") == [("data", "mail", "scsi")]
     assert disks("again") == []
+    assert resolve_system(systems, chain_of, "top").machines[0].disks[0].boot_order == 3
     assert set(resolve_system(systems, chain_of, "top").layers()) == {
         layer.digest for image in ("dns", "mail") for layer in chain_of(image)
     }
@@ -291,7 +369,7 @@ def test_further_disks_are_inherited_changed_and_removed_by_name() -> None:
     ("disk", "error", "words"),
     [
         (DiskChange("x", removed=True), MachineUnknown, r"machines\[dns\].disks\[x\].removed: no ancestor"),
-        (DiskChange("x", bus="sata"), MachineWithoutImage, r"machines\[dns\].disks\[x\].image: no ancestor"),
+        (DiskChange("x", bus="sata"), MachineWithoutImage, r"machines\[dns\].disks\[x\].imageRef: no ancestor"),
     ],
 )
 def test_an_unknown_disk_is_in_the_error(disk: DiskChange, error: type[KigiError], words: str) -> None:
@@ -304,21 +382,27 @@ def test_machines_that_wait_for_each_other_raise_with_the_cycle() -> None:
         System(
             "root",
             None,
-            (on("a", "dns", template={"after": ["b"]}), on("b", "dns", template={"after": ["c"]}), on("c", "dns")),
+            (
+                on("a", "dns", settings={"startAfter": ["b"]}),
+                on("b", "dns", settings={"startAfter": ["c"]}),
+                on("c", "dns"),
+            ),
         ),
-        System("bad", "root", (on("c", template={"after": ["a"]}),)),
+        System("bad", "root", (on("c", settings={"startAfter": ["a"]}),)),
     )
     assert resolve_system(systems, chain_of, "root").machines[0].after == ("b",)
-    with pytest.raises(BootOrderCycle, match=r"SystemNode bad: .*after: \w waits for \w waits for \w waits for \w"):
+    with pytest.raises(
+        BootOrderCycle, match=r"SystemNode bad: .*startAfter: \w waits for \w waits for \w waits for \w"
+    ):
         resolve_system(systems, chain_of, "bad")
 
 
 def test_a_machine_cannot_wait_for_one_that_is_not_there() -> None:
     systems = states(
-        System("root", None, (on("a", "dns", template={"after": ["b"]}), on("b", "dns"))),
+        System("root", None, (on("a", "dns", settings={"startAfter": ["b"]}), on("b", "dns"))),
         System("less", "root", (on("b", removed=True),)),
     )
-    with pytest.raises(MachineUnknown, match=r"SystemNode less: spec.machines\[a\].template.after: .* no machine b"):
+    with pytest.raises(MachineUnknown, match=r"SystemNode less: spec.machines\[a\].startAfter: .* no machine b"):
         resolve_system(systems, chain_of, "less")
 
 

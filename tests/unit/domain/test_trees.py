@@ -104,7 +104,3 @@ def test_users_are_children_and_states() -> None:
 def test_a_subtree_has_each_descendant_once_even_in_a_cycle() -> None:
     assert sorted(TREES.subtree("base")) == ["base", "mid", "other", "top"]
     assert sorted(TREES.subtree("x")) == ["x", "y"]
-
-
-def test_images_are_found_by_their_own_layer() -> None:
-    assert sorted(TREES.image_names_of({image("mid").digest, "sha256:unknown"})) == ["mid"]

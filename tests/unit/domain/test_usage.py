@@ -84,7 +84,7 @@ TREE = {
 
 
 def test_only_layers_that_no_other_tree_names_are_freed() -> None:
-    assert freed_layers(TREE, [CHILD]) == {("default", digest("b")): 10}
+    assert freed_layers(TREE, [CHILD]) == {(None, digest("b")): 10}
     assert freed_bytes(TREE, [BASE, CHILD]) == 10
     assert freed_bytes(TREE, [BASE, CHILD, COPY]) == 1010
 
@@ -110,3 +110,25 @@ def test_images_of_a_state_alone_are_unused_without_it_with_the_parents_that_onl
     assert unused_without(nodes, {"s": systems["s"]}, "s") == ("top", "role")
     assert unused_without(nodes, {**systems, "u": state("u", "role")}, "s") == ("top",)
     assert unused_without(nodes, systems, "unknown") == ()
+
+
+def test_users_in_other_namespaces_are_counted_and_not_named() -> None:
+    foreign = [
+        User("SystemNode", "zzsecret-a", "zzsecret-1"),
+        User("SystemNode", "zzsecret-b", "zzsecret-2"),
+        User("SystemDeployment", "zzsecret-c", "zzsecret-2"),
+        User("SystemPrefetch", "zzsecret-d", "zzsecret-2"),
+    ]
+    assert format_users(foreign[:1]) == "1 SystemNode in 1 other namespace"
+    assert (
+        format_users([User("SystemNode", "own"), *foreign])
+        == "SystemNode own, 1 SystemDeployment, 2 SystemNodes, 1 SystemPrefetch in 2 other namespaces"
+    )
+    many = [User("SystemNode", f"s{number}") for number in range(10)]
+    assert format_users([*many, *foreign[:1]]).endswith("SystemNode s7, and 2 more, 1 SystemNode in 1 other namespace")
+    assert "zzsecret" not in format_users(foreign * 5)
+
+
+def test_plurals_of_kinds() -> None:
+    users = [User("SystemPrefetch", f"p{number}", "other") for number in range(2)]
+    assert format_users(users) == "2 SystemPrefetches in 1 other namespace"

@@ -29,7 +29,7 @@ class Api:
     def get(self, kind: str, *arguments: str) -> dict[str, Any]:
         if kind == "virtualmachineinstances":
             self.asked += 1
-            return {"items": [{"metadata": {"name": "exercise-0-store", "uid": self.uid}}] if self.uid else []}
+            return {"items": [{"metadata": {"name": "exercise-1-store", "uid": self.uid}}] if self.uid else []}
         there = self.uid is not None and arguments[-1].endswith(f"created-by={self.uid}")
         pod = {"metadata": {"name": self.uid, "creationTimestamp": "1"}, "status": {"phase": "Running"}}
         return {"items": [pod] if there else []}

@@ -23,7 +23,7 @@ def test_readme_publishes_every_image_of_its_states_parents_first() -> None:
         assert not parent or parent in published
         published.append(name)
     machines = [machine for state in _objects("systems.yaml") for machine in state["spec"]["machines"]]
-    assert {machine["image"]["name"] for machine in machines if "image" in machine} <= set(published)
+    assert {m["rootDisk"]["imageRef"]["name"] for m in machines if "rootDisk" in m} <= set(published)
 
 
 def test_readme_uses_the_deployment_and_states_of_the_examples() -> None:

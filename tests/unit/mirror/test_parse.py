@@ -16,6 +16,7 @@ from kigi.mirror.parse_kigi import spec_manager
 from kigi.mirror.parse_values import bytes_of, int_of, nested, time_of
 from kigi.mirror.records import CacheRecord, DeploymentRecord, ImageRecord, NodeRecord, SystemRecord
 from tests.support.bodies import (
+    GIB,
     cache_body,
     claim_body,
     csi_node_body,
@@ -38,7 +39,7 @@ BODIES: dict[str, dict[str, Any]] = {
         deployment_body(),
         machine_body(target()),
         node_body(),
-        system_body("a", [{"name": "m", "image": {"name": "top"}}]),
+        system_body("a", [{"name": "m", "rootDisk": {"imageRef": {"name": "top"}}}]),
         vmi_body(target()),
         volume_body(target()),
     )
@@ -79,9 +80,10 @@ def test_an_unknown_kind_is_a_key_error() -> None:
     [
         ("VMImageNode", {"layer": {"digest": "md5:1"}}, "spec.layer.digest"),
         ("SystemNode", {"machines": [{"name": "M"}]}, "spec.machines.0.name"),
-        ("SystemDeployment", {"system": {"name": "a"}, "replicas": -1}, "spec.replicas"),
-        ("SystemCapture", {}, "spec.deployment"),
-        ("SystemPrefetch", {}, "spec.systems"),
+        ("SystemDeployment", {"systemRef": {"name": "a"}, "replicas": -1}, "spec.replicas"),
+        ("SystemCapture", {}, "spec.instanceRef"),
+        ("SystemCapture", {"instanceRef": {"name": "a-1"}}, "spec.requestedBy"),
+        ("SystemPrefetch", {}, "spec.targetRefs"),
     ],
 )
 def test_a_spec_that_does_not_validate_is_an_error_with_its_field(kind: str, spec: dict[str, Any], field: str) -> None:
@@ -90,6 +92,18 @@ def test_a_spec_that_does_not_validate_is_an_error_with_its_field(kind: str, spe
     found = getattr(record, error)
     assert isinstance(found, SpecInvalid)
     assert str(found).startswith(f"{kind} x: {field}")
+
+
+@pytest.mark.parametrize(("machines", "fits"), [(300, True), (400, False)])
+def test_a_state_that_leaves_no_space_for_its_status_is_an_error(machines: int, fits: bool) -> None:
+    """Its status would be refused by the API server, and lost without a message to anybody."""
+    text = "x" * 2000
+    spec = {"machines": [{"name": f"m{n}", "note": text} for n in range(machines)]}
+    body = {"kind": "SystemNode", "metadata": {"name": "large", "namespace": "ns", "uid": "u"}, "spec": spec}
+    found = parse("SystemNode", body).system
+    assert isinstance(found, SpecInvalid)
+    large = "spec: " in str(found) and "bytes as JSON, at most 716800; move machines to another state" in str(found)
+    assert large is not fits
 
 
 def test_a_status_that_does_not_validate_counts_as_none() -> None:
@@ -105,12 +119,13 @@ def test_a_cache_with_a_damaged_spec_is_applied_again_and_its_report_counts() ->
     assert (record.spec, record.wanted_bytes, record.volumes) == (None, 0, frozenset({"v"}))
 
 
-def test_a_template_keeps_the_nulls_that_delete_fields() -> None:
-    machines = [{"name": "m", "template": {"cpu": None, "memory": "1Gi"}}]
+def test_a_machine_keeps_what_it_drops_and_what_it_sets() -> None:
+    machines = [{"name": "m", "unset": ["cpu"], "hardware": {"memory": {"guest": "1Gi"}}}]
     record = parse("SystemNode", system_body("a", machines, parent="b"))
     assert isinstance(record, SystemRecord)
     assert not isinstance(record.system, SpecInvalid)
-    assert record.system.machines[0].template == {"cpu": None, "memory": "1Gi"}
+    assert record.system.machines[0].settings == {"hardware": {"memory": {"guest": "1Gi"}}}
+    assert record.system.machines[0].unset == ("cpu",)
 
 
 @pytest.mark.parametrize(
@@ -191,3 +206,22 @@ def test_a_time_has_its_offset() -> None:
     found = time_of("2026-01-01T00:00:00Z")
     assert found is not None
     assert found.tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "usable"),
+    [
+        ({}, GIB),
+        ({"keptFreeBytes": 10, "freeBytes": 2 * GIB, "usedBytes": 0}, GIB),
+        ({"keptFreeBytes": 10, "freeBytes": 50, "usedBytes": 30}, 70),
+        ({"keptFreeBytes": 100, "freeBytes": 20, "usedBytes": 30}, 0),
+        ({"freeBytes": 20, "usedBytes": 30}, GIB),
+    ],
+    ids=["not-reported", "empty-disk", "overlays-on-it", "full-disk", "earlier-daemon"],
+)
+def test_overlays_take_space_from_the_layers_of_a_node(status: dict[str, int], usable: int) -> None:
+    body = cache_body(budget_bytes=GIB)
+    body["status"].update(status)
+    record = parse("NodeCache", body)
+    assert record.usable_bytes == usable
+    assert record.budget_bytes == GIB, "the default limits of namespaces do not shrink while guests write"

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from kigi.domain.images import Image
 from kigi.errors import ImageMissing, KigiError, SpecInvalid
-from kigi.mirror.store import Mirror
 from tests.support.bodies import (
     NAME,
     NS,
@@ -20,6 +19,7 @@ from tests.support.bodies import (
     target,
     volume_body,
 )
+from tests.support.mirrors import new_mirror
 
 GIB = 2**30
 
@@ -29,7 +29,7 @@ def image(name: str, parent: str | None = None) -> Image:
 
 
 def test_the_newest_version_wins_whatever_comes_last() -> None:
-    mirror = Mirror()
+    mirror = new_mirror()
     assert mirror.put("Node", node_body(version=5, memory="2Gi")) is not None
     assert mirror.put("Node", node_body(version=4, memory="1Gi")) is None
     assert mirror.put("Node", node_body(version=5, memory="1Gi")) is None
@@ -39,7 +39,7 @@ def test_the_newest_version_wins_whatever_comes_last() -> None:
 
 
 def test_an_event_from_before_the_deletion_does_not_bring_the_object_back() -> None:
-    mirror = Mirror()
+    mirror = new_mirror()
     mirror.put("Node", node_body(version=5))
     assert mirror.gone("Node", None, "n1", "uid-Node-n1") is not None
     assert mirror.put("Node", node_body(version=6)) is None
@@ -47,7 +47,7 @@ def test_an_event_from_before_the_deletion_does_not_bring_the_object_back() -> N
 
 
 def test_a_late_deletion_does_not_remove_the_recreated_object() -> None:
-    mirror = Mirror()
+    mirror = new_mirror()
     body = node_body(version=9)
     body["metadata"]["uid"] = "new"
     mirror.put("Node", body)
@@ -56,7 +56,7 @@ def test_a_late_deletion_does_not_remove_the_recreated_object() -> None:
 
 
 def test_indexes_follow_every_change() -> None:
-    mirror = Mirror()
+    mirror = new_mirror()
     mirror.put("PersistentVolume", volume_body(target(), node="n1", version=1))
     assert len(list(mirror.volumes.by("node", "n1"))) == 1
     mirror.put("PersistentVolume", volume_body(target(), node="n2", version=2))
@@ -69,7 +69,7 @@ def test_indexes_follow_every_change() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9), st.booleans()), max_size=40))
 def test_indexes_agree_with_a_scan_of_all_objects(events: list[tuple[int, int, bool]]) -> None:
-    mirror, versions = Mirror(), itertools.count(1)
+    mirror, versions = new_mirror(), itertools.count(1)
     for number, node, deleted in events:
         body = volume_body(target(f"m{number}"), node=f"n{node}", version=next(versions))
         body["metadata"]["uid"] = f"{number}-{len(mirror._tombstones)}"
@@ -85,7 +85,7 @@ def test_indexes_agree_with_a_scan_of_all_objects(events: list[tuple[int, int, b
 
 
 def test_holders_follow_the_caches() -> None:
-    mirror = Mirror()
+    mirror = new_mirror()
     digest = chain_of("top")[0].digest
     mirror.put("NodeCache", cache_body("n1", 1, held=(digest,)))
     mirror.put("NodeCache", cache_body("n2", 2, held=(digest,)))
@@ -96,9 +96,9 @@ def test_holders_follow_the_caches() -> None:
 
 
 def test_a_late_image_heals_what_waits_for_it() -> None:
-    mirror = Mirror()
+    mirror = new_mirror()
     mirror.put("VMImageNode", image_body(image("top", "base")))
-    mirror.put("SystemNode", system_body("a", [{"name": "m", "image": {"name": "top"}}]))
+    mirror.put("SystemNode", system_body("a", [{"name": "m", "rootDisk": {"imageRef": {"name": "top"}}}]))
     assert isinstance(mirror.resolved(NS, "a"), ImageMissing)
     mirror.put("VMImageNode", image_body(image("base"), 2))
     assert not isinstance(mirror.resolved(NS, "a"), KigiError)
@@ -107,7 +107,7 @@ def test_a_late_image_heals_what_waits_for_it() -> None:
 def test_the_order_of_a_listing_is_irrelevant() -> None:
     bodies = [image_body(image(f"i{n}", f"i{n - 1}" if n else None)) for n in range(10)]
     random.Random(1).shuffle(bodies)
-    mirror = Mirror()
+    mirror = new_mirror()
     for body in bodies:
         mirror.put("VMImageNode", body)
     chain = mirror.chain(NS, "i9")
@@ -116,7 +116,7 @@ def test_the_order_of_a_listing_is_irrelevant() -> None:
 
 
 def test_a_stored_object_that_no_longer_validates_is_an_error_of_its_own_and_of_its_descendants() -> None:
-    mirror = Mirror()
+    mirror = new_mirror()
     bad = image_body(image("base"))
     bad["spec"]["layer"]["digest"] = "md5:1"
     mirror.put("VMImageNode", bad)
@@ -128,9 +128,29 @@ def test_a_stored_object_that_no_longer_validates_is_an_error_of_its_own_and_of_
 
 
 def test_a_damaged_chain_on_a_volume_is_empty_and_not_an_error() -> None:
-    mirror = Mirror()
+    mirror = new_mirror()
     body = volume_body(target())
     body["spec"]["csi"]["volumeAttributes"]["chain"] = "[{]"
     mirror.put("PersistentVolume", body)
     (record,) = mirror.volumes
     assert record.chain == ()
+
+
+def test_an_object_whose_label_was_removed_for_a_moment_comes_back() -> None:
+    mirror = new_mirror()
+    mirror.put("Node", node_body(version=10))
+    uid = "uid-Node-n1"
+    assert mirror.gone("Node", None, "n1", uid, version=11) is not None
+    assert mirror.put("Node", node_body(version=11)) is None, "an event from before"
+    assert mirror.put("Node", node_body(version=12)) is not None, "the label is back"
+    assert mirror.gone("Node", None, "n1", uid, version=11) is None, "a late event"
+    assert mirror.nodes.get(None, "n1") is not None
+    assert mirror.gone("Node", None, "n1", uid) is not None
+    assert mirror.put("Node", node_body(version=99)) is None, "a uid is used once"
+
+
+def test_a_tombstone_never_becomes_older() -> None:
+    mirror = new_mirror()
+    mirror.gone("Node", None, "n1", "uid-Node-n1", version=20)
+    mirror.gone("Node", None, "n1", "uid-Node-n1", version=10)
+    assert mirror.put("Node", node_body(version=15)) is None

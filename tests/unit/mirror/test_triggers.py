@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from kigi.domain.images import Image
 from kigi.mirror.keys import Key
 from kigi.mirror.store import Mirror
+from kigi.mirror.trigger_rules import DECLARED_S, SUMMARY_S, daemon_is_back
 from kigi.mirror.triggers import all_keys, enqueue_requests
 from kigi.planning.prefetch_orders import PrefetchOrders
 from tests.support.bodies import (
@@ -18,23 +20,31 @@ from tests.support.bodies import (
     claim_body,
     deployment_body,
     image_body,
+    instance_body,
+    lease_body,
     machine_body,
+    namespace_body,
     node_body,
+    stored_capture,
     system_body,
     target,
     vmi_body,
     volume_body,
 )
+from tests.support.mirrors import new_mirror
 
 DEPLOYMENT = Key("deployment", NS, NAME)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+INSTANCE = Key("instance", NS, f"{NAME}-0")
 
 
 @pytest.fixture
 def mirror() -> Mirror:
-    mirror = Mirror()
+    mirror = new_mirror()
     mirror.put("VMImageNode", image_body(Image("top", chain_of("top")[0].digest, 100, GIB)))
-    mirror.put("SystemNode", system_body("a", [{"name": "m", "image": {"name": "top"}}]))
+    mirror.put("SystemNode", system_body("a", [{"name": "m", "rootDisk": {"imageRef": {"name": "top"}}}]))
     mirror.put("SystemDeployment", deployment_body())
+    mirror.put("SystemInstance", instance_body())
     mirror.put("Node", node_body())
     mirror.put("NodeCache", cache_body())
     mirror.put("PersistentVolume", volume_body(target()))
@@ -46,30 +56,62 @@ def enqueued(mirror: Mirror, kind: str, body: dict[str, Any]) -> set[Key]:
     return {key for key, _ in enqueue_requests(mirror, change)} if change else set()
 
 
-def test_children_enqueue_their_deployment(mirror: Mirror) -> None:
+def test_children_enqueue_their_instance(mirror: Mirror) -> None:
     for kind, body in (
         ("PersistentVolumeClaim", claim_body(target())),
         ("VirtualMachine", machine_body(target())),
         ("VirtualMachineInstance", vmi_body(target())),
     ):
-        assert DEPLOYMENT in enqueued(mirror, kind, body)
+        assert enqueued(mirror, kind, body) == {INSTANCE}
 
 
-def test_a_volume_enqueues_its_deployment_and_its_node(mirror: Mirror) -> None:
-    assert enqueued(mirror, "PersistentVolume", volume_body(target("other"))) == {DEPLOYMENT, Key("node", "", "n1")}
+def test_children_of_an_instance_that_is_gone_enqueue_the_deployment_which_deletes_them(mirror: Mirror) -> None:
+    mirror.gone("SystemInstance", NS, f"{NAME}-0", "")
+    assert enqueued(mirror, "VirtualMachine", machine_body(target())) == {DEPLOYMENT}
 
 
-def test_a_new_layer_enqueues_the_deployments_of_the_node_and_its_images(mirror: Mirror) -> None:
+def test_a_report_of_an_instance_enqueues_its_deployment_alone_and_later(mirror: Mirror) -> None:
+    body = {**instance_body(version=2), "status": {"observedGeneration": 1, "summary": "1/1"}}
+    change = mirror.put("SystemInstance", body)
+    assert change is not None
+    assert list(enqueue_requests(mirror, change)) == [(DEPLOYMENT, SUMMARY_S)]
+
+
+def test_a_changed_instance_enqueues_itself_and_states_that_gain_or_lose_it(mirror: Mirror) -> None:
+    body = instance_body(version=2, systemRef={"name": "b"})
+    body["metadata"]["generation"] = 2
+    assert enqueued(mirror, "SystemInstance", body) == {INSTANCE, DEPLOYMENT, Key("system", NS, "b")}
+    gone = mirror.gone("SystemInstance", NS, f"{NAME}-0", "")
+    assert gone is not None
+    found = set(enqueue_requests(mirror, gone))
+    assert {(DEPLOYMENT, 0.0), (INSTANCE, 0.0), (Key("system", NS, "b"), 0.0)} <= found
+
+
+def test_an_instance_without_a_node_is_enqueued_by_every_change_of_capacity(mirror: Mirror) -> None:
+    far = Key("instance", NS, "far-1")
+    mirror.unplaced.add((NS, "far-1"))
+    assert far in enqueued(mirror, "NodeCache", cache_body(version=2, budget_bytes=2 * GIB))
+    assert far in enqueued(mirror, "Node", node_body("n2"))
+
+
+def test_a_volume_enqueues_its_instance_and_its_node(mirror: Mirror) -> None:
+    assert enqueued(mirror, "PersistentVolume", volume_body(target("other"))) == {INSTANCE, Key("node", "", "n1")}
+
+
+def test_a_new_layer_enqueues_the_instances_of_the_node_that_need_it_and_its_images(mirror: Mirror) -> None:
     keys = enqueued(mirror, "NodeCache", cache_body(version=2, held=(chain_of("top")[0].digest,)))
-    assert keys == {DEPLOYMENT, Key("image", NS, "top")}
+    assert keys == {INSTANCE, DEPLOYMENT, Key("image", NS, "top")}
+    held = (chain_of("top")[0].digest, chain_of("other")[0].digest)
+    assert enqueued(mirror, "NodeCache", cache_body(version=3, held=held)) == {DEPLOYMENT}
 
 
 def test_a_heartbeat_enqueues_nothing(mirror: Mirror) -> None:
-    assert enqueued(mirror, "NodeCache", cache_body(version=2, heartbeat="2026-01-01T00:00:30Z")) == set()
+    assert mirror.heartbeats.put(lease_body(version=2), NOW, is_event=True) == "n1"
+    assert mirror.heartbeats.put(lease_body(version=3, renewed="2026-01-01T00:00:30Z"), NOW, is_event=True) is None
 
 
-def test_a_daemon_that_reports_again_enqueues_every_deployment(mirror: Mirror) -> None:
-    assert DEPLOYMENT in enqueued(mirror, "NodeCache", cache_body(version=2, heartbeat="2026-01-01T00:05:00Z"))
+def test_a_daemon_that_reports_again_enqueues_the_instances_of_its_node(mirror: Mirror) -> None:
+    assert {INSTANCE, Key("node", "", "n1")} <= {key for key, _ in daemon_is_back(mirror, "n1")}
 
 
 def test_a_deleted_overlay_enqueues_its_node(mirror: Mirror) -> None:
@@ -86,9 +128,14 @@ def test_a_status_write_enqueues_nothing(mirror: Mirror) -> None:
 
 
 def test_a_new_generation_enqueues_the_deployment_and_its_caches(mirror: Mirror) -> None:
-    body = deployment_body(2, prefetch=[{"name": "b"}])
+    body = deployment_body(2, prefetchRefs=[{"name": "b"}])
     body["metadata"]["generation"] = 2
-    assert enqueued(mirror, "SystemDeployment", body) == {DEPLOYMENT, Key("node", "", "n1"), Key("system", NS, "b")}
+    assert enqueued(mirror, "SystemDeployment", body) == {
+        DEPLOYMENT,
+        INSTANCE,
+        Key("node", "", "n1"),
+        Key("system", NS, "b"),
+    }
 
 
 def test_a_removed_user_enqueues_what_it_used(mirror: Mirror) -> None:
@@ -109,16 +156,35 @@ def test_a_deleted_tree_node_is_enqueued(mirror: Mirror) -> None:
 def test_a_late_image_enqueues_its_dependents(mirror: Mirror) -> None:
     child = Image("child", chain_of("child")[0].digest, 100, GIB, "late")
     mirror.put("VMImageNode", image_body(child))
+    mirror.put("SystemNode", system_body("b", [{"name": "m", "rootDisk": {"imageRef": {"name": "child"}}}]))
+    mirror.put("SystemNode", system_body("c", [], "b"))
+    mirror.put("SystemDeployment", deployment_body(2, systemRef={"name": "c"}))
     keys = enqueued(mirror, "VMImageNode", image_body(Image("late", chain_of("late")[0].digest, 100, GIB, "top"), 2))
-    assert {Key("image", NS, name) for name in ("late", "child", "top")} <= keys
-    assert {Key("system", NS, "a"), DEPLOYMENT} <= keys
+    assert keys == {
+        *(Key("image", NS, name) for name in ("late", "child", "top")),
+        *(Key("system", NS, name) for name in ("b", "c")),
+        *(DEPLOYMENT, INSTANCE, Key("node", "", "n1")),
+    }
 
 
 def test_a_nodes_heartbeat_enqueues_nothing_and_its_readiness_does(mirror: Mirror) -> None:
     assert enqueued(mirror, "Node", node_body(version=2)) == set()
     lost = node_body(version=3)
     lost["status"]["conditions"][0]["status"] = "Unknown"
-    assert enqueued(mirror, "Node", lost) == {Key("node", "", "n1"), DEPLOYMENT}
+    assert enqueued(mirror, "Node", lost) == {Key("node", "", "n1"), INSTANCE}
+
+
+def test_a_namespaces_labels_enqueue_its_objects_and_other_changes_nothing(mirror: Mirror) -> None:
+    everything = {Key("image", NS, "top"), Key("system", NS, "a"), DEPLOYMENT, INSTANCE, Key("node", "", "n1")}
+    assert enqueued(mirror, "Namespace", namespace_body(team="red")) == everything
+    assert enqueued(mirror, "Namespace", namespace_body(version=2, team="red")) == set()
+    assert enqueued(mirror, "Namespace", namespace_body(version=3, team="blue")) == everything
+    assert enqueued(mirror, "Namespace", namespace_body("elsewhere", team="blue")) == set()
+    assert mirror.namespace_labels(NS) == {"team": "blue"}
+    gone = mirror.gone("Namespace", None, NS, "")
+    assert gone is not None
+    assert not list(enqueue_requests(mirror, gone))
+    assert mirror.namespace_labels(NS) == {}
 
 
 def test_an_ended_instance_lets_overlays_be_deleted(mirror: Mirror) -> None:
@@ -133,7 +199,7 @@ def test_everything_is_every_object_and_every_node_that_still_has_a_volume(mirro
     mirror.put("PersistentVolume", volume_body(target("far"), node="lost"))
     keys = list(all_keys(mirror))
     assert len(keys) == len(set(keys))
-    assert {Key("node", "", "lost"), Key("node", "", "n1"), DEPLOYMENT, Key("image", NS, "top")} <= set(keys)
+    assert {Key("node", "", "lost"), Key("node", "", "n1"), DEPLOYMENT, INSTANCE, Key("image", NS, "top")} <= set(keys)
 
 
 def test_an_available_volume_enqueues_its_claim_and_a_bound_one_does_not(mirror: Mirror) -> None:
@@ -144,39 +210,25 @@ def test_an_available_volume_enqueues_its_claim_and_a_bound_one_does_not(mirror:
     assert claim not in enqueued(mirror, "PersistentVolume", {**body, "status": {"phase": "Bound"}})
 
 
-def capture_body(phase: str, version: int, **disk: Any) -> dict[str, Any]:
-    disk = {
-        "name": "m",
-        "machine": "m",
-        "id": "c1",
-        "node": "n1",
-        "volume": "v",
-        "image": "top",
-        "parent": "sha256:" + "1" * 64,
-        **disk,
-    }
-    return {
-        "metadata": {"name": "after", "namespace": NS, "uid": "c", "generation": 1, "resourceVersion": str(version)},
-        "spec": {"deployment": {"name": NAME}},
-        "status": {"phase": phase, "parent": "a", "disks": [{**disk, "virtualSizeBytes": GIB}]},
-    }
+def capture_body(stage: str, version: int, revision: int = 1) -> dict[str, Any]:
+    body = stored_capture(stage, version, namespace=NS, node="n1", machine="m", base="top", revision=revision)
+    return {**body, "spec": {"instanceRef": {"name": f"{NAME}-0"}, "requestedBy": "alice"}}
 
 
 def test_a_capture_enqueues_its_nodes_and_what_it_uses(mirror: Mirror) -> None:
     node, system, image = Key("node", "", "n1"), Key("system", NS, "a"), Key("image", NS, "top")
     assert enqueued(mirror, "SystemCapture", capture_body("Checking", 1)) >= {node, system, image}
-    assert enqueued(mirror, "SystemCapture", capture_body("Checking", 2, id="c2")) == {node}, "it asks for another disk"
-    assert enqueued(mirror, "SystemCapture", capture_body("Checking", 3, id="c2")) == set()
-    assert enqueued(mirror, "SystemCapture", capture_body("Storing", 4, id="c2")) == {node}
-    assert enqueued(mirror, "SystemCapture", capture_body("Done", 5, id="c2")) == {node, system, image}
+    assert enqueued(mirror, "SystemCapture", capture_body("Checking", 2, 2)) == {node}, "it asks for another disk"
+    assert enqueued(mirror, "SystemCapture", capture_body("Checking", 3, 2)) == set()
+    assert enqueued(mirror, "SystemCapture", capture_body("Storing", 4, 2)) == {node}
+    assert enqueued(mirror, "SystemCapture", capture_body("Complete", 5, 2)) == {node, system, image}
 
 
 def test_a_node_that_goes_or_comes_back_enqueues_captures_of_its_disks(mirror: Mirror) -> None:
     mirror.put("SystemCapture", capture_body("Storing", 1))
     capture = Key("capture", NS, "after")
-    later = cache_body(version=2, heartbeat="2026-01-01T01:00:00Z")
-    assert capture in enqueued(mirror, "NodeCache", later)
-    assert capture not in enqueued(mirror, "NodeCache", cache_body(version=3, heartbeat="2026-01-01T01:00:30Z"))
+    assert capture in {key for key, _ in daemon_is_back(mirror, "n1")}
+    assert capture not in {key for key, _ in daemon_is_back(mirror, "n2")}
     change = mirror.gone("Node", None, "n1", mirror.nodes.get(None, "n1").meta.uid)  # type: ignore[union-attr]
     assert change is not None
     assert capture in {key for key, _ in enqueue_requests(mirror, change)}
@@ -185,7 +237,7 @@ def test_a_node_that_goes_or_comes_back_enqueues_captures_of_its_disks(mirror: M
 def prefetch_body(version: int, generation: int = 1) -> dict[str, Any]:
     meta = {"name": "monday", "namespace": NS, "uid": "p", "generation": generation, "resourceVersion": str(version)}
     status = {"observedGeneration": version}
-    return {"metadata": meta, "spec": {"systems": [{"name": "a"}]}, "status": status}
+    return {"metadata": meta, "spec": {"targetRefs": [{"kind": "SystemNode", "name": "a"}]}, "status": status}
 
 
 def test_a_prefetch_is_enqueued_when_it_changes_or_goes_and_its_reconcile_enqueues_the_nodes(mirror: Mirror) -> None:
@@ -201,6 +253,44 @@ def test_a_prefetch_is_enqueued_when_it_changes_or_goes_and_its_reconcile_enqueu
 def test_a_tree_that_changes_concerns_the_nodes_that_prefetch_it(mirror: Mirror) -> None:
     mirror.put("SystemPrefetch", prefetch_body(1))
     mirror.prefetch_orders[NS, "monday"] = PrefetchOrders("p", 1, frozenset({"n7"}), frozenset({"n8"}))
-    found = enqueued(mirror, "SystemNode", system_body("a", [{"name": "other", "image": {"name": "top"}}], version=9))
+    found = enqueued(
+        mirror,
+        "SystemNode",
+        system_body("a", [{"name": "other", "rootDisk": {"imageRef": {"name": "top"}}}], version=9),
+    )
     assert {Key("prefetch", NS, "monday"), Key("node", "", "n7")} <= found
     assert Key("node", "", "n8") not in found
+
+
+@pytest.mark.parametrize(("reason", "expected"), [("LayerRefused", {DECLARED_S}), ("DiskPressure", set())])
+def test_a_layer_that_is_refused_as_it_is_declared_enqueues_its_node_later(
+    mirror: Mirror, reason: str, expected: set[float]
+) -> None:
+    for version, layers in (
+        (50, []),
+        (51, [{"digest": chain_of("top")[0].digest, "state": "Refused", "reason": reason}]),
+    ):
+        body = cache_body(version=version)
+        body["status"]["layers"] = layers
+        change = mirror.put("NodeCache", body)
+    assert change is not None
+    assert {delay_s for key, delay_s in enqueue_requests(mirror, change) if key == Key("node", "", "n1")} == expected
+
+
+def test_a_node_that_reports_a_layer_is_planned_again_and_not_for_its_progress(mirror: Mirror) -> None:
+    layer = {"id": "c1", "state": "Storing", "digest": "sha256:" + "d" * 64, "sizeBytes": 9}
+
+    def reported(version: int, **report: Any) -> set[Key]:
+        body = cache_body(version=version)
+        body["status"]["captures"] = [{**layer, **report}]
+        change = mirror.put("NodeCache", body)
+        assert change is not None
+        return {key for key, _ in enqueue_requests(mirror, change)}
+
+    node = Key("node", "", "n1")
+    mirror.put("NodeCache", cache_body(version=10))
+    assert node not in reported(11, digest=None, state="Copied")
+    assert node in reported(12)
+    assert node not in reported(13, uploadedBytes=1)
+    assert node in reported(14, state="Refused", reason="AccessDenied", message="x")
+    assert node in reported(15, state="Stored")

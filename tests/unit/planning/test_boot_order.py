@@ -6,23 +6,22 @@ from typing import Any
 
 import pytest
 
-from kigi.api.deployment import SystemDeploymentSpec
-from kigi.planning.deployment import plan_deployment
+from kigi.planning.instance import plan_instance
 from kigi.planning.steps import ApplyObject
-from kigi.planning.view import DeploymentView
-from kigi.status.deployments import deployment_status
-from tests.support.worlds import World, with_machines
+from kigi.planning.view import InstanceView
+from kigi.status.instance import instance_status
+from tests.support.worlds import World, deployment_spec, with_machines
 
 
 def world(**fields: Any) -> World:
     """State a: web starts after db."""
-    return World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}, **fields}))
+    return World(deployment_spec("a", **fields))
 
 
 def machine(w: World, name: str = "web") -> tuple[str, str | None]:
     """State and message of a machine."""
-    status = deployment_status(w.view(), plan_deployment(w.view()))
-    return next((m.state, m.message) for m in status.instances[0].machines if m.name == name)
+    status = instance_status(w.view(), plan_instance(w.view()))
+    return next((m.state, m.message) for m in status.machines if m.name == name)
 
 
 def advance(w: World, until: Any) -> None:
@@ -54,7 +53,7 @@ def test_a_reset_restarts_machines_in_boot_order() -> None:
     w = world()
     w.settle()
     old = w.vmis["dep-0-web"].uid
-    w.change(reset="again")
+    w.change(resetToken="again")
     advance(w, lambda: w.vmis.get("dep-0-web") and w.vmis["dep-0-web"].uid != old)
     assert w.vmis["dep-0-db"].phase == "Running"
     assert w.vmis["dep-0-db"].claim.endswith(".r2")
@@ -71,15 +70,16 @@ def test_a_running_machine_is_not_stopped_when_a_machine_before_it_fails() -> No
 
 
 def test_a_machine_that_is_switched_off_does_not_hold_others_back() -> None:
-    w = world(overrides=[{"instance": 0, "machines": [{"name": "db", "running": False}]}])
+    w = world()
+    w.change_instance("0", machines=[{"name": "db", "powerState": "Off"}])
     w.settle()
     assert machine(w) == ("Running", None)
     assert machine(w, "db") == ("Stopped", None)
 
 
-def strategies(view: DeploymentView) -> list[str]:
+def strategies(view: InstanceView) -> list[str]:
     """Run strategies that the plan gives to VMs."""
-    applied = [step.manifest for step in plan_deployment(view).steps if isinstance(step, ApplyObject)]
+    applied = [step.manifest for step in plan_instance(view).steps if isinstance(step, ApplyObject)]
     return [each["spec"]["runStrategy"] for each in applied if each["kind"] == "VirtualMachine"]
 
 
@@ -111,10 +111,10 @@ def test_the_state_of_a_vm_that_is_not_ready_names_its_problem(fields: dict[str,
     w = world()
     w.settle()
     view = with_machines(w.view(), "web", **fields)
-    status = deployment_status(view, plan_deployment(view))
-    web = next(m for m in status.instances[0].machines if m.name == "web")
+    status = instance_status(view, plan_instance(view))
+    web = next(m for m in status.machines if m.name == "web")
     assert web.state == state
-    assert not status.instances[0].ready
+    assert status.summary == "1/2"
     assert next(c.status for c in status.conditions if c.type == "Ready") == "False"
     if "message" in fields.get("vm", {}):
         assert web.message == fields["vm"]["message"]

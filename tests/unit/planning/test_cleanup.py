@@ -1,4 +1,4 @@
-"""Deletion of what a deployment does not need any more, and of everything when it is deleted."""
+"""Deletion of what an instance does not need any more, and of everything when it is deleted."""
 
 from __future__ import annotations
 
@@ -7,67 +7,82 @@ from typing import Any
 
 import pytest
 
-from kigi.api.deployment import SystemDeploymentSpec
 from kigi.planning.cleanup import plan_teardown
-from kigi.planning.deployment import plan_deployment
-from kigi.planning.steps import DeleteObject, RemoveFinalizer
-from kigi.planning.view import DeploymentView
-from tests.support.worlds import World
+from kigi.planning.instance import plan_instance
+from kigi.planning.steps import ApplyObject, DeleteObject, RemoveFinalizer
+from kigi.planning.view import InstanceView
+from tests.support.worlds import UID, World, deployment_spec
 
 
-def settled(**fields: Any) -> World:
-    w = World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}, **fields}))
+def settled(state: str = "a", **fields: Any) -> World:
+    w = World(deployment_spec(state, **fields))
     w.settle()
     return w
 
 
-def deleted(view: DeploymentView) -> list[str]:
-    return [step.name for step in plan_deployment(view).steps if isinstance(step, DeleteObject)]
+def deleted(view: InstanceView) -> list[str]:
+    return [step.name for step in plan_instance(view).steps if isinstance(step, DeleteObject)]
 
 
-def foreign(view: DeploymentView) -> DeploymentView:
-    """The view in which the VMs belong to another deployment of the same name."""
-    machines = tuple(replace(state, vm=replace(state.vm, owner_uid="other")) for state in view.machines)
+def foreign(view: InstanceView, owner_uid: str = "") -> InstanceView:
+    """The view in which the VMs have another owner, by default a user."""
+    machines = tuple(replace(state, vm=replace(state.vm, owner_uid=owner_uid)) for state in view.machines)
     return replace(view, machines=machines)
 
 
-def test_machines_of_a_removed_instance_are_deleted_and_their_disks_stay_while_the_vm_exists() -> None:
-    w = settled(replicas=2)
-    w.change(replicas=1)
-    assert sorted(deleted(w.view())) == ["dep-1-db", "dep-1-web"]
+def switched() -> World:
+    """State b on its way to c, which has no db but the machine extra."""
+    w = settled("b")
+    w.change(systemRef={"name": "c"})
+    return w
 
 
-def test_disks_of_a_removed_instance_are_deleted_after_its_vms_claims_first() -> None:
-    w = settled(replicas=2)
-    w.change(replicas=1)
-    view = replace(w.view(), machines=tuple(m for m in w.view().machines if m.vm.instance == 0))
-    claims, volumes = deleted(view)[:2], deleted(view)[2:]
-    assert sorted(claims) == ["dep.1.db.r1", "dep.1.web.r1"]
-    assert sorted(volumes) == ["kigi.ns.dep.1.db.r1", "kigi.ns.dep.1.web.r1"]
+def test_machines_that_the_state_lacks_are_deleted_and_their_disks_stay_while_the_vm_exists() -> None:
+    assert deleted(switched().view()) == ["dep-0-db"]
 
 
-def test_a_vm_of_another_deployment_of_the_same_name_is_never_deleted() -> None:
-    w = settled(replicas=2)
-    w.change(replicas=1)
-    assert not [name for name in deleted(foreign(w.view())) if name.startswith("dep-")]
+def test_disks_of_a_removed_machine_are_deleted_after_its_vm_claims_first() -> None:
+    view = switched().view()
+    view = replace(view, machines=tuple(m for m in view.machines if m.vm.machine != "db"))
+    names = [f"dep.0.db.r1{disk}" for disk in ("", ".data", ".logs")]
+    assert sorted(deleted(view)[:3]) == names
+    assert sorted(deleted(view)[3:]) == [f"kigi.ns.{name}" for name in names]
+
+
+def test_a_vm_of_a_user_is_never_deleted() -> None:
+    assert not [name for name in deleted(foreign(switched().view())) if name.startswith("dep-")]
+
+
+def test_a_vm_of_a_former_instance_of_the_name_is_deleted_before_it_gets_another() -> None:
+    view = foreign(settled().view(), "a-former-instance")
+    plan = plan_instance(view)
+    assert sorted(name for name in deleted(view) if name.startswith("dep-")) == ["dep-0-db", "dep-0-web"]
+    assert not [s for s in plan.steps if isinstance(s, ApplyObject) and s.manifest["kind"] == "VirtualMachine"]
+    assert plan.error is None
+
+
+@pytest.mark.parametrize(("owner_uid", "is_fresh"), [(UID, False), ("another", True), ("", True)])
+def test_disks_from_before_there_were_instances_belong_to_the_deployment(owner_uid: str, is_fresh: bool) -> None:
+    view = settled().view()
+    view = replace(view, volumes=tuple(replace(volume, owner_uid=owner_uid) for volume in view.volumes))
+    assert {placed.is_new for placed in plan_instance(view).placed} == {is_fresh}
 
 
 def test_a_machine_that_no_node_can_take_keeps_its_disk() -> None:
     w = settled()
-    w.change(reset="1", placement={"nodeSelector": {"pool": "none"}})
+    w.change(resetToken="1", placement={"nodeSelector": {"pool": "none"}})
     assert deleted(w.view()) == []
 
 
 def test_objects_that_are_terminating_are_not_deleted_again() -> None:
-    w = settled(replicas=2)
-    w.change(replicas=1)
+    w = switched()
     for step in w.plan().steps:
         w.apply(step)
     assert deleted(w.view()) == []
 
 
 def test_teardown_deletes_one_kind_after_the_other_and_the_finalizer_last() -> None:
-    w = settled(isolation="Instances")
+    w = settled(isolation={"mode": "Instance"})
     view = w.view()
     without_vms = replace(view, machines=())
     phases = [
@@ -80,16 +95,16 @@ def test_teardown_deletes_one_kind_after_the_other_and_the_finalizer_last() -> N
         assert isinstance(plan.steps[0], DeleteObject)
         assert (plan.steps[0].kind, plan.waiting_for) == (first, waiting_for)
     empty = replace(view, machines=(), claims=(), volumes=(), policies=())
-    assert plan_teardown(empty).steps == (RemoveFinalizer("ns", "dep"),)
+    assert plan_teardown(empty).steps == (RemoveFinalizer("ns", "dep-0", "SystemInstance"),)
     assert plan_teardown(replace(empty, has_finalizer=False)).steps == ()
 
 
 @pytest.mark.parametrize("field", ["machines", "policies"])
 def test_teardown_does_not_wait_for_objects_of_another_owner(field: str) -> None:
-    w = settled(isolation="Instances")
+    w = settled(isolation={"mode": "Instance"})
     view = replace(w.view(), claims=(), volumes=(), **({"machines": ()} if field == "policies" else {"policies": ()}))
     if field == "machines":
-        view = foreign(view)
+        view = foreign(view, "other")
     else:
         view = replace(view, policies=tuple(replace(policy, owner_uid="other") for policy in view.policies))
-    assert plan_teardown(view).steps == (RemoveFinalizer("ns", "dep"),)
+    assert plan_teardown(view).steps == (RemoveFinalizer("ns", "dep-0", "SystemInstance"),)

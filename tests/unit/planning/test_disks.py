@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from kigi.api.deployment import SystemDeploymentSpec
 from kigi.planning.steps import ApplyObject
-from tests.support.worlds import World
+from tests.support.worlds import World, deployment_spec
 
 
 def world(**fields: Any) -> World:
     """State b: db has the further disks data and logs."""
-    w = World(SystemDeploymentSpec.model_validate({"system": {"name": "b"}, **fields}))
+    w = World(deployment_spec("b", **fields))
     w.settle()
     return w
 
@@ -30,22 +29,22 @@ def test_the_vm_names_all_its_disks_and_their_buses() -> None:
 def test_a_reset_renews_all_of_them() -> None:
     w = world()
     assert claims(w) == ["dep.0.db.r1", "dep.0.db.r1.data", "dep.0.db.r1.logs"]
-    w.change(reset="again")
+    w.change(resetToken="again")
     w.settle()
     assert claims(w) == ["dep.0.db.r2", "dep.0.db.r2.data", "dep.0.db.r2.logs"]
     w.check_settled()
 
 
 def test_another_image_under_one_disk_renews_all_of_them_under_keep_unchanged() -> None:
-    w = world(switchPolicy="KeepUnchanged")
-    w.change(system={"name": "a"})
+    w = world(updateStrategy={"onSwitch": "ReplaceChanged"})
+    w.change(systemRef={"name": "a"})
     w.settle()
     assert claims(w) == ["dep.0.db.r2"]
     w.check_settled()
 
 
 def test_a_disk_that_was_never_created_is_created_on_the_same_node() -> None:
-    w = World(SystemDeploymentSpec.model_validate({"system": {"name": "b"}}))
+    w = World(deployment_spec("b"))
     made = []
     while "kigi.ns.dep.0.db.r1" not in made:
         step = w.plan().steps[0]

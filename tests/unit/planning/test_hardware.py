@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from kigi.api.deployment import SystemDeploymentSpec
 from kigi.domain.kubevirt import KubeVirtState
 from kigi.domain.names import ANNOTATION_HARDWARE_HASH, HOOK_SIDECARS
-from kigi.planning.deployment import DeploymentPlan, plan_deployment
+from kigi.planning.instance import InstancePlan, plan_instance
 from kigi.planning.steps import ApplyObject, RestartMachine, Step
-from kigi.planning.view import DeploymentView, MachineState
-from kigi.status.deployments import deployment_status
-from tests.support.worlds import World, with_machines
+from kigi.planning.view import InstanceView, MachineState
+from kigi.status.instance import instance_status
+from tests.support.worlds import World, deployment_spec, with_machines
 
 WEB = "dep-0-web"
 
 
 def settled(**fields: Any) -> World:
     """State b, from which a switch to c changes web's template alone."""
-    w = World(SystemDeploymentSpec.model_validate({"system": {"name": "b"}, "switchPolicy": "KeepUnchanged", **fields}))
+    strategy = {"onSwitch": "ReplaceChanged", "onEdit": "Immediate"}
+    w = World(deployment_spec("b", updateStrategy=strategy, **fields))
     w.settle()
     return w
 
@@ -31,18 +31,18 @@ def restarts(steps: tuple[Step, ...]) -> list[tuple[str, bool]]:
     return [(step.name, step.gracefully) for step in steps if isinstance(step, RestartMachine)]
 
 
-def machine(view: DeploymentView, plan: DeploymentPlan, name: str = "web") -> tuple[str, str | None]:
+def machine(view: InstanceView, plan: InstancePlan, name: str = "web") -> tuple[str, str | None]:
     """State and message."""
-    status = deployment_status(view, plan)
-    return next((m.state, m.message) for m in status.instances[0].machines if m.name == name)
+    status = instance_status(view, plan)
+    return next((m.state, m.message) for m in status.machines if m.name == name)
 
 
-def is_ready(view: DeploymentView) -> bool:
-    status = deployment_status(view, plan_deployment(view))
+def is_ready(view: InstanceView) -> bool:
+    status = instance_status(view, plan_instance(view))
     return any(c.type == "Ready" and c.status == "True" for c in status.conditions)
 
 
-def web(view: DeploymentView) -> MachineState:
+def web(view: InstanceView) -> MachineState:
     return next(m for m in view.machines if m.vm.machine == "web")
 
 
@@ -55,8 +55,8 @@ def apply_vms(w: World) -> None:
 
 def test_a_switch_that_changes_the_template_alone_restarts_the_machine_on_its_disk() -> None:
     w = settled()
-    before, disk = w.vmis[WEB].uid, w.overlay_times()[0, "web"]
-    w.change(system={"name": "c"})
+    before, disk = w.vmis[WEB].uid, w.overlay_times()["0", "web"]
+    w.change(systemRef={"name": "c"})
     assert not is_ready(w.view())
     apply_vms(w)
     assert not is_ready(w.view())
@@ -65,23 +65,26 @@ def test_a_switch_that_changes_the_template_alone_restarts_the_machine_on_its_di
     w.settle()
     assert is_ready(w.view())
     assert w.vmis[WEB].uid != before
-    assert w.overlay_times()[0, "web"] == disk
+    assert w.overlay_times()["0", "web"] == disk
     assert w.vms[WEB].manifest["spec"]["template"]["spec"]["domain"]["memory"] == {"guest": "1Gi"}
 
 
 @pytest.mark.parametrize(
-    "template",
+    "settings",
     [
-        pytest.param({"memory": "2Gi"}, id="memory"),
-        pytest.param({"networks": []}, id="networks"),
-        pytest.param({"readiness": {"tcpPort": 22}}, id="readiness"),
-        pytest.param({"patch": {"spec": {"subdomain": "x"}}}, id="patch"),
+        pytest.param({"hardware": {"memory": {"guest": "2Gi"}}}, id="memory"),
+        pytest.param({"hardware": {"interfaces": []}}, id="interfaces"),
+        pytest.param({"hardware": {"cpu": {"model": "host-model"}}}, id="cpu-model"),
+        pytest.param({"readinessProbe": {"tcpSocket": {"port": 22}}}, id="readiness"),
+        pytest.param({"patch": {"merge": {"spec": {"subdomain": "x"}}}}, id="patch"),
+        pytest.param({"patch": {"remove": ["spec.evictionStrategy"]}}, id="removed"),
+        pytest.param({"rootDisk": {"bus": "sata"}}, id="bus"),
     ],
 )
-def test_an_edit_of_the_running_state_restarts_its_machine_once(template: dict[str, Any]) -> None:
+def test_an_edit_of_the_running_state_restarts_its_machine_once(settings: dict[str, Any]) -> None:
     w = settled()
     db, disks = w.vmis["dep-0-db"].uid, w.overlay_times()
-    w.edit("b", "web", **template)
+    w.edit("b", "web", **settings)
     apply_vms(w)
     assert restarts(w.plan().steps) == [(WEB, True)]
     w.settle()
@@ -89,10 +92,10 @@ def test_an_edit_of_the_running_state_restarts_its_machine_once(template: dict[s
     assert (w.vmis["dep-0-db"].uid, w.overlay_times()) == (db, disks)
 
 
-def test_an_override_restarts_its_machine_alone() -> None:
+def test_a_state_of_one_machine_restarts_it_alone() -> None:
     w = settled(replicas=2)
     other = w.vmis["dep-1-web"].uid
-    w.change(overrides=[{"instance": 0, "machines": [{"name": "web", "system": {"name": "c"}}]}])
+    w.change_instance("0", machines=[{"name": "web", "systemRef": {"name": "c"}}])
     apply_vms(w)
     assert restarts(w.plan().steps) == [(WEB, True)]
     w.settle()
@@ -100,11 +103,15 @@ def test_an_override_restarts_its_machine_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "template", [pytest.param({"after": None}, id="after"), pytest.param({"runStrategy": "RerunOnFailure"}, id="run")]
+    "settings",
+    [
+        pytest.param({"unset": ("startAfter",)}, id="after"),
+        pytest.param({"guestPowerOffPolicy": "StayOff"}, id="power-off"),
+    ],
 )
-def test_fields_that_define_when_a_machine_starts_do_not_restart_it(template: dict[str, Any]) -> None:
+def test_fields_that_define_when_a_machine_starts_do_not_restart_it(settings: dict[str, Any]) -> None:
     w = settled()
-    w.edit("b", "web", **template)
+    w.edit("b", "web", **settings)
     apply_vms(w)
     assert restarts(w.plan().steps) == []
 
@@ -115,33 +122,33 @@ def test_another_hook_image_or_kind_is_applied_and_restarts_nothing() -> None:
         (w.view(), "kigi:next"),
         (replace(w.view(), kubevirt=KubeVirtState("1.9.0", "Plugin")), ""),
     ):
-        plan = plan_deployment(view, hook_image=image)
+        plan = plan_instance(view, hook_image=image)
         assert {type(step) for step in plan.steps} == {ApplyObject}
         for step in plan.steps:
             assert isinstance(step, ApplyObject)
             w.vms[step.manifest["metadata"]["name"]].manifest = step.manifest
         seen = with_machines(view, "web", vm={"hardware": w.vms[WEB].annotations[ANNOTATION_HARDWARE_HASH]})
-        assert restarts(plan_deployment(seen, hook_image=image).steps) == []
-        assert machine(seen, plan_deployment(seen))[0] == "Running"
+        assert restarts(plan_instance(seen, hook_image=image).steps) == []
+        assert machine(seen, plan_instance(seen))[0] == "Running"
 
 
 def test_a_vmi_without_a_hardware_hash_is_not_restarted() -> None:
     w = settled()
     assert w.plan().steps == ()
     view = with_machines(w.view(), "web", vm={"hardware": ""}, vmi={"hardware": ""})
-    plan = plan_deployment(view)
+    plan = plan_instance(view)
     assert {type(step) for step in plan.steps} == {ApplyObject}
     assert is_ready(with_machines(w.view(), "web", vmi={"hardware": ""}))
-    w.change(system={"name": "c"})
+    w.change(systemRef={"name": "c"})
     apply_vms(w)
-    assert restarts(plan_deployment(with_machines(w.view(), "web", vmi={"hardware": ""})).steps) == []
+    assert restarts(plan_instance(with_machines(w.view(), "web", vmi={"hardware": ""})).steps) == []
 
 
 def test_a_change_that_is_reverted_in_time_restarts_nothing() -> None:
     w = settled()
-    w.edit("b", "web", memory="2Gi")
+    w.edit("b", "web", hardware={"memory": {"guest": "2Gi"}})
     apply_vms(w)
-    w.edit("b", "web", memory="512Mi")
+    w.edit("b", "web", hardware={"memory": {"guest": "512Mi"}})
     w.edit("b", "web", memory=None)
     assert restarts(w.plan().steps) == []
     w.settle()
@@ -152,7 +159,7 @@ def test_a_change_that_is_reverted_in_time_restarts_nothing() -> None:
     ("changes", "state", "message"),
     [
         pytest.param(
-            {"vmi": {"paused": True}}, "Paused", "its template has changed; it restarts when it is resumed", id="paused"
+            {"vmi": {"paused": True}}, "Paused", "its hardware has changed; it restarts when it is resumed", id="paused"
         ),
         pytest.param({"vmi": {"phase": "Succeeded", "ready": False}}, "PoweredOff", None, id="powered-off"),
         pytest.param({"vmi_deleting": True}, "Restarting", None, id="on-its-way"),
@@ -162,10 +169,10 @@ def test_a_paused_or_finished_machine_is_not_restarted_for_its_template(
     changes: dict[str, Any], state: str, message: str | None
 ) -> None:
     w = settled()
-    w.change(system={"name": "c"})
+    w.change(systemRef={"name": "c"})
     apply_vms(w)
     view = with_machines(w.view(), "web", **changes)
-    plan = plan_deployment(view)
+    plan = plan_instance(view)
     assert WEB not in dict(restarts(plan.steps))
     assert machine(view, plan) == (state, message)
     assert not is_ready(view)
@@ -173,15 +180,15 @@ def test_a_paused_or_finished_machine_is_not_restarted_for_its_template(
 
 def test_an_unschedulable_machine_restarts_with_a_smaller_template() -> None:
     w = settled()
-    w.edit("b", "web", memory="1Mi")
+    w.edit("b", "web", hardware={"memory": {"guest": "16Mi"}})
     apply_vms(w)
     view = with_machines(w.view(), "web", vmi={"phase": "Scheduling", "ready": False})
-    assert restarts(plan_deployment(view).steps) == [(WEB, True)]
+    assert restarts(plan_instance(view).steps) == [(WEB, True)]
 
 
 def test_a_vmi_on_a_replaced_disk_gets_no_grace_period() -> None:
     w = settled()
-    w.change(reset="1")
+    w.change(resetToken="1")
     while not (found := restarts(w.plan().steps)):
         w.node_cache_pass()
         for step in w.plan().steps:
@@ -193,7 +200,7 @@ def test_a_vmi_on_a_replaced_disk_gets_no_grace_period() -> None:
 def test_an_annotation_that_is_removed_from_a_template_is_restored(annotation: str) -> None:
     w = settled()
     lost = {HOOK_SIDECARS: "sidecars", ANNOTATION_HARDWARE_HASH: "hardware"}[annotation]
-    plan = plan_deployment(with_machines(w.view(), "web", vm={lost: ""}))
+    plan = plan_instance(with_machines(w.view(), "web", vm={lost: ""}))
     assert [step.manifest["metadata"]["name"] for step in plan.steps if isinstance(step, ApplyObject)] == [WEB]
     assert len(plan.steps) == 1
     assert web(w.view()).vm.sidecars == w.vms[WEB].annotations[HOOK_SIDECARS]

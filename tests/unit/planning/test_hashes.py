@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
-from kigi.api.deployment import Placement
+from kigi.api.placement import Placement
 from kigi.domain.systems import ResolvedDisk, ResolvedMachine
 from kigi.planning.hashes import hardware_hash, template_hash
 from tests.support.bodies import chain_of
 
+GIB = {"guest": "1Gi"}
 
-def machine(template: dict[str, Any] | None = None, **fields: Any) -> ResolvedMachine:
+
+def machine(hardware: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **fields: Any) -> Any:
     values = {"name": "m", "image": "top", "chain": chain_of("top"), **fields}
-    return ResolvedMachine(template={"memory": "1Gi"} if template is None else template, **values)
+    hardware = {"memory": GIB} if hardware is None else hardware
+    return ResolvedMachine(settings={"hardware": hardware, **(settings or {})}, **values)
 
 
 def hashes(one: ResolvedMachine, placement: Placement | None = None, hook: Any = "Sidecar", image: str = "hook") -> Any:
@@ -26,7 +29,9 @@ TOLERATING = Placement.model_validate({"tolerations": [{"key": "k", "operator": 
 
 
 def test_hashes_do_not_depend_on_the_order_of_fields() -> None:
-    assert hashes(machine({"cpu": 1, "memory": "1Gi"})) == hashes(machine({"memory": "1Gi", "cpu": 1}))
+    assert hashes(machine({"cpu": {"cores": 1}, "memory": GIB})) == hashes(
+        machine({"memory": GIB, "cpu": {"cores": 1}})
+    )
 
 
 @pytest.mark.parametrize("fields", [{"name": "other"}, {"image": "other"}, {"chain": chain_of("other")}])
@@ -37,8 +42,13 @@ def test_hashes_do_not_depend_on_name_and_image(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        pytest.param(machine({"memory": "2Gi"}), id="memory"),
-        pytest.param(machine({"memory": "1Gi", "networks": []}), id="networks"),
+        pytest.param(machine({"memory": {"guest": "2Gi"}}), id="memory"),
+        pytest.param(machine({"memory": GIB, "interfaces": []}), id="interfaces"),
+        pytest.param(machine({"memory": GIB, "cpu": {"sockets": 2}}), id="sockets"),
+        pytest.param(machine({"memory": GIB, "cpu": {"threads": 2}}), id="threads"),
+        pytest.param(machine({"memory": GIB, "cpu": {"model": "host-model"}}), id="cpu-model"),
+        pytest.param(machine(settings={"rootDisk": {"bus": "sata"}}), id="bus"),
+        pytest.param(machine(settings={"patch": {"remove": ["spec.evictionStrategy"]}}), id="removed"),
         pytest.param(machine(disks=(EXTRA,)), id="extra-disk"),
     ],
 )
@@ -53,9 +63,20 @@ def test_the_bus_of_an_extra_disk_is_hardware_and_its_image_is_not() -> None:
     assert hashes(machine(disks=(other_image,))) == hashes(machine(disks=(EXTRA,)))
 
 
-@pytest.mark.parametrize("field", [{"after": ["db"]}, {"runStrategy": "RerunOnFailure"}])
+def test_a_map_that_is_replaced_is_not_a_map_that_is_merged() -> None:
+    merged = {"merge": {"spec": {"domain": {"cpu": {"features": []}}}}}
+    replaced = merged | {"remove": ["spec.domain.cpu"]}
+    assert hashes(machine(settings={"patch": merged}))[0] != hashes(machine(settings={"patch": replaced}))[0]
+
+
+def test_the_boot_order_of_an_extra_disk_is_hardware() -> None:
+    second = ResolvedDisk("data", "data", chain_of("data"), "virtio", 2)
+    assert hashes(machine(disks=(second,)))[0] != hashes(machine(disks=(EXTRA,)))[0]
+
+
+@pytest.mark.parametrize("field", [{"startAfter": ["db"]}, {"guestPowerOffPolicy": "StayOff"}])
 def test_fields_that_define_when_a_vm_starts_change_the_template_hash_only(field: dict[str, Any]) -> None:
-    before, after = hashes(machine()), hashes(machine({"memory": "1Gi", **field}))
+    before, after = hashes(machine()), hashes(machine(settings=field))
     assert before[0] == after[0]
     assert before[1] != after[1]
 

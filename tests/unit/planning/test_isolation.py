@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kigi.api.deployment import SystemDeploymentSpec
 from kigi.planning.steps import ApplyObject
-from tests.support.worlds import World
+from tests.support.worlds import World, deployment_spec
 
 
 def world(**fields: Any) -> World:
-    return World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}, **fields}))
+    return World(deployment_spec("a", **fields))
 
 
 def kinds(w: World) -> set[str]:
@@ -18,7 +17,7 @@ def kinds(w: World) -> set[str]:
 
 
 def test_no_vm_is_created_before_its_instance_is_isolated() -> None:
-    w = world(isolation="Instances", replicas=2)
+    w = world(isolation={"mode": "Instance"}, replicas=2)
     for node in w.nodes.values():
         node.held = {image.digest for image in w.images.values()}
     assert kinds(w) == {"NetworkPolicy", "PersistentVolume", "PersistentVolumeClaim"}
@@ -33,13 +32,13 @@ def test_no_vm_is_created_before_its_instance_is_isolated() -> None:
 
 
 def test_a_changed_policy_is_corrected_and_an_unneeded_one_deleted() -> None:
-    w = world(isolation="Instances")
+    w = world(isolation={"mode": "Instance"})
     w.settle()
     right = w.policies["dep-0"]
     w.policies["dep-0"] = {**right, "spec": {"podSelector": {}}}
     w.settle()
     assert w.policies["dep-0"] == right
-    w.change(isolation="None")
+    w.change(isolation={"mode": "None"})
     w.settle()
     assert w.policies == {}
     w.check_settled()

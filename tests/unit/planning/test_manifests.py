@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kigi.api.deployment import Placement
+from kigi.api.placement import Placement
 from kigi.domain import names
 from kigi.domain.fingerprint import Fingerprint
 from kigi.domain.systems import ResolvedDisk, ResolvedMachine
@@ -16,17 +16,17 @@ from kigi.planning.manifests import build_claim, build_volume
 from kigi.planning.placed import Owner, PlacedTarget, disk_targets
 from kigi.planning.targets import Blueprint, MachineTarget
 from kigi.planning.vm_manifest import VmSettings, build_machine
-from tests.support.bodies import OWNER, chain_of, placed, target
+from tests.support.bodies import OWNER, chain_of, machine_body, placed, target
 
 SETTINGS = VmSettings(Placement(), "Sidecar", "hook", running=True)
 
 
 def with_extra_disk(revision: int = 3, owner: Owner = OWNER) -> PlacedTarget:
-    """Machine m of instance 2 with the extra disk data."""
+    """Machine m of instance 0 with the extra disk data."""
     extra = ResolvedDisk("data", "data", chain_of("data"), "sata")
     machine = ResolvedMachine("m", "top", chain_of("top"), {}, (extra,))
     blueprint = Blueprint.of("a", machine, Placement(), "Sidecar", "hook")
-    desired = MachineTarget(2, blueprint, "dep-2-m", True, ("r", None, None))
+    desired = MachineTarget("0", blueprint, "dep-0-m", True, ("token:r",))
     return PlacedTarget(
         desired, revision, "n1", desired.fingerprint(), disk_targets(owner, desired, revision), is_cached=True
     )
@@ -63,8 +63,8 @@ def test_only_extra_disks_have_a_disk_label() -> None:
     assert labels == [None, "data"]
 
 
-def test_a_recreated_deployment_gets_other_overlays_under_the_same_names() -> None:
-    other = Owner(OWNER.namespace, OWNER.name, "another-uid")
+def test_a_recreated_instance_gets_other_overlays_under_the_same_names() -> None:
+    other = replace(OWNER, uid="another-uid")
     before, after = with_extra_disk(), with_extra_disk(owner=other)
     volumes = build_volume(OWNER, before, before.disks[0]), build_volume(other, after, after.disks[0])
     assert volumes[0]["metadata"]["name"] == volumes[1]["metadata"]["name"]
@@ -76,7 +76,7 @@ def test_a_vm_names_the_claims_of_its_disks_in_order() -> None:
     one = with_extra_disk()
     spec = build_machine(OWNER, one, SETTINGS)["spec"]["template"]["spec"]
     claims = [volume["persistentVolumeClaim"]["claimName"] for volume in spec["volumes"]]
-    assert claims == ["dep.2.m.r3", "dep.2.m.r3.data"] == [disk.claim for disk in one.disks]
+    assert claims == ["dep.0.m.r3", "dep.0.m.r3.data"] == [disk.claim for disk in one.disks]
     assert [disk["disk"]["bus"] for disk in spec["domain"]["devices"]["disks"]] == ["virtio", "sata"]
 
 
@@ -90,10 +90,7 @@ def test_the_identity_of_a_vm_does_not_change_with_the_revision() -> None:
 
 
 def test_instances_have_different_identities() -> None:
-    domains = [
-        build_machine(OWNER, placed(target(instance=instance)), SETTINGS)["spec"]["template"]["spec"]["domain"]
-        for instance in (0, 1)
-    ]
+    domains = [machine_body(target(instance=instance))["spec"]["template"]["spec"]["domain"] for instance in ("0", "1")]
     assert domains[0]["firmware"] != domains[1]["firmware"]
     assert domains[0]["devices"]["interfaces"] != domains[1]["devices"]["interfaces"]
 
@@ -115,7 +112,7 @@ def test_only_the_sidecar_hook_needs_an_annotation() -> None:
     assert [names.HOOK_SIDECARS in meta["annotations"] for meta in annotations] == [True, False]
 
 
-def test_an_invalid_template_is_refused_with_its_machine() -> None:
-    broken = placed(target(template={"cpu": 0}))
-    with pytest.raises(SpecInvalid, match=r"SystemNode a: spec.machines\[m\].template"):
+def test_invalid_hardware_is_refused_with_its_machine() -> None:
+    broken = placed(target(settings={"hardware": {"cpu": {"cores": 0}}}))
+    with pytest.raises(SpecInvalid, match=r"SystemNode a: spec.machines\[m\].hardware"):
         build_machine(OWNER, broken, SETTINGS)

@@ -10,7 +10,6 @@ import pytest
 
 from kigi.api.prefetch import SystemPrefetchSpec, SystemPrefetchStatus
 from kigi.domain.layers import Digest, Layer
-from kigi.domain.systems import ResolvedMachine, ResolvedSystem
 from kigi.errors import SystemMissing
 from kigi.planning.prefetch_orders import PrefetchOrders, changed_nodes, order_of
 from kigi.planning.prefetches import PrefetchView, plan_prefetch
@@ -23,9 +22,8 @@ BASE = Layer(digest("base"), 100, GIB)
 WEB = Layer(digest("web"), 10, GIB, BASE.digest)
 DB = Layer(digest("db"), 20, GIB, BASE.digest)
 ALL = frozenset({BASE.digest, WEB.digest, DB.digest})
-SYSTEM = ResolvedSystem(
-    "a", 1, (ResolvedMachine("web", "web", (BASE, WEB), {}), ResolvedMachine("db", "db", (BASE, DB), {}))
-)
+CHAINS = ((BASE, WEB), (BASE, DB))
+STATE = {"kind": "SystemNode", "name": "a"}
 
 
 def node(name: str, **changes: Any) -> NodeState:
@@ -38,11 +36,12 @@ def view_of(*nodes: NodeState, **spec: object) -> PrefetchView:
         name="monday",
         uid="u1",
         generation=1,
-        spec=SystemPrefetchSpec.model_validate({"systems": [{"name": "a"}], **spec}),
-        systems={"a": SYSTEM},
+        spec=SystemPrefetchSpec.model_validate({"targetRefs": [STATE], **spec}),
+        targets=(CHAINS,),
         nodes={state.name: state for state in nodes},
         listed={},
         orders=None,
+        allowance=None,
         old_status=SystemPrefetchStatus(),
         now=datetime(2026, 1, 1, tzinfo=UTC),
     )
@@ -85,7 +84,7 @@ def test_every_node_with_a_cache_is_chosen_by_default() -> None:
     assert states(view) == {"a": "Fetching", "b": "Ready"}
     assert ready(view) == ("False", "LayersWarming")
     status = status_of(view)
-    assert (status.wanted_nodes, status.ready_nodes, status.node_bytes) == (2, 1, 130)
+    assert (status.desired_nodes, status.ready_nodes, status.node_bytes) == (2, 1, 130)
     assert (status.held_bytes, status.wanted_bytes, status.missing_bytes) == (130, 260, 130)
 
 
@@ -103,13 +102,13 @@ def test_nodes_are_taken_by_labels_and_taints() -> None:
         node("tainted", labels={"pool": "lab"}, taints=(("x", "", "NoSchedule"),)),
         node("other"),
     )
-    assert states(view_of(*nodes, nodeSelector={"pool": "lab"})).keys() == {"lab"}
-    tolerant = view_of(*nodes, nodeSelector={"pool": "lab"}, tolerations=[{"operator": "Exists"}])
+    assert states(view_of(*nodes, nodes={"matchLabels": {"pool": "lab"}})).keys() == {"lab"}
+    tolerant = view_of(*nodes, nodes={"matchLabels": {"pool": "lab"}}, tolerations=[{"operator": "Exists"}])
     assert states(tolerant).keys() == {"lab", "tainted"}
 
 
 def test_a_named_node_that_does_not_exist_is_reported() -> None:
-    view = view_of(node("a", held=ALL), nodes=["a", "gone"])
+    view = view_of(node("a", held=ALL), nodes={"names": ["a", "gone"]})
     assert states(view) == {"a": "Ready"}
     assert ready(view) == ("False", "NodesMissing")
     assert "there is no node gone" in status_of(view).conditions[0].message
@@ -123,7 +122,7 @@ def test_no_node_at_all_is_not_ready(nodes: tuple[NodeState, ...]) -> None:
 @RESTARTED
 def test_a_count_takes_those_that_lack_least_and_stays_with_them(restarted: bool) -> None:
     nodes = (node("a"), node("b", held=ALL), node("c", held=frozenset({BASE.digest})))
-    view = view_of(*nodes, count=2)
+    view = view_of(*nodes, nodeCount=2)
     assert states(view) == {"b": "Ready", "c": "Fetching"}
     # A node that would be better comes, and one that was taken is cordoned and away for a moment: nothing moves.
     view = after(view, node("a", held=ALL), node("c", schedulable=False, ready=False), restarted=restarted)
@@ -134,7 +133,7 @@ def test_a_count_takes_those_that_lack_least_and_stays_with_them(restarted: bool
 
 
 def test_fewer_nodes_than_asked_for_are_reported_with_the_cause() -> None:
-    view = view_of(node("a", held=ALL), node("b", ready=False), count=2)
+    view = view_of(node("a", held=ALL), node("b", ready=False), nodeCount=2)
     assert states(view) == {"a": "Ready"}
     assert ready(view) == ("False", "NodesMissing")
     assert "2 nodes are asked for, 1 can be taken: 1 nodes not ready" in status_of(view).conditions[0].message
@@ -144,7 +143,6 @@ def test_fewer_nodes_than_asked_for_are_reported_with_the_cause() -> None:
 def test_nodes_fetch_in_turn(restarted: bool) -> None:
     view = view_of(node("a"), node("b"), node("c"), parallelism=1)
     assert states(view) == {"a": "Fetching", "b": "Queued", "c": "Queued"}
-    assert [node.ordered for node in plan_prefetch(view).nodes] == [["a"], [], []]
     assert plan_prefetch(view).orders == PrefetchOrders("u1", 1, frozenset("a"), frozenset("bc"))
     # Others lack less now: the turn does not change.
     view = after(view, node("b", held=frozenset({BASE.digest})), restarted=restarted)
@@ -188,17 +186,20 @@ def test_a_node_that_waits_for_its_turn_keeps_what_its_nodecache_lists() -> None
 
 @RESTARTED
 def test_a_state_that_is_missing_changes_nothing_on_the_nodes(restarted: bool) -> None:
-    view = after(view_of(node("a", held=ALL), node("b", held=ALL), nodes=["a"]), restarted=restarted)
-    spec = SystemPrefetchSpec.model_validate({"systems": [{"name": "a"}, {"name": "gone"}], "nodes": ["a"]})
-    missing = {"a": SYSTEM, "gone": SystemMissing("system 'gone' does not exist")}
-    view = replace(view, spec=spec, generation=2, systems=missing)
-    assert [node.ordered for node in status_of(view).nodes] == [["a"]]
+    view = after(view_of(node("a", held=ALL), node("b", held=ALL), nodes={"names": ["a"]}), restarted=restarted)
+    targets = [STATE, {**STATE, "name": "gone"}]
+    spec = SystemPrefetchSpec.model_validate({"targetRefs": targets, "nodes": {"names": ["a"]}})
+    missing = (CHAINS, SystemMissing("system 'gone' does not exist"))
+    view = replace(view, spec=spec, generation=2, targets=missing)
+    before = view.old_status
+    after_it = status_of(view)
+    assert (after_it.desired_nodes, after_it.ready_nodes) == (before.desired_nodes, before.ready_nodes) == (1, 1)
     assert ready(view) == ("False", "SystemMissing")
     assert plan_prefetch(view).orders == PrefetchOrders("u1", 2, keep=frozenset("a"))
 
 
 def test_a_prefetch_that_was_never_resolved_keeps_nothing() -> None:
-    view = replace(view_of(node("a", held=ALL)), systems={"a": SystemMissing("system 'a' does not exist")})
+    view = replace(view_of(node("a", held=ALL)), targets=(SystemMissing("system 'a' does not exist"),))
     assert plan_prefetch(view).orders == PrefetchOrders("u1", 1)
 
 

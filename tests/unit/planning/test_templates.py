@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from kigi.api.deployment import Placement, SystemDeploymentSpec
+from kigi.api.placement import Placement
 from kigi.planning.targets import machine_targets
 from kigi.planning.vm_manifest import VmSettings, build_machine
 from tests.support.bodies import OWNER, placed
-from tests.support.worlds import World
+from tests.support.worlds import World, deployment_spec
 
 
-def instance(**template: Any) -> dict[str, Any]:
-    """The VirtualMachineInstance's spec of a machine with that template."""
-    w = World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}}))
-    w.edit("a", "web", **template)
+def instance(**settings: Any) -> dict[str, Any]:
+    """The VirtualMachineInstance's spec of a machine with these settings."""
+    w = World(deployment_spec("a"))
+    w.edit("a", "web", **settings)
     web = next(target for target in machine_targets(w.view()) if target.machine == "web")
     made = build_machine(OWNER, placed(web), VmSettings(Placement(), "Plugin", "", running=True))
     spec: dict[str, Any] = made["spec"]["template"]["spec"]
@@ -34,7 +35,7 @@ FOREIGN = {
 
 
 def test_cloud_init_is_kept_when_a_patch_adds_a_volume() -> None:
-    spec = instance(cloudInit={"userData": "#cloud-config"}, patch={"spec": FOREIGN})
+    spec = instance(hardware={"cloudInit": {"userData": "#cloud-config"}}, patch={"merge": {"spec": FOREIGN}})
     assert names(spec["volumes"]) == ["kigi-root", "cloud-init", "tools"]
     assert names(spec["domain"]["devices"]["disks"]) == ["kigi-root", "cloud-init", "tools"]
     assert spec["volumes"][1]["cloudInitNoCloud"] == {"userData": "#cloud-config"}
@@ -42,27 +43,47 @@ def test_cloud_init_is_kept_when_a_patch_adds_a_volume() -> None:
 
 def test_without_cloud_init_a_patch_may_add_its_own() -> None:
     own = {"volumes": [{"name": "cloud-init", "cloudInitConfigDrive": {"userData": "x"}}]}
-    spec = instance(patch={"spec": own})
+    spec = instance(patch={"merge": {"spec": own}})
     assert names(spec["volumes"]) == ["kigi-root", "cloud-init"]
     assert "cloudInitConfigDrive" in spec["volumes"][1]
 
 
 @pytest.mark.parametrize(
-    ("template", "tpm"),
+    ("settings", "tpm"),
     [
         pytest.param({}, None, id="no-preference"),
-        pytest.param({"preference": {"name": "windows.11"}}, {"enabled": False}, id="preference"),
+        pytest.param({"hardware": {"preferenceRef": {"name": "windows.11"}}}, {"enabled": False}, id="preference"),
         pytest.param(
             {
-                "preference": {"name": "windows.11"},
-                "patch": {"spec": {"domain": {"devices": {"tpm": {"persistent": False}}}}},
+                "hardware": {"preferenceRef": {"name": "windows.11"}},
+                "patch": {"merge": {"spec": {"domain": {"devices": {"tpm": {"persistent": False}}}}}},
             },
             {"persistent": False},
             id="preference-and-patch",
         ),
     ],
 )
-def test_a_preference_adds_no_tpm_that_the_template_does_not_have(
-    template: dict[str, Any], tpm: dict[str, Any] | None
+def test_a_preference_adds_no_tpm_that_the_machine_does_not_have(
+    settings: dict[str, Any], tpm: dict[str, Any] | None
 ) -> None:
-    assert instance(**template)["domain"]["devices"].get("tpm") == tpm
+    assert instance(**settings)["domain"]["devices"].get("tpm") == tpm
+
+
+def test_a_manifest_leaves_the_settings_as_they_are() -> None:
+    patch = {"merge": {"spec": FOREIGN}}
+    before = json.dumps(patch)
+    instance(patch=patch)
+    assert json.dumps(patch) == before
+
+
+def test_topology_and_model_of_the_cpu_reach_the_vm() -> None:
+    cpu = {"cores": 2, "sockets": 2, "threads": 1, "model": "host-model"}
+    assert instance(hardware={"cpu": cpu})["domain"]["cpu"] == cpu
+    assert instance(hardware={"cpu": {"sockets": 2}})["domain"]["cpu"] == {"cores": 1, "sockets": 2}
+
+
+def test_removed_paths_are_not_in_the_vm() -> None:
+    spec = instance(patch={"remove": ["spec.evictionStrategy", "spec.domain.firmware.serial", "spec.volumes"]})
+    assert "evictionStrategy" not in spec
+    assert list(spec["domain"]["firmware"]) == ["uuid"]
+    assert names(spec["volumes"]) == ["kigi-root"]

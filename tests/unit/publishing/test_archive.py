@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from kigi.adapters.s3 import LayerRepository
+from kigi.adapters.s3 import LayerBucket
 from kigi.domain.archive import FORMAT, DeclaredLayer
 from kigi.domain.layers import Digest, digest_of_hex, layer_file_name
 from kigi.domain.qcow2 import CLUSTER_BYTES
@@ -40,8 +40,8 @@ class Site:
             parent = digest
 
     @property
-    def store(self) -> LayerRepository:
-        return cast(LayerRepository, self.repository)
+    def store(self) -> LayerBucket:
+        return cast(LayerBucket, self.repository)
 
     async def export(self, *included: Digest) -> Archive:
         manifest = Manifest(format=FORMAT, images=[], systems=[], included=list(included))
@@ -143,9 +143,7 @@ async def test_only_missing_layers_are_stored(site: Site) -> None:
     archive = await site.export(first, second)
     other, progress = MemoryRepository(), list[int]()
     other.store(first, site.repository.layers[first])
-    sent = await store_layers(
-        cast(LayerRepository, other), archive, site.layers, site.folder / "scratch", progress.append
-    )
+    sent = await store_layers(cast(LayerBucket, other), archive, site.layers, site.folder / "scratch", progress.append)
     assert sent == site.layers[second].size_bytes
     assert other.layers == site.repository.layers
     assert progress == [site.layers[first].size_bytes]

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from kigi.adapters.s3 import LayerRepository
+from kigi.adapters.s3 import LayerBucket
 from kigi.domain.layers import Digest, Layer
 from kigi.errors import SpecInvalid
 from kigi.publishing.image_node import image_object
@@ -53,7 +53,7 @@ def test_a_manifest_that_is_wrong_is_refused_with_the_field(tmp_path: Path, text
 async def test_an_image_that_may_not_be_published_is_named(tmp_path: Path, image: dict[str, Any], words: str) -> None:
     folder = LayerFolder(tmp_path / "layers")
     with pytest.raises(SpecInvalid, match=words):
-        await publish_tree(manifest(tmp_path, image), folder, cast(LayerRepository, MemoryRepository()))
+        await publish_tree(manifest(tmp_path, image), folder, cast(LayerBucket, MemoryRepository()))
 
 
 async def test_a_tree_is_published_parents_first_and_once(tmp_path: Path) -> None:
@@ -69,13 +69,13 @@ async def test_a_tree_is_published_parents_first_and_once(tmp_path: Path) -> Non
         objects = await publish_tree(
             tmp_path,
             LayerFolder(tmp_path / "layers"),
-            cast(LayerRepository, repository),
+            cast(LayerBucket, repository),
             lambda image, published: reported.append((image.name, published.sent)),
         )
     assert reported == [("a", True), ("b", True), ("a", False), ("b", False)]
     assert [each["metadata"]["name"] for each in objects] == ["a", "b"]
-    assert objects[0]["spec"]["os"] == "linux"
-    assert objects[1]["spec"]["parent"] == {"name": "a"}
+    assert objects[0]["spec"]["guest"] == {"os": "linux"}
+    assert objects[1]["spec"]["parentRef"] == {"name": "a"}
     assert {each["spec"]["layer"]["digest"] for each in objects} == set(repository.layers)
 
 
@@ -87,11 +87,14 @@ def test_an_image_object_has_only_the_fields_that_are_given() -> None:
     plain = image_object("web", Published(LAYER, True), None)
     assert plain["kind"] == "VMImageNode"
     assert plain["spec"] == {"layer": layer}
-    full = image_object("web", Published(LAYER, True), "base", os="linux", description="text", repository="far")
+    full = image_object(
+        "web", Published(LAYER, True), "base", guest={"os": "linux"}, description="text", repository="far"
+    )
     assert full["spec"] == {
-        "layer": {**layer, "repository": "far"},
-        "parent": {"name": "base"},
-        "os": "linux",
+        "layer": layer,
+        "repositoryRef": {"name": "far"},
+        "parentRef": {"name": "base"},
+        "guest": {"os": "linux"},
         "description": "text",
     }
 

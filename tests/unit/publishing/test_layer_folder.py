@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from kigi.adapters.s3 import LayerRepository
+from kigi.adapters.s3 import LayerBucket
 from kigi.domain.layers import MAX_DEPTH, Digest, digest_of_hex, layer_file_name
 from kigi.domain.qcow2 import CLUSTER_BYTES
 from kigi.errors import ChainTooDeep, LayerNotInRepository, LayerRefused
@@ -37,7 +37,7 @@ def chain(folder: Path, length: int) -> tuple[MemoryRepository, list[Digest]]:
 
 
 async def read(folder: LayerFolder, top: Digest, repository: MemoryRepository) -> list[Digest]:
-    return [each.digest for each in await folder.chain(top, cast(LayerRepository, repository))]
+    return [each.digest for each in await folder.chain(top, cast(LayerBucket, repository))]
 
 
 async def test_a_chain_is_fetched_once_and_root_first(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ async def test_a_chain_is_fetched_once_and_root_first(tmp_path: Path) -> None:
     assert await read(folder, digests[-1], repository) == digests
     assert repository.fetched == digests[::-1]
     assert progress == [len(repository.layers[digest]) for digest in digests[::-1]]
-    found = await folder.chain(digests[-1], cast(LayerRepository, repository))
+    found = await folder.chain(digests[-1], cast(LayerBucket, repository))
     assert [each.parent for each in found] == [None, *digests[:-1]]
     assert folder.files(found) == [tmp_path / "layers" / layer_file_name(digest) for digest in digests[::-1]]
 

@@ -1,5 +1,7 @@
 import random
+import struct
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,34 @@ def test_only_a_file_without_hidden_clusters_is_canonical(tmp_path: Path):
         assert changed != content, what
         path.write_bytes(changed)
         assert not is_canonical(path, size), what
+
+
+def put(path: Path, offset: int, entries: list[int]) -> None:
+    with path.open("rb+") as file:
+        file.seek(offset)
+        file.write(struct.pack(f">{len(entries)}Q", *entries))
+
+
+@pytest.mark.parametrize("hostile", ["one table many times", "one cluster many times", "tables in a hole"])
+def test_a_small_file_that_describes_a_large_disk_takes_no_memory(tmp_path: Path, hostile: str) -> None:
+    """Read in full, the first one would list 2^30 clusters."""
+    path, entries = tmp_path / "bomb.qcow2", CLUSTER // 8
+    size = 64 * 2**40
+    difference = Difference(data=(0,), zero=())
+    write_layer(path, size, None, difference, lambda index: b"x" * CLUSTER)
+    l1 = struct.unpack(">Q", path.read_bytes()[40:48])[0]
+    l2 = struct.unpack(">Q", path.read_bytes()[l1 : l1 + 8])[0] & ~(1 << 63)
+    if hostile == "one table many times":
+        put(path, l2, [1] * entries)
+        put(path, l1, [l2] * (size // CLUSTER // entries))
+    elif hostile == "one cluster many times":
+        put(path, l2, [l2 + CLUSTER] * entries)
+    else:
+        put(path, l1, [l2 + n * CLUSTER for n in range(size // CLUSTER // entries)])
+        with path.open("rb+") as file:
+            file.truncate(2**35)
+    tracemalloc.start()
+    assert not is_canonical(path, size)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 50 * 2**20

@@ -12,7 +12,7 @@ from kigi.domain.qcow2 import CLUSTER_BYTES, EXTENSION_BACKING_FORMAT, MAX_VIRTU
 from kigi.errors import SpecInvalid
 from kigi.publishing.layer_writer import Difference, write_layer
 from kigi.publishing.qcow2_source import backing_file_name
-from kigi.publishing.source import MAX_BACKING_FILES, inspect
+from kigi.publishing.source import MAX_BACKING_FILES, MAX_SHOWN, inspect
 from kigi.publishing.vmdk_source import refuse_several_files
 
 PATH = Path("disk.qcow2")
@@ -206,3 +206,26 @@ def test_a_vmdk_in_one_file_is_accepted(kind: bytes) -> None:
 def test_a_vmdk_that_names_other_files_is_refused(head: bytes, words: str) -> None:
     with pytest.raises(SpecInvalid, match=words):
         refuse_several_files(PATH, head)
+
+
+def test_links_that_lead_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "disk.qcow2").write_bytes(qcow2(b"loop"))
+    with pytest.raises(SpecInvalid):
+        inspect(tmp_path / "disk.qcow2")
+
+
+@pytest.mark.parametrize("name", [b"\x1b[2Jx", b"x\ny", b"\xff", "\N{RIGHT-TO-LEFT OVERRIDE}x".encode(), b"a" * 1000])
+def test_a_name_from_a_header_is_shown_without_control_characters(tmp_path: Path, name: bytes) -> None:
+    (tmp_path / "disk.qcow2").write_bytes(qcow2(name))
+    with pytest.raises(SpecInvalid) as caught:
+        inspect(tmp_path / "disk.qcow2")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < MAX_SHOWN + 200
+
+
+def test_a_long_backing_format_is_not_shown_whole(tmp_path: Path) -> None:
+    (tmp_path / "disk.qcow2").write_bytes(qcow2(b"base.qcow2", backing_format=b"\xff" * 60_000))
+    with pytest.raises(SpecInvalid) as caught:
+        inspect(tmp_path / "disk.qcow2")
+    assert len(str(caught.value)) < 1000

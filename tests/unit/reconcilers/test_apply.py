@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
+from kigi.adapters.kubernetes.client import KubeClient
 from kigi.domain import names
-from kigi.errors import Unreachable
-from kigi.planning.steps import ApplyObject, DeleteObject, EmitEvent, Step
+from kigi.errors import Conflict, KigiError, NotFound, Unreachable
+from kigi.planning.steps import ApplyObject, DeleteObject, EmitEvent, PauseMachine, Step
 from kigi.reconcilers.apply import apply_steps
 from kigi.runtime.ports import Ports
 from tests.support.bodies import NS, claim_body, target, volume_body
@@ -47,6 +50,22 @@ async def test_a_machines_volume_comes_before_its_claim_whatever_others_do(api: 
     await apply_steps(ports, [step for machine in machines for step in disk_steps(machine)])
     for machine in machines:
         assert kinds_of(api, machine) == ["PersistentVolume", "PersistentVolumeClaim"]
+
+
+@pytest.mark.parametrize("error", [None, Conflict("paused"), NotFound("gone"), Unreachable("down")])
+async def test_a_vm_that_is_paused_or_gone_need_not_be_paused(ports: Ports, error: KigiError | None) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    class Kube:
+        async def vmi_request(self, namespace: str, name: str, verb: str) -> None:
+            asked.append((namespace, name, verb))
+            if error is not None:
+                raise error
+
+    ports = replace(ports, kube=cast(KubeClient, Kube()))
+    with pytest.raises(Unreachable) if isinstance(error, Unreachable) else contextlib.nullcontext():
+        await apply_steps(ports, [PauseMachine(NS, "dep-0-m", "m")])
+    assert asked == [(NS, "dep-0-m", "pause")]
 
 
 async def test_an_error_stops_its_machine_and_the_next_group_only(api: MemoryApi, ports: Ports) -> None:

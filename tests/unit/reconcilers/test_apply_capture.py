@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from kigi.planning.capture_progress import CaptureProgress
 from kigi.planning.steps import (
     CaptureStep,
     CreateObject,
+    DeleteCapture,
     FreezeGuest,
     PauseMachine,
     RecordProgress,
@@ -25,7 +27,7 @@ from kigi.runtime.ports import Ports
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FREEZE, PAUSE = FreezeGuest("ns", "dep-0-web", "web", 60), PauseMachine("ns", "dep-0-web", "web")
 RESUME = ResumeMachine("ns", "dep-0-web", "web", thaw=True)
-RECORD = RecordProgress(CaptureProgress("Pausing"))
+RECORD = RecordProgress(CaptureProgress())
 
 
 class Cluster:
@@ -35,6 +37,7 @@ class Cluster:
         self.kube = self
         self.asked: list[str] = []
         self.seen: list[str] = []
+        self.left: dict[str, Any] | None = None
         self._errors = errors
         self._now = START
 
@@ -51,8 +54,15 @@ class Cluster:
         self._ask(manifest["metadata"]["name"])
         return manifest
 
+    async def delete(self, resource: Any, namespace: str, name: str, *, uid: str) -> dict[str, Any] | None:
+        self._ask(f"delete {namespace}/{name} {uid}")
+        return self.left
+
+    def see_gone(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        self.seen.append(f"gone {uid}")
+
     async def record(self, progress: CaptureProgress) -> None:
-        self._ask(progress.phase)
+        self._ask(progress.stage)
 
     def _ask(self, what: str) -> None:
         self.asked.append(what)
@@ -65,13 +75,13 @@ class Cluster:
 
 
 def created(kind: str, name: str) -> CreateObject:
-    return CreateObject({"apiVersion": "kigi.dev/v1alpha1", "kind": kind, "metadata": {"name": name}})
+    return CreateObject({"apiVersion": "kigi.dev/v1alpha2", "kind": kind, "metadata": {"name": name}})
 
 
 async def test_a_guest_is_frozen_before_it_is_paused_and_thawed_after_it_runs() -> None:
     cluster = Cluster()
     results = await cluster.apply(RECORD, FREEZE, PAUSE, RESUME)
-    assert cluster.asked == ["Pausing", "freeze", "pause", "unpause", "unfreeze"]
+    assert cluster.asked == ["Pending", "freeze", "pause", "unpause", "unfreeze"]
     assert [(result.finished_at - START).seconds for result in results] == [1, 2, 3, 5], "each after its last request"
     assert not any(result.error for result in results)
 
@@ -85,9 +95,9 @@ async def test_a_freeze_without_an_answer_is_undone_as_the_guest_may_be_frozen(t
 
 
 async def test_nothing_is_paused_if_the_progress_could_not_be_recorded() -> None:
-    cluster = Cluster(Pausing=Unreachable("no answer"))
+    cluster = Cluster(Pending=Unreachable("no answer"))
     (recorded,) = await cluster.apply(RECORD, FREEZE, PAUSE)
-    assert cluster.asked == ["Pausing"]
+    assert cluster.asked == ["Pending"]
     assert isinstance(recorded.error, Unreachable)
 
 
@@ -96,6 +106,22 @@ async def test_all_vms_are_tried_when_one_cannot_be_paused() -> None:
     results = await cluster.apply(PAUSE, PauseMachine("ns", "dep-0-db", "db"), RESUME)
     assert cluster.asked == ["pause", "pause"], "what follows is decided on the results"
     assert [str(result.error) for result in results] == ["no answer"] * 2
+
+
+async def test_nothing_is_paused_if_a_required_freeze_has_failed() -> None:
+    cluster = Cluster(freeze=Unreachable("no answer"))
+    (frozen,) = await cluster.apply(replace(FREEZE, required=True), PAUSE)
+    assert cluster.asked == ["freeze", "unfreeze"]
+    assert str(frozen.error) == "no answer"
+
+
+@pytest.mark.parametrize("left", [None, {"metadata": {"name": "after"}}])
+async def test_a_finished_capture_is_deleted_by_its_uid(left: dict[str, Any] | None) -> None:
+    cluster = Cluster()
+    cluster.left = left
+    (result,) = await cluster.apply(DeleteCapture("ns", "after", "u1"))
+    assert (cluster.asked, result.error) == (["delete ns/after u1"], None)
+    assert cluster.seen == (["gone u1"] if left is None else ["SystemCapture after"])
 
 
 async def test_a_vm_that_is_paused_already_is_done() -> None:

@@ -17,13 +17,13 @@ from tests.support.memory_api import MemoryApi, memory_ports
 VM: dict[str, Any] = {
     "apiVersion": "kubevirt.io/v1",
     "kind": "VirtualMachine",
-    "metadata": {"name": "vm", "namespace": NS, "labels": {names.LABEL_DEPLOYMENT: OWNER.name}},
+    "metadata": {"name": "vm", "namespace": NS, "labels": {names.LABEL_DEPLOYMENT: OWNER.deployment}},
     "spec": {"runStrategy": "Always"},
 }
 CLAIM: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "claim", "namespace": NS, "labels": {names.LABEL_DEPLOYMENT: OWNER.name}},
+    "metadata": {"name": "claim", "namespace": NS, "labels": {names.LABEL_DEPLOYMENT: OWNER.deployment}},
     "spec": {},
 }
 FOREIGN = {"labels": {names.LABEL_DEPLOYMENT: "another"}}
@@ -51,6 +51,18 @@ def foreign(body: dict[str, Any]) -> dict[str, Any]:
 
 
 # apply_object
+
+
+@pytest.mark.parametrize("body", [VM, CLAIM], ids=["applied", "created"])
+async def test_an_object_names_its_manager_and_its_template_does_not(
+    api: MemoryApi, ports: Ports, body: dict[str, Any]
+) -> None:
+    body = {**body, "spec": {"template": {"metadata": {"labels": {"a": "b"}}}}}
+    await apply_object(ports, body)
+    (stored,) = [item for item in api.objects.values() if item["kind"] == body["kind"]]
+    assert stored["metadata"]["labels"] == {**body["metadata"]["labels"], "app.kubernetes.io/managed-by": "kigi"}
+    assert stored["spec"] == body["spec"], "a changed template would restart the VM"
+    assert "app.kubernetes.io/managed-by" not in body["metadata"]["labels"], "a plan's manifest is not changed"
 
 
 async def test_a_new_object_is_in_the_mirror_after_the_answer(api: MemoryApi, ports: Ports) -> None:
@@ -140,6 +152,11 @@ async def test_an_object_that_the_mirror_does_not_know_needs_no_request(api: Mem
 # set_finalizer
 
 
+def without_finalizers() -> dict[str, Any]:
+    body = deployment_body()
+    return {**body, "metadata": {**body["metadata"], "finalizers": []}}
+
+
 def finalizers(ports: Ports) -> tuple[str, ...]:
     record = ports.mirror.deployments.get(NS, NAME)
     assert record is not None
@@ -147,14 +164,14 @@ def finalizers(ports: Ports) -> tuple[str, ...]:
 
 
 async def set_ours(ports: Ports, wanted: bool) -> None:
-    await set_finalizer(ports, DEPLOYMENT, NS, NAME, names.FINALIZER, wanted=wanted)
+    await set_finalizer(ports, DEPLOYMENT, NS, NAME, names.DEPLOYMENT_FINALIZER, wanted=wanted)
 
 
 async def test_a_finalizer_is_added_and_removed_once(api: MemoryApi, ports: Ports) -> None:
-    known(api, ports, {**deployment_body(), "apiVersion": names.API_VERSION})
+    known(api, ports, {**without_finalizers(), "apiVersion": names.API_VERSION})
     for wanted in (True, True, False, False):
         await set_ours(ports, wanted)
-        assert (names.FINALIZER in finalizers(ports)) is wanted
+        assert (names.DEPLOYMENT_FINALIZER in finalizers(ports)) is wanted
     assert len(api.log) == 2
 
 
@@ -162,14 +179,14 @@ async def test_other_finalizers_stay(api: MemoryApi, ports: Ports) -> None:
     body = deployment_body()
     known(api, ports, {**body, "metadata": {**body["metadata"], "finalizers": ["other"]}})
     await set_ours(ports, True)
-    assert finalizers(ports) == ("other", names.FINALIZER)
+    assert finalizers(ports) == ("other", names.DEPLOYMENT_FINALIZER)
     await set_ours(ports, False)
     assert finalizers(ports) == ("other",)
 
 
 async def test_the_last_finalizer_of_a_deleting_object_ends_it(api: MemoryApi, ports: Ports) -> None:
     body = deployment_body()
-    meta = {**body["metadata"], "finalizers": [names.FINALIZER], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    meta = {**body["metadata"], "finalizers": [names.DEPLOYMENT_FINALIZER], "deletionTimestamp": "2026-01-01T00:00:00Z"}
     known(api, ports, {**body, "metadata": meta})
     await set_ours(ports, False)
     assert ports.mirror.deployments.get(NS, NAME) is None
@@ -178,17 +195,17 @@ async def test_the_last_finalizer_of_a_deleting_object_ends_it(api: MemoryApi, p
 async def test_a_version_that_is_not_the_newest_is_a_conflict_and_the_mirror_has_the_newest_then(
     api: MemoryApi, ports: Ports
 ) -> None:
-    stored = known(api, ports, deployment_body())
+    stored = known(api, ports, without_finalizers())
     api.put({**stored, "metadata": {**stored["metadata"], "finalizers": ["other"]}})
     with pytest.raises(Conflict):
         await set_ours(ports, True)
     assert finalizers(ports) == ("other",)
     await set_ours(ports, True)
-    assert finalizers(ports) == ("other", names.FINALIZER)
+    assert finalizers(ports) == ("other", names.DEPLOYMENT_FINALIZER)
 
 
 async def test_a_missing_object_is_removed_from_the_mirror(api: MemoryApi, ports: Ports) -> None:
-    known(api, ports, deployment_body())
+    known(api, ports, without_finalizers())
     api.objects.clear()
     await set_ours(ports, True)
     assert ports.mirror.deployments.get(NS, NAME) is None

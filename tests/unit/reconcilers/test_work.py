@@ -26,6 +26,7 @@ from kigi.runtime.ports import Ports
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
 from tests.support.fake_time import FakeTime
+from tests.support.memory_api import MemoryApi, memory_ports
 
 KEY = Key("image", "ns", "a")
 
@@ -113,4 +114,4 @@ async def test_a_bug_in_one_object_escapes_from_no_worker(caplog: pytest.LogCapt
 async def test_every_kind_of_key_has_a_reconciler_that_accepts_an_unknown_object() -> None:
     """An object that is gone by the time its key is reconciled ends quietly."""
     for kind in RECONCILERS:
-        await RECONCILERS[kind](ports(FakeTime()), Key(kind, "ns", "gone"))
+        await RECONCILERS[kind](memory_ports(MemoryApi()), Key(kind, "ns", "gone"))

@@ -134,7 +134,7 @@ async def test_different_keys_are_reconciled_in_parallel_up_to_the_number_of_wor
         active -= 1
 
     for number in range(20):
-        queue.add(Key("image", "ns", str(number)))
+        queue.add(Key("image", f"ns{number % 2}", str(number)))
     await run_until_idle(queue, work, workers=3)
     assert most == 3
 
@@ -205,3 +205,42 @@ async def test_an_error_that_escapes_ends_the_queue(queue: WorkQueue) -> None:
     queue.add(A)
     with pytest.raises(ExceptionGroup):
         await asyncio.wait_for(queue.run(2, work), 2)
+
+
+async def test_namespaces_take_turns(queue: WorkQueue) -> None:
+    work = Recorder()
+    for number in range(50):
+        queue.add(Key("image", "many", str(number)))
+    queue.add(Key("image", "few", "a"))
+    queue.add(Key("image", "few", "b"))
+    await run_until_idle(queue, work, workers=1)
+    assert [key.namespace for key in work.keys[:5]] == ["many", "few", "many", "few", "many"]
+    assert [key.name for key in work.keys if key.namespace == "many"] == [str(number) for number in range(50)]
+
+
+async def test_no_namespace_occupies_all_workers(queue: WorkQueue) -> None:
+    release, active = asyncio.Event(), Recorder()
+
+    async def work(key: Key) -> None:
+        await active(key)
+        if key.namespace == "slow":
+            await release.wait()
+
+    running = asyncio.create_task(queue.run(4, work))
+    for number in range(20):
+        queue.add(Key("image", "slow", str(number)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(active.keys) == 3
+    queue.add(Key("image", "other", "a"))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert active.keys[-1] == Key("image", "other", "a")
+    release.set()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert queue.idle
+    assert len(active.keys) == 21
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running

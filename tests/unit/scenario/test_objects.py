@@ -33,19 +33,21 @@ def test_the_api_accepts_every_object_and_children_have_only_differences(tmp_pat
     nodes = [SystemNode.model_validate(node) for node in kubernetes.system_nodes(manifest, "lab")]
     assert [node.metadata.name for node in nodes] == ["infected", "cleaned", "restored"]
     infected, cleaned, restored = nodes
-    assert infected.spec.parent is None
-    assert cleaned.spec.parent is not None
-    assert cleaned.spec.parent.name == "infected"
+    assert infected.spec.parent_ref is None
+    assert cleaned.spec.parent_ref is not None
+    assert cleaned.spec.parent_ref.name == "infected"
     assert {machine.name for machine in infected.spec.machines} == {machine.name for machine in MACHINES}
     assert {machine.name for machine in cleaned.spec.machines} == set(INFECTED)
     assert {machine.name for machine in restored.spec.machines} == set(REPAIRED)
-    assert all(machine.template is not None and machine.template.memory for machine in infected.spec.machines)
-    assert all(machine.template is None for machine in (*cleaned.spec.machines, *restored.spec.machines))
+    assert all(machine.hardware is not None and machine.hardware.memory for machine in infected.spec.machines)
+    assert all(machine.hardware is None for machine in (*cleaned.spec.machines, *restored.spec.machines))
 
 
 def test_a_deployment_has_its_state_and_additional_fields():
-    found = SystemDeployment.model_validate(kubernetes.system_deployment("team", "cleaned", replicas=3, running=False))
-    assert (found.spec.system.name, found.spec.replicas, found.spec.running) == ("cleaned", 3, False)
+    found = SystemDeployment.model_validate(
+        kubernetes.system_deployment("team", "cleaned", replicas=3, powerState="Off")
+    )
+    assert (found.spec.system_ref.name, found.spec.replicas, found.spec.power_state) == ("cleaned", 3, "Off")
 
 
 def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path):

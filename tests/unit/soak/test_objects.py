@@ -21,7 +21,6 @@ CACHE: dict[str, Any] = {
     },
     "spec": {"layers": [{"digest": "a"}]},
     "status": {
-        "lastHeartbeatTime": "T1",
         "freeBytes": 5,
         "observedGeneration": 3,
         "layers": [{"digest": "a", "state": "Held"}],
@@ -58,7 +57,7 @@ def paths(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize(
     "path",
-    [("status", "lastHeartbeatTime"), ("status", "freeBytes"), ("metadata", "resourceVersion")],
+    [("status", "freeBytes"), ("metadata", "resourceVersion")],
     ids=str,
 )
 def test_a_heartbeat_is_not_a_change(path: tuple[str, ...]) -> None:
@@ -119,11 +118,11 @@ def test_events_are_counted_by_type_reason_and_object() -> None:
 
 def test_stored_objects_are_read_under_both_names_of_the_metric() -> None:
     metrics = """# TYPE apiserver_resource_objects gauge
-apiserver_resource_objects{group="kigi.dev",resource="nodecaches"} 1
+apiserver_resource_objects{group="node.kigi.dev",resource="nodecaches"} 1
 apiserver_resource_objects{group="",resource="pods"} 21
 apiserver_resource_objects{group="",resource="events"} 300
-apiserver_storage_objects{resource="nodecaches.kigi.dev"} 1
+apiserver_storage_objects{resource="nodecaches.node.kigi.dev"} 1
 apiserver_storage_objects{resource="secrets"} 1.2e+01
 apiserver_storage_objects{resource="broken"} -1
 """
-    assert objects.stored_objects(metrics) == {"nodecaches.kigi.dev": 1, "pods": 21, "secrets": 12}
+    assert objects.stored_objects(metrics) == {"nodecaches.node.kigi.dev": 1, "pods": 21, "secrets": 12}

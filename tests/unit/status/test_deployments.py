@@ -1,32 +1,41 @@
-"""Status of a deployment."""
+"""Status of a deployment: a summary of its instances."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kigi.api.deployment import (
-    MAX_MACHINES,
-    MAX_MESSAGE,
-    InstanceStatus,
-    MachineStatus,
-    SystemDeploymentSpec,
-    SystemDeploymentStatus,
-)
-from kigi.domain.kubevirt import KubeVirtState
-from kigi.errors import KigiError, SpecInvalid, Unreachable
+from kigi.api.conditions import with_problem
+from kigi.api.deployment import MAX_UNREADY, SystemDeploymentStatus
+from kigi.api.instance import SystemInstanceStatus
+from kigi.domain.layers import Layer
+from kigi.errors import KigiError, NotSelected, SpecInvalid, SystemMissing, Unreachable
 from kigi.planning.deployment import plan_deployment
-from kigi.planning.view import DeploymentView
+from kigi.planning.deployment_view import DeploymentView, LayerUse, ObservedInstance
+from kigi.planning.instance import plan_instance
 from kigi.status.deployments import deployment_status
-from kigi.status.instances import shorten_to_fit
-from tests.support.worlds import World, digest, with_machines
+from kigi.status.instance import instance_status
+from tests.support.prefetch_worlds import NOW
+from tests.support.worlds import World, deployment_spec, digest, with_machines
 
 
-def world(**fields: Any) -> World:
-    return World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}, **fields}))
+def settled(**fields: Any) -> World:
+    w = World(deployment_spec(**fields))
+    w.settle()
+    return w
+
+
+def reports(w: World) -> dict[str, SystemInstanceStatus]:
+    """The status of each instance, as its reconcile would write it now."""
+    return {name: instance_status(w.view(name), plan_instance(w.view(name))) for name in w.instances}
+
+
+def view_of(w: World, found: dict[str, SystemInstanceStatus] | None = None) -> DeploymentView:
+    """The deployment with these reports of its instances."""
+    view, known = w.deployment_view(), reports(w) if found is None else found
+    return replace(view, instances=tuple(replace(one, status=known.get(one.name)) for one in view.instances))
 
 
 def status_of(view: DeploymentView, error: KigiError | None = None) -> SystemDeploymentStatus:
@@ -41,308 +50,157 @@ def message(status: SystemDeploymentStatus, name: str = "Ready") -> str:
     return next(f"{c.reason}: {c.message}" for c in status.conditions if c.type == name)
 
 
-def test_a_settled_deployment_is_ready_and_reports_what_runs() -> None:
-    w = world(replicas=2)
+def test_a_settled_deployment_is_ready_and_counts_its_instances() -> None:
+    status = status_of(view_of(settled(replicas=3)))
+    assert (conditions(status)["Ready"], conditions(status)["Stalled"]) == ("True", "False")
+    assert (status.replicas, status.ready_replicas, status.updated_replicas, status.stopped_replicas) == (3, 3, 3, 0)
+    assert (status.summary, status.system_name, status.unready_instances) == ("3/3", "a", [])
+    assert message(status) == "Deployed: 3 of 3 instances run a"
+    assert message(status, "Cached") == "LayersCached: 3 of 3 instances"
+
+
+def test_instances_that_should_be_off_are_ready_and_counted() -> None:
+    w = settled(replicas=2)
+    w.change_instance("1", powerState="Off")
     w.settle()
-    status = status_of(w.view())
-    assert set(conditions(status).values()) == {"True", "False"}
-    assert conditions(status)["Ready"] == "True"
-    assert (conditions(status)["Reconciling"], conditions(status)["Stalled"]) == ("False", "False")
-    assert (status.ready_replicas, status.replicas, status.system) == (2, 2, "a")
-    assert message(status) == "Deployed: 2 of 2 instances run a"
-    assert {machine.state for instance in status.instances for machine in instance.machines} == {"Running"}
+    status = status_of(view_of(w))
+    assert (status.ready_replicas, status.stopped_replicas) == (2, 1)
 
 
-def test_a_desired_state_is_never_reported_as_reached() -> None:
-    w = world()
+def test_a_report_about_an_older_generation_does_not_count() -> None:
+    """Else a deployment would look ready between a change of its spec and the reports of its instances."""
+    w = settled(replicas=2)
+    before = reports(w)
+    w.change(systemRef={"name": "b"})
+    status = status_of(view_of(w, before))
+    assert (conditions(status)["Ready"], status.summary) == ("False", "0/2")
+    assert message(status).startswith("InstancesPending: 0 of 2 instances ready")
+
+
+def test_a_report_from_before_the_deployment_existed_does_not_count() -> None:
+    """A user may create a SystemInstance first; the deployment must not look as if a person had to act."""
+    w = settled(replicas=1)
+    old = with_problem(SystemInstanceStatus(), NotSelected("there is no SystemDeployment"), generation=1, now=NOW)
+    status = status_of(view_of(w, {"1": old}))
+    assert (conditions(status)["Ready"], conditions(status)["Stalled"]) == ("False", "False")
+    assert message(status).startswith("InstancesPending")
+
+
+def test_a_report_about_an_older_generation_of_the_instance_does_not_count() -> None:
+    w = settled(replicas=2)
+    before = reports(w)
+    w.change_instance("1", systemRef={"name": "b"})
+    assert status_of(view_of(w, before)).unready_instances == ["1"]
+
+
+def test_an_instance_that_needs_a_person_does_not_hide_that_others_go_on() -> None:
+    w = World(deployment_spec(replicas=3))
+    w.change_instance("1", machines=[{"name": "mail"}])
+    going_on = status_of(view_of(w))
+    assert (conditions(going_on)["Stalled"], conditions(going_on)["Reconciling"]) == ("False", "True")
     w.settle()
-    w.change(system={"name": "b"})
-    status = status_of(w.view())
-    assert conditions(status)["Ready"] == "False"
-    assert status.observed_generation == 2
+    status = status_of(view_of(w))
+    assert (conditions(status)["Stalled"], status.summary, status.unready_instances) == ("True", "2/3", ["1"])
+    assert message(status).startswith("MachineUnknown: 2 of 3 instances ready; 1: spec.machines[mail]")
 
 
-def test_layers_that_are_being_fetched_are_counted() -> None:
-    w = world()
-    for step in w.plan().steps:
-        w.apply(step)
-    w.node_cache_pass()
-    w.move("fill", next(name for kind, name in w.moves() if kind == "fill"))
-    status = status_of(w.view())
-    assert message(status).startswith("LayersWarming: 1 of 3 layers (1000 B of 2.9 KiB) on n")
-    assert status.progress is not None
-    assert status.progress.percent == 33
+def test_the_message_names_the_most_frequent_reason_and_an_instance_with_it() -> None:
+    w = settled(replicas=3)
+    paused = {"vmi": {"paused": True}}
+    found = reports(w)
+    for name in ("1", "2"):
+        view = with_machines(w.view(name), "db", **paused)  # type: ignore[arg-type]
+        found[name] = instance_status(view, plan_instance(view))
+    assert message(status_of(view_of(w, found))).startswith("MachinesStarting: 1 of 3 instances ready; 1: ")
 
 
-def test_the_cost_of_a_change_is_kept_while_its_layers_arrive() -> None:
-    w = world()
-    first = status_of(w.view())
-    assert first.plan is not None
-    assert (first.plan.total_bytes, first.plan.missing_bytes, first.plan.moved_bytes) == (4000, 3000, 0)
-    w.settle()
-    last = status_of(replace(w.view(), old_status=first))
-    assert last.plan is not None
-    assert (last.plan.missing_bytes, last.plan.moved_bytes, last.plan.saved_ratio) == (3000, 3000, 0.25)
-    w.change(system={"name": "b"})
-    again = status_of(replace(w.view(), old_status=last))
-    assert again.plan is not None
-    assert (again.plan.total_bytes, again.plan.missing_bytes) == (7000, 2000)
+def test_the_names_of_unready_instances_are_bounded() -> None:
+    w = World(deployment_spec(replicas=30))
+    status = status_of(view_of(w, {}))
+    assert status.unready_instances == [str(number) for number in range(MAX_UNREADY)]
+    assert status.summary == "0/30"
 
 
-def test_timings_start_when_the_change_is_first_seen() -> None:
-    w = world()
-    first = status_of(w.view())
-    w.settle()
-    status = status_of(replace(w.view(), old_status=first))
-    assert status.timings is not None
-    assert first.timings is not None
-    assert status.timings.started_at == first.timings.started_at
-    assert status.timings.ready_seconds is not None
-    assert status.timings.ready_seconds > 0
-
-
-def test_a_missing_feature_gate_stalls_the_deployment_while_caches_get_warm() -> None:
-    w = world()
-    closed = replace(w.view(), kubevirt=KubeVirtState("1.7.0", None, "set the feature gate Sidecar"))
-    plan = plan_deployment(closed)
-    status = deployment_status(closed, plan)
-    assert conditions(status)["Stalled"] == "True"
-    assert message(status, "Stalled") == "HookUnavailable: set the feature gate Sidecar"
-    assert not [s for s in plan.steps if getattr(s, "manifest", {}).get("kind") == "VirtualMachine"]
-    assert [s for s in plan.steps if getattr(s, "manifest", {}).get("kind") == "PersistentVolume"]
+def test_no_instances_are_ready() -> None:
+    status = status_of(replace(view_of(settled(replicas=0)), has_finalizer=True))
+    assert (conditions(status)["Ready"], status.summary) == ("True", "0/0")
 
 
 @pytest.mark.parametrize(
     ("error", "stalled"), [(SpecInvalid("mend it"), "True"), (Unreachable("the server is silent"), "False")]
 )
 def test_an_error_is_stalled_only_when_a_person_must_act(error: KigiError, stalled: str) -> None:
-    w = world()
-    w.settle()
-    status = status_of(w.view(), error)
-    assert conditions(status)["Ready"] == "False"
-    assert conditions(status)["Stalled"] == stalled
+    status = status_of(view_of(settled()), error)
+    assert (conditions(status)["Ready"], conditions(status)["Stalled"]) == ("False", stalled)
     assert message(status) == f"{error.reason}: {error}"
 
 
-def test_a_missing_state_is_waited_for() -> None:
-    w = world(system={"name": "b"})
-    del w.systems["a"]
-    status = status_of(w.view())
-    assert conditions(status)["Resolved"] == "False"
-    assert conditions(status)["Placed"] == "Unknown"
-    assert (conditions(status)["Reconciling"], conditions(status)["Stalled"]) == ("True", "False")
-    assert "SystemNode b: spec.parent.name 'a' does not exist" in message(status)
+def test_a_spec_that_does_not_validate_is_reported() -> None:
+    status = status_of(replace(view_of(settled()), spec=SpecInvalid("spec.replicas: no number")))
+    assert (conditions(status)["Stalled"], message(status)) == ("True", "SpecInvalid: spec.replicas: no number")
 
 
-def test_a_layer_that_a_node_refuses_is_reported_with_the_reason() -> None:
-    w = world()
-    for step in w.plan().steps:
-        w.apply(step)
-    view = w.view()
-    refusing = {
-        name: replace(state, refused={digest("base"): ("LayerCorrupt", "other bytes")})
-        for name, state in view.nodes.items()
-    }
-    status = status_of(replace(view, nodes=refusing))
-    assert message(status).startswith("LayerCorrupt: n")
-    assert "other bytes" in message(status)
+def test_a_missing_state_of_a_deployment_without_instances_is_reported() -> None:
+    view = replace(view_of(settled(replicas=0)), problem=SystemMissing("there is no a"))
+    assert message(status_of(view), "Resolved") == "SystemMissing: there is no a"
 
 
-def placed(**refused: tuple[str, str]) -> DeploymentView:
-    """A deployment whose disks have a node, where the named images' layers are refused."""
-    w = world()
-    for step in w.plan().steps:
-        w.apply(step)
-    view = w.view()
-    reasons = {digest(name): why for name, why in refused.items()}
-    return replace(view, nodes={name: replace(state, refused=reasons) for name, state in view.nodes.items()})
+def test_a_deletion_names_what_it_waits_for() -> None:
+    w = settled(replicas=2)
+    w.deleting = True
+    assert message(status_of(view_of(w))) == "Deleting: waits for the deletion of 2 instances"
 
 
-@pytest.mark.parametrize(
-    ("reason", "stalled"),
-    [
-        ("AccessDenied", "True"),
-        ("BudgetExceeded", "True"),
-        ("LayerRefused", "True"),
-        ("RepositoryUnknown", "True"),
-        ("SpecInvalid", "True"),
-        ("LayerNotInRepository", "False"),
-        ("RepositoryUnreachable", "False"),
-        ("LayerCorrupt", "False"),
-        ("NoRoom", "False"),
-    ],
-)
-def test_a_refusal_that_needs_action_stalls_the_deployment_until_it_is_fixed(reason: str, stalled: str) -> None:
-    view = placed(base=(reason, "because"))
-    status = status_of(view)
-    assert conditions(status)["Stalled"] == stalled
-    assert message(status).startswith(f"{reason}: n")
-    mended = {name: replace(state, refused={}) for name, state in view.nodes.items()}
-    after = status_of(replace(view, nodes=mended, old_status=status))
-    assert (conditions(after)["Stalled"], conditions(after)["Reconciling"]) == ("False", "True")
+def layers(*names: str) -> dict[Any, Layer]:
+    return {digest(name): Layer(digest(name), 1000, 512) for name in names}
 
 
-def test_a_refusal_that_needs_action_is_reported_before_others() -> None:
-    view = placed(base=("RepositoryUnreachable", "silent"), web=("AccessDenied", "no"), db=("NoRoom", "full"))
-    assert message(status_of(view)).startswith("AccessDenied: n")
+def with_layers(view: DeploymentView, held: set[str], before: set[str] | None) -> DeploymentView:
+    """One node that needs base, web and db, and holds some of them."""
+    use = LayerUse(
+        whole_bytes=4000,
+        wanted_on={"n1": layers("base", "web", "db")},
+        held_on={"n1": frozenset(layers(*held))},
+        held_before=None if before is None else {"n1": frozenset(layers(*before))},
+    )
+    return replace(view, layers=use)
 
 
-def test_refusals_of_a_silent_daemon_are_not_reported() -> None:
-    view = placed(base=("AccessDenied", "no"))
-    silent = {name: replace(state, cache_alive=False) for name, state in view.nodes.items()}
-    assert message(status_of(replace(view, nodes=silent))).startswith("CacheSilent: ")
+def test_the_cost_of_a_change_is_what_was_missing_when_it_was_first_seen() -> None:
+    view = view_of(settled())
+    status = status_of(with_layers(view, {"base", "web"}, {"base"}))
+    assert status.plan is not None
+    assert (status.plan.total_bytes, status.plan.missing_bytes, status.plan.moved_bytes) == (4000, 2000, 1000)
+    assert status.progress is not None
+    assert (status.progress.held_bytes, status.progress.wanted_bytes, status.progress.percent) == (2000, 3000, 66)
 
 
-def test_a_node_that_is_not_ready_is_named() -> None:
-    w = world()
+def test_another_operator_keeps_the_cost_that_the_first_one_saw() -> None:
+    view = view_of(settled())
+    first = status_of(with_layers(view, {"base"}, {"base"}))
+    again = status_of(with_layers(replace(view, old_status=first), {"base", "web", "db"}, None))
+    assert again.plan is not None
+    assert (again.plan.missing_bytes, again.plan.moved_bytes) == (2000, 2000)
+
+
+def test_times_start_when_the_change_is_first_seen() -> None:
+    w = World(deployment_spec())
+    first = status_of(view_of(w))
     w.settle()
-    used = next(volume.node for volume in w.volumes.values())
-    w.nodes[used].ready = False
-    status = status_of(w.view())
-    assert message(status) == f"NodeNotReady: waits for {used}, or for that Node to be deleted"
+    status = status_of(replace(view_of(w), old_status=first))
+    assert first.last_change is not None
+    assert status.last_change is not None
+    assert status.last_change.start_time == first.last_change.start_time
+    assert status.last_change.ready_milliseconds is not None
+    assert status.last_change.ready_milliseconds > 0
+    w.change(resetToken="x")
+    again = status_of(replace(view_of(w), old_status=status))
+    assert again.last_change is not None
+    assert again.last_change.start_time != first.last_change.start_time
 
 
-def test_stopped_machines_are_ready_if_they_should_be_off() -> None:
-    w = world(running=False)
-    w.settle()
-    status = status_of(w.view())
-    assert conditions(status)["Ready"] == "True"
-    assert {machine.state for instance in status.instances for machine in instance.machines} == {"Stopped"}
-
-
-@pytest.mark.parametrize("printable", ["ErrImagePull", "ImagePullBackOff", "ErrorPvcNotFound", "DataVolumeError"])
-@pytest.mark.parametrize("words", ["", "KubeVirt's words"])
-def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_message(printable: str, words: str) -> None:
-    w = world()
-    w.settle()
-    view = w.view()
-    failing = {"printable_status": printable, "message": words}
-    status = status_of(with_machines(view, vm=failing, vmi={"phase": "Scheduling", "ready": False}))
-    machines = [machine for instance in status.instances for machine in instance.machines]
-    assert {(machine.state, machine.message) for machine in machines} == {("Failed", words or printable)}
-    assert (words or printable) in message(status)
-
-
-def test_the_message_of_a_failed_start_is_kept_until_the_next_start_of_the_same_disk() -> None:
-    """Between two starts there is no VMI with the reason why the first one failed."""
-    w = world()
-    w.settle()
-    view = w.view()
-
-    def after(old: SystemDeploymentStatus | None, **fields: Any) -> SystemDeploymentStatus:
-        return status_of(replace(with_machines(view, "db", **fields), old_status=old))
-
-    def messages(status: SystemDeploymentStatus) -> set[str | None]:
-        return {
-            machine.message for instance in status.instances for machine in instance.machines if machine.name == "db"
-        }
-
-    waiting = {"vm": {"printable_status": "CrashLoopBackOff"}, "is_off": True}
-    starting = {"phase": "Scheduling", "ready": False}
-    failed = after(None, vm={"message": "no such link"}, vmi={"phase": "Failed", "ready": False})
-    assert messages(after(failed, **waiting)) == {"no such link"}
-    assert messages(after(after(failed, **waiting), **waiting)) == {"no such link"}
-    text = failed.model_dump_json(by_alias=True).replace('"revision":1', '"revision":7')
-    assert messages(after(SystemDeploymentStatus.model_validate_json(text), **waiting)) == {"CrashLoopBackOff"}
-    assert messages(after(failed, vm={"printable_status": "Starting"}, vmi=starting)) == {None}
-
-
-def test_a_vm_with_persistent_state_of_its_preference_stalls_the_deployment() -> None:
-    w = world()
-    w.settle()
-    view = w.view()
-    status = status_of(with_machines(view, vmi={"persistent_state": "devices.tpm"}))
-    assert (conditions(status)["Ready"], conditions(status)["Stalled"]) == ("False", "True")
-    assert message(status).startswith("StateBesideDisk: SystemNode a: machine ")
-    assert "template.patch.spec.domain.devices.tpm.persistent: false" in message(status)
-    found = {machine.message for instance in status.instances for machine in instance.machines}
-    assert found == {"no reset reaches the state of its persistent domain.devices.tpm"}
-
-
-def test_a_pending_hook_does_not_affect_the_placed_condition() -> None:
-    w = world()
-    w.settle()
-    status = status_of(replace(w.view(), kubevirt=KubeVirtState("1.9.0", None, "the Plugin is made", pending=True)))
-    assert conditions(status)["Placed"] == "True"
-    assert message(status) == "HookPending: the Plugin is made"
-
-
-def test_a_missing_candidate_node_is_reported_in_the_placed_condition() -> None:
-    w = world()
-    w.settle()
-    w.change(replicas=2, placement={"nodeSelector": {"pool": "none"}})
-    assert message(status_of(w.view()), "Placed").startswith("NoNode")
-
-
-def many(machines: int, ready: bool) -> list[InstanceStatus]:
-    """Instances of 100 machines each, with the longest names and messages that there are."""
-    return [
-        InstanceStatus(
-            instance=number,
-            ready=ready,
-            system="s" * 63,
-            placement="node " + "n" * 63,
-            machines=[
-                MachineStatus(
-                    name=f"{place:0>30}",
-                    node="n" * 63,
-                    state="Running" if ready else "Unschedulable",
-                    system="s" * 63,
-                    revision=1000,
-                    message=None if ready else "m" * MAX_MESSAGE,
-                )
-                for place in range(100)
-            ],
-        )
-        for number in range(machines // 100)
-    ]
-
-
-def size(instances: list[InstanceStatus]) -> int:
-    return sum(len(json.dumps(instance.to_api())) for instance in instances)
-
-
-def test_machines_that_fit_into_one_object_are_reported_in_full() -> None:
-    whole = many(2000, ready=False)
-    assert shorten_to_fit(whole) == whole
-    assert size(whole) < 1_200_000
-
-
-def test_each_machine_of_a_shortened_status_keeps_name_state_revision_and_system() -> None:
-    whole = [*many(MAX_MACHINES - 500, ready=True), *many(500, ready=False)]
-    brief = shorten_to_fit(whole)
-    assert size(brief) < 1_200_000 < size(whole)
-    for old, new in zip(whole, brief, strict=True):
-        for before, after in zip(old.machines, new.machines, strict=True):
-            assert (after.name, after.state, after.revision) == (before.name, before.state, before.revision)
-            assert (after.system or new.system) == before.system
-        if not old.ready:
-            assert new == old
-
-
-def test_a_shortened_status_adds_no_history() -> None:
-    w = world(replicas=2)
-    w.settle()
-    view = w.view()
-    first = status_of(view)
-    brief = first.model_copy(update={"instances": shorten_to_fit(first.instances, limit_bytes=0, always=0)})
-    assert brief.instances != first.instances
-    assert status_of(replace(view, old_status=brief)).history == first.history
-
-
-def test_a_long_message_of_kubevirt_is_cut() -> None:
-    w = world()
-    w.settle()
-    view = w.view()
-    name = view.machines[0].vm.machine
-    status = status_of(with_machines(view, name, vm={"message": "x" * 1000}, vmi={"phase": "Scheduling"}))
-    found = next(m.message for i in status.instances for m in i.machines if m.message)
-    assert len(found) == MAX_MESSAGE
-
-
-def test_more_machines_than_one_object_can_hold_are_refused() -> None:
-    w = world(replicas=1000)
-    w.spec = w.spec.model_copy(update={"replicas": MAX_MACHINES})
-    status = status_of(w.view())
-    assert message(status, "Stalled").startswith("TooManyMachines: spec.replicas: ")
-    assert "create another SystemDeployment" in message(status, "Stalled")
+def test_a_thousand_instances_fit_into_the_status() -> None:
+    view = view_of(World(deployment_spec(replicas=0)))
+    instances = tuple(ObservedInstance(str(n), f"dep-{n}", f"uid-{n}", 1, False, True, (), None) for n in range(1000))
+    view = replace(view, instances=instances, spec=deployment_spec(replicas=1000))
+    assert len(status_of(view).model_dump_json(by_alias=True)) < 8_000

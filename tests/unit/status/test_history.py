@@ -5,24 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from kigi.api.deployment import HistoryEntry, SystemDeploymentSpec, SystemDeploymentStatus
+from kigi.api.instance import MAX_HISTORY, HistoryEntry, SystemInstanceStatus
 from kigi.mirror.parse_kigi import spec_manager
-from kigi.planning.deployment import plan_deployment
-from kigi.status.deployments import deployment_status
-from kigi.status.history import MAX_ENTRIES, entry_text, new_entries, ranges
-from tests.support.worlds import World
+from kigi.planning.instance import plan_instance
+from kigi.status.history import ONE_DECISION, entry_text, history, new_entries
+from kigi.status.instance import instance_status
+from kigi.status.machines import machine_status
+from tests.support.worlds import World, deployment_spec
 
 
 class Recorded:
-    """A world, and the history in its deployment's status after each reconcile."""
+    """A world, and the history in the status of its first instance after each reconcile."""
 
     def __init__(self, **fields: Any) -> None:
-        self.world = World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}, **fields}))
-        self.status: SystemDeploymentStatus | None = None
+        self.world = World(deployment_spec(**fields))
+        self.status: SystemInstanceStatus | None = None
 
     def reconcile(self) -> list[HistoryEntry]:
         view = replace(self.world.view(), old_status=self.status, changed_by="argocd")
-        self.status = deployment_status(view, plan_deployment(view))
+        self.status = instance_status(view, plan_instance(view))
         return self.status.history
 
     def change(self, **fields: Any) -> HistoryEntry:
@@ -41,22 +42,38 @@ def test_deployment_switch_and_reset_are_recorded_once_each() -> None:
     (first,) = recorded.reconcile()
     recorded.world.settle()
     assert recorded.reconcile() == [first]
-    assert (first.action, first.by, first.instances, first.machines) == ("Deployed", "argocd", [0, 1, 2], [])
-    assert (first.from_system, first.to_system) == (None, "a")
-    switched = recorded.change(system={"name": "b"})
-    assert (switched.action, switched.from_system, switched.to_system) == ("Switched", "a", "b")
-    reset = recorded.change(reset="monday")
-    assert (reset.action, reset.token, reset.instances) == ("Reset", "monday", [0, 1, 2])
+    assert (first.action, first.requested_by, first.machine_count, first.machines) == ("Deployed", "argocd", 2, [])
+    assert (first.from_system_name, first.to_system_name) == (None, "a")
+    switched = recorded.change(systemRef={"name": "b"})
+    assert (switched.action, switched.from_system_name, switched.to_system_name) == ("Switched", "a", "b")
+    reset = recorded.change(resetToken="monday")
+    assert (reset.action, reset.from_system_name, reset.machine_count) == ("Reset", "b", 2)
+    assert entry_text(reset) == "b -> b: 2 machines, by argocd"
 
 
-def test_a_reset_of_one_machine_names_it() -> None:
-    recorded = Recorded(replicas=2)
+def test_a_switch_of_one_machine_names_it() -> None:
+    recorded = Recorded(state="b", updateStrategy={"onSwitch": "ReplaceChanged"})
     recorded.reconcile()
     recorded.world.settle()
-    overrides = [{"instance": 1, "machines": [{"name": "db", "reset": "x"}]}]
-    entry = recorded.change(overrides=overrides)
-    assert (entry.action, entry.instances, entry.machines, entry.token) == ("Reset", [1], ["db"], "x")
-    assert entry_text(entry) == "a -> a: 1 instances (1), machines db, token 'x', by argocd"
+    recorded.reconcile()
+    recorded.world.change_instance("0", machines=[{"name": "db", "systemRef": {"name": "a"}}])
+    entry = recorded.reconcile()[-1]
+    assert (entry.action, entry.machine_count, entry.machines) == ("Switched", 1, ["db"])
+    assert (entry.from_system_name, entry.to_system_name) == ("b", "a")
+    assert entry_text(entry) == "b -> a: 1 machines (db), by argocd"
+
+
+def test_changes_of_one_decision_about_other_machines_are_one_entry() -> None:
+    recorded = Recorded()
+    view = recorded.world.view()
+    plan = plan_instance(view)
+    (first,) = history(view, plan.placed[:1])
+    assert (first.machine_count, first.machines) == (1, ["db"])
+    status = SystemInstanceStatus(history=[first], machines=[machine_status(plan.placed[0], "a")], system_name="a")
+    (joined,) = history(replace(view, old_status=status), plan.placed)
+    assert (joined.machine_count, joined.machines) == (2, [])
+    later = replace(view, old_status=status, now=view.now + 2 * ONE_DECISION)
+    assert [entry.machine_count for entry in history(later, plan.placed)] == [1, 1]
 
 
 def test_a_lost_disk_is_recorded_as_renewed() -> None:
@@ -67,8 +84,8 @@ def test_a_lost_disk_is_recorded_as_renewed() -> None:
     node = next(iter(recorded.world.view().volumes)).node
     view = replace(recorded.world.view(), old_status=recorded.status, changed_by="argocd")
     view = replace(view, nodes={name: state for name, state in view.nodes.items() if name != node})
-    history = deployment_status(view, plan_deployment(view)).history
-    assert {entry.action for entry in history[1:]} == {"Renewed"}
+    found = instance_status(view, plan_instance(view)).history
+    assert {entry.action for entry in found[1:]} == {"Renewed"}
 
 
 def test_the_next_operator_records_what_a_dead_one_did_not() -> None:
@@ -76,32 +93,28 @@ def test_the_next_operator_records_what_a_dead_one_did_not() -> None:
     recorded.reconcile()
     recorded.world.settle()
     recorded.reconcile()
-    recorded.world.change(reset="1")
+    recorded.world.change(resetToken="1")
     recorded.world.settle()  # all steps are done, and no status was written
     assert recorded.reconcile()[-1].action == "Reset"
 
 
 def test_the_oldest_entries_are_dropped() -> None:
     recorded = Recorded()
-    for number in range(MAX_ENTRIES + 5):
-        recorded.world.change(reset=str(number))
+    for number in range(MAX_HISTORY + 5):
+        recorded.world.change(resetToken=str(number))
         recorded.reconcile()
         recorded.world.settle()
-    history = recorded.reconcile()
-    assert len(history) == MAX_ENTRIES
-    assert history[-1].token == str(MAX_ENTRIES + 4)
+    found = recorded.reconcile()
+    assert len(found) == MAX_HISTORY
+    assert [entry.action for entry in found] == ["Reset"] * MAX_HISTORY
 
 
 def test_events_are_emitted_for_new_entries_only() -> None:
     recorded = Recorded()
     old = list(recorded.reconcile())
     recorded.world.settle()
-    recorded.world.change(reset="1")
+    recorded.world.change(resetToken="1")
     assert [entry.action for entry in new_entries(old, recorded.reconcile())] == ["Reset"]
-
-
-def test_consecutive_instances_are_written_as_ranges() -> None:
-    assert ranges([5, 0, 1, 2]) == "0-2, 5"
 
 
 def test_the_last_writer_of_the_spec_is_found_in_managed_fields() -> None:

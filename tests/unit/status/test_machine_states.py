@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from kigi.api.deployment import MAX_MESSAGE, SystemDeploymentSpec
-from kigi.planning.deployment import plan_deployment
+from kigi.api.instance import MAX_MESSAGE
+from kigi.planning.instance import plan_instance
 from kigi.planning.placed import PlacedTarget
 from kigi.status.machines import machine_state, machine_status
-from tests.support.worlds import World, with_machines
+from tests.support.worlds import World, deployment_spec, with_machines
 
 LATER = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def placed(*, running: bool = True, **fields: Any) -> PlacedTarget:
     """Machine db of a settled deployment, with other fields of its VM and VMI."""
-    w = World(SystemDeploymentSpec.model_validate({"system": {"name": "a"}}))
+    w = World(deployment_spec("a"))
     w.settle()
-    found = next(p for p in plan_deployment(with_machines(w.view(), "db", **fields)).placed if p.target.machine == "db")
+    found = next(p for p in plan_instance(with_machines(w.view(), "db", **fields)).placed if p.target.machine == "db")
     return replace(found, target=replace(found.target, running=running))
 
 
@@ -67,12 +67,12 @@ def test_missing_layers_count_before_everything_else(fields: dict[str, Any]) -> 
 
 
 def test_a_machine_that_waits_names_the_machines_before_it() -> None:
-    status = machine_status(replace(placed(is_off=True), waits_for=("dns", "web")))
+    status = machine_status(replace(placed(is_off=True), waits_for=("dns", "web")), "a")
     assert (status.state, status.message) == ("Waiting", "starts after dns, web")
 
 
 def test_a_machine_without_a_vm_is_pending() -> None:
-    status = machine_status(replace(placed(), observed=None))
+    status = machine_status(replace(placed(), observed=None), "a")
     assert (status.state, status.message) == ("Pending", None)
 
 
@@ -88,7 +88,7 @@ MESSAGES = {
     ),
     "paused-with-other-template": (
         {"vmi": {"paused": True, "hardware": "other"}},
-        "its template has changed; it restarts when it is resumed",
+        "its hardware has changed; it restarts when it is resumed",
     ),
     "message-of-vmi-first": ({"vm": {"message": "vm"}, "vmi": {"message": "vmi", "ready": False}}, "vmi"),
     "message-of-vm": ({"vm": {"message": "vm"}, "vmi": {"ready": False}}, "vm"),
@@ -100,15 +100,24 @@ MESSAGES = {
 
 @pytest.mark.parametrize(("fields", "message"), MESSAGES.values(), ids=MESSAGES)
 def test_the_message_of_a_machine(fields: dict[str, Any], message: str | None) -> None:
-    assert machine_status(placed(**fields), "previous").message == message
+    assert machine_status(placed(**fields), "a", "previous").message == message
+
+
+def test_a_machine_that_was_paused_because_it_fills_the_disk_says_so() -> None:
+    found = placed(vmi={"paused": True})
+    assert found.observed is not None
+    assert machine_status(found, "a").message is None, "a user has paused it"
+    assert "disk of its node is nearly full" in str(machine_status(replace(found, fills_disk=True), "a").message)
+    running = replace(placed(), fills_disk=True)
+    assert machine_status(running, "a").message is None, "it is not paused yet"
 
 
 def test_a_message_that_is_too_long_ends_in_an_ellipsis() -> None:
-    message = machine_status(placed(vm={"message": "x" * 1000}, vmi={"ready": False})).message
+    message = machine_status(placed(vm={"message": "x" * 1000}, vmi={"ready": False}), "a").message
     assert message == "x" * (MAX_MESSAGE - 1) + "…"
 
 
 def test_a_machine_reports_node_revision_and_the_state_of_its_disk() -> None:
-    status = machine_status(placed())
-    assert (status.name, status.revision, status.system) == ("db", 1, "a")
-    assert status.node in ("n1", "n2")
+    status = machine_status(placed(), "a")
+    assert (status.name, status.revision, status.system_name) == ("db", 1, None)
+    assert status.node_name in ("n1", "n2")

@@ -53,8 +53,7 @@ def test_a_row_has_the_variable_its_default_and_its_meaning() -> None:
     assert "| `KIGI_MIN_FREE` | `12%` | Disk space that layers leave free" in page
     assert "| `NODE_NAME` | required | " in page
     assert "| `KIGI_CONNECTIONS` | number of processors, at least 4 | " in page
-    assert "| `KIGI_RESYNC_SECONDS` | `300` | " in page
-    assert "| `maxDepth` | `64` | " in page
+    assert "| `KIGI_RESYNC_SECONDS` | `240` | " in page
 
 
 def test_a_variable_without_a_description_is_refused() -> None:

@@ -20,7 +20,7 @@ KEYWORDS = {
     "type", "properties", "required", "items", "additionalProperties", "description", "default", "enum", "format",
     "pattern", "minimum", "maximum", "multipleOf", "minLength", "maxLength", "minItems", "maxItems", "maxProperties",
     "nullable", "x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
-    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-preserve-unknown-fields", "x-kubernetes-int-or-string",
 }  # fmt: skip
 
 
@@ -53,11 +53,11 @@ def test_check_finds_a_changed_a_missing_and_a_foreign_file(tmp_path: Path, caps
     shutil.copytree(ROOT / "crds", directory)
     assert crdgen.main(["--check", str(directory)]) == 0
     (directory / "systemnodes.kigi.dev.yaml").write_text("changed")
-    (directory / "nodecaches.kigi.dev.yaml").unlink()
+    (directory / "nodecaches.node.kigi.dev.yaml").unlink()
     (directory / "old.yaml").write_text("kind: Old")
     assert crdgen.main(["--check", str(directory)]) == 1
     said = capsys.readouterr().err
-    assert all(name in said for name in ("systemnodes.kigi.dev.yaml", "nodecaches.kigi.dev.yaml", "old.yaml"))
+    assert all(name in said for name in ("systemnodes.kigi.dev.yaml", "nodecaches.node.kigi.dev.yaml", "old.yaml"))
     assert "vmimagenodes" not in said
     assert crdgen.main([str(directory)]) == 0
     assert crdgen.main(["--check", str(directory)]) == 0
@@ -77,7 +77,7 @@ def test_the_files_equal_the_generated_objects() -> None:
 def test_a_schema_uses_only_what_a_structural_schema_may(kind: str) -> None:
     for path, schema in walk(schema_of(kind)):
         assert schema.keys() <= KEYWORDS, path
-        assert isinstance(schema["type"], str), path
+        assert isinstance(schema.get("type"), str) or schema.get("x-kubernetes-int-or-string"), path
 
 
 @pytest.mark.parametrize("kind", CRDS)
@@ -91,8 +91,11 @@ def test_every_field_is_described(kind: str) -> None:
 @pytest.mark.parametrize("kind", CRDS)
 def test_every_number_has_a_format_and_every_number_of_a_spec_has_bounds(kind: str) -> None:
     for path, schema in walk(schema_of(kind)):
-        if schema["type"] in ("integer", "number"):
-            assert schema["format"] in ("int64", "double"), path
+        if schema.get("type") in ("integer", "number"):
+            large = path.endswith(
+                ("Bytes", "BytesTotal", "BytesPerSecond", "Milliseconds", "eneration", "tolerationSeconds")
+            )
+            assert schema["format"] in ("int64" if large else "int32", "double"), path
             # A toleration's seconds are Kubernetes' own and may be any number.
             if path.startswith(".spec") and not path.endswith("tolerationSeconds"):
                 assert {"minimum", "maximum"} <= schema.keys(), path
@@ -103,7 +106,12 @@ def test_everything_in_spec_that_can_grow_is_bounded(kind: str) -> None:
     bound = {"array": "maxItems", "string": "maxLength"}
     for path, schema in walk(schema_of(kind)["properties"]["spec"], "spec"):
         free = any(part in path for part in (".metadata.labels[]", ".metadata.annotations[]"))
-        if schema["type"] in bound and "enum" not in schema and not free and not path.endswith(("digest", "parent")):
+        if (
+            schema.get("type") in bound
+            and not schema.keys() & {"enum", "format"}
+            and not free
+            and not path.endswith(("digest", "parent"))
+        ):
             assert bound[schema["type"]] in schema, path
         if "additionalProperties" in schema:
             assert "maxProperties" in schema, path
@@ -147,8 +155,11 @@ def test_a_refusal_names_the_field_and_the_remedy(kind: str) -> None:
         ("VMImageNode", "kimg", "Namespaced"),
         ("SystemNode", "ksys", "Namespaced"),
         ("SystemDeployment", "ksd", "Namespaced"),
+        ("SystemInstance", "ksi", "Namespaced"),
+        ("SystemReset", "kreset", "Namespaced"),
         ("SystemCapture", "kcap", "Namespaced"),
         ("SystemPrefetch", "kpre", "Namespaced"),
+        ("SystemBuild", "kbuild", "Namespaced"),
         ("NodeCache", "knc", "Cluster"),
     ],
 )
@@ -196,3 +207,25 @@ def test_bounds_that_exclude_become_bounds_that_include() -> None:
     properties = crdgen.build_schema(Bounded)["properties"]
     assert properties["sizeBytes"] == {"description": "Bytes.", "format": "int64", "minimum": 1, "type": "integer"}
     assert properties["ratio"] == {"description": "A ratio.", "format": "double", "type": "number"}
+
+
+def test_an_empty_object_is_filled_in_only_for_the_defaults_in_it() -> None:
+    class Plain(Model):
+        """Without defaults."""
+
+        size_bytes: int | None = Field(default=None, description="Bytes.")
+
+    class Filled(Model):
+        """With a default."""
+
+        count: int = Field(default=3, description="A count.")
+
+    class Outer(Model):
+        """Both."""
+
+        plain: Plain = Field(default_factory=Plain, description="A part.")
+        filled: Filled = Field(default_factory=Filled, description="A part.")
+
+    properties = crdgen.build_schema(Outer)["properties"]
+    assert "default" not in properties["plain"], "a value that the API server adds differs from the manifest"
+    assert properties["filled"]["default"] == {}

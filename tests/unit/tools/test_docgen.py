@@ -17,8 +17,16 @@ PAGES = [
     "systemdeployment.md",
     "systemcapture.md",
     "systemprefetch.md",
+    "systeminstance.md",
+    "systembuild.md",
+    "systemreset.md",
+    "treegrant.md",
     "nodecache.md",
+    "layerrepository.md",
+    "systemquota.md",
 ]
+PLANNED = ["vmmemoryimage.md"]
+"""Kinds of a later version, whose objects the API server refuses."""
 HEADINGS = ["Example", "Fields", "Working with it", "Status", "Debugging"]
 
 
@@ -34,7 +42,7 @@ def test_every_page_has_the_same_headings(page: str) -> None:
 
 
 def test_every_kind_has_a_page() -> None:
-    assert {f"{kind.__name__.lower()}.md" for kind in crdgen.KINDS} == set(PAGES)
+    assert {f"{kind.__name__.lower()}.md" for kind in crdgen.KINDS} == {*PAGES, *PLANNED}
 
 
 def test_links_lead_to_files() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import Configuration
 
+from kigi.adapters.kubernetes import client
 from kigi.adapters.kubernetes.api_requests import APPLY, JSON_PATCH, MERGE_PATCH
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import CLAIM, ENDPOINT_SLICE, MACHINE, NODE, SYSTEM, VOLUME
@@ -15,6 +20,44 @@ from kigi.errors import Conflict, LostLeadership, NotFound, Unreachable
 from tests.support.answering import AnsweringServer
 
 BODY = {"apiVersion": SYSTEM.api_version, "kind": SYSTEM.kind, "metadata": {"name": "x", "namespace": "ns"}}
+
+
+class SlowServer:
+    """Answers no request until ``release`` is set."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.methods: list[str] = []
+        self._asked = asyncio.Event()
+        self._server: TestServer | None = None
+
+    async def __aenter__(self) -> SlowServer:
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", self._answer)
+        self._server = TestServer(app)
+        await self._server.start_server()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self.release.set()
+        await self._server.close()
+
+    def configuration(self) -> Configuration:
+        assert self._server is not None
+        found = Configuration()
+        found.host = str(self._server.make_url("")).rstrip("/")
+        return found
+
+    async def asked_for(self, method: str) -> None:
+        await asyncio.wait_for(self._asked.wait(), 10)
+        assert method in self.methods
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.methods.append(request.method)
+        self._asked.set()
+        await self.release.wait()
+        return web.json_response({"metadata": {"name": "x", "uid": "u", "resourceVersion": "1"}})
 
 
 @pytest.fixture
@@ -55,6 +98,19 @@ async def test_a_listing_follows_its_pages_and_completes_its_items(server: Answe
     ]
     path = "/api/v1/namespaces/ns/persistentvolumeclaims?limit=1000&labelSelector=kigi.dev/deployment"
     assert [asked[1] for asked in server.asked] == [path, f"{path}&continue=a/b"]
+
+
+async def test_a_page_that_is_too_long_is_read_in_smaller_ones(
+    server: AnsweringServer, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "MAX_PAGE_BYTES", 1000)
+    item = {"metadata": {"name": "1"}}
+    long = {"metadata": {}, "items": [{"metadata": {"name": "x" * 2000}}]}
+    more = {"metadata": {"continue": "t"}, "items": [item]}
+    server.answers = [(200, long), (200, long), (200, more), (200, long), (200, long), (200, long)]
+    assert len([each async for each in kube.list_all(CLAIM, "ns")]) == 2
+    limits = [asked[1].partition("limit=")[2].partition("&")[0] for asked in server.asked]
+    assert limits == ["1000", "125", "15", "30", "3", "1"], "one object is read whatever its size"
 
 
 async def test_a_listing_may_name_its_own_labels(server: AnsweringServer, kube: KubeClient) -> None:
@@ -120,7 +176,7 @@ async def test_writes_name_their_manager_and_their_form(server: AnsweringServer,
     await kube.write_status(SYSTEM, "ns", "x", "uid", {"a": 1})
     await kube.merge_patch(SYSTEM, "ns", "x", {"status": {}}, "status")
     await kube.set_finalizers(SYSTEM, "ns", {"metadata": {"name": "x", "uid": "u", "resourceVersion": "3"}}, ["f"])
-    path = "/apis/kigi.dev/v1alpha1/namespaces/ns/systemnodes"
+    path = "/apis/kigi.dev/v1alpha2/namespaces/ns/systemnodes"
     assert [(method, target) for method, target, _, _ in server.asked] == [
         ("PATCH", f"{path}/x?fieldManager=me&force=false"),
         ("POST", f"{path}?fieldManager=me&dryRun=All"),
@@ -145,6 +201,61 @@ async def test_the_guard_stops_writes_and_no_reads(server: AnsweringServer, kube
         await kube.apply(BODY)
     assert server.asked == []
     assert await kube.get(SYSTEM, "ns", "x") is None
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[SlowServer]:
+    async with SlowServer() as made:
+        yield made
+
+
+async def test_a_write_that_waited_for_a_slot_is_not_sent_after_the_end_of_the_lease(slow: SlowServer) -> None:
+    is_leader = True
+
+    def guard() -> float:
+        if not is_leader:
+            raise LostLeadership("the lease has ended")
+        return 20.0
+
+    async with KubeClient(slow.configuration(), concurrency=1, timeout_s=20) as kube:
+        kube.guard = guard
+        reading = asyncio.create_task(kube.get(VOLUME, None, "slow"))
+        await slow.asked_for("GET")
+        writing = asyncio.create_task(kube.delete(VOLUME, None, "pv"))
+        await asyncio.sleep(0)
+        is_leader = False
+        slow.release.set()
+        await reading
+        with pytest.raises(LostLeadership):
+            await writing
+    assert slow.methods == ["GET"]
+
+
+async def test_no_write_outlives_the_lease(slow: SlowServer) -> None:
+    async with KubeClient(slow.configuration(), timeout_s=20) as kube:
+        kube.guard = lambda: 0.05
+        with pytest.raises(Unreachable):
+            await asyncio.wait_for(kube.delete(VOLUME, None, "pv"), 5)
+        kube.guard = lambda: None
+        slow.release.set()
+        await kube.delete(VOLUME, None, "pv")
+
+
+async def test_the_api_server_gets_the_end_of_the_lease_as_its_own_limit(
+    server: AnsweringServer, kube: KubeClient
+) -> None:
+    """A process that is suspended after it has sent a request cannot close the connection."""
+    server.answers = [(200, BODY)] * 4
+    kube.guard = lambda: 7.0019
+    await kube.delete(VOLUME, None, "pv")
+    await kube.merge_patch(VOLUME, None, "pv", {})
+    kube.guard = lambda: 2.0
+    await kube.apply(BODY)
+    kube.guard = None
+    await kube.apply(BODY)
+    queries = [dict(parse_qsl(asked[1].partition("?")[2])) for asked in server.asked]
+    assert [query.get("timeout") for query in queries] == ["7001ms", "7001ms", "2000ms", None]
+    assert queries[1]["fieldManager"] == "me", "the request's own query stays"
 
 
 async def test_writes_that_were_answered_are_counted(server: AnsweringServer, kube: KubeClient) -> None:

@@ -11,7 +11,7 @@ from kigi.adapters.kubernetes.endpoint import Endpoint
 from kigi.adapters.kubernetes.http_connection import connect, proxy_of, ssl_context
 from kigi.adapters.kubernetes.resources import DEPLOYMENT, SYSTEM
 from kigi.adapters.kubernetes.session import KubeSession
-from kigi.errors import Conflict, Forbidden, SpecInvalid, Unreachable, Waiting
+from kigi.errors import Conflict, Forbidden, SpecInvalid, Throttled, Unreachable, Waiting
 from tests.support.answering import AnsweringServer
 
 
@@ -36,7 +36,7 @@ def test_pages_are_read_one_after_another_over_one_connection(server: AnsweringS
         ("b", DEPLOYMENT.kind),
     ]
     assert "continue=more" in server.asked[1][1]
-    assert server.asked[0][1].startswith("/apis/kigi.dev/v1alpha1/namespaces/ns/systemdeployments?limit=")
+    assert server.asked[0][1].startswith("/apis/kigi.dev/v1alpha2/namespaces/ns/systemdeployments?limit=")
     assert server.asked[0][2]["Authorization"] == "Bearer t"
     assert server.connections == 1
 
@@ -175,3 +175,23 @@ def test_credentials_that_stay_the_same_are_not_tried_again(server: AnsweringSer
         with pytest.raises(SpecInvalid, match="log in again"):
             kube.get(SYSTEM, "ns", "x")
     assert len(server.asked) == 1
+
+
+def test_a_busy_server_is_asked_again_for_the_given_time(server: AnsweringServer) -> None:
+    """The API server answers 429 for seconds after a definition has changed."""
+    pauses: list[float] = []
+    with KubeSession(Endpoint(server.url), manager="me", timeout_s=5, busy_s=2.0, sleep=pauses.append) as kube:
+        server.answers = [(429, {}), (429, {}), (200, {"found": True})]
+        assert kube.get(SYSTEM, "ns", "x") == {"found": True}
+        assert pauses == [0.5, 0.5]
+        server.answers = [(429, {})] * 9
+        with pytest.raises(Throttled):
+            kube.get(SYSTEM, "ns", "x")
+        assert sum(pauses) == 1.0 + 2.0
+    assert len(server.asked) == 3 + 5
+
+
+def test_other_commands_report_a_busy_server(server: AnsweringServer, kube: KubeSession) -> None:
+    server.answers = [(429, {})]
+    with pytest.raises(Throttled):
+        kube.get(SYSTEM, "ns", "x")

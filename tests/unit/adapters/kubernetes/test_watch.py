@@ -169,7 +169,7 @@ async def test_a_watch_that_breaks_raises_what_the_caller_must_do(
     found, caught = await collect_until_error(kube)
     assert type(caught) is error
     assert words in str(caught)
-    assert "GET /apis/kigi.dev/v1alpha1/nodecaches" in str(caught)
+    assert "GET /apis/node.kigi.dev/v1alpha1/nodecaches" in str(caught)
     assert len(found) == before
 
 

@@ -93,7 +93,7 @@ async def test_a_chain_that_the_repository_takes_no_layer_above_is_refused(node:
     node.max_depth = lambda repository: {"default": 3}[repository]
     found = await node.refusal()
     assert isinstance(found, ChainTooDeep)
-    assert "repositories.default.maxDepth" in str(found)
+    assert "LayerRepository default: spec.limits.maxDepth" in str(found)
     node.overlays.layers = 2
     assert await node.refusal() is None
 

@@ -11,7 +11,7 @@ import pytest
 
 from kigi.errors import OverlayRejected, VolumeBusy, VolumeUnknown
 from kigi_cache.captures.copies import PERSIST_RETRY_S, Captures
-from kigi_cache.captures.files import COPY, HEARTBEAT, ORDER, RESULT, read_json, write_json
+from kigi_cache.captures.files import COPY, HEARTBEAT, ORDER, RESULT, UPLOAD, read_json, write_json
 from kigi_cache.clock import Clock
 from kigi_cache.disks.volumes import Volumes
 from tests.support.cluster import eventually_async
@@ -54,7 +54,9 @@ async def test_an_ordered_copy_is_made_once_and_then_made_durable(node: Node) ->
     assert node.reports() == {"c1": ("Copied", None)}
     directory = await node.durable("c1")
     assert (directory / COPY).read_bytes() == b"x" * 40
+    (report,) = node.captures.reports()
     assert read_json(directory / ORDER) == {
+        "copyUid": report.copy_uid,
         "parent": PARENT,
         "repository": "default",
         "copiedBytes": 40,
@@ -158,6 +160,21 @@ async def test_a_check_is_answered_without_a_copy(node: Node) -> None:
     assert not (node.root / "c1").exists()
 
 
+async def test_a_copy_keeps_its_uid_and_one_that_is_made_anew_has_another(node: Node, tmp_path: Path) -> None:
+    def uids(of: Node) -> dict[str, str | None]:
+        return {report.id: report.copy_uid for report in of.captures.reports()}
+
+    await node.captures.reconcile([order("c1"), order("c2")])
+    first = uids(node)
+    await node.durable("c1")
+    (await node.durable("c2") / ORDER).unlink()
+    assert uids(node) == first
+    again = Node(tmp_path)
+    await again.captures.reconcile([order("c1"), order("c2")])
+    assert uids(again)["c1"] == first["c1"]
+    assert uids(again)["c2"] not in (None, first["c2"]), "the daemon ended before the copy was durable"
+
+
 async def test_a_durable_copy_outlives_the_process_and_a_doubtful_one_is_lost(node: Node, tmp_path: Path) -> None:
     await node.captures.reconcile([order("c1"), order("c2")])
     await node.durable("c1")
@@ -165,3 +182,45 @@ async def test_a_durable_copy_outlives_the_process_and_a_doubtful_one_is_lost(no
     again = Node(tmp_path)
     await again.captures.reconcile([order("c1", action="Keep"), order("c2", action="Keep")])
     assert again.reports() == {"c1": ("Copied", None), "c2": ("Lost", "CaptureMissing")}
+
+
+UPLOAD_OF_C1 = {
+    "digest": "sha256:" + "2" * 64,
+    "sizeBytes": 7,
+    "request": {"url": "http://s3.example/x", "time": "20260301T120000Z", "authorization": "signed"},
+    "parts": [],
+}
+
+
+async def test_the_publisher_gets_each_upload_once_and_again_after_a_restart(node: Node, tmp_path: Path) -> None:
+    await node.captures.reconcile([order(upload=UPLOAD_OF_C1)])
+    directory = await node.durable("c1")
+    keep = order(action="Keep", upload=UPLOAD_OF_C1)
+    await node.captures.reconcile([keep])
+    assert read_json(directory / UPLOAD) == UPLOAD_OF_C1
+    written = (directory / UPLOAD).stat()
+    await node.captures.reconcile([keep])
+    assert (directory / UPLOAD).stat().st_ino == written.st_ino
+    stored = {key: value for key, value in UPLOAD_OF_C1.items() if key != "request"}
+    await node.captures.reconcile([order(action="Keep", upload=stored)])
+    assert read_json(directory / UPLOAD) == stored
+    (directory / UPLOAD).unlink()
+    again = Node(tmp_path)
+    await again.captures.reconcile([keep])
+    assert read_json(directory / UPLOAD) == UPLOAD_OF_C1
+
+
+async def test_an_upload_that_cannot_be_written_is_tried_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    await node.captures.reconcile([order()])
+    directory = await node.durable("c1")
+
+    def full(path: Path, data: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    keep = order(action="Keep", upload=UPLOAD_OF_C1)
+    with monkeypatch.context() as patch:
+        patch.setattr("kigi_cache.captures.files.write_json", full)
+        await node.captures.reconcile([keep])
+    assert not (directory / UPLOAD).exists()
+    await node.captures.reconcile([keep])
+    assert read_json(directory / UPLOAD) == UPLOAD_OF_C1

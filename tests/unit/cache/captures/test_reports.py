@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kigi.api.node_cache import MAX_REPORT_MESSAGE
 from kigi.errors import NoRoom, OverlayRejected, PublisherSilent
 from kigi_cache.captures import reports
 from kigi_cache.captures.reports import CopyFigures
@@ -30,19 +31,35 @@ def test_a_copy_that_is_gone_is_lost_when_its_vm_runs_again(action: str, state: 
 
 def test_a_copy_shows_its_cost_and_the_publishers_progress() -> None:
     result = {"state": "Storing", "digest": "sha256:" + "2" * 64, "sizeBytes": 9, "uploadedBytes": 4}
-    found = reports.copied(order(), result, CopyFigures(40, 7), None)
+    found = reports.copied(order(), None, result, CopyFigures(40, 7), None)
     assert (found.state, found.size_bytes, found.uploaded_bytes) == ("Storing", 9, 4)
     assert (found.copied_bytes, found.copy_milliseconds) == (40, 7)
 
 
 def test_a_dead_publisher_is_named_beside_the_state() -> None:
-    found = reports.copied(order(), {}, None, PublisherSilent("dead"))
+    found = reports.copied(order(), None, {}, None, PublisherSilent("dead"))
     assert (found.state, found.reason, found.message) == ("Copied", "PublisherSilent", "dead")
 
 
-@pytest.mark.parametrize("result", [{"state": "Unheard"}, {"sizeBytes": "many"}, {"message": "x" * 5000}])
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"state": "Unheard" * 2},
+        {"sizeBytes": "many"},
+        {"message": "x" * 5000},
+        {"state": ["Stored"]},
+        {"state": {}},
+        {"state": None},
+        {"sizeBytes": 2**63},
+        {"uploadedBytes": -1},
+        {"sizeBytes": 1e300},
+        {"message": "\ud800"},
+        {"unheard": 1, "state": 7},
+    ],
+    ids=str,
+)
 def test_a_result_that_is_none_is_ignored(result: dict[str, object]) -> None:
-    assert reports.copied(order(), result, CopyFigures(40, 7), None).model_dump(exclude_defaults=True) == {
+    assert reports.copied(order(), None, result, CopyFigures(40, 7), None).model_dump(exclude_defaults=True) == {
         "id": "c1",
         "state": "Copied",
         "copied_bytes": 40,
@@ -50,10 +67,12 @@ def test_a_result_that_is_none_is_ignored(result: dict[str, object]) -> None:
     }
 
 
-def test_the_publisher_cannot_speak_for_another_copy() -> None:
-    assert reports.copied(order("c1"), {"id": "c2", "state": "Stored"}, None, None).id == "c1"
+@pytest.mark.parametrize("state", ["Stored", "Unheard"])
+def test_the_publisher_cannot_speak_for_another_copy(state: str) -> None:
+    found = reports.copied(order("c1"), "a1", {"id": "c2", "copyUid": "b2", "state": state}, None, None)
+    assert (found.id, found.copy_uid) == ("c1", "a1")
 
 
 def test_a_long_cause_is_cut() -> None:
     found = reports.checked(order(action="Check"), NoRoom("x" * 10_000))
-    assert len(str(found.message)) == reports.MAX_MESSAGE
+    assert len(str(found.message).encode()) == MAX_REPORT_MESSAGE

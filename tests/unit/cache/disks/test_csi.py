@@ -55,7 +55,7 @@ class Filler:
         self.calls = 0
         self.ended = asyncio.Event()
 
-    async def ensure(self, chain: Chain, *, priority: int) -> None:
+    async def ensure(self, chain: Chain) -> None:
         self.calls += 1
         self.begun.set()
         await self.release.wait()

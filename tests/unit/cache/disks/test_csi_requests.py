@@ -10,7 +10,8 @@ from grpc import StatusCode
 
 from kigi.domain.chain_attribute import chain_from_text, chain_text
 from kigi_cache.disks.csi_errors import Refused
-from kigi_cache.disks.csi_requests import handle_and_target, parse_chain
+from kigi_cache.disks.csi_requests import check_pod, handle_and_target, parse_chain
+from kigi_cache.rpc import csi_pb2 as pb
 
 DIGESTS = [f"sha256:{digit * 64}" for digit in "abc"]
 CHAIN = [{"digest": d, "sizeBytes": 400, "virtualSizeBytes": 1024, "repository": "default"} for d in DIGESTS]
@@ -64,3 +65,16 @@ def test_the_text_of_a_refusal_is_short_whatever_was_sent() -> None:
         handle_and_target("x" * 10_000, "/pods/a")
     assert refused.value.code == StatusCode.INVALID_ARGUMENT
     assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize("context", [{}, {"csi.storage.k8s.io/pod.name": "virt-launcher-office-1-mail1-x7k2p"}])
+def test_a_virtual_machines_pod_gets_its_disk(context: dict[str, str]) -> None:
+    check_pod(pb.NodePublishVolumeRequest(volume_id="v", volume_context=context))
+
+
+@pytest.mark.parametrize("pod", ["reader", "", "x-virt-launcher-a", "virt-launcher"])
+def test_another_pod_gets_no_disk(pod: str) -> None:
+    request = pb.NodePublishVolumeRequest(volume_id="v", volume_context={"csi.storage.k8s.io/pod.name": pod})
+    with pytest.raises(Refused, match="capture the machine") as refused:
+        check_pod(request)
+    assert refused.value.code == StatusCode.FAILED_PRECONDITION

@@ -23,6 +23,9 @@ class Disk:
         self.broken: set[Digest] = set()
         self.full = False
 
+    def flush(self) -> None:
+        pass
+
     def unpersisted(self) -> list[Digest]:
         return list(self.pending)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kigi.domain.layers import Chain
+from kigi.domain.layers import Chain, Digest, Layer
 from kigi.errors import BudgetExceeded, KigiError, LayerNotInRepository, NoRoom
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import RECHECK_S
@@ -17,6 +19,7 @@ from kigi_cache.layers.retry import RetryPolicy
 from kigi_cache.layers.store import Store
 from tests.support.layers import make_chain, wanted
 from tests.support.scripted_fills import PIECE, ScriptedSource, running, soon
+from tests.support.stored import without_records
 
 MIB = 2**20
 
@@ -50,7 +53,7 @@ async def test_a_layer_requested_again_while_its_transfer_stops_continues_from_t
         filler.want(wanted(chain))
         await soon(lambda: filler.available_bytes(chain[0].digest) == PIECE)
         filler.want([])
-        requested_again = asyncio.create_task(filler.ensure(chain, priority=200))
+        requested_again = asyncio.create_task(filler.ensure(chain))
         await asyncio.sleep(0)
         source.go_on.set()
         await asyncio.wait_for(requested_again, 10)
@@ -119,9 +122,9 @@ async def test_a_volume_that_needs_a_refused_layer_does_not_wait_for_its_retry(
         run.filler.want(wanted(chain))
         await run.until("Refused", *chain)
         with pytest.raises(LayerNotInRepository):
-            await run.filler.ensure(chain, priority=200)
+            await run.filler.ensure(chain)
         source.faults.clear()
-        await asyncio.wait_for(run.filler.ensure(chain, priority=200), 10)
+        await asyncio.wait_for(run.filler.ensure(chain), 10)
         assert run.time.now_s == 0.0
 
 
@@ -149,7 +152,7 @@ async def test_an_error_of_the_disk_asks_for_space(tmp_path: Path, source: Scrip
     source.faults[chain[0].digest] = OSError(28, "No space left on device")
     async with running(tmp_path, source) as run:
         with pytest.raises(NoRoom, match="No space left on device; free some space"):
-            await run.filler.ensure(chain, priority=200)
+            await run.filler.ensure(chain)
 
 
 async def test_the_source_learns_whether_its_bytes_were_right(
@@ -169,13 +172,13 @@ async def test_a_chain_that_does_not_fit_is_refused_before_a_byte_moves(
 ) -> None:
     async with running(tmp_path, source, budget=Budget(MIB)) as run:
         with pytest.raises(BudgetExceeded):
-            await run.filler.ensure(chain, priority=200)
+            await run.filler.ensure(chain)
         assert source.starts == []
 
 
 async def test_prefetches_leave_transfers_to_disks(tmp_path: Path, source: ScriptedSource, small: Chain) -> None:
     async with running(tmp_path, source, max_transfers=2, max_prefetches=1) as run:
-        prefetched = wanted(small[:2], priority=10)
+        prefetched = wanted(small[:2], "Prefetch")
         run.filler.want(prefetched)
         await soon(lambda: sorted(run.states().values()) == ["Fetching", "Queued"])
         run.filler.want([*prefetched, *wanted(small[2:])])
@@ -205,14 +208,14 @@ async def test_layers_that_are_verified_after_a_power_cut_are_recorded_as_persis
 ) -> None:
     """Else each further boot reads all of them again."""
     source.go_on.set()
-    async with running(tmp_path, source) as run:
+    async with running(tmp_path / "before", source) as run:
         run.filler.want(wanted(small))
         await run.until("Held", *small)
-    (tmp_path / "state.json").unlink()
-    async with running(tmp_path, source) as run:
+    root = without_records(tmp_path / "before", tmp_path / "after")
+    async with running(root, source) as run:
         await run.until("Held", *small)
         await soon(lambda: run.filler.store.unpersisted() == [])
-    assert Store(tmp_path, boot="the next one").recover() == []
+    assert Store(root, boot="the next one").recover() == []
 
 
 async def test_progress_is_described_in_one_line(tmp_path: Path, source: ScriptedSource, small: Chain) -> None:
@@ -240,3 +243,48 @@ async def test_sizes_are_known_of_layers_that_are_held_or_on_their_way(
         source.go_on.set()
         await soon(lambda: filler.store.is_held(layer.digest))
         assert filler.size_of(layer.digest) == filler.available_bytes(layer.digest) == layer.size_bytes
+
+
+async def test_without_records_the_first_fetch_does_not_wait_for_the_layers_that_are_read_again(
+    tmp_path: Path, source: ScriptedSource, small: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.go_on.set()
+    async with running(tmp_path / "before", source) as run:
+        run.filler.want(wanted(small[:2]))
+        await run.until("Held", *small[:2])
+    root = without_records(tmp_path / "before", tmp_path / "after")
+    go_on, verify = threading.Event(), Store.verify
+
+    def slow(store: Store, layer: Layer, *args: Any, **kwargs: Any) -> bool:
+        assert go_on.wait(30)
+        return verify(store, layer, *args, **kwargs)
+
+    monkeypatch.setattr(Store, "verify", slow)
+    async with running(root, source) as run:
+        run.filler.want(wanted(small))
+        await soon(lambda: run.states().get(small[2].digest) == "Held")
+        assert [run.states()[layer.digest] for layer in small[:2]] == ["Queued", "Queued"]
+        go_on.set()
+        await run.until("Held", *small)
+    assert len(source.starts) == 3, "they were read from the disk"
+
+
+async def test_a_fill_loop_that_fails_starts_again(
+    tmp_path: Path, source: ScriptedSource, small: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.go_on.set()
+    failures = iter([OSError(28, "No space left on device"), ValueError("a bug")])
+    damaged = Store.damaged
+
+    def failing(store: Store) -> list[Digest]:
+        for failure in failures:
+            raise failure
+        return damaged(store)
+
+    monkeypatch.setattr(Store, "damaged", failing)
+    async with running(tmp_path, source) as run:
+        run.filler.want(wanted(small))
+        for _ in range(2):
+            await soon(lambda: any(run.time.now_s < end_s < run.time.now_s + 2 for end_s in run.time.pending()))
+            run.time.advance(2)
+        await run.until("Held", *small)

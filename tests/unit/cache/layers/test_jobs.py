@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kigi.api.node_cache import PURPOSES, Purpose
 from kigi.domain.layers import Digest, Layer
 from kigi.errors import KigiError, LayerCorrupt, RepositoryUnreachable, SpecInvalid
 from kigi_cache.layers.eviction import Need
-from kigi_cache.layers.jobs import Concurrency, Job, Jobs, layer_of, need_of_priority
+from kigi_cache.layers.jobs import URGENCIES, Concurrency, Job, Jobs, Urgency, layer_of, need_of
 from kigi_cache.layers.retry import RetryPolicy
 from tests.support.layers import wanted
 
-DISK, PREFETCH = 100, 10
+DISK: Purpose = "Disk"
+PREFETCH: Purpose = "Prefetch"
 LIMITS = Concurrency(transfers=2, prefetches=1)
 
 
@@ -29,9 +31,9 @@ def nothing_held(digest: Digest) -> bool:
 
 
 def jobs_of(*requests: tuple[int, int]) -> Jobs:
-    """Jobs for layers by (number, priority)."""
+    """Jobs for layers by (number, purpose)."""
     jobs = Jobs()
-    jobs.want([each for number, priority in requests for each in wanted((layer(number),), priority)], nothing_held)
+    jobs.want([each for number, purpose in requests for each in wanted((layer(number),), purpose)], nothing_held)
     return jobs
 
 
@@ -57,8 +59,9 @@ def test_only_missing_layers_become_jobs() -> None:
 
 
 def test_the_most_urgent_start_first_within_the_number_of_transfers() -> None:
-    jobs = jobs_of((1, DISK), (2, DISK + 50), (3, DISK + 20))
-    assert start(jobs) == [layer(2), layer(3)]
+    jobs = jobs_of((1, PREFETCH), (2, DISK))
+    jobs.request(layer(3), Urgency.POD)
+    assert start(jobs) == [layer(3), layer(2)]
     assert start(jobs) == []
     job_of(jobs, 2).is_running = False
     jobs.complete(job_of(jobs, 2))
@@ -195,12 +198,12 @@ def test_a_stopped_transfer_that_is_wanted_again_keeps_its_file_and_the_newest_d
 
 
 def wanted_from(layer: Layer) -> list:  # type: ignore[type-arg]
-    return [each.model_copy(update={"repository": layer.repository}) for each in wanted((layer,))]
+    return [each.model_copy(update={"repository_name": layer.repository}) for each in wanted((layer,))]
 
 
 async def test_waiters_get_the_layer_or_the_error_and_keep_an_unwanted_job_alive() -> None:
     jobs = Jobs()
-    job = jobs.request(layer(1), DISK)
+    job = jobs.request(layer(1), Urgency.DISK)
     waiters = [asyncio.get_running_loop().create_future() for _ in range(2)]
     job.waiters.extend(waiters)
     assert jobs.want([], nothing_held) == []
@@ -211,7 +214,7 @@ async def test_waiters_get_the_layer_or_the_error_and_keep_an_unwanted_job_alive
         await waiters[0]
     assert list(jobs) == [], "it is no longer wanted"
 
-    job = jobs.request(layer(1), DISK)
+    job = jobs.request(layer(1), Urgency.DISK)
     job.waiters.append(asyncio.get_running_loop().create_future())
     (waiter,) = job.waiters
     jobs.complete(job)
@@ -220,15 +223,15 @@ async def test_waiters_get_the_layer_or_the_error_and_keep_an_unwanted_job_alive
 
 def test_priorities_only_rise() -> None:
     jobs = jobs_of((1, DISK))
-    assert jobs.request(layer(1), 5).priority == DISK
-    assert jobs.request(layer(1), 500).priority == 500
+    assert jobs.request(layer(1), Urgency.PREFETCH).urgency == Urgency.DISK
+    assert jobs.request(layer(1), Urgency.POD).urgency == Urgency.POD
 
 
 def test_needs_are_the_highest_of_all_requests() -> None:
     jobs = Jobs()
-    pinned = [each.model_copy(update={"pinned": True}) for each in wanted((layer(1),), PREFETCH)]
+    pinned = [each.model_copy(update={"retention": "Pinned"}) for each in wanted((layer(1),), PREFETCH)]
     jobs.want([*pinned, *wanted((layer(2),), PREFETCH), *wanted((layer(3),), DISK)], lambda digest: True)
-    jobs.request(layer(2), DISK)
+    jobs.request(layer(2), Urgency.DISK)
     assert jobs.needs() == {
         layer(1).digest: Need.RUNNING,
         layer(2).digest: Need.WANTED,
@@ -241,9 +244,17 @@ def test_partial_files_without_a_job_are_left_over() -> None:
     assert jobs.unrequested([layer(1).digest, layer(2).digest]) == [layer(2).digest]
 
 
-@pytest.mark.parametrize(("priority", "need"), [(0, Need.PREFETCH), (99, Need.PREFETCH), (100, Need.WANTED)])
-def test_disks_have_priorities_from_100_on(priority: int, need: Need) -> None:
-    assert need_of_priority(priority) == need
+def test_the_daemon_has_the_order_of_the_operator() -> None:
+    assert tuple(sorted(URGENCIES, key=lambda purpose: URGENCIES[purpose])) == PURPOSES
+    assert max(URGENCIES.values()) < Urgency.POD
+
+
+@pytest.mark.parametrize(
+    ("urgency", "need"),
+    [(Urgency.PREFETCH, Need.PREFETCH), (Urgency.MEMORY, Need.WANTED), (Urgency.DISK, Need.WANTED)],
+)
+def test_nothing_that_vms_wait_for_is_evicted_for_a_prefetch(urgency: Urgency, need: Need) -> None:
+    assert need_of(urgency) == need
 
 
 def test_a_declared_layer_becomes_the_domains() -> None:
@@ -253,16 +264,16 @@ def test_a_declared_layer_becomes_the_domains() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 200), st.booleans(), st.floats(0, 10)), max_size=12),
+    st.lists(st.tuples(st.sampled_from(PURPOSES), st.booleans(), st.floats(0, 10)), max_size=12),
     st.integers(1, 4),
     st.integers(0, 4),
     st.floats(0, 10),
 )
 def test_limits_are_kept_and_a_wake_time_exists_whenever_something_can_start_later(
-    rows: list[tuple[int, bool, float]], transfers: int, prefetches: int, now_s: float
+    rows: list[tuple[Purpose, bool, float]], transfers: int, prefetches: int, now_s: float
 ) -> None:
     limits = Concurrency(transfers, min(prefetches, transfers))
-    jobs = jobs_of(*((number, priority) for number, (priority, _, _) in enumerate(rows)))
+    jobs = jobs_of(*((number, purpose) for number, (purpose, _, _) in enumerate(rows)))
     for number, (_, _, not_before_s) in enumerate(rows):
         job_of(jobs, number).not_before_s = not_before_s
     start(jobs, now_s, limits)

@@ -18,7 +18,7 @@ def digest(number: int) -> Digest:
 
 
 A, B = digest(1), digest(2)
-SEEN = Fingerprint(size_bytes=10, inode=11, mtime_ns=12)
+SEEN = Fingerprint(size_bytes=10, inode=11, mtime_ns=12, ctime_ns=13)
 
 
 def test_the_form_of_the_file() -> None:
@@ -27,6 +27,7 @@ def test_the_form_of_the_file() -> None:
         "boot": "boot-1",
         "fetchedBytesTotal": 77,
         "verified": {f"{1:064x}": [10, 11, 12, True], f"{2:064x}": [10, 11, 12, False]},
+        "changedAt": {f"{1:064x}": 13, f"{2:064x}": 13},
         "readAt": {f"{1:064x}": 1},
         "neededAt": {f"{1:064x}": 2.5},
     }
@@ -46,7 +47,7 @@ def test_after_a_restart_of_the_machine_only_persisted_layers_are_trusted() -> N
 
 def test_a_file_of_the_first_versions_has_no_times() -> None:
     text = json.dumps({"boot": "b", "fetchedBytesTotal": 1, "verified": {f"{1:064x}": [10, 11, 12, True]}})
-    assert decode_records(text, "b") == Records({A: SEEN}, fetched_bytes=1)
+    assert decode_records(text, "b") == Records({A: Fingerprint(10, 11, 12)}, fetched_bytes=1)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_only_a_file_that_differs_has_to_be_persisted_again() -> None:
     records.unpersisted.clear()
     records.add(A, SEEN, 2.0)
     assert (records.unpersisted, records.read_at, records.needed_at) == (set(), {A: 2.0}, {A: 1.0})
-    records.add(A, Fingerprint(10, 99, 12), 3.0)
+    records.add(A, Fingerprint(10, 99, 12, 13), 3.0)
     assert records.unpersisted == {A}
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,7 +121,8 @@ def test_a_state_that_cannot_be_written_keeps_layers_unpersisted(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A full disk must neither end the daemon nor be forgotten."""
-    (store.root / "state.new").mkdir()
+    for name in ("state.new", "state.recent.new"):
+        (store.root / name).mkdir()
     with caplog.at_level(logging.WARNING):
         layer = commit(store, 1)
     assert caplog.messages == ["state of the cache not written"]
@@ -128,7 +131,8 @@ def test_a_state_that_cannot_be_written_keeps_layers_unpersisted(
         store.persist(layer.digest)
     assert store.unpersisted() == [layer.digest]
     assert reopened(store).recover() == [layer.digest], "it is read again, and that is all"
-    (store.root / "state.new").rmdir()
+    for name in ("state.new", "state.recent.new"):
+        (store.root / name).rmdir()
     assert store.persist(layer.digest)
     assert reopened(store, "another boot").recover() == []
 
@@ -136,8 +140,100 @@ def test_a_state_that_cannot_be_written_keeps_layers_unpersisted(
 @pytest.mark.parametrize("text", ["", "{", '{"boot": 1}', "\0"])
 def test_an_unreadable_state_only_costs_reading(store: Store, text: str) -> None:
     layer = commit(store, 1)
-    (store.root / "state.json").write_text(text)
+    for name in ("state.json", "state.recent.json"):
+        (store.root / name).write_text(text)
     assert reopened(store).recover() == [layer.digest]
+
+
+def write_and_restore_the_time(path: Path) -> None:
+    """What an attacker can do who may write: the same size, the same inode, the same mtime."""
+    before = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"E")
+    path.chmod(0o444)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_write_behind_a_restored_time_is_noticed_at_the_next_use(store: Store, tmp_path: Path) -> None:
+    layer, volume = commit(store, 1), tmp_path / "volume"
+    volume.mkdir()
+    store.link_chain((layer,), volume)
+    write_and_restore_the_time(volume / layer_file_name(layer.digest))
+    assert not store.is_held(layer.digest)
+    assert store.damaged() == [layer.digest]
+    with pytest.raises(LayerMissing):
+        store.relink_chain((layer,), volume, tmp_path)
+    assert not store.verify(layer)
+    assert store.held() == {}
+
+
+def test_a_write_while_the_daemon_was_away_is_noticed_at_its_start(store: Store) -> None:
+    layer = commit(store, 1)
+    assert store.persist(layer.digest)
+    write_and_restore_the_time(store.path(layer.digest))
+    for boot in ("boot", "another boot"):
+        assert reopened(store, boot).recover() == [layer.digest]
+
+
+def test_links_of_the_store_are_no_sign_of_a_write(store: Store, tmp_path: Path) -> None:
+    layers = [commit(store, number) for number in range(3)]
+    for number in range(5):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        store.link_chain(tuple(layers), directory)
+        assert reopened(store).recover() == []
+        store.unlink_layers(directory)
+        assert not directory.exists()
+    assert store.damaged() == []
+    assert reopened(store).recover() == []
+
+
+def test_links_that_follow_the_last_durable_state_cost_reading_after_a_power_cut_until_it_is_flushed(
+    store: Store, tmp_path: Path
+) -> None:
+    layer = commit(store, 1)
+    assert store.persist(layer.digest)
+    store.link_layers([layer.digest], tmp_path)
+    assert reopened(store, "another boot").recover() == [layer.digest]
+    store.flush()
+    assert reopened(store, "another boot").recover() == []
+
+
+def test_a_link_during_a_scrub_needs_no_second_reading(store: Store, tmp_path: Path) -> None:
+    layer = commit(store, 1)
+    linked: list[int] = []
+
+    def link(count: int) -> None:
+        if not linked:
+            store.link_layers([layer.digest], tmp_path)
+        linked.append(count)
+
+    assert store.verify(layer, on_read=link)
+    assert store.is_held(layer.digest)
+
+
+def test_layers_of_an_earlier_version_are_not_read_again(store: Store) -> None:
+    """Its state has no ctimes."""
+    layer = commit(store, 1)
+    assert store.persist(layer.digest)
+    (store.root / "state.recent.json").unlink()
+    state = json.loads((store.root / "state.json").read_text())
+    del state["changedAt"]
+    (store.root / "state.json").write_text(json.dumps(state))
+    after = reopened(store, "another boot")
+    assert after.recover() == []
+    write_and_restore_the_time(after.path(layer.digest))
+    assert after.damaged() == [layer.digest]
+
+
+def test_a_recent_state_of_another_boot_does_not_count(store: Store) -> None:
+    layer = commit(store, 1)
+    assert store.persist(layer.digest)
+    (store.root / "state.recent.json").write_text("")
+    assert reopened(store, "another boot").recover() == []
+    assert reopened(store, "boot").recover() == []
 
 
 def test_links_are_made_of_held_layers_or_not_at_all(store: Store, tmp_path: Path) -> None:
@@ -207,8 +303,12 @@ def test_a_changed_file_is_not_held_until_it_is_read(store: Store) -> None:
     assert store.unpersisted() == [layer.digest]
 
 
-def test_a_layer_can_be_verified_by_its_digest_alone(store: Store) -> None:
+@pytest.mark.parametrize("change", [{"virtual_size_bytes": 512}, {"size_bytes": 7}, {"parent": "sha256:" + "0" * 64}])
+def test_a_layer_that_contradicts_its_declaration_stays(store: Store, change: dict[str, Any]) -> None:
+    """Anybody may declare a digest: the content decides what the node holds."""
     layer = commit(store, 1)
     assert store.verify(layer.digest)
-    assert not store.verify(replace(layer, virtual_size_bytes=512)), "its header declares another size"
-    assert not store.verify(layer.digest), "it went to quarantine"
+    with pytest.raises(LayerRefused):
+        store.verify(replace(layer, **change))
+    assert store.is_held(layer.digest)
+    assert not list((store.root / "quarantine").iterdir())

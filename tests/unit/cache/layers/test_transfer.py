@@ -27,7 +27,7 @@ class Pieces:
         self.starts: list[int] = []
         self.given: list[int] = []
 
-    def read(self, layer: Layer, start: int) -> Iterator[memoryview]:
+    def read(self, layer: Layer, start: int, is_urgent: object = None) -> Iterator[memoryview]:
         self.starts.append(start)
         buffer = memoryview(bytearray(PIECE))
         for offset in range(start, len(self.data), PIECE):

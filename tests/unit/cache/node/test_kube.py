@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from kigi.api.base import Metadata
 from kigi.api.node_cache import NodeCacheStatus
+from kigi.domain.names import LABEL_HEARTBEAT
 from kigi.errors import NotFound, SpecInvalid, Unreachable
 from kigi_cache.node.kube import SILENCE_S, WATCH_S, KubeApi
-from kigi_cache.node.status_schedule import HEARTBEAT_S
 from tests.support.pod_api import Authority, PodApi
 
-CACHES = "/apis/kigi.dev/v1alpha1/nodecaches"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/kigi-system/leases"
+BOOKMARKS_S = 60.0
+"""The API server sends a bookmark once in this time."""
+CACHES = "/apis/node.kigi.dev/v1alpha1/nodecaches"
 CACHE = {
-    "apiVersion": "kigi.dev/v1alpha1",
+    "apiVersion": "node.kigi.dev/v1alpha1",
     "kind": "NodeCache",
     "metadata": {"name": "n", "uid": "u", "generation": 1, "resourceVersion": "7"},
+    "spec": {"nodeName": "n", "operatorProtocol": 2, "protocol": 2},
 }
 
 
@@ -33,6 +39,8 @@ class Server:
         self.body: dict[str, Any] = {}
         self.events: list[dict[str, Any]] = []
         self.silent = False
+        self.missing: set[str] = set()
+        """Methods that find no object."""
         self.requests: list[tuple[str, str, Any]] = []
         self.queries: list[dict[str, str]] = []
 
@@ -41,7 +49,8 @@ class Server:
         self.requests.append((request.method, request.path, body))
         self.queries.append(dict(request.query))
         if "watch" not in request.query:
-            return web.json_response(self.body, status=self.status)
+            status = 404 if request.method in self.missing else self.status
+            return web.json_response(self.body, status=status)
         response = web.StreamResponse()
         await response.prepare(request)
         for event in self.events:
@@ -111,8 +120,45 @@ async def test_a_version_that_expired_ends_the_watch(server: Server, api: KubeAp
         await anext(api.watch("7"))
 
 
-def test_a_heartbeat_that_is_late_twice_does_not_end_a_watch() -> None:
-    assert SILENCE_S > 3 * HEARTBEAT_S
+def test_a_bookmark_that_is_late_does_not_end_a_watch() -> None:
+    assert SILENCE_S > 1.5 * BOOKMARKS_S
+
+
+async def test_a_watch_asks_for_bookmarks(server: Server, api: KubeApi) -> None:
+    server.events = [{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}}]
+    assert [cache async for cache in api.watch("7")] == []
+    assert server.queries[0]["allowWatchBookmarks"] == "true"
+
+
+async def test_a_lease_is_renewed_with_its_owner(server: Server, api: KubeApi) -> None:
+    await api.renew_lease(Metadata(name="n", uid="u"))
+    ((method, path, body),) = server.requests
+    assert (method, path) == ("PATCH", f"{LEASES}/kigi-node-n")
+    assert body["spec"]["holderIdentity"] == "n"
+    assert body["metadata"]["ownerReferences"] == [
+        {"apiVersion": "node.kigi.dev/v1alpha1", "kind": "NodeCache", "name": "n", "uid": "u"}
+    ]
+    assert body["metadata"]["labels"] == {LABEL_HEARTBEAT: "", "app.kubernetes.io/managed-by": "kigi"}
+    renewed = datetime.fromisoformat(body["spec"]["renewTime"])
+    assert abs(datetime.now(UTC) - renewed) < timedelta(minutes=1)
+
+
+async def test_a_lease_that_does_not_exist_is_created(server: Server, api: KubeApi) -> None:
+    server.missing = {"PATCH"}
+    await api.renew_lease(Metadata(name="n", uid="u"))
+    assert [(method, path) for method, path, _ in server.requests] == [
+        ("PATCH", f"{LEASES}/kigi-node-n"),
+        ("POST", LEASES),
+    ]
+
+
+async def test_a_spec_of_another_protocol_is_read_without_its_lists(server: Server, api: KubeApi) -> None:
+    """They may have any form; the daemon reports the difference, and acts on nothing."""
+    spec = {"nodeName": "n", "operatorProtocol": 9, "protocol": 9, "layers": [{"what": "ever"}]}
+    server.events = [{"type": "MODIFIED", "object": {**CACHE, "spec": spec}}]
+    (cache,) = [cache async for cache in api.watch("7")]
+    assert cache is not None
+    assert (cache.spec.protocol, cache.spec.layers) == (9, [])
 
 
 async def test_a_status_is_replaced_as_a_whole(server: Server, api: KubeApi) -> None:
@@ -133,14 +179,15 @@ async def test_a_status_without_an_object_is_an_error(server: Server, api: KubeA
 async def test_a_warning_names_the_object_and_is_cut(server: Server, api: KubeApi) -> None:
     await api.warn("u", "OverlayRejected", "x" * 2000)
     method, path, event = server.requests[0]
-    assert (method, path) == ("POST", "/api/v1/namespaces/default/events")
-    assert event["involvedObject"] == {
-        "apiVersion": "kigi.dev/v1alpha1",
+    assert (method, path) == ("POST", "/apis/events.k8s.io/v1/namespaces/default/events")
+    assert event["regarding"] == {
+        "apiVersion": "node.kigi.dev/v1alpha1",
         "kind": "NodeCache",
         "name": "n",
         "uid": "u",
     }
-    assert (event["type"], event["reason"], len(event["message"])) == ("Warning", "OverlayRejected", 1024)
+    assert event["related"] == {"apiVersion": "v1", "kind": "Node", "name": "n"}
+    assert (event["type"], event["reason"], len(event["note"].encode())) == ("Warning", "OverlayRejected", 1024)
 
 
 VALID = {"authenticated": True, "audiences": ["kigi-peer"], "user": {"username": "daemon"}}
@@ -167,8 +214,29 @@ async def test_a_token_counts_only_for_its_audience(
 
 
 async def test_peers_are_the_ready_addresses_of_all_slices(server: Server, api: KubeApi) -> None:
-    first = {"endpoints": [{"addresses": ["10.0.0.2"], "conditions": {"ready": True}}, {"addresses": ["10.0.0.1"]}]}
-    second = {"endpoints": [{"addresses": ["10.0.0.3"], "conditions": {"ready": False}}]}
+    def endpoint(address: str, node: str | None, *, ready: bool | None = None) -> dict[str, Any]:
+        return {"addresses": [address], "nodeName": node, "conditions": {"ready": ready}}
+
+    first = {"endpoints": [endpoint("10.0.0.2", "b", ready=True), endpoint("10.0.0.1", "a")]}
+    second = {"endpoints": [endpoint("10.0.0.3", "c", ready=False), endpoint("10.0.0.4", None)]}
     server.body = {"metadata": {}, "items": [first, second, {"endpoints": None}]}
-    assert await api.peer_addresses("kigi-system", "kigi-peers") == ["10.0.0.1", "10.0.0.2"]
+    assert await api.peer_addresses("kigi-system", "kigi-peers") == {"10.0.0.1": "a", "10.0.0.2": "b"}
     assert server.queries[0]["labelSelector"] == "kubernetes.io/service-name=kigi-peers"
+
+
+async def test_certificates_are_published_with_the_heartbeat(server: Server, api: KubeApi) -> None:
+    await api.renew_lease(Metadata(name="n", uid="u"), ("a" * 64, "b" * 64))
+    lease = server.requests[0][2]
+    server.body = lease
+    assert await api.peer_certificates("n") == {"a" * 64, "b" * 64}
+    assert server.requests[1][:2] == ("GET", f"{LEASES}/kigi-node-n")
+    assert server.queries[1]["resourceVersion"] == "0", "etcd is not asked"
+    assert await api.peer_certificates("another") == set(), "the Lease has another holder"
+    await api.renew_lease(Metadata(name="n", uid="u"))
+    server.body = server.requests[-1][2]
+    assert await api.peer_certificates("n") == set(), "a daemon that serves no peers takes back what it published"
+
+
+async def test_a_node_without_a_lease_has_no_certificates(server: Server, api: KubeApi) -> None:
+    server.missing = {"GET"}
+    assert await api.peer_certificates("n") == set()

@@ -20,8 +20,9 @@ from kigi_cache.node.node_cache import LEAST_INTERVAL_S, NodeCacheKeeper
 from tests.support.manual_clock import ManualClock
 
 MIB = 2**20
+EMPTY = {"node_name": "n", "operator_protocol": 2, "protocol": 2}
 DIGEST = f"sha256:{1:064x}"
-WANTED = WantedLayer(digest=DIGEST, size_bytes=MIB, virtual_size_bytes=MIB)
+WANTED = WantedLayer(digest=DIGEST, size_bytes=MIB, virtual_size_bytes=MIB, repository_name="default", purpose="Disk")
 
 
 class Api:
@@ -34,14 +35,19 @@ class Api:
         self.events: list[tuple[str, str]] = []
         self.down = False
         self.lists = self.refused = 0
-        self.refuses_status = False
+        self.refuses_status = self.refuses_lease = False
+        self.beats: list[tuple[float, str]] = []
+        """Time of each renewal of the Lease, and uid of its owner."""
+        self.published: list[tuple[str, ...]] = []
+        """Fingerprints in each renewal."""
         self.watches = "last"
         """Or they break, or end, as soon as they are opened."""
         self._news: asyncio.Queue[NodeCache | None] = asyncio.Queue()
 
     def put(self, generation: int, uid: str = "u1", **spec: Any) -> None:
         metadata = Metadata(name="a", uid=uid, generation=generation)
-        self.cache = NodeCache(metadata=metadata, spec=NodeCacheSpec(**spec))
+        status = self.cache.status if self.cache is not None and self.cache.metadata.uid == uid else NodeCacheStatus()
+        self.cache = NodeCache(metadata=metadata, spec=NodeCacheSpec.model_validate(EMPTY | spec), status=status)
         self._news.put_nowait(self.cache)
 
     async def get(self) -> Seen:
@@ -64,6 +70,15 @@ class Api:
             self.refused += 1
             raise Unreachable("refused")
         self.writes.append((self._time.now_s, status))
+        if self.cache is not None:
+            self.cache = self.cache.model_copy(update={"status": status})
+
+    async def renew_lease(self, owner: Metadata, certificates: Sequence[str] = ()) -> None:
+        self._check()
+        if self.refuses_lease:
+            raise Unreachable("refused")
+        self.beats.append((self._time.now_s, owner.uid))
+        self.published.append(tuple(certificates))
 
     async def warn(self, uid: str, reason: str, message: str) -> None:
         self._check()
@@ -91,18 +106,32 @@ class Captures:
         return self.waiting
 
 
+class Certificates:
+    """Fingerprints that the daemon shows to its peers."""
+
+    def __init__(self) -> None:
+        self.shown: tuple[str, ...] = ()
+        self.known: list[tuple[str, ...]] = []
+
+    def fingerprints(self) -> tuple[str, ...]:
+        return self.shown
+
+    def published(self, fingerprints: Sequence[str]) -> None:
+        self.known.append(tuple(fingerprints))
+
+
 class Supply:
     def __init__(self) -> None:
         self.wanted: list[Sequence[WantedLayer]] = []
         self.state = "Held"
-        self.fetched = MIB
+        self.fetched, self.free = MIB, 50
 
     def want(self, layers: Sequence[WantedLayer]) -> None:
         self.wanted.append(list(layers))
 
     def snapshot(self) -> FillState:
-        layer = {"digest": DIGEST, "state": self.state, "sizeBytes": MIB, "fetchedBytes": self.fetched}
-        return FillState([CachedLayer.model_validate(layer)], 100, self.fetched, 50, self.fetched)
+        layer = CachedLayer(digest=DIGEST, state=self.state, size_bytes=MIB, fetched_bytes=self.fetched)
+        return FillState([layer], 100, self.fetched, self.free, 0, self.fetched)
 
 
 class Volumes:
@@ -146,7 +175,15 @@ class World:
     def __init__(self) -> None:
         self.time = ManualClock()
         self.api, self.supply, self.volumes, self.captures = Api(self.time), Supply(), Volumes(), Captures()
-        self.keeper = NodeCacheKeeper(self.api, self.volumes, self.supply, self.captures, clock=self.time.clock)
+        self.certificates = Certificates()
+        self.keeper = NodeCacheKeeper(
+            self.api,
+            self.volumes,
+            self.supply,
+            self.captures,
+            certificates=self.certificates,
+            clock=self.time.clock,
+        )
 
     @property
     def last(self) -> NodeCacheStatus | None:
@@ -197,7 +234,7 @@ async def world() -> AsyncIterator[World]:
 
 async def test_a_generation_is_observed_once_it_was_acted_on(world: World) -> None:
     world.volumes.present = {"a.r1": False, "keep.r1": False}
-    world.api.put(4, layers=[WANTED], discard=["a.r1"])
+    world.api.put(4, layers=[WANTED], discard_volumes=["a.r1"])
     status = await world.until(lambda s: s.observed_generation == 4)
     assert [v.name for v in status.volumes] == ["keep.r1"]
     assert [layer.digest for layer in world.supply.wanted[-1]] == [DIGEST]
@@ -207,7 +244,7 @@ async def test_a_generation_is_observed_once_it_was_acted_on(world: World) -> No
 
 async def test_an_overlay_in_use_is_deleted_when_it_is_released(world: World) -> None:
     world.volumes.present = {"a.r1": True}
-    world.api.put(1, discard=["a.r1"])
+    world.api.put(1, discard_volumes=["a.r1"])
     status = await world.until(lambda s: s.observed_generation == 1)
     assert [(v.name, v.mounted) for v in status.volumes] == [("a.r1", True)]
     assert world.ready() == "False"
@@ -248,18 +285,111 @@ async def test_bytes_are_reported_although_they_are_not_announced(world: World) 
     await world.until(lambda s: s.layers[0].fetched_bytes == 700, within_s=2.5)
 
 
-async def test_an_unchanged_status_is_only_a_heartbeat(world: World) -> None:
+async def test_an_unchanged_status_is_not_written_again_and_the_lease_is_renewed(world: World) -> None:
     world.api.put(1, layers=[WANTED])
     await world.until(lambda s: s.observed_generation == 1)
     before = len(world.api.writes)
     for _ in range(65):
         await world.announce()
         await world.run_for(1.0)
-    assert len(world.api.writes) - before == 2
-    heartbeats = [s.last_heartbeat_time for _, s in world.api.writes[-2:]]
-    assert heartbeats[0] is not None
-    assert heartbeats[1] is not None
-    assert 30 <= (heartbeats[1] - heartbeats[0]).total_seconds() <= 32
+    assert len(world.api.writes) == before
+    times = [at for at, _ in world.api.beats]
+    assert len(times) == 3, "immediately, and every thirty seconds"
+    assert all(30 <= later - earlier <= 32 for earlier, later in itertools.pairwise(times))
+
+
+async def test_an_idle_daemon_renews_its_lease_for_a_day_and_writes_nothing_else(world: World) -> None:
+    world.api.put(1, layers=[WANTED])
+    await world.until(lambda s: s.observed_generation == 1)
+    before = len(world.api.writes)
+    await world.run_for(86_400.0)
+    assert len(world.api.writes) == before
+    assert 86_400 / 31 <= len(world.api.beats) <= 86_400 / 30 + 1
+
+
+async def test_free_space_is_written_again_when_it_has_changed_by_a_fiftieth_of_the_budget(world: World) -> None:
+    world.api.put(1, layers=[WANTED])
+    await world.until(lambda s: s.free_bytes == 50)
+    world.supply.free, before = 49, len(world.api.writes)
+    await world.announce()
+    assert len(world.api.writes) == before
+    world.supply.free = 48
+    await world.announce()
+    await world.until(lambda s: s.free_bytes == 48, within_s=1.5)
+
+
+async def test_a_spec_of_another_protocol_changes_nothing(world: World) -> None:
+    world.volumes.present = {"a.r1": False}
+    world.api.put(1, layers=[WANTED])
+    await world.until(lambda s: s.observed_generation == 1)
+    world.api.put(2, operator_protocol=3, protocol=3, discard_volumes=["a.r1"])
+    status = await world.until(lambda s: any(c.reason == "VersionSkew" for c in s.conditions))
+    assert status.observed_generation == 1, "the spec was not acted on"
+    assert len(world.supply.wanted) == 1, "what was wanted stays wanted"
+    assert list(world.volumes.present) == ["a.r1"], "nothing is deleted by an order of unknown meaning"
+    await world.run_for(60.0)
+    assert world.api.beats[-1][0] > world.time.now_s - 40, "it is alive"
+
+
+async def test_a_daemon_that_cannot_report_has_no_heartbeat(world: World) -> None:
+    """Its last status is out of date, and the operator must not place disks by it."""
+    world.api.put(1, layers=[WANTED])
+    await world.until(lambda s: s.observed_generation == 1)
+    world.api.refuses_status = True
+    world.volumes.present = {"b.r1": True}
+    await world.announce()
+    before = len(world.api.beats)
+    await world.run_for(120.0)
+    assert len(world.api.beats) == before
+    world.api.refuses_status = False
+    await world.until(lambda s: [v.name for v in s.volumes] == ["b.r1"])
+    await world.run_for(1.0)
+    assert len(world.api.beats) == before + 1
+
+
+async def test_a_directory_that_cannot_be_read_ends_the_heartbeat(world: World) -> None:
+    world.api.put(1)
+    await world.until(lambda s: s.observed_generation == 1)
+    world.volumes.error = OSError(5, "Input/output error")
+    before = len(world.api.beats)
+    await world.run_for(300.0)
+    assert len(world.api.beats) <= before + 1
+
+
+async def test_a_refused_lease_is_tried_again_and_delays_no_status_for_long(world: World) -> None:
+    world.api.refuses_lease = True
+    world.api.put(1, layers=[WANTED])
+    await world.until(lambda s: s.observed_generation == 1)
+    world.volumes.present = {"b.r1": True}
+    await world.announce()
+    await world.until(lambda s: [v.name for v in s.volumes] == ["b.r1"], within_s=40)
+    world.api.refuses_lease = False
+    await world.run_for(40.0)
+    assert world.api.beats
+
+
+async def test_a_new_certificate_counts_as_published_when_the_lease_has_it(world: World) -> None:
+    world.certificates.shown = ("first",)
+    world.api.put(1)
+    await world.until(lambda s: s.observed_generation == 1)
+    await world.run_for(1.0)
+    assert world.api.published == world.certificates.known == [("first",)]
+    world.certificates.shown = ("first", "second")
+    world.api.refuses_lease = True
+    await world.run_for(60.0)
+    assert world.certificates.known == [("first",)], "no peer can know the second one"
+    world.api.refuses_lease = False
+    await world.run_for(40.0)
+    assert world.api.published[-1] == world.certificates.known[-1] == ("first", "second")
+
+
+async def test_a_lease_belongs_to_the_object_that_exists(world: World) -> None:
+    world.api.put(1, uid="u1")
+    await world.until(lambda s: s.observed_generation == 1)
+    await world.run_for(5.0)
+    world.api.put(1, uid="u2")
+    await world.run_for(5.0)
+    assert [uid for _, uid in world.api.beats] == ["u1", "u2"], "Kubernetes deletes the Lease of u1 with it"
 
 
 async def test_results_of_copies_are_polled_while_any_is_open(world: World) -> None:
@@ -337,10 +467,24 @@ async def test_watches_that_end_immediately_are_opened_after_a_pause(world: Worl
 async def test_a_directory_that_cannot_be_read_is_tried_again(world: World) -> None:
     world.volumes.error = OSError(5, "Input/output error")
     world.api.put(1)
-    await world.run_for(3.0)
-    assert world.last is None
+    await world.until(lambda s: s.conditions[0].reason == "CacheUnreadable")
+    assert world.last is not None
+    stalled = next(c for c in world.last.conditions if c.type == "Stalled")
+    assert (stalled.status, "Input/output error" in stalled.message) == ("True", True)
+    assert world.api.beats == [], "the node gets no new disks"
     world.volumes.error = None
-    await world.until(lambda s: s.observed_generation == 1, within_s=2.0)
+    await world.until(lambda s: s.observed_generation == 1 and s.conditions[0].reason == "LayersHeld", within_s=2.0)
+
+
+async def test_what_was_known_of_a_directory_stays_in_the_status(world: World) -> None:
+    world.volumes.present = {"a.r1": True}
+    world.api.put(1)
+    await world.until(lambda s: [v.name for v in s.volumes] == ["a.r1"])
+    world.volumes.error = OSError(5, "Input/output error")
+    await world.announce()
+    await world.until(lambda s: s.conditions[0].reason == "CacheUnreadable")
+    assert world.last is not None
+    assert [v.name for v in world.last.volumes] == ["a.r1"], "else the operator would take it for deleted"
 
 
 async def test_an_object_made_again_is_acted_on_although_its_generation_is_the_same(world: World) -> None:
@@ -362,3 +506,26 @@ async def test_an_error_that_needs_a_person_is_one_event(world: World) -> None:
         ("OverlayRejected", "a.r1: its header is another"),
         ("OverlayRejected", "b.r1: its header is another"),
     ]
+
+
+async def test_a_restored_object_gets_its_status_again_and_its_spec_is_acted_on_whatever_its_generation(
+    world: World,
+) -> None:
+    """After a restore of etcd, the operator waits for a report that was written, and uses a generation once more."""
+    world.api.put(5, layers=[WANTED])
+    await world.until(lambda status: status.observed_generation == 5)
+    restored = world.api.cache
+    assert restored is not None
+    world.api.cache = restored.model_copy(update={"status": NodeCacheStatus(), "spec": NodeCacheSpec(**EMPTY)})
+    world.api.writes.clear()
+    world.supply.wanted.clear()
+    world.api.watches = "end"
+    world.api.put(5)
+    await world.run_for(30)
+    assert len(world.api.writes) == 1
+    assert world.api.writes[0][1].observed_generation == 5
+    assert world.supply.wanted == [[]]
+    lists = world.api.lists
+    await world.run_for(60)
+    assert world.api.lists > lists
+    assert len(world.api.writes) == 1, "a status that is stored as it was written is not written again"

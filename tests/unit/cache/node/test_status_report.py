@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from kigi.api.base import Metadata
-from kigi.api.node_cache import CachedLayer, NodeCache, NodeCacheSpec, NodeCacheStatus, WantedLayer
+from kigi.api.node_cache import MAX_VOLUMES, CachedLayer, NodeCache, NodeCacheSpec, NodeCacheStatus, WantedLayer
+from kigi.domain.node_protocol import PROTOCOLS
 from kigi_cache.disks.volumes import Volume
 from kigi_cache.layers.report import FillState
-from kigi_cache.node.status_report import build_status, is_news, judge, without_heartbeat
+from kigi_cache.node.status_report import build_status, is_changed, is_news, judge
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MIB = 2**20
@@ -21,20 +22,14 @@ def digest(number: int) -> str:
 
 
 def want(number: int) -> WantedLayer:
-    return WantedLayer(digest=digest(number), size_bytes=MIB, virtual_size_bytes=MIB)
+    return WantedLayer(
+        digest=digest(number), size_bytes=MIB, virtual_size_bytes=MIB, repository_name="default", purpose="Disk"
+    )
 
 
 def layer(number: int, state: str, fetched: int = 0, reason: str | None = None) -> CachedLayer:
-    return CachedLayer.model_validate(
-        {
-            "digest": digest(number),
-            "state": state,
-            "sizeBytes": MIB,
-            "fetchedBytes": fetched,
-            "reason": reason,
-            "message": f"cause of {number}" if reason else None,
-        }
-    )
+    message = f"cause of {number}" if reason else None
+    return CachedLayer(digest=digest(number), state=state, fetched_bytes=fetched, reason=reason, message=message)
 
 
 def verdict(wanted: list[WantedLayer], layers: list[CachedLayer], waiting: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -125,11 +120,14 @@ def report(
     *,
     wanted: Sequence[WantedLayer] = (),
     discard: Sequence[str] = (),
+    volumes: Sequence[Volume] = (Volume("a.r1", True), Volume("b.r1", False)),
+    **changes: Any,
 ) -> NodeCacheStatus:
-    spec = NodeCacheSpec(layers=list(wanted), discard=list(discard))
+    lists = {"layers": list(wanted), "discard_volumes": list(discard)}
+    fields = {"node_name": "a", "operator_protocol": 2, "protocol": 2, **lists, **changes}
+    spec = NodeCacheSpec.model_validate(fields)
     cache = NodeCache(metadata=Metadata(name="a", generation=3), spec=spec)
-    state = FillState(layers, 100, sum(x.fetched_bytes for x in layers), 50, 7)
-    volumes = [Volume("a.r1", True), Volume("b.r1", False)]
+    state = FillState(layers, 100, sum(x.fetched_bytes for x in layers), 50, 5, 7)
     return build_status(cache, 3, state, volumes, previous or NodeCacheStatus(), peer_address=None, now=at)
 
 
@@ -149,7 +147,7 @@ def test_the_total_never_goes_back() -> None:
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     first = report([], wanted=[want(1)])
     second = report([layer(1, "Fetching", 5)], first, NOW + timedelta(minutes=1), wanted=[want(1)])
-    assert [c.last_transition_time for c in second.conditions] == [NOW] * 3
+    assert [c.last_transition_time for c in second.conditions] == [NOW] * 7
     third = report([layer(1, "Held", MIB)], second, NOW + timedelta(minutes=2), wanted=[want(1)])
     assert [c.last_transition_time for c in third.conditions][:2] == [NOW + timedelta(minutes=2)] * 2
     assert {c.observed_generation for c in third.conditions} == {3}
@@ -166,10 +164,54 @@ def test_bytes_alone_can_wait_and_everything_else_cannot() -> None:
     assert is_news(first, None)
     more = report([layer(1, "Fetching", 6)], first, NOW + timedelta(seconds=1), wanted=[want(1)])
     assert not is_news(more, first)
-    assert without_heartbeat(more) != without_heartbeat(first)
+    assert is_changed(more, first)
     held = report([layer(1, "Held", MIB)], more, NOW + timedelta(seconds=2), wanted=[want(1)])
     assert is_news(held, more)
     same = report([layer(1, "Held", MIB)], held, NOW + timedelta(seconds=40), wanted=[want(1)])
     assert not is_news(same, held)
-    assert without_heartbeat(same) == without_heartbeat(held)
-    assert same.last_heartbeat_time != held.last_heartbeat_time
+    assert same == held, "a status has no time of its own"
+    assert not is_changed(same, held)
+
+
+def condition(status: NodeCacheStatus, kind: str) -> tuple[str, str, str]:
+    (found,) = [each for each in status.conditions if each.type == kind]
+    return found.status, found.reason, found.message
+
+
+def test_a_spec_that_has_everything_says_so() -> None:
+    assert condition(report([]), "SpecTruncated")[:2] == ("False", "Complete")
+    assert condition(report([]), "VersionSkew")[:2] == ("False", "ProtocolUnderstood")
+
+
+def test_what_does_not_fit_into_the_spec_is_counted() -> None:
+    status = report([], omitted={"disk_layers": 3, "prefetch_layers": 0, "captures": 2})
+    status_, reason, message = condition(status, "SpecTruncated")
+    assert (status_, reason) == ("True", "NodeCacheFull")
+    assert message == "3 layers of disks, 2 captures of disks do not fit into the spec; their owners report it"
+
+
+def test_a_newer_operator_is_reported_while_its_orders_are_understood() -> None:
+    status = report([layer(1, "Held", MIB)], wanted=[want(1)], operator_protocol=3)
+    assert condition(status, "VersionSkew")[0] == "True"
+    assert "understands protocol 2, and the operator uses 3; upgrade the daemon" in condition(status, "VersionSkew")[2]
+    assert condition(status, "Ready")[0] == "True"
+
+
+def test_a_spec_of_another_protocol_is_not_judged() -> None:
+    status = report([], operator_protocol=3, protocol=3)
+    assert condition(status, "Ready")[:2] == ("False", "VersionSkew")
+    assert condition(status, "Reconciling")[0] == "True"
+
+
+def test_the_daemon_names_itself() -> None:
+    daemon = report([]).daemon
+    assert daemon is not None
+    assert daemon.protocols == list(PROTOCOLS)
+
+
+def test_overlays_to_be_deleted_are_always_listed() -> None:
+    """The operator releases a volume whose overlay is not listed."""
+    volumes = [Volume(f"a-{number:05}", False) for number in range(MAX_VOLUMES)]
+    listed = report([], discard=["z"], volumes=[*volumes, Volume("y", True), Volume("z", False)]).volumes
+    assert [each.name for each in listed[:3]] == ["z", "y", "a-00000"]
+    assert len(listed) == MAX_VOLUMES

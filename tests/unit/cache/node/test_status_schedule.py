@@ -9,13 +9,12 @@ DIGEST = f"sha256:{1:064x}"
 
 
 def status(fetched: int = 0, state: str = "Fetching") -> NodeCacheStatus:
-    layer = {"digest": DIGEST, "state": state, "sizeBytes": 1000, "fetchedBytes": fetched}
-    return NodeCacheStatus(layers=[CachedLayer.model_validate(layer)])
+    return NodeCacheStatus(layers=[CachedLayer(digest=DIGEST, state=state, fetched_bytes=fetched)])
 
 
 def written(value: NodeCacheStatus, *, took_s: float = 0.01) -> StatusSchedule:
     """The schedule after a write that ended at 100 s."""
-    return StatusSchedule("u1").after_write(value, 100.0 - took_s, 100.0)
+    return StatusSchedule("u1").after_write(value, 100.0 - took_s, 100.0).after_beat(100.0)
 
 
 def test_the_first_status_is_due_immediately() -> None:
@@ -35,10 +34,17 @@ def test_a_status_that_took_long_to_write_is_written_less_often() -> None:
     assert schedule.is_due(status(2), 105.0)
 
 
-def test_an_unchanged_status_is_written_as_a_heartbeat_only() -> None:
-    schedule = written(status(1, "Held"))
-    assert not schedule.is_due(status(1, "Held"), 100 + HEARTBEAT_S - 0.1)
-    assert schedule.is_due(status(1, "Held"), 100 + HEARTBEAT_S)
+def test_an_unchanged_status_is_never_written_again() -> None:
+    assert not written(status(1, "Held")).is_due(status(1, "Held"), 1e9)
+
+
+def test_the_lease_is_renewed_at_each_interval() -> None:
+    schedule = StatusSchedule("u1")
+    assert schedule.is_beat_due(0.0)
+    schedule = schedule.after_beat(100.0)
+    assert not schedule.is_beat_due(100 + HEARTBEAT_S - 0.1)
+    assert schedule.is_beat_due(100 + HEARTBEAT_S)
+    assert schedule.of_object("u2").is_beat_due(100.0), "the new object owns the Lease"
 
 
 def test_a_recreated_object_gets_its_status_immediately_at_the_same_pace() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from kigi.domain.layers import Digest, digest_hex
-from kigi_cache.sources.peer_server import MAX_TRANSFERS, STALLED_S, build_peer_app
+from kigi_cache.sources.peer_server import MAX_OF_A_PEER, MAX_TRANSFERS, STALLED_S, build_peer_app
 from tests.support.manual_clock import ManualClock
 from tests.support.scripted_fills import soon
 
@@ -72,10 +73,10 @@ async def serving(directory: Path, *, held: bool = True, available: int | None =
     (directory / ("layer" if held else "part")).write_bytes(CONTENT)
     supply, time = Supply(directory, held, available), ManualClock()
 
-    async def allowed(token: str) -> bool:
-        return token == "right"
+    async def peer_of(token: str) -> str:
+        return token if token.startswith("right") else ""
 
-    async with TestClient(TestServer(build_peer_app(supply, allowed, time.clock))) as client:
+    async with TestClient(TestServer(build_peer_app(supply, peer_of, clock=time.clock))) as client:
         yield World(supply, time, client)
 
 
@@ -156,7 +157,8 @@ async def test_a_slow_transfer_is_not_stalled(tmp_path: Path) -> None:
 async def test_a_few_transfers_run_at_the_same_time_and_further_ones_are_refused(tmp_path: Path) -> None:
     async with serving(tmp_path, held=False, available=100) as world:
         path = f"{PATH}?unfinished=1"
-        running = [await world.client.get(path, headers=AUTH) for _ in range(MAX_TRANSFERS)]
+        others = [{"Authorization": f"Bearer right {number}"} for number in range(MAX_TRANSFERS)]
+        running = [await world.client.get(path, headers=headers) for headers in others]
         assert (await world.get(path))[0] == 503
         running[0].close()
         world.supply.available = len(CONTENT)
@@ -165,3 +167,46 @@ async def test_a_few_transfers_run_at_the_same_time_and_further_ones_are_refused
         assert set(bodies) == {CONTENT}
         await soon(lambda: world.time.pending() == [])
         assert await world.get(path) == (200, CONTENT)
+
+
+async def test_one_peer_does_not_take_all_transfers(tmp_path: Path) -> None:
+    async with serving(tmp_path, held=False, available=100) as world:
+        path = f"{PATH}?unfinished=1"
+        running = [await world.client.get(path, headers=AUTH) for _ in range(MAX_OF_A_PEER)]
+        assert (await world.get(path))[0] == 503
+        other = await world.client.get(path, headers={"Authorization": "Bearer right too"})
+        assert other.status == 200
+        for response in [*running, other]:
+            response.close()
+        world.supply.available = len(CONTENT)
+        world.time.advance(1.0)
+        await soon(lambda: world.time.pending() == [])
+        assert await world.get(path) == (200, CONTENT)
+
+
+async def test_a_reader_that_takes_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kigi_cache.sources.peer_server.MAX_PIECE_S", 0.05)
+    monkeypatch.setattr(Supply, "size_of", lambda self, digest: 2**26)
+    async with serving(tmp_path, available=2**26) as world:
+        os.truncate(tmp_path / "layer", 2**26)
+        response = await world.client.get(PATH, headers=AUTH)
+        await asyncio.sleep(0.3)  # meanwhile it takes nothing
+        with pytest.raises(aiohttp.ClientError):
+            await response.content.read()
+
+
+async def test_a_reader_that_leaves_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as one whose rival has won."""
+    ended: list[int] = []
+    monkeypatch.setattr("os.close", lambda number, close=os.close: (ended.append(number), close(number))[1])
+    monkeypatch.setattr(Supply, "size_of", lambda self, digest: 2**26)
+    async with serving(tmp_path, available=2**26) as world:
+        os.truncate(tmp_path / "layer", 2**26)
+        for _ in range(3):
+            response = await world.client.get(PATH, headers=AUTH)
+            await response.content.readexactly(2**20)
+            response.close()
+        await soon(lambda: len(ended) == 3)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from kigi.domain.layers import Digest, Layer, digest_hex
-from kigi_cache.sources import peer_source
+from kigi_cache.sources.pace import LeastPace
 from kigi_cache.sources.peer_ranking import ranked
-from kigi_cache.sources.peer_source import MAX_REMEMBERED, PeerGone, PeerSource, PeerTimeouts
+from kigi_cache.sources.peer_source import PeerSource, PeerTimeouts
+from kigi_cache.sources.peer_trust import DEFAULT_TRUST
+from kigi_cache.sources.rival import RacePolicy
 from tests.support.manual_clock import ManualClock
+from tests.support.peers import certificate, shared_pins
 
 CONTENT = bytes(range(256)) * 16
 ME = "127.0.0.1:1"
@@ -42,7 +45,7 @@ class Repository:
     def __init__(self) -> None:
         self.starts: list[int] = []
 
-    def read(self, layer: Layer, start: int) -> Iterator[memoryview]:
+    def read(self, layer: Layer, start: int, is_urgent: object = None) -> Iterator[memoryview]:
         self.starts.append(start)
         yield memoryview(CONTENT)[start:]
 
@@ -58,6 +61,7 @@ class Peer(http.server.ThreadingHTTPServer):
 
     def __init__(self, answer: Callable[[int], tuple[int, bytes]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.socket = certificate().context.wrap_socket(self.socket, server_side=True)
         self.answer = answer
         self.requests: list[tuple[str, str]] = []
         self.address = f"127.0.0.1:{self.server_address[1]}"
@@ -98,7 +102,7 @@ def read(source: PeerSource, layer: Layer, start: int = 0) -> bytes:
 
 def source_of(repository: Repository, *peers: str, time: ManualClock | None = None) -> PeerSource:
     clock = (time or ManualClock()).clock
-    return PeerSource(repository, ME, lambda: peers, lambda: "a token", timeouts=QUICK, clock=clock)
+    return PeerSource(repository, ME, lambda: peers, lambda: "a token", shared_pins(), timeouts=QUICK, clock=clock)
 
 
 def whole(start: int) -> tuple[int, bytes]:
@@ -190,53 +194,128 @@ def test_a_peer_that_gave_wrong_bytes_is_not_asked_for_ten_minutes() -> None:
         read(source, layer)
         source.distrust(layer.digest)
         read(source, layer)
+        source.done(layer.digest)
         assert (len(peer.requests), repository.starts) == (1, [0])
-        time.advance(QUICK.distrust_s + 1)
+        time.advance(DEFAULT_TRUST.wrong_s + 1)
         read(source, layer)
         assert (len(peer.requests), repository.starts) == (2, [0])
 
 
-def test_a_peer_whose_bytes_were_right_stays_trusted() -> None:
-    with serving(whole) as peer:
-        layer = layer_for(peer.address, before=True)
-        source = source_of(Repository(), peer.address)
-        read(source, layer)
-        source.done(layer.digest)
-        source.distrust(layer.digest)
-        assert source._trusted() == {peer.address}
+def head(length: int) -> bytes:
+    return f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-def test_layers_that_are_given_up_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Connection:
-        def __init__(self, *_: object, **__: object) -> None:
-            self.sock = SimpleNamespace(settimeout=lambda seconds: None)
+def drip(begin: bytes, endless: bytes) -> Callable[[socket.socket], None]:
+    """A peer that sends ``begin``, and then a piece of ``endless`` every 10 ms."""
 
-        def connect(self) -> None: ...
+    def answer(client: socket.socket) -> None:
+        client.sendall(begin)
+        while True:
+            client.sendall(endless)
+            threading.Event().wait(0.01)
 
-        def request(self, *_: object, **__: object) -> None: ...
-
-        def getresponse(self) -> Any:
-            return SimpleNamespace(status=200, readinto=lambda buffer: 0)
-
-        def close(self) -> None: ...
-
-    monkeypatch.setattr(peer_source.http.client, "HTTPConnection", Connection)
-    source = source_of(Repository(), "other:1")
-    for number in range(2 * MAX_REMEMBERED):
-        with pytest.raises(PeerGone):
-            list(source._read_peer("other:1", Layer(digest(number), 5, 512), 0, False))
-    assert len(source._used) == MAX_REMEMBERED
+    return answer
 
 
-def test_peers_are_trusted_again_and_forgotten() -> None:
-    time = ManualClock()
-    source = source_of(cast(Any, None), "a:1", "b:1", time=time)
-    for number in range(10_000):
-        source._used[digest(number)] = {f"peer-{number}:1", "a:1"}
-        source.distrust(digest(number))
-        time.advance(1.0)
-        assert source._trusted() == {"b:1"}
-    assert len(source._distrusted_until_s) <= QUICK.distrust_s + 1
-    time.advance(QUICK.distrust_s + 1)
-    assert source._trusted() == {"a:1", "b:1"}
-    assert source._used == source._distrusted_until_s == {}
+def silent(begin: bytes) -> Callable[[socket.socket], None]:
+    """A peer that sends ``begin``, and then nothing."""
+
+    def answer(client: socket.socket) -> None:
+        client.sendall(begin)
+        client.recv(1)
+
+    return answer
+
+
+@contextmanager
+def speaking(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Address of a peer that answers each request with ``answer``."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def one(plain: socket.socket) -> None:
+        with contextlib.suppress(OSError), certificate().context.wrap_socket(plain, server_side=True) as client:
+            client.recv(65536)
+            answer(client)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=one, args=[server.accept()[0]], daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        server.close()
+
+
+HASTY = PeerTimeouts(connect_s=5.0, silence_s=0.3)
+HOSTILE: dict[str, Callable[[socket.socket], None]] = {
+    "drips-the-body": drip(head(len(CONTENT)), CONTENT[:1]),
+    "drips-the-head": drip(b"HTTP/1.1 200 OK\r\n", b"a"),
+    "endless-headers": drip(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n"),
+    "endless-continue": drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "silent": silent(b""),
+    "silent-in-the-body": silent(head(len(CONTENT)) + CONTENT[:100]),
+    "no-http": lambda client: client.sendall(b"SSH-2.0\r\n"),
+    "too-short": lambda client: client.sendall(head(5) + CONTENT[:5]),
+    "too-long": lambda client: client.sendall(head(len(CONTENT) + 1) + CONTENT + b"x"),
+    "no-length": lambda client: client.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + CONTENT),
+    "chunked": drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "long-header": lambda client: client.sendall(b"HTTP/1.1 200 OK\r\na: " + b"b" * 100_000),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_peer_that_wastes_time_is_left_and_not_asked_again(kind: str) -> None:
+    repository = Repository()
+    with speaking(HOSTILE[kind]) as address:
+        layer = layer_for(address, before=True)
+        source = PeerSource(
+            repository,
+            ME,
+            lambda: {address},
+            lambda: "t",
+            shared_pins(),
+            timeouts=HASTY,
+            least_pace=LeastPace(bytes_per_s=50_000, window_s=0.2),
+            race=RacePolicy(enough_bytes_per_s=0.0),
+        )
+        assert len(read(source, layer)) == len(CONTENT)
+        assert len(repository.starts) == 1
+        assert source.trust.trusted({address}, digest(0)) == set()
+
+
+def test_a_peer_that_closes_in_the_handshake_is_asked_again() -> None:
+    """It does so with the oldest connections while strangers flood it, and on its end."""
+    repository, server = Repository(), socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = server.accept()[0]
+                client.recv(65536)
+                client.shutdown(socket.SHUT_RDWR)
+                client.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    address = f"127.0.0.1:{server.getsockname()[1]}"
+    with contextlib.closing(server):
+        source = source_of(repository, address)
+        assert len(read(source, layer_for(address, before=True))) == len(CONTENT)
+        assert source.trust.trusted({address}, digest(0)) == {address}
+
+
+def test_a_disk_does_not_wait_for_a_slow_peer() -> None:
+    repository = Repository()
+    begin = head(len(CONTENT)).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")  # as a daemon answers
+    with speaking(drip(begin, CONTENT[:1])) as address:
+        layer = layer_for(address, before=True)
+        race = RacePolicy(check_s=0.05, lead_bytes=100)
+        source = PeerSource(repository, ME, lambda: {address}, lambda: "t", shared_pins(), race=race)
+        received = b"".join(map(bytes, source.read(layer, 0, lambda: True)))
+        assert len(received) == len(CONTENT)
+        begin = repository.starts[0]
+        assert received[begin + 100 :] == CONTENT[begin + 100 :], "the rival's bytes continue those of the peer"
+        assert len(repository.starts) == 1
+        assert source.trust.trusted({address}, digest(0)) == set()

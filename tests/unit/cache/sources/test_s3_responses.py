@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,13 +74,17 @@ def test_the_requested_bytes_are_accepted(status: int, content_range: str, start
     [
         pytest.param(206, "bytes 0-999/2000", 0, "has 2000 bytes instead of 1000", id="larger-object"),
         pytest.param(206, "bytes 0-998/999", 0, "has 999 bytes", id="smaller-object"),
-        pytest.param(206, "bytes 0-999/1000", 500, "1000 bytes instead", id="another-start"),
-        pytest.param(206, "bytes 0-999/*", 0, "another number of bytes", id="unknown-size"),
-        pytest.param(206, "", 0, "another number of bytes", id="no-range"),
-        pytest.param(206, "items 0-999/1000", 0, "another number of bytes", id="another-unit"),
-        pytest.param(200, "", 500, "another number of bytes", id="all-instead-of-the-rest"),
+        pytest.param(206, "bytes 0-999/1000", 500, "500 to 999 with bytes 0-999/1000", id="another-start"),
+        pytest.param(206, "bytes 0-999/*", 0, "0 to 999 with bytes 0-999/\\*", id="unknown-size"),
+        pytest.param(206, "items 0-999/1000", 0, "with items", id="another-unit"),
+        pytest.param(200, "", 500, "500 to 999 with all", id="all-instead-of-the-rest"),
     ],
 )
 def test_other_bytes_are_corrupt(status: int, content_range: str, start: int, words: str) -> None:
     with pytest.raises(LayerCorrupt, match=words):
         check_range(status, content_range, LAYER, start)
+
+
+def test_a_head_that_breaks_off_is_asked_for_again() -> None:
+    with pytest.raises(http.client.RemoteDisconnected):
+        check_range(206, "", LAYER, 0)

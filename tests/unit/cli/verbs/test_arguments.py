@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from kigi.cli.cluster import Access
 from kigi.cli.named_layers import Sources, read_digests
-from kigi.cli.repositories import RepositoryChoice, default_layers_dir
+from kigi.cli.repositories import default_layers_dir
 from kigi.cli.verbs.capture import capture_spec
 from kigi.cli.verbs.console import refusal
 from kigi.cli.verbs.diff import two_names
@@ -18,11 +18,11 @@ from kigi.cli.verbs.export import which
 from kigi.cli.verbs.gc import parse_age
 from kigi.cli.verbs.import_ import _at
 from kigi.cli.verbs.plan import load
-from kigi.cli.verbs.reset import new_token
+from kigi.cli.verbs.reset import WEEK_S, reset_spec
 from kigi.domain.images import Image
 from kigi.domain.layers import Digest
 from kigi.domain.systems import System
-from kigi.errors import DeploymentMissing, Forbidden, ImageMissing, KigiError, RepositoryUnknown, SpecInvalid
+from kigi.errors import DeploymentMissing, Forbidden, ImageMissing, KigiError, SpecInvalid
 
 DIGEST = Digest("sha256:" + "1" * 64)
 
@@ -106,17 +106,31 @@ def test_another_number_of_states_is_refused(words: tuple[str, ...]) -> None:
 
 
 def test_a_capture_has_only_the_fields_that_are_given() -> None:
-    plain = {"deployment": {"name": "office"}, "instance": 2}
-    assert capture_spec("office", 2, (), None, quiesce=True) == {**plain, "quiesce": "Auto"}
-    full = {**plain, "quiesce": "Pause", "machines": ["web", "db"], "description": ""}
-    assert capture_spec("office", 2, ("web", "db"), "", quiesce=False) == full
+    plain = {"instanceRef": {"name": "office-2"}, "requestedBy": "alice"}
+    assert capture_spec("office-2", (), None, None, "alice") == plain
+    full = {
+        **plain,
+        "quiescePolicy": "PauseOnly",
+        "machines": ["web", "db"],
+        "target": {"description": ""},
+    }
+    assert capture_spec("office-2", ("web", "db"), "", "PauseOnly", "alice") == full
 
 
-def test_each_reset_token_is_new_and_has_the_time() -> None:
-    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    tokens = {new_token(now) for _ in range(20)}
-    assert len(tokens) > 1
-    assert all(token.startswith("kigi-20260102T030405Z-") for token in tokens)
+def test_a_reset_names_what_was_given_and_the_caller() -> None:
+    assert reset_spec("office", None, (), "alice", None, WEEK_S) == {
+        "deploymentRef": {"name": "office"},
+        "requestedBy": "alice",
+        "ttlSecondsAfterFinished": WEEK_S,
+    }
+    assert reset_spec("office", "7", ("db", "web"), "alice", "lunch", 0) == {
+        "deploymentRef": {"name": "office"},
+        "requestedBy": "alice",
+        "instances": ["7"],
+        "machines": ["db", "web"],
+        "reason": "lunch",
+        "ttlSecondsAfterFinished": 0,
+    }
 
 
 def test_a_file_has_objects_with_names(tmp_path: Path) -> None:
@@ -155,39 +169,13 @@ def test_a_further_cluster_needs_its_kubeconfig(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("repository", "layer"),
-    [("default", {"digest": DIGEST}), ("far", {"digest": DIGEST, "repository": "far"})],
+    ("repository", "place"),
+    [(None, {}), ("far", {"repositoryRef": {"name": "far"}})],
 )
-def test_an_imported_image_is_in_the_repository_of_this_site(repository: str, layer: dict[str, Any]) -> None:
-    spec = {"layer": {"digest": DIGEST, "repository": "theirs"}, "os": "linux"}
-    assert _at(repository, spec) == {"layer": layer, "os": "linux"}
-    assert spec["layer"] == {"digest": DIGEST, "repository": "theirs"}
-
-
-SETTINGS = "repositories: {default: {endpoint: 'http://a', bucket: one}, far: {endpoint: 'http://b', bucket: two}}"
-
-
-def test_options_replace_server_and_bucket_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KIGI_S3_ENDPOINT", "KIGI_S3_BUCKET"):
-        monkeypatch.delenv(name, raising=False)
-    settings = tmp_path / "repositories.yaml"
-    settings.write_text(SETTINGS)
-    found = [
-        RepositoryChoice(settings).load(),
-        RepositoryChoice(settings, "far").load(),
-        RepositoryChoice(settings, "far", bucket="three").load(),
-        RepositoryChoice(None, endpoint="http://c", bucket="four").load(),
-    ]
-    assert [(each.endpoint, each.bucket) for each in found] == [
-        ("http://a", "one"),
-        ("http://b", "two"),
-        ("http://b", "three"),
-        ("http://c", "four"),
-    ]
-    with pytest.raises(RepositoryUnknown, match="'none' is not configured"):
-        RepositoryChoice(settings, "none").load()
-    with pytest.raises(SpecInvalid, match="--endpoint, --bucket"):
-        RepositoryChoice(settings, bucket="x").load()
+def test_an_imported_image_is_in_the_repository_of_this_site(repository: str | None, place: dict[str, Any]) -> None:
+    spec = {"layer": {"digest": DIGEST}, "repositoryRef": {"name": "theirs"}, "guest": {"os": "linux"}}
+    assert _at(repository, spec) == {"layer": {"digest": DIGEST}, "guest": {"os": "linux"}, **place}
+    assert spec["repositoryRef"] == {"name": "theirs"}
 
 
 def test_layers_are_kept_in_the_cache_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

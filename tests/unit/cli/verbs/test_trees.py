@@ -56,17 +56,18 @@ def resolved(api_trees: ApiTrees, name: str) -> ResolvedSystem:
     return found
 
 
-def machine(name: str, of: str, **template: Any) -> dict[str, Any]:
-    return {"name": name, "image": {"name": of}, "template": {"cpu": 1, "memory": "1Gi", **template}}
+def machine(name: str, of: str, cores: int = 1) -> dict[str, Any]:
+    hardware = {"cpu": {"cores": cores}, "memory": {"guest": "1Gi"}}
+    return {"name": name, "rootDisk": {"imageRef": {"name": of}}, "hardware": hardware}
 
 
 @pytest.fixture
 def states() -> ApiTrees:
-    before = [machine(name, "base") for name in ("same", "image", "template", "removed")]
+    before = [machine(name, "base") for name in ("same", "image", "hardware", "removed")]
     after = [
         machine("same", "base"),
         machine("image", "child"),
-        machine("template", "base", cpu=2),
+        machine("hardware", "base", cores=2),
         machine("added", "child"),
     ]
     return stored(image("base"), image("child", "base"), system("a", None, before), system("b", None, after))
@@ -78,7 +79,7 @@ def test_a_difference_names_each_change_and_counts_shared_layers_once(states: Ap
         "added": ("added", 2 * MIB),
         "image": ("image", MIB),
         "removed": ("removed", 0),
-        "template": ("template", 0),
+        "hardware": ("hardware", 0),
     }
     assert (data["movedBytes"], data["backBytes"]) == (MIB, 0)
     text = drawn(diff._render(data))
@@ -93,15 +94,22 @@ def test_equal_states_have_no_difference(states: ApiTrees) -> None:
 
 BODY: dict[str, Any] = {
     "metadata": {"name": "office", "namespace": "ns"},
-    "spec": {"system": {"name": "a"}, "replicas": 2},
+    "spec": {"systemRef": {"name": "a"}, "replicas": 2},
     "status": {
         "readyReplicas": 1,
         "progress": {"percent": 40},
         "plan": {"movedBytes": MIB, "missingBytes": 2 * MIB, "totalBytes": 4 * MIB},
         "conditions": [{"type": "Ready", "status": "False", "reason": "NoNode", "message": "0 of 2"}],
-        "instances": [{"instance": 1, "machines": [{"name": "web", "state": "Running", "node": "n1", "revision": 3}]}],
+    },
+}
+INSTANCE: dict[str, Any] = {
+    "metadata": {"name": "office-1", "namespace": "ns"},
+    "spec": {"deploymentRef": {"name": "office"}, "name": "1"},
+    "status": {
+        "systemName": "a",
+        "machines": [{"name": "web", "state": "Running", "nodeName": "n1", "revision": 3}],
         "history": [
-            {"time": f"2026-01-0{day}", "action": "Reset", "toSystem": "a", "instances": [1], "by": "kigi-cli"}
+            {"decisionTime": f"2026-01-0{day}", "action": "Reset", "toSystemName": "a", "requestedBy": "kigi-cli"}
             for day in range(1, 9)
         ],
     },
@@ -109,16 +117,16 @@ BODY: dict[str, Any] = {
 
 
 def test_the_status_of_one_deployment_shows_conditions_machines_and_the_last_changes() -> None:
-    text = drawn(status._render_one(status._summary(BODY)))
+    text = drawn(status._render_one({**status._summary(BODY), **status._details([INSTANCE])}))
     for words in ("1/2 instances ready", "1.0 MiB of 2.0 MiB moved, instead of 4.0 MiB", "NoNode", "by kigi-cli"):
         assert words in text
     assert "INSTANCE  MACHINE  STATE" in text
-    assert [line.split() for line in text.splitlines() if " web " in line] == [["1", "web", "Running", "3", "n1"]]
+    assert [line.split() for line in text.splitlines() if " web " in line] == [["1", "web", "Running", "a", "3", "n1"]]
     assert ("2026-01-03" in text, "2026-01-04" in text) == (False, True)
 
 
 def test_the_status_of_all_deployments_has_a_line_for_each() -> None:
-    fresh = {"metadata": {"name": "new", "namespace": "ns"}, "spec": {"system": {"name": "a"}}}
+    fresh = {"metadata": {"name": "new", "namespace": "ns"}, "spec": {"systemRef": {"name": "a"}}}
     text = drawn(status._render_all([status._summary(BODY), status._summary(fresh)]))
     assert [line.split()[:6] for line in text.splitlines()[1:]] == [
         ["ns", "office", "a", "no", "1/2", "40%"],

@@ -19,6 +19,9 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("SystemDeployment", "office"): {},
     ("SystemNode", "office"): {},
     ("VMImageNode", "base"): {},
+    ("LayerRepository", "main"): {},
+    ("SystemQuota", "lab"): {},
+    ("SystemReset", "lunch"): {},
 }
 
 
@@ -31,6 +34,10 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         ("systemnodes/office", "SystemNode"),
         ("SystemNode/office", "SystemNode"),
         ("kimg/base", "VMImageNode"),
+        ("krepo/main", "LayerRepository"),
+        ("layerrepository/main", "LayerRepository"),
+        ("kquota/lab", "SystemQuota"),
+        ("kreset/lunch", "SystemReset"),
     ],
 )
 def test_a_subject_names_one_object(subject: str, kind: str) -> None:
@@ -57,7 +64,7 @@ def test_an_unknown_subject_is_refused(subject: str, words: str) -> None:
 def test_the_short_names_are_those_of_the_crds() -> None:
     folder = Path(__file__).parents[4] / "crds"
     for short, resource in KINDS.items():
-        text = (folder / f"{resource.plural}.kigi.dev.yaml").read_text()
+        text = (folder / f"{resource.plural}.{resource.group}.yaml").read_text()
         assert f"- {short}\n" in text.partition("shortNames:")[2]
 
 
@@ -70,6 +77,15 @@ def test_a_reason_is_explained_without_a_cluster(
     assert json.loads(capsys.readouterr().out) == {"reason": reason, **CAUSES[reason]._asdict()}
     assert print_explanation(nowhere, reason, Format.TABLE) == 0
     assert (CAUSES[reason].remedy or NO_REMEDY) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("plural", ["nodecaches", "layerrepositories", "systemquotas"])
+def test_kinds_of_the_cluster_are_left_out_for_those_who_may_not_read_them(plural: str, tmp_path: Path) -> None:
+    def reply(method: str, path: str) -> tuple[int, Any]:
+        return (403, {}) if f"/{plural}" in path else (200, {"metadata": {}, "items": []})
+
+    with AnsweringServer(reply) as server:
+        assert print_explanation(Access(str(server.kubeconfig(tmp_path / "kubeconfig"))), None, Format.TABLE) == 0
 
 
 @pytest.mark.parametrize(("status", "code"), [("True", 0), ("False", 1)])

@@ -1,0 +1,270 @@
+"""``kigi migrate`` on a real API server: a cluster of v1alpha1, interruptions, refusals and a running operator."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from kigi.adapters.kubernetes.session import KubeSession
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.main import app
+from kigi.cli.verbs.migrate import read_definitions
+from kigi.domain.comparison import includes
+from kigi.errors import SpecInvalid, Unreachable
+from kigi.migration.backup import Backup, read_backup
+from kigi.migration.conversion import convert
+from kigi.migration.run import Cluster, apply, lock, unlock
+from kigi.runtime.leader import LEASE_NAME
+from localcluster.controlplane import ControlPlane
+from tests.support.cluster import REPOSITORY, eventually
+from tests.support.raw_api import RawApi
+from tests.support.v1alpha1 import REPOSITORIES, definitions, manifests
+
+Object = dict[str, Any]
+PLURALS = {body["spec"]["names"]["kind"]: body["spec"]["names"]["plural"] for body in definitions()}
+KIGI = "kigi-system"
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane(tmp_path_factory.mktemp("migration")) as server:
+        for name in (KIGI, "class-a", "class-b"):
+            server.kubectl("create", "namespace", name)
+        yield server
+
+
+@pytest.fixture
+def old(plane: ControlPlane) -> Iterator[RawApi]:
+    """The API server as v1alpha1 left it; afterwards every definition and object is gone."""
+    apply_definitions(plane)
+    api = RawApi(plane.kubeconfig)
+    for body in manifests():
+        meta = body["metadata"]
+        collection = f"/apis/kigi.dev/v1alpha1/namespaces/{meta['namespace']}/{PLURALS[body['kind']]}"
+        made = api.create(collection, body).object()
+        if "status" in body:
+            path = f"{collection}/{meta['name']}/status"
+            api.call("PUT", path, made | {"status": body["status"]}).object()
+    plane.kubectl("apply", "-f", "-", input_text=json.dumps(REPOSITORIES))
+    yield api
+    clean(plane)
+
+
+def apply_definitions(plane: ControlPlane) -> None:
+    folder = REPOSITORY / "tests/data/v1alpha1"
+    names = sorted(folder.glob("*.kigi.dev.yaml"))
+    for path in names:
+        plane.kubectl("create", "-f", str(path))
+    plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *(f"crd/{path.stem}" for path in names))
+    wait_until_stored(RawApi(plane.kubeconfig), "v1alpha1")
+
+
+def wait_until_stored(api: RawApi, version: str) -> None:
+    """After a definition has changed, the API server answers 429 for some seconds."""
+    for plural in PLURALS.values():
+        if version == "v1alpha1" or plural != "nodecaches":
+            path = f"/apis/kigi.dev/{version}/{plural}"
+            eventually(lambda path=path: api.get(path).code == 200, what=path)  # type: ignore[misc]
+
+
+def clean(plane: ControlPlane) -> None:
+    """Deletes all definitions; objects with finalizers would keep them for ever."""
+    found = json.loads(plane.kubectl("get", "crd", "-o", "json"))["items"]
+    for crd in found:
+        plural = f"{crd['spec']['names']['plural']}.{crd['spec']['group']}"
+        for body in json.loads(plane.kubectl("get", plural, "-A", "-o", "json"))["items"]:
+            if body["metadata"].get("finalizers"):
+                where = ["-n", body["metadata"]["namespace"]]
+                patch = '{"metadata":{"finalizers":null}}'
+                plane.kubectl("patch", plural, body["metadata"]["name"], *where, "--type=merge", "-p", patch)
+    names = [crd["metadata"]["name"] for crd in found]
+    plane.kubectl("delete", "crd", *names, "--wait=true", "--timeout=60s")
+    plane.kubectl("delete", "lease", "-n", KIGI, LEASE_NAME, "--ignore-not-found")
+
+
+def run(plane: ControlPlane, backup: Path, *arguments: str) -> str:
+    """``kigi migrate`` in this process: what it printed; raises what it raises."""
+    command = ["migrate", "--crds", str(REPOSITORY / "crds"), "--backup", str(backup)]
+    done = CliRunner().invoke(app, [*command, "--kubeconfig", str(plane.kubeconfig), *arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def crd(plane: ControlPlane, name: str) -> Object:
+    found: Object = json.loads(plane.kubectl("get", "crd", name, "-o", "json"))
+    return found
+
+
+def uids(api: RawApi, version: str) -> dict[tuple[str, str, str], str]:
+    """(kind, namespace, name) -> uid of every object of the old kinds."""
+    found: dict[tuple[str, str, str], str] = {}
+    wait_until_stored(api, version)
+    for kind, plural in PLURALS.items():
+        if kind == "NodeCache":
+            continue
+        for body in api.get(f"/apis/kigi.dev/{version}/{plural}").object()["items"]:
+            meta = body["metadata"]
+            found[kind, meta["namespace"], meta["name"]] = meta["uid"]
+    return found
+
+
+def stored_as_converted(api: RawApi, backup: Backup) -> list[str]:
+    """Names of converted objects that the API server does not have as they should be."""
+    wrong: list[str] = []
+    plurals = {
+        **PLURALS,
+        "SystemInstance": "systeminstances",
+        "LayerRepository": "layerrepositories",
+        "SystemQuota": "systemquotas",
+    }
+    for body in convert(backup.objects, backup.repositories).objects:
+        meta = body["metadata"]
+        scope = f"/namespaces/{meta['namespace']}" if "namespace" in meta else ""
+        live = api.get(f"/apis/kigi.dev/v1alpha2{scope}/{plurals[body['kind']]}/{meta['name']}").object()
+        if not includes(live["spec"], body["spec"]) or not includes(live.get("status"), body.get("status") or {}):
+            wrong.append(meta["name"])
+    return wrong
+
+
+def test_objects_are_converted_in_place(plane: ControlPlane, old: RawApi, tmp_path: Path) -> None:
+    before = uids(old, "v1alpha1")
+    text = run(plane, tmp_path / "backup.json")
+    assert "objects are stored in v1alpha2" in text
+    assert uids(old, "v1alpha2") == before
+    assert stored_as_converted(old, read_backup(tmp_path / "backup.json")) == []
+    for plural in ("systemnodes", "systemdeployments", "vmimagenodes", "systemcaptures", "systemprefetches"):
+        definition = crd(plane, f"{plural}.kigi.dev")
+        assert definition["status"]["storedVersions"] == ["v1alpha2"]
+        assert [version["name"] for version in definition["spec"]["versions"]] == ["v1alpha2"]
+    capture = old.get("/apis/kigi.dev/v1alpha2/namespaces/class-a/systemcaptures/lunch").object()
+    complete = [c for c in capture["status"]["conditions"] if c["type"] == "Complete"]
+    assert [item["status"] for item in complete] == ["True"]
+
+
+def test_the_final_definitions_have_the_rules_again(plane: ControlPlane, old: RawApi, tmp_path: Path) -> None:
+    run(plane, tmp_path / "backup.json")
+    path = "/apis/kigi.dev/v1alpha2/namespaces/class-a/vmimagenodes/base"
+    reply = old.call(
+        "PUT", path, {**(body := old.get(path).object()), "spec": {**body["spec"], "parentRef": {"name": "x"}}}
+    )
+    assert reply.code == 422
+    assert "immutable" in reply.message
+
+
+def test_a_dry_run_shows_differences_and_changes_nothing(plane: ControlPlane, old: RawApi, tmp_path: Path) -> None:
+    before = crd(plane, "systemnodes.kigi.dev")
+    text = run(plane, tmp_path / "backup.json", "--dry-run")
+    assert "+  parentRef:" in text
+    assert crd(plane, "systemnodes.kigi.dev") == before
+    assert old.get("/apis/kigi.dev/v1alpha1/namespaces/class-a/systemnodes/office").object()["spec"]["machines"][0][
+        "template"
+    ]
+
+
+class Interrupted(KubeSession):
+    """A session whose process dies after a number of writes."""
+
+    writes = 0
+    allowed = 0
+
+    def _write(self, request: Any) -> Object:
+        if "dryRun" not in request.query:
+            if self.writes >= self.allowed:
+                raise Unreachable(f"the process died before {request}")
+            self.writes += 1
+        return super()._write(request)
+
+
+def test_a_migration_resumes_after_an_interruption_at_any_write(
+    plane: ControlPlane, old: RawApi, tmp_path: Path
+) -> None:
+    before, file = uids(old, "v1alpha1"), tmp_path / "backup.json"
+    run(plane, file, "--dry-run")
+    saved = read_backup(file)
+    objects = convert(saved.objects, saved.repositories).objects
+    release = read_definitions(REPOSITORY / "crds")
+    deaths: list[str] = []
+    for _ in itertools.count():
+        access = Access(kubeconfig=str(plane.kubeconfig))
+        session = Interrupted(access.endpoint(), manager="kigi-migrate")
+        session.allowed = 2  # the Lease, and one step
+        with session as kube:
+            cluster = Cluster(kube, release)
+            try:
+                lock(cluster, KIGI, LEASE_NAME)
+                apply(cluster, saved, objects)
+                break
+            except Unreachable as death:
+                deaths.append(str(death))
+        assert len(deaths) < 200, f"no progress: {deaths[-1]}"
+    assert len(deaths) >= len(objects)
+    assert uids(old, "v1alpha2") == before
+    assert stored_as_converted(old, saved) == []
+
+
+def test_a_refused_object_leaves_the_cluster_as_it_was(plane: ControlPlane, old: RawApi, tmp_path: Path) -> None:
+    """A rule of v1alpha2 that only the API server evaluates."""
+    body = {
+        "apiVersion": "kigi.dev/v1alpha1",
+        "kind": "SystemNode",
+        "metadata": {"name": "n" * 64, "namespace": "class-a"},
+        "spec": {"parent": {"name": "office"}},
+    }
+    old.create("/apis/kigi.dev/v1alpha1/namespaces/class-a/systemnodes", body).object()
+    before = uids(old, "v1alpha1")
+    with pytest.raises(SpecInvalid, match="nothing was changed") as caught:
+        run(plane, tmp_path / "backup.json")
+    assert "at most 63 characters" in str(caught.value)
+    assert uids(old, "v1alpha1") == before
+    assert crd(plane, "systemnodes.kigi.dev")["status"]["storedVersions"] == ["v1alpha1"]
+    office = old.get("/apis/kigi.dev/v1alpha1/namespaces/class-a/systemnodes/office").object()
+    assert office["spec"]["machines"][0]["template"]["cpu"] == 2
+
+
+def test_a_problem_is_reported_before_anything_changes(plane: ControlPlane, old: RawApi, tmp_path: Path) -> None:
+    path = "/apis/kigi.dev/v1alpha1/namespaces/class-a/systemcaptures/lunch"
+    body = old.get(path).object()
+    old.call("PUT", f"{path}/status", body | {"status": body["status"] | {"phase": "Copying"}}).object()
+    before = crd(plane, "systemcaptures.kigi.dev")
+    with pytest.raises(SpecInvalid, match="wait until it is Done or Failed"):
+        run(plane, tmp_path / "backup.json")
+    assert crd(plane, "systemcaptures.kigi.dev") == before
+
+
+def lease(plane: ControlPlane, holder: str, renewed: str) -> None:
+    spec = {"holderIdentity": holder, "leaseDurationSeconds": 1, "renewTime": renewed}
+    body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "spec": spec}
+    meta = {"metadata": {"name": LEASE_NAME, "namespace": KIGI}}
+    plane.kubectl("apply", "-f", "-", input_text=yaml.safe_dump(body | meta))
+
+
+def test_a_running_operator_is_refused_and_a_stopped_one_cannot_start(plane: ControlPlane, old: RawApi) -> None:
+    lease(plane, "operator-a", "2026-10-01T00:00:00.000000Z")
+    with open_cluster(Access(kubeconfig=str(plane.kubeconfig))) as kube:
+        renewing = Cluster(kube, {}, sleep=lambda _: lease(plane, "operator-a", "2026-10-01T00:00:05.000000Z"))
+        with pytest.raises(SpecInvalid, match="an operator runs"):
+            lock(renewing, KIGI, LEASE_NAME)
+        silent = Cluster(kube, {}, sleep=lambda _: None)
+        lock(silent, KIGI, LEASE_NAME)
+        held = json.loads(plane.kubectl("get", "lease", "-n", KIGI, LEASE_NAME, "-o", "json"))["spec"]
+        assert held["holderIdentity"] == "kigi-migrate"
+        assert held["leaseDurationSeconds"] >= 600
+        unlock(silent, KIGI, LEASE_NAME)
+    free = json.loads(plane.kubectl("get", "lease", "-n", KIGI, LEASE_NAME, "-o", "json"))["spec"]
+    assert free["holderIdentity"] == ""
+
+
+def test_a_file_that_is_no_backup_is_refused(plane: ControlPlane, tmp_path: Path) -> None:
+    file = tmp_path / "backup.json"
+    file.write_text("{}")
+    with pytest.raises(SpecInvalid, match="is no backup of a migration"):
+        run(plane, file)
