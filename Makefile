@@ -7,11 +7,16 @@ SOURCES := operator node-cache-daemon localcluster scenario demo soak tools test
 CLUSTER ?= local
 KUBEVIRT ?= 1.7
 MINUTES ?= 60
+SEED ?= 1
 # All tests of a file run in one process, because they share servers.
-PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
+# Files in their order, as those with the longest tests come first.
+# Integration tests wait for servers a third of their time, so that one process more than cores is busy.
+SPREAD := --dist loadfile --no-loadscope-reorder
+PARALLEL ?= -n auto --maxprocesses 4 $(SPREAD)
+WAITING ?= -n $(shell expr $$(nproc) + 1) --maxprocesses 5 $(SPREAD)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo try check lint format type contracts metrics packages unit integration crds proto docs lock e2e soak model bench race up down clean
+.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests bench race up down clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,7 +29,7 @@ demo: $(VENV)/ready packages  ## Run ten VMs through three states on a real clus
 try: $(VENV)/ready packages  ## Start the local cluster with Kigi and the tiny exercise, for docs/tutorial.md; `make down` removes it
 	$(BIN)/python -m demo --prepare
 
-check: lint type contracts metrics  ## All checks that only read the source
+check: lint type contracts metrics schemas  ## All checks that only read the source
 
 lint: $(VENV)/ready  ## Check format and lint, without changes
 	$(BIN)/ruff format --check $(SOURCES)
@@ -43,15 +48,19 @@ contracts: $(VENV)/ready  ## Check the direction of imports
 metrics: $(VENV)/ready  ## Compare sizes of modules and functions with the project's targets
 	$(BIN)/python -m tools.code_metrics
 
+schemas: $(VENV)/ready  ## Compare the kinds' schemas with the rules for every schema, and with the last release
+	$(BIN)/python -m tools.crdlint
+	$(BIN)/python -m tools.crdcompare
+
 packages: $(VENV)/ready  ## Install the Debian packages that tests, demo and benchmarks use
-	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 curl e2fsprogs iproute2
+	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 curl e2fsprogs xfsprogs iproute2 strace
 
 unit: $(VENV)/ready packages  ## Run unit and property tests; seconds to minutes
-	$(BIN)/pytest $(PARALLEL) tests/unit tests/property
+	$(BIN)/pytest $(PARALLEL) tests/property tests/unit
 
 integration: $(VENV)/ready packages  ## Run integration tests with a real API server, etcd, S3 and qemu-img
 	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check
-	$(BIN)/pytest $(PARALLEL) tests/integration
+	$(BIN)/pytest $(WAITING) tests/integration
 
 e2e: $(VENV)/ready packages  ## Run tests with real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release
 	$(BIN)/python -m localcluster up --kubevirt $(KUBEVIRT)
@@ -67,6 +76,39 @@ model: $(VENV)/ready packages  ## Compare the store with its model in 100,000 st
 
 bench: $(VENV)/ready packages  ## Run every benchmark, with its comparison in the same run
 	for each in create fill memory peers plan reset startup; do PYTHONPATH=. $(BIN)/python benchmarks/$$each.py || exit 1; done
+
+campaign-faults: $(VENV)/ready packages  ## Make each file-system call of the daemon fail with each error, 3,000 cases; SEED=2
+	$(BIN)/python -m tests.campaigns.faults --seed $(SEED) --cases 3000
+
+campaign-images: $(VENV)/ready packages  ## Publish, capture, flatten and import 10,000,000 mutated images; 6,000 of them as files under strace; SEED=2
+	$(BIN)/python -m tests.campaigns.images --seed $(SEED) --count 10000000 --files 6000
+
+campaign-objects: $(VENV)/ready packages  ## Let one tenant create 5,000 hostile objects, 100 MB, while another one works; SEED=2
+	$(BIN)/python -m localcluster build etcd kube-apiserver
+	$(BIN)/python -m tests.campaigns.objects --seed $(SEED) --count 5000 --megabytes 100
+
+campaign-peers: $(VENV)/ready packages  ## Let a third of 30 nodes be hostile in 70 ways, and 10,000 strangers connect; SEED=2
+	$(BIN)/python -m tests.campaigns.peers --seed $(SEED)
+
+campaign-power: $(VENV)/ready packages  ## Start a daemon on 10,000 states that power cuts leave on ext4 and XFS, and once with 1,000 layers; needs root; SEED=2
+	$(BIN)/python -m tests.campaigns.power --seed $(SEED) --states 10000
+
+campaign-stolen: $(VENV)/ready packages  ## Let a stolen node's credentials try 8,000 calls of Kubernetes and S3, against a list; SEED=2
+	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw
+	$(BIN)/python -m tests.campaigns.stolen --seed $(SEED)
+
+campaign-leadership: $(VENV)/ready  ## Disturb two operators in 2,000 schedules of virtual time: leases, clocks, backups; SEED=2
+	$(BIN)/python -m tests.campaigns.leadership --seed $(SEED)
+
+campaign-tenants: $(VENV)/ready packages  ## Let a tenant with the role edit attack another one in 1,500 ways; SEED=2, ON=cluster: the running local cluster
+	$(BIN)/python -m localcluster build etcd kube-apiserver kube-controller-manager
+	$(BIN)/python -m tests.campaigns.tenants --seed $(SEED) $(if $(filter cluster,$(ON)),--cluster)
+
+campaign-layers: $(VENV)/ready packages  ## Let pods, the capture publisher and root of a node write to layers, 628 attempts; SEED=2
+	$(BIN)/python -m tests.campaigns.layers --seed $(SEED)
+
+campaign-guests: $(VENV)/ready  ## Let a guest fill the disk of the running local cluster again and again for 30 minutes
+	$(BIN)/python -m tests.campaigns.guests --cluster --minutes 30
 
 race: $(VENV)/ready packages  ## Compare ten VMs' disks with containerDisk and copies, on a fresh local cluster; needs 40 GB of disk
 	$(BIN)/python -m localcluster down

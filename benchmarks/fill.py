@@ -58,7 +58,7 @@ async def _fill(root: Path, source: S3Source, chain: Chain) -> Turn:
     cpu, began = time.process_time(), time.perf_counter()
     filler = Filler(Store(root), source, Budget(2**40))
     task = asyncio.create_task(filler.run())
-    await filler.ensure(chain, priority=1)
+    await filler.ensure(chain)
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     while filler.store.unpersisted():  # noqa: ASYNC110 (polled from outside)
         await asyncio.sleep(0.01)

@@ -22,18 +22,22 @@ from plan import trees
 
 from kigi.api.deployment import Placement
 from kigi.domain.images import Image, image_chain
-from kigi.domain.names import CSI_DRIVER, machine_name
+from kigi.domain.names import CSI_DRIVER, DEPLOYMENT_FINALIZER, machine_name
 from kigi.domain.systems import MachineChange, ResolvedMachine
 from kigi.gather.deployment import gather_deployment
+from kigi.gather.instance import gather_instance
 from kigi.gather.node_cache import gather_node
 from kigi.mirror.store import Mirror
-from kigi.planning.deployment import plan_deployment
+from kigi.planning.deployment import build_instance, plan_deployment
+from kigi.planning.instance import plan_instance
 from kigi.planning.manifests import build_claim, build_volume
 from kigi.planning.node_cache import plan_node_cache
 from kigi.planning.placed import Owner, PlacedTarget, disk_targets
 from kigi.planning.targets import Blueprint, MachineTarget
 from kigi.planning.vm_manifest import VmSettings, build_machine
+from tests.support.bodies import repository_body
 
+PROTOCOLS = {"operatorProtocol": 2, "protocol": 2}
 NAMESPACE = "bench"
 PER_DEPLOYMENT = 1000
 """Machines of one deployment: a hundred instances of ten."""
@@ -55,9 +59,15 @@ def main() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     record = next(iter(mirror.deployments))
     started = time.perf_counter()
-    view = gather_deployment(mirror, record, now)
+    plan = plan_deployment(gather_deployment(mirror, record, now))
+    deployment_s = time.perf_counter() - started
+    assert not plan.steps, plan.steps[:3]
+    instance = next(iter(mirror.instances))
+    gather_instance(mirror, instance, now)  # counts the memory of all instances, once
+    started = time.perf_counter()
+    view = gather_instance(mirror, instance, now)
     gathered_s = time.perf_counter() - started
-    plan = plan_deployment(view, hook_image="hook")
+    steps = plan_instance(view, hook_image="hook").steps
     planned_s = time.perf_counter() - started - gathered_s
     started = time.perf_counter()
     plan_node_cache(gather_node(mirror, "n0"))
@@ -68,10 +78,11 @@ def main() -> None:
         "mirror_bytes": after - before,
         "bytes_per_machine": (after - before) // options.machines,
         "fed_s": fed_s,
-        "one_deployment_machines": len(view.volumes),
-        "one_deployment_gather_s": gathered_s,
-        "one_deployment_plan_s": planned_s,
-        "one_deployment_steps": len(plan.steps),
+        "one_deployment_s": deployment_s,
+        "one_instance_machines": len(view.volumes),
+        "one_instance_gather_s": gathered_s,
+        "one_instance_plan_s": planned_s,
+        "one_instance_steps": len(steps),
         "one_node_s": time.perf_counter() - started,
     }
     print(json.dumps(result, indent=2))
@@ -90,33 +101,48 @@ def fill(machines: int, nodes: int) -> Mirror:
         body = {**body, "metadata": added, **({"status": status} if status else {})}
         mirror.put(body["kind"], json.loads(json.dumps(body)))
 
+    put(repository_body())
     images, systems = trees()
     for image in images.values():
         layer = {"digest": image.digest, "sizeBytes": image.size_bytes, "virtualSizeBytes": image.virtual_size_bytes}
-        spec = {"layer": layer, **({"parent": {"name": image.parent}} if image.parent else {})}
+        spec = {"layer": layer, **({"parentRef": {"name": image.parent}} if image.parent else {})}
         put({"kind": "VMImageNode", "metadata": {"name": image.name, "namespace": NAMESPACE}, "spec": spec})
     for system in systems.values():
-        changes = [{"name": m.name, "image": {"name": m.image}} for m in system.machines]
-        spec = {"machines": changes, **({"parent": {"name": system.parent}} if system.parent else {})}
+        changes = [{"name": m.name, "rootDisk": {"imageRef": {"name": m.image}}} for m in system.machines]
+        spec = {"machines": changes, **({"parentRef": {"name": system.parent}} if system.parent else {})}
         put({"kind": "SystemNode", "metadata": {"name": system.name, "namespace": NAMESPACE}, "spec": spec})
     held = [{"digest": i.digest, "state": "Held", "sizeBytes": i.size_bytes} for i in images.values()]
     for number in range(nodes):
         ready = [{"type": "Ready", "status": "True"}]
         put({"kind": "Node", "metadata": {"name": f"n{number}"}}, allocatable={"memory": "64Gi"}, conditions=ready)
         put({"kind": "CSINode", "metadata": {"name": f"n{number}"}, "spec": {"drivers": [{"name": CSI_DRIVER}]}})
-        heartbeat = {"budgetBytes": 2**40, "lastHeartbeatTime": "2026-01-01T00:00:00Z"}
-        put({"kind": "NodeCache", "metadata": {"name": f"n{number}"}, "spec": {}}, layers=held, **heartbeat)
+        mirror.heartbeats.assume(f"n{number}")
+        put(
+            {
+                "kind": "NodeCache",
+                "metadata": {"name": f"n{number}"},
+                "spec": {"nodeName": f"n{number}", **PROTOCOLS},
+            },
+            layers=held,
+            budgetBytes=2**40,
+        )
     state = systems["s0"]
     blueprints = {machine.name: blueprint_of(machine, images) for machine in state.machines}
     spread = itertools.cycle(range(nodes))
     for start in range(0, machines, PER_DEPLOYMENT):
         name = f"d{start // PER_DEPLOYMENT}"
-        owner = Owner(NAMESPACE, name, f"owner-{name}")
         replicas = min(PER_DEPLOYMENT, machines - start) // len(state.machines)
-        spec = {"system": {"name": "s0"}, "replicas": replicas}
-        meta = {"name": name, "namespace": NAMESPACE, "uid": owner.uid, "finalizers": ["kigi.dev/finalizer"]}
+        spec = {"systemRef": {"name": "s0"}, "replicas": replicas}
+        meta = {"name": name, "namespace": NAMESPACE, "uid": f"owner-{name}", "finalizers": [DEPLOYMENT_FINALIZER]}
         put({"kind": "SystemDeployment", "metadata": meta, "spec": spec})
-        for instance in range(replicas):
+        record = mirror.deployments.get(NAMESPACE, name)
+        assert record is not None
+        view = gather_deployment(mirror, record, datetime(2026, 1, 1, tzinfo=UTC))
+        for instance in map(str, range(1, replicas + 1)):
+            owner = Owner(NAMESPACE, name, instance, f"{instance:0>8}-{name}")
+            body = build_instance(view, instance, None)
+            body["metadata"] |= {"uid": owner.uid}
+            put(body)
             node = f"n{next(spread)}"
             for machine in state.machines:
                 placed = placed_on(node, owner, instance, blueprints[machine.name])
@@ -141,10 +167,10 @@ def blueprint_of(machine: MachineChange, images: dict[str, Image]) -> Blueprint:
     return Blueprint.of("s0", resolved, Placement(), "Sidecar", "hook")
 
 
-def placed_on(node: str, owner: Owner, instance: int, blueprint: Blueprint) -> PlacedTarget:
+def placed_on(node: str, owner: Owner, instance: str, blueprint: Blueprint) -> PlacedTarget:
     """A machine on the first revision of its disk."""
-    name = machine_name(owner.name, instance, blueprint.machine.name)
-    target = MachineTarget(instance, blueprint, name, running=True, resets=(None, None, None))
+    name = machine_name(owner.deployment, instance, blueprint.machine.name)
+    target = MachineTarget(instance, blueprint, name, running=True)
     disks = disk_targets(owner, target, 1)
     return PlacedTarget(target, 1, node, target.fingerprint(), disks, is_cached=True)
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from kigi.errors import KigiError
 from localcluster.controlplane import ControlPlane
 from localcluster.processes import free_port
 from tests.support.actors import Actors
-from tests.support.cluster import install_crds
-from tests.support.deployments import image, system
+from tests.support.cluster import install_crds, install_repository
+from tests.support.deployments import image, machine, system
 from tests.support.kubevirt_crds import install_kubevirt_crds, install_kubevirt_object
 
 MACHINES = 10
@@ -38,6 +39,7 @@ def control_plane(directory: Path) -> Iterator[ControlPlane]:
     """etcd, kube-apiserver and kube-controller-manager, with the CRDs of Kigi and KubeVirt."""
     with ControlPlane(directory, parts=["controller-manager"]) as plane:
         install_crds(plane)
+        install_repository(plane)
         install_kubevirt_crds(plane)
         install_kubevirt_object(plane)
         yield plane
@@ -48,6 +50,15 @@ class Operator:
     """The operator's process."""
 
     process: subprocess.Popen[bytes]
+    metrics_url: str
+
+    def total(self, metric: str) -> int:
+        """Sum of a counter over all its labels."""
+        with urllib.request.urlopen(self.metrics_url, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return round(
+            sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{metric}{{", f"{metric} ")))
+        )
 
     def memory_bytes(self) -> int:
         """Resident memory now."""
@@ -62,18 +73,19 @@ class Operator:
 @contextmanager
 def operator(plane: ControlPlane, log: Path) -> Iterator[Operator]:
     """``kigi-operator`` as its own process, with its defaults."""
+    port = free_port()
     env = {
         **os.environ,
         "KUBECONFIG": str(plane.kubeconfig),
         "KIGI_HTTP_HOST": "127.0.0.1",
-        "KIGI_HTTP_PORT": str(free_port()),
-        "POD_NAMESPACE": "default",
+        "KIGI_HTTP_PORT": str(port),
+        "POD_NAMESPACE": "kigi-system",
         "KIGI_LOG_LEVEL": "WARNING",
     }
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "kigi.main"], env=env, stdout=output, stderr=output)
     try:
-        yield Operator(process)
+        yield Operator(process, f"http://127.0.0.1:{port}/metrics")
     except BaseException:
         sys.stderr.write(log.read_text()[-4000:])
         raise
@@ -103,10 +115,9 @@ def trees() -> list[dict[str, Any]]:
             below = f"m{number}-{level}"
         objects.append(image(f"m{number}-next", below))
         tops.append(below)
-    template = {"cpu": 1, "memory": "128Mi"}
-    first = [{"name": f"m{n}", "image": {"name": top}, "template": template} for n, top in enumerate(tops)]
+    first = [machine(f"m{n}", top) for n, top in enumerate(tops)]
     objects.append(system("s0", None, first))
-    objects.append(system("s1", "s0", [{"name": f"m{n}", "image": {"name": f"m{n}-next"}} for n in range(MACHINES)]))
+    objects.append(system("s1", "s0", [machine(f"m{n}", f"m{n}-next", hardware=None) for n in range(MACHINES)]))
     return objects
 
 
@@ -115,7 +126,7 @@ class Counting:
 
     def __init__(self, plane: ControlPlane, actors: Actors, resources: tuple[Resource, ...]) -> None:
         self._actors, self._resources = actors, resources
-        self.seen: dict[str, dict[str, dict[str, Any]]] = {resource.kind: {} for resource in resources}
+        self.seen: dict[str, dict[tuple[Any, Any], dict[str, Any]]] = {resource.kind: {} for resource in resources}
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
 
@@ -137,13 +148,16 @@ class Counting:
 
     async def _follow(self, resource: Resource) -> None:
         # A watch without a version begins with all existing objects.
-        async for event in self._actors._events(resource):
-            body = event["object"]
-            if event["type"] == "DELETED":
-                self.seen[resource.kind].pop(body["metadata"]["name"], None)
-            elif event["type"] in ("ADDED", "MODIFIED"):
-                self.seen[resource.kind][body["metadata"]["name"]] = body
-            self._changed.set()
+        watch = self._actors.kube.watch(resource, resource_version="", duration_s=3600, silence_s=3600)
+        async with contextlib.aclosing(watch):
+            async for event in watch:
+                body = dict(event.object)
+                key = (body["metadata"].get("namespace"), body["metadata"].get("name"))
+                if event.type == "DELETED":
+                    self.seen[resource.kind].pop(key, None)
+                elif event.type in ("ADDED", "MODIFIED"):
+                    self.seen[resource.kind][key] = body
+                self._changed.set()
 
     def of(self, resource: Resource, namespace: str) -> list[dict[str, Any]]:
         """Objects made for that namespace."""
@@ -153,7 +167,7 @@ class Counting:
             if body["metadata"].get("labels", {}).get(names.LABEL_NAMESPACE) == namespace
         ]
 
-    async def until(self, condition: Any, timeout_s: float = 60) -> float:
+    async def until(self, condition: Any, timeout_s: float = 300) -> float:
         """The moment (perf_counter) at which ``condition()`` was first true."""
         async with asyncio.timeout(timeout_s):
             while not condition():

@@ -20,14 +20,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from kigi.domain.layers import Chain
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
+from kigi_cache.sources.peer_certificates import make_certificate
+from kigi_cache.sources.peer_connections import PeerConnections, serve_peers
 from kigi_cache.sources.peer_server import build_peer_app
 from kigi_cache.sources.peer_source import PeerSource
+from kigi_cache.sources.rival import RacePolicy
 from kigi_cache.sources.s3 import S3Source
 from kigi_cache.sources.source import Source
 from localcluster.processes import free_port
@@ -39,29 +40,53 @@ from tests.support.layers import environment, make_chain, repositories, upload
 MIB = 2**20
 SHAPES = {"17-layers": (17, 62 * MIB), "one-layer": (1, 1020 * MIB)}
 TARGET = 1.2
+NO_RACE = RacePolicy(enough_bytes_per_s=0.0)
+"""All nodes have the disk of this machine: one that waits for it would seem slow, and the repository be read too."""
 
 
-async def allowed(token: str) -> bool:
+async def peer_of(token: str) -> str:
     """In place of the API server's review."""
-    return token == "t"
+    return token
+
+
+class Pins:
+    """In place of the nodes' Leases: a file for each node."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def publish(self, peer: str, fingerprint: str) -> None:
+        """What the daemon of this address shows from now on."""
+        self._directory.mkdir(exist_ok=True)
+        (self._directory / peer).write_text(fingerprint)
+
+    def of(self, peer: str) -> frozenset[str]:
+        """See Pins."""
+        return frozenset({(self._directory / peer).read_text()})
+
+    again = of
 
 
 async def _node(
     root: Path, endpoint: str, env: dict[str, str], chain: Chain, me: str, others: list[str], go: Any, done: Any
 ) -> None:
-    source = S3Source(repositories(endpoint, "bench"), env)
-    peers: Source = PeerSource(source, me, lambda: others, lambda: "t") if others else source
+    source, connections = S3Source(repositories(endpoint, "bench"), env), PeerConnections()
+    certificate, pins = make_certificate(time.time()), Pins(root.parent / "pins")
+    pins.publish(me, certificate.fingerprint)
+    peers: Source = PeerSource(source, me, lambda: others, lambda: me, pins, race=NO_RACE) if others else source
     filler = Filler(Store(root), peers, Budget(2**40))
-    runner = web.AppRunner(build_peer_app(filler, allowed), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", int(me.rpartition(":")[2])).start()
-    task = asyncio.create_task(filler.run())
+    host, _, port = me.rpartition(":")
+    app = build_peer_app(filler, peer_of, connections)
+    tasks = [
+        asyncio.create_task(filler.run()),
+        asyncio.create_task(serve_peers(app, connections, lambda: certificate.context, host, int(port))),
+    ]
     await asyncio.to_thread(go.wait)
-    await filler.ensure(chain, priority=100)
+    await filler.ensure(chain)
     await asyncio.to_thread(done.wait)  # it continues to serve the others
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    await runner.cleanup()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     source.close()
 
 

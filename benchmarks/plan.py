@@ -1,7 +1,8 @@
-"""Resolve and plan many machines over many nodes; the time must grow linearly.
+"""Resolve and plan many machines over many nodes, one instance after the other, as the operator does.
 
-Pure code in one process, without a server. The comparison is the lower bound for this data on the same machine:
-building the plain manifests (dicts) of the same volumes and claims without any decision.
+Pure code in one process, without a server. The time of one instance may grow with the nodes, of which each is a
+candidate, and must not grow with the other instances. The comparison is the lower bound for this data on the same
+machine: building the plain manifests (dicts) of the same volumes and claims without any decision.
 
     python benchmarks/plan.py [--rounds 5] [--json FILE]
 """
@@ -16,20 +17,22 @@ import resource
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kigi.api.deployment import SystemDeploymentSpec
+from kigi.api.instance import SystemInstanceSpec
 from kigi.domain.images import Image, image_chain
 from kigi.domain.kubevirt import KubeVirtState
 from kigi.domain.layers import Chain, Digest
 from kigi.domain.systems import MachineChange, System, resolve_system
-from kigi.planning.deployment import DeploymentPlan, plan_deployment
+from kigi.planning.instance import plan_instance
 from kigi.planning.manifests import build_claim, build_volume
-from kigi.planning.placed import Owner
-from kigi.planning.view import DeploymentView, NodeState
+from kigi.planning.placed import Owner, PlacedTarget
+from kigi.planning.view import InstanceView, NodeState
 from kigi.runtime.settings import GC_THRESHOLD
 
 GIB = 2**30
@@ -63,8 +66,8 @@ def trees() -> tuple[dict[str, Image], dict[str, System]]:
     return images, systems
 
 
-def view(images: dict[str, Image], systems: dict[str, System], machines: int, nodes: int) -> DeploymentView:
-    """View of a first deployment on nodes with cold caches; includes resolving the state."""
+def plan_all(images: dict[str, Image], systems: dict[str, System], machines: int, nodes: int) -> list[PlacedTarget]:
+    """Machines of a first deployment on nodes with cold caches; includes resolving the state."""
     chains: dict[str, Chain] = {}
 
     def chain_of(name: str) -> Chain:
@@ -73,30 +76,46 @@ def view(images: dict[str, Image], systems: dict[str, System], machines: int, no
         return chains[name]
 
     top = f"s{DEPTH - 1}"
-    spec = {"system": {"name": top}, "replicas": machines // MACHINES_PER_SYSTEM}
-    return DeploymentView(
-        namespace="team",
-        name="exercise",
-        uid="0" * 36,
-        generation=1,
-        deleting=False,
-        has_finalizer=False,
-        spec=SystemDeploymentSpec.model_validate(spec),
-        systems={top: resolve_system(systems, chain_of, top)},
-        nodes={f"n{n}": NodeState(f"n{n}", memory_bytes=256 * GIB, cache_free_bytes=500 * GIB) for n in range(nodes)},
-        volumes=(),
-        claims=(),
-        machines=(),
-        kubevirt=KubeVirtState("1.7.0", "Sidecar"),
-        now=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    replicas = machines // MACHINES_PER_SYSTEM
+    spec = SystemDeploymentSpec.model_validate({"systemRef": {"name": top}, "replicas": replicas})
+    resolved = {top: resolve_system(systems, chain_of, top)}
+    states = {f"n{n}": NodeState(f"n{n}", memory_bytes=256 * GIB, cache_free_bytes=500 * GIB) for n in range(nodes)}
+    load: Counter[str] = Counter()
+    placed: list[PlacedTarget] = []
+    for name in spec.instance_names():
+        view = InstanceView(
+            namespace="team",
+            deployment="exercise",
+            deployment_uid="0" * 36,
+            name=name,
+            uid="1" * 36,
+            has_finalizer=False,
+            generation=1,
+            deployment_generation=1,
+            settings=SystemInstanceSpec.model_validate({"deploymentRef": {"name": "exercise"}, "name": name}),
+            spec=spec,
+            systems=resolved,
+            nodes=states,
+            volumes=(),
+            claims=(),
+            machines=(),
+            policies=(),
+            kubevirt=KubeVirtState("1.7.0", "Sidecar"),
+            now=datetime(2026, 1, 1, tzinfo=UTC),
+            load=load,
+        )
+        plan = plan_instance(view, hook_image="kigi:dev")
+        assert len(plan.placed) == MACHINES_PER_SYSTEM, plan.error
+        load.update({one.node for one in plan.placed})
+        placed += plan.placed
+    return placed
 
 
-def floor(plan: DeploymentPlan) -> list[Any]:
-    """Manifests of the plan's disks, built without planning."""
-    owner = Owner("team", "exercise", "0" * 36)
-    volumes = [build_volume(owner, placed, disk) for placed in plan.placed for disk in placed.disks]
-    return volumes + [build_claim(owner, placed, disk) for placed in plan.placed for disk in placed.disks]
+def floor(targets: list[PlacedTarget]) -> list[Any]:
+    """Manifests of the disks, built without planning."""
+    owner = Owner("team", "exercise", "1", "1" * 36)
+    volumes = [build_volume(owner, placed, disk) for placed in targets for disk in placed.disks]
+    return volumes + [build_claim(owner, placed, disk) for placed in targets for disk in placed.disks]
 
 
 def seconds(work: Callable[[], Any], rounds: int) -> list[float]:
@@ -120,13 +139,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for machines in (1250, 2500, 5000, 10000):
         nodes = machines // 10
-        plan = plan_deployment(view(images, systems, machines, nodes), hook_image="kigi:dev")
-        assert len(plan.placed) == machines, plan.error
-        ours = seconds(
-            lambda m=machines, n=nodes: plan_deployment(view(images, systems, m, n), hook_image="kigi:dev"),  # type: ignore[misc]
-            options.rounds,
-        )
-        bare = seconds(lambda p=plan: floor(p), options.rounds)  # type: ignore[misc]
+        placed = plan_all(images, systems, machines, nodes)
+        ours = seconds(lambda m=machines, n=nodes: plan_all(images, systems, m, n), options.rounds)  # type: ignore[misc]
+        bare = seconds(lambda p=placed: floor(p), options.rounds)  # type: ignore[misc]
         row = {
             "machines": machines,
             "nodes": nodes,

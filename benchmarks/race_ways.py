@@ -87,7 +87,7 @@ class Way(ABC):
         self.start(state)
         published = self.track.published
         for machine in published.running:
-            report = read_guest(self.track.target, self.namespace, f"{NAME}-0-{machine}")
+            report = read_guest(self.track.target, self.namespace, f"{NAME}-1-{machine}")
             expected = (machine, published.manifest.guests[state][machine].state)
             if (report.get("machine"), report.get("state")) != expected:
                 raise DemoFailed(f"{self.name}: {machine} reports {report} in {state}")
@@ -116,15 +116,20 @@ class Kigi(Way):
         self.bytes_moved.append(self._deploy(state)["plan"]["movedBytes"])
 
     def start(self, state: str) -> None:
-        """Start the machines with overrides."""
-        on = [{"name": machine, "running": True} for machine in self.track.published.running]
-        self._apply(state, overrides=[{"instance": 0, "machines": on}])
+        """Start the machines by the settings of their instance."""
+        self._set_machines(self.track.published.running)
+        self._apply(state)
 
     def stop(self) -> None:
-        """Apply the deployment without the overrides."""
+        """Remove these settings."""
+        self._set_machines(())
         deployment = self.track.target.get("systemdeployment", NAME, "-n", self.namespace)
-        self._deploy(deployment["spec"]["system"]["name"])
+        self._deploy(deployment["spec"]["systemRef"]["name"])
         _wait_for_no_instances(self.track.target, self.namespace)
+
+    def _set_machines(self, running: Sequence[str]) -> None:
+        machines = kubernetes.machines_on(running)
+        self.track.target.apply(kubernetes.system_instance("1", NAME, self.namespace, machines=machines))
 
     def remove(self) -> None:
         """Delete the deployment."""
@@ -134,8 +139,8 @@ class Kigi(Way):
         self._apply(state)
         return wait_ready(self.track.target, self.namespace, NAME)
 
-    def _apply(self, state: str, **spec: Any) -> None:
-        self.track.target.apply(kubernetes.system_deployment(NAME, state, self.namespace, running=False, **spec))
+    def _apply(self, state: str) -> None:
+        self.track.target.apply(kubernetes.system_deployment(NAME, state, self.namespace, powerState="Off"))
 
 
 class WholeImages(Way):
@@ -204,11 +209,11 @@ class WholeImages(Way):
         root = self.track.published.manifest.systems[0]
         (node, *_) = kubernetes.system_nodes(self.track.published.manifest)
         assert node["metadata"]["name"] == root.name
-        templates = {machine["name"]: machine["template"] for machine in node["spec"]["machines"]}
+        hardware = {machine["name"]: machine["hardware"] for machine in node["spec"]["machines"]}
         images = resolved_images(state)
         self.track.target.apply(
             *(
-                self._instance(machine, templates[machine], self.volume(images[machine]))
+                self._instance(machine, hardware[machine], self.volume(images[machine]))
                 for machine in self.track.published.running
             )
         )
@@ -230,20 +235,20 @@ class WholeImages(Way):
         url: str = self._s3.generate_presigned_url("get_object", Params=key, ExpiresIn=3600)
         return url
 
-    def _instance(self, machine: str, template: Mapping[str, Any], volume: dict[str, Any]) -> dict[str, Any]:
+    def _instance(self, machine: str, hardware: Mapping[str, Any], volume: dict[str, Any]) -> dict[str, Any]:
         devices = {
             "disks": [{"name": "root", "disk": {"bus": "virtio"}}],
             "interfaces": [{"name": "pod", "masquerade": {}}],
         }
-        domain = {"cpu": {"cores": template["cpu"]}, "memory": {"guest": template["memory"]}, "devices": devices}
+        domain = {**hardware, "devices": devices}
         return {
             "apiVersion": "kubevirt.io/v1",
             "kind": "VirtualMachineInstance",
             "metadata": {
-                "name": f"{NAME}-0-{machine}",
+                "name": f"{NAME}-1-{machine}",
                 "namespace": self.namespace,
                 # read_guest finds the log of the serial console by these labels.
-                "labels": {"kigi.dev/instance": "0", "kigi.dev/machine": machine},
+                "labels": {"kigi.dev/instance": "1", "kigi.dev/machine": machine},
             },
             "spec": {
                 "domain": domain,

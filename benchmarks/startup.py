@@ -22,7 +22,7 @@ from typing import Any
 from kigi.domain import names
 from localcluster.build import binary
 from localcluster.controlplane import ControlPlane
-from tests.support.cluster import install_crds
+from tests.support.cluster import install_crds, install_repository
 from tests.support.deployments import apply, deployment, trees
 from tests.support.kubevirt_crds import install_kubevirt_crds, install_kubevirt_object
 
@@ -52,6 +52,7 @@ def measure(command: Sequence[str], environment: dict[str, str]) -> tuple[float,
 def world(plane: ControlPlane) -> None:
     """Create ten machines in three states, a deployment, and a node that can run them."""
     install_crds(plane)
+    install_repository(plane)
     install_kubevirt_crds(plane)
     install_kubevirt_object(plane)
     driver = {"name": names.CSI_DRIVER, "nodeID": "node", "topologyKeys": []}

@@ -129,4 +129,4 @@ def node_leftovers(cluster: Cluster) -> list[Finding]:
 
 
 def _vm(machine: str) -> str:
-    return f"{NAME}-0-{machine}"
+    return f"{NAME}-1-{machine}"

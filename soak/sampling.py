@@ -19,7 +19,15 @@ from soak import objects
 from soak.model import Change, LogGrowth, NodeState, ObjectState, Process, Sample, WarningEvent
 
 KINDS = (
-    *("systemdeployments", "systemnodes", "vmimagenodes", "nodecaches", "systemcaptures", "systemprefetches"),
+    *(
+        "systemdeployments",
+        "systeminstances",
+        "systemnodes",
+        "vmimagenodes",
+        "nodecaches",
+        "systemcaptures",
+        "systemprefetches",
+    ),
     *("virtualmachines", "virtualmachineinstances", "kubevirts", "pods", "persistentvolumes"),
     *("persistentvolumeclaims", "deployments.apps", "daemonsets.apps", "nodes", "leases.coordination.k8s.io"),
 )
