@@ -56,11 +56,11 @@ packages: $(VENV)/ready  ## Install the Debian packages that tests, demo and ben
 	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 curl e2fsprogs xfsprogs iproute2 strace
 
 unit: $(VENV)/ready packages  ## Run unit and property tests; seconds to minutes
-	$(BIN)/pytest $(PARALLEL) tests/property tests/unit
+	$(BIN)/python -m tools.twice $(PARALLEL) tests/property tests/unit
 
 integration: $(VENV)/ready packages  ## Run integration tests with a real API server, etcd, S3 and qemu-img
 	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check
-	$(BIN)/pytest $(WAITING) tests/integration
+	$(BIN)/python -m tools.twice $(WAITING) tests/integration
 
 e2e: $(VENV)/ready packages  ## Run tests with real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release
 	$(BIN)/python -m localcluster up --kubevirt $(KUBEVIRT)

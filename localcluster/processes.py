@@ -12,7 +12,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +20,8 @@ _KILL_S = 60
 _PORTS = (15000, 30000)
 """Below the range of outgoing connections (net.ipv4.ip_local_port_range) and of node ports."""
 _PORT_TRIES = 1000
+_choice = random.SystemRandom()  # a test that seeds the common generator would get another process's ports
+_reservations: list[socket.socket] = []
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -175,15 +176,24 @@ class Processes:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago and is outside the kernel's range for outgoing connections.
+    """A free TCP port outside the kernel's range for outgoing connections, reserved while this process runs.
 
     From that range, a client that retries while its server is down could get the server's own port as source port, and
-    the server could not bind to it again.
+    the server could not bind to it again. A socket's name reserves the port among all processes on this machine that
+    use this function, also before its server listens.
     """
     for _ in range(_PORT_TRIES):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((address, random.randrange(*_PORTS)))
-            return int(probe.getsockname()[1])
+        port = _choice.randrange(*_PORTS)
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            reservation.bind(f"\0kigi-port-{address}-{port}")
+            with socket.socket() as probe:
+                probe.bind((address, port))
+        except OSError:
+            reservation.close()
+            continue
+        _reservations.append(reservation)
+        return port
     raise OSError(f"no free port at {address} in {_PORT_TRIES} attempts between {_PORTS[0]} and {_PORTS[1]}")
 
 

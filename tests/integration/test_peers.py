@@ -33,7 +33,7 @@ from tests.support.cluster import eventually_async
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.filling import states
 from tests.support.layers import environment, make_chain, repositories, upload, wanted
-from tests.support.peers import certificate, client_context, shared_pins
+from tests.support.peers import certificate, client_context, shared_pins, until_listening
 from tests.support.stored import rot
 
 MIB = 2**20
@@ -78,36 +78,36 @@ async def cluster(
     """``count`` nodes that know each other."""
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
     nodes: list[Node] = []
-    for number, address in enumerate(addresses):
-        source = S3Source(repositories(endpoint, bucket), environment(s3), connections=2)
-        others = [other for other in addresses if other != address]
-        token = (tokens or {}).get(number, f"{TOKEN} {number}")
-        peers = PeerSource(
-            source,
-            address,
-            lambda others=others: others,  # type: ignore[misc]
-            lambda token=token: token,  # type: ignore[misc]
-            shared_pins(),
-            timeouts=PATIENT,
-            least_pace=ANY_PACE,
-            race=NO_RACE,
-        )
-        errors: list[KigiError] = []
-        filler = Filler(
-            Store(directory / f"node-{number}"),
-            peers,
-            Budget(2**40),
-            max_transfers=2,
-            on_error=lambda digest, error, errors=errors: errors.append(error),  # type: ignore[misc]
-        )
-        connections = PeerConnections()
-        app, port = build_peer_app(filler, peer_of, connections), int(address.rpartition(":")[2])
-        serving = serve_peers(app, connections, lambda: certificate().context, "127.0.0.1", port)
-        nodes.append(
-            Node(address, filler, source, errors, asyncio.create_task(filler.run()), asyncio.create_task(serving))
-        )
-        await asyncio.wait_for(connections.listening.wait(), 10)
     try:
+        for number, address in enumerate(addresses):
+            source = S3Source(repositories(endpoint, bucket), environment(s3), connections=2)
+            others = [other for other in addresses if other != address]
+            token = (tokens or {}).get(number, f"{TOKEN} {number}")
+            peers = PeerSource(
+                source,
+                address,
+                lambda others=others: others,  # type: ignore[misc]
+                lambda token=token: token,  # type: ignore[misc]
+                shared_pins(),
+                timeouts=PATIENT,
+                least_pace=ANY_PACE,
+                race=NO_RACE,
+            )
+            errors: list[KigiError] = []
+            filler = Filler(
+                Store(directory / f"node-{number}"),
+                peers,
+                Budget(2**40),
+                max_transfers=2,
+                on_error=lambda digest, error, errors=errors: errors.append(error),  # type: ignore[misc]
+            )
+            connections = PeerConnections()
+            app, port = build_peer_app(filler, peer_of, connections), int(address.rpartition(":")[2])
+            serving = serve_peers(app, connections, lambda: certificate().context, "127.0.0.1", port)
+            nodes.append(
+                Node(address, filler, source, errors, asyncio.create_task(filler.run()), asyncio.create_task(serving))
+            )
+            await until_listening(connections, nodes[-1].serving)
         yield nodes
     finally:
         await asyncio.gather(*(node.close() for node in nodes))

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import ssl
 from collections.abc import Iterable
 
 from kigi_cache.sources.peer_certificates import Certificate, make_certificate
+from kigi_cache.sources.peer_connections import PeerConnections
+
+LISTENING_S = 60.0
 
 
 @functools.cache
 def certificate() -> Certificate:
     """The certificate of all peers of this process."""
     return make_certificate(1_700_000_000.0)
+
+
+async def until_listening(connections: PeerConnections, serving: asyncio.Task[None]) -> None:
+    """Return once ``serving`` accepts connections. Raises what ended it, or TimeoutError."""
+    waiting = asyncio.create_task(connections.listening.wait())
+    await asyncio.wait([waiting, serving], timeout=LISTENING_S, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        serving.result()
+    if not waiting.done():
+        waiting.cancel()
+        raise TimeoutError(f"not listening after {LISTENING_S} s")
 
 
 def client_context(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:

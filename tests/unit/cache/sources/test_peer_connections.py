@@ -24,7 +24,7 @@ from kigi_cache.sources.peer_connections import (
     serve_peers,
 )
 from localcluster.processes import free_port
-from tests.support.peers import certificate, client_context
+from tests.support.peers import certificate, client_context, until_listening
 from tests.support.scripted_fills import soon
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -69,7 +69,7 @@ async def serving(
     context = certificate().context
     task = asyncio.create_task(serve_peers(app, world.connections, lambda: context, "127.0.0.1", world.port))
     try:
-        await asyncio.wait_for(world.connections.listening.wait(), ANSWER_S)
+        await until_listening(world.connections, task)
         yield world
     finally:
         task.cancel()

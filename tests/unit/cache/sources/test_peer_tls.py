@@ -25,7 +25,7 @@ from kigi_cache.sources.peer_source import DEFAULT_TIMEOUTS, PeerSource, PeerTim
 from kigi_cache.sources.peer_tls import PeerConnection
 from localcluster.processes import free_port
 from tests.support.manual_clock import ManualClock
-from tests.support.peers import Published
+from tests.support.peers import Published, until_listening
 
 CONTENT = b"the content of a layer " * 4096
 TOKEN = "the-token-of-a-daemon"
@@ -97,7 +97,7 @@ async def serving(directory: Path) -> AsyncIterator[Daemon]:
     app = build_peer_app(Supply(directory), daemon.peer_of, connections)
     context: Callable[[], ssl.SSLContext] = lambda: daemon.certificate.context  # noqa: E731
     task = asyncio.create_task(serve_peers(app, connections, context, "127.0.0.1", daemon.port))
-    await asyncio.wait_for(connections.listening.wait(), 10)
+    await until_listening(connections, task)
     try:
         yield daemon
     finally:
