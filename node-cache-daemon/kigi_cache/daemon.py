@@ -75,10 +75,10 @@ class Daemon:
         self._supervisor = Supervisor(clock, lambda: self._keeper.changed())
         self._is_recovered = False
         self._s3 = S3Source(load_repositories(settings.repositories), connections=settings.connections)
-        self._peer_address = address(settings.pod_ip, settings.peer_address.port)
+        self._peer_address = address(settings.pod_ips[0], settings.peer_address.port)
         self._certificates = PeerCertificates(clock)
         self._tokens = PeerTokens(api, settings.peer_token, clock)
-        self._members = Members(api, settings.pod_namespace, settings.peer_service, self._peer_address, clock)
+        self._members = self._members_behind(api)
         store = Store(settings.root)
         capacity = capacity_bytes(settings.root)
         budget = Budget(settings.budget.of(capacity), min_free_bytes=settings.min_free.of(capacity))
@@ -152,6 +152,10 @@ class Daemon:
             on_change=lambda report: self._keeper.space_changed(report),
             is_ready=lambda: self._is_recovered,
         )
+
+    def _members_behind(self, api: KubeApi) -> Members:
+        at, ips, port = self._settings, self._settings.pod_ips, self._settings.peer_address.port
+        return Members(api, at.pod_namespace, at.peer_service, ips=ips, port=port, clock=self._clock)
 
     def _source(self, api: KubeApi) -> Source:
         """The repository, behind the peers if nodes fetch from each other."""

@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from kigi.adapters.environment import load_settings
 from kigi.adapters.json_logs import log_to_stderr
+from kigi.adapters.listening import listen
 from kigi.process import open_ports, run_operator
 from kigi.runtime.ports import ClusterRestored
 from kigi.runtime.settings import GC_THRESHOLD, Settings
@@ -36,7 +37,7 @@ async def serve(settings: Settings, ready: asyncio.Event) -> web.AppRunner:
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, settings.http_host, settings.http_port).start()
+    await web.SockSite(runner, listen(settings.http_host, settings.http_port)).start()
     return runner
 
 

@@ -21,6 +21,7 @@ from kigi.handlers import children, decoding, feed, heartbeats
 from kigi.mirror.store import Mirror
 from kigi.mirror.triggers import all_keys
 from kigi.reconcilers import work
+from kigi.reconcilers.hook_image import read_hook_image
 from kigi.runtime import metrics
 from kigi.runtime.leader import Election
 from kigi.runtime.ports import ClusterRestored, Ports
@@ -133,7 +134,7 @@ async def _work(ports: Ports) -> None:
     ports.mirror.prefetch_orders.clear()  # another operator may have led since: NodeCaches have its orders
     metrics.SYNCED.set(0)
     delay_s, longest_s = LIST_BACKOFF_S
-    while not await _relist_every_kind(ports):
+    while not (await read_hook_image(ports) and await _relist_every_kind(ports)):
         await asyncio.sleep(delay_s)
         delay_s = min(delay_s * 2, longest_s)
     ports.mirror.synced = True
@@ -171,6 +172,8 @@ async def _resync(ports: Ports) -> None:
         ports.doubt.clear()
         for resource in WATCHED:
             await _relist(ports, resource, count=True)
+        if not ports.hook_image:
+            await read_hook_image(ports)
         _enqueue_all(ports)
         pause_s = min(DOUBT_S, ports.settings.resync_s)
         await asyncio.sleep(pause_s)

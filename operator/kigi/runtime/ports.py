@@ -64,6 +64,9 @@ class Ports:
     """Monotonic seconds."""
     suffix: Callable[[], str] = random_suffix
     """Last part of an event's name."""
+    hook_image: str = field(init=False)
+    """Image of the disk hook's sidecar; empty: not known, for the reason in ``hook_image_problem``."""
+    hook_image_problem: str = "the operator has not read its Deployment yet"
     restarted: dict[str, float] = field(default_factory=dict)
     """uid of each instance whose restart was requested lately, and the clock's time of the request."""
 
@@ -77,6 +80,9 @@ class Ports:
     authorities: dict[str, str | None] = field(default_factory=dict)
     """By name of the repository: the authorities of its endpoint as PEM; None: those of the system."""
     joins: Joins = field(default_factory=Joins)
+
+    def __post_init__(self) -> None:
+        self.hook_image = self.settings.hook_image
 
     def see(self, kind: str, body: Mapping[str, Any]) -> None:
         """Takes in an object from a watch, a listing or the answer to a write; enqueues what depends on it."""

@@ -15,6 +15,7 @@ ALLOWED = (
     "kigi.adapters.environment",
     "kigi.adapters.json_logs",
     "kigi.adapters.kubernetes",
+    "kigi.adapters.listening",
     "kigi.adapters.qemu_img",
     "kigi.adapters.repositories",
 )

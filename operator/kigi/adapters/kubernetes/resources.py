@@ -76,6 +76,8 @@ CONFIG_MAP = Resource("v1", "ConfigMap", "configmaps")
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
 HEARTBEAT = Resource("coordination.k8s.io/v1", "Lease", "leases", selector=names.LABEL_HEARTBEAT)
 """The Leases of the nodes' daemons, in Kigi's namespace."""
+WORKLOAD = Resource("apps/v1", "Deployment", "deployments")
+"""Of Kubernetes; DEPLOYMENT is Kigi's."""
 EVENT = Resource("events.k8s.io/v1", "Event", "events")
 TOKEN_REVIEW = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews", namespaced=False)
 SELF_REVIEW = Resource("authentication.k8s.io/v1", "SelfSubjectReview", "selfsubjectreviews", namespaced=False)
