@@ -128,7 +128,7 @@ docs: $(VENV)/ready  ## Generate the reference pages of docs/reference/ from mod
 
 lock:  ## Update requirements.lock and requirements-dev.lock from pyproject.toml; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		pyproject.toml image/build.in -o requirements.lock
+		--extra all pyproject.toml image/build.in -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--extra dev -c requirements.lock pyproject.toml image/build.in -o requirements-dev.lock
 

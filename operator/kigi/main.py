@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from kigi.adapters.environment import load_settings
 from kigi.adapters.json_logs import log_to_stderr
 from kigi.adapters.listening import listen
+from kigi.errors import SpecInvalid
 from kigi.process import open_ports, run_operator
 from kigi.runtime.ports import ClusterRestored
 from kigi.runtime.settings import GC_THRESHOLD, Settings
@@ -66,7 +67,7 @@ def main() -> None:
     log_to_stderr(settings.log_level)
     try:
         uvloop.run(run(settings))
-    except ClusterRestored as exc:
+    except (ClusterRestored, SpecInvalid) as exc:
         sys.exit(f"kigi-operator: {exc}")
 
 

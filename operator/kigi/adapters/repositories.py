@@ -35,10 +35,7 @@ def load_repositories(folder: Path | None, environment: Mapping[str, str] = os.e
             logger.warning("repository ignored", extra={"path": str(path), "cause": str(exc)})
     endpoint = environment.get("KIGI_S3_ENDPOINT")
     if endpoint:
-        try:
-            found.update(default_repository(endpoint, environment.get("KIGI_S3_BUCKET")).repositories)
-        except SpecInvalid as exc:
-            raise SpecInvalid(f"KIGI_S3_ENDPOINT, KIGI_S3_BUCKET: {exc}") from exc
+        found.update(default_repository(endpoint, environment.get("KIGI_S3_BUCKET")).repositories)
     return Repositories(repositories=found)
 
 

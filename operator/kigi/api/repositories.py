@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from kigi.api.base import DNS_LABEL, Model
 from kigi.api.layer_repository import DEFAULT_REGION, Addressing, Bucket, Endpoint, LayerRepositorySpec, Region
+from kigi.api.problems import problems
 from kigi.domain.layers import DEFAULT_REPOSITORY, MAX_DEPTH, MAX_FILE_BYTES
 from kigi.domain.signed_put import MAX_PUT_BYTES
 from kigi.errors import RepositoryUnknown, SpecInvalid
@@ -28,9 +29,15 @@ class Repository(Model):
 
     model_config = ConfigDict(hide_input_in_errors=True)  # an error must not show a secret
 
-    endpoint: Endpoint = Field(description="URL of the S3 server, without the bucket.")
-    bucket: Bucket = Field(description="Name of the bucket.")
-    region: Region = Field(default=DEFAULT_REGION, description="Region that requests are signed for.")
+    endpoint: Endpoint = Field(
+        description="URL of the S3 server with http:// or https:// and without bucket and path, such as https://s3.example."
+    )
+    bucket: Bucket = Field(
+        description="Name of the bucket: 3 to 63 lower-case letters, digits, '-' and '.', such as kigi-layers."
+    )
+    region: Region = Field(
+        default=DEFAULT_REGION, description="Region that requests are signed for, such as eu-central-1."
+    )
     addressing: Addressing = Field(default="Path", description="Where requests name the bucket.")
     max_depth: int = Field(
         default=MAX_DEPTH, ge=1, le=MAX_DEPTH, description="Longest chain, in layers, that may be published."
@@ -72,14 +79,17 @@ class Repositories(Model):
         return self.repositories[name]
 
 
-def repository_of(settings: object) -> Repository:
-    """The repository of a parsed file. Raises SpecInvalid with the field that is wrong."""
+def repository_of(settings: object, names: Mapping[str, str] | None = None) -> Repository:
+    """The repository of a parsed file. Raises SpecInvalid with each field that is wrong, and what it expects.
+
+    ``names``: field -> the option or variable that it comes from.
+    """
     if not isinstance(settings, Mapping):
         raise SpecInvalid(f"expected a mapping, not {type(settings).__name__}")
     try:
         return Repository.model_validate(settings)
     except ValidationError as exc:
-        raise SpecInvalid(str(exc)) from exc
+        raise SpecInvalid("; ".join(problems(exc, Repository, names))) from exc
 
 
 def repository_of_spec(spec: LayerRepositorySpec, **more: Any) -> Repository:
@@ -106,10 +116,14 @@ def object_url(repository: Repository, key: str) -> str:
     return f"{scheme}://{repository.bucket}.{host}/{key}"
 
 
+VARIABLES = {"endpoint": "KIGI_S3_ENDPOINT", "bucket": "KIGI_S3_BUCKET"}
+"""Field -> environment variable of the repository ``default``."""
+
+
 def default_repository(endpoint: str, bucket: str | None) -> Repositories:
-    """Only the repository ``default``, with that server and bucket. Raises SpecInvalid with the field that is wrong."""
+    """Only the repository ``default``, with that server and bucket. Raises SpecInvalid with the wrong variable."""
     settings = {"endpoint": endpoint, "bucket": bucket or DEFAULT_BUCKET}
-    return Repositories(repositories={DEFAULT_REPOSITORY: repository_of(settings)})
+    return Repositories(repositories={DEFAULT_REPOSITORY: repository_of(settings, VARIABLES)})
 
 
 def is_repository_name(name: str) -> bool:

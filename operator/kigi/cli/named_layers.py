@@ -15,7 +15,7 @@ from kigi.cli.cluster import Access, open_cluster, read_mirror
 from kigi.domain.images import Image
 from kigi.domain.layers import MAX_DEPTH, Digest, parse_digest
 from kigi.domain.tree_names import place_of
-from kigi.errors import LayerNotInRepository, SpecInvalid, StatusInvalid
+from kigi.errors import LayerNotInRepository, OptionInvalid, SpecInvalid, StatusInvalid
 
 if TYPE_CHECKING:
     from kigi.adapters.s3 import LayerBucket
@@ -34,10 +34,10 @@ class Sources:
     """Lists of digests, one per line."""
 
     def check(self) -> None:
-        """Raises SpecInvalid for a kubeconfig that does not exist."""
+        """Raises OptionInvalid for a kubeconfig that does not exist."""
         for path in self.clusters:
             if not path.is_file():
-                raise SpecInvalid(f"--also: {path} is no file")
+                raise OptionInvalid(f"--also: {path} is no file")
 
 
 async def read_named_layers(store: LayerBucket, sources: Sources) -> set[Digest]:

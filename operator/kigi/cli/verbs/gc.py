@@ -11,14 +11,14 @@ import click
 
 from kigi.cli.cluster import Access
 from kigi.cli.named_layers import Sources, read_named_layers
-from kigi.cli.options import PATH, cluster_options, repository_options, result_option
+from kigi.cli.options import PATH, cluster_options, output_option, repository_options
 from kigi.cli.output import Format
 from kigi.cli.progress import progress_bars
 from kigi.cli.repositories import RepositoryChoice
 from kigi.cli.wait import report
 from kigi.domain.collection import Collection, layer_of
 from kigi.domain.quantities import format_bytes
-from kigi.errors import SpecInvalid
+from kigi.errors import OptionInvalid, SpecInvalid
 
 if TYPE_CHECKING:
     from kigi.domain.layers import Digest
@@ -38,7 +38,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("--keep-file", type=PATH, multiple=True, help="File of digests to keep, one per line; may be repeated.")
 @click.option("--all-unused", is_flag=True, help="Delete even if no tree names any layer of the repository.")
 @repository_options()
-@result_option
+@output_option
 @cluster_options(namespace=False)
 def command(
     access: Access,
@@ -62,10 +62,10 @@ def command(
 
 
 def parse_age(text: str) -> timedelta:
-    """``30m``, ``24h``, ``7d``, ``90s``; raises SpecInvalid."""
+    """``30m``, ``24h``, ``7d``, ``90s``; raises OptionInvalid."""
     found = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if found is None:
-        raise SpecInvalid(f"--grace: {text!r} is no age; write 30m, 24h or 7d")
+        raise OptionInvalid(f"--grace: {text!r} is no age; write 30m, 24h or 7d")
     return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
 
 

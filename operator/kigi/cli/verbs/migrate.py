@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
-from kigi.cli.options import PATH, cluster_options
-from kigi.cli.output import print_message
-from kigi.errors import SpecInvalid
+from kigi.cli.options import PATH, cluster_options, output_option
+from kigi.cli.output import Format, plain, print_data, print_message, print_result
+from kigi.errors import OptionInvalid, SpecInvalid
 
 if TYPE_CHECKING:
     from kigi.migration.backup import Backup
@@ -40,6 +40,7 @@ _SHOWN = ("finalizers", "annotations")
 )
 @click.option("--kigi-namespace", default=KIGI_NAMESPACE, show_default=True, help="Namespace of the operator.")
 @click.option("--config-map", default="kigi-repositories", show_default=True, help="ConfigMap of the repositories.")
+@output_option
 @cluster_options(namespace=False)
 def command(
     access: Access,
@@ -49,6 +50,7 @@ def command(
     secrets: tuple[str, ...],
     kigi_namespace: str,
     config_map: str,
+    form: Format,
 ) -> None:
     """Convert the cluster's objects from v1alpha1 to v1alpha2.
 
@@ -65,11 +67,18 @@ def command(
         known = {**DEFAULT_SECRETS, **dict(map(parse_secret, secrets))}
         conversion = convert(saved.objects, saved.repositories, known)
         _report(conversion)
+        done: dict[str, Any] = {
+            "backup": str(backup),
+            "objects": len(conversion.objects),
+            "notes": list(conversion.findings.notes),
+            "migrated": not dry_run,
+        }
         if dry_run:
-            for line in differences(saved, conversion):
-                click.echo(line)
+            lines = list(differences(saved, conversion))
+            print_data({**done, "differences": lines}, lambda: plain("\n".join(lines)), form)
             return
         _apply(cluster, saved, conversion, kigi_namespace)
+        print_result(done, form)
     print_message(
         f"{len(conversion.objects)} objects are stored in v1alpha2; now apply this release's manifests. Delete the "
         "definition nodecaches.kigi.dev when every daemon runs this release"
@@ -77,11 +86,11 @@ def command(
 
 
 def parse_secret(text: str) -> tuple[str, tuple[str, str | None]]:
-    """``main=reader,writer`` as ("main", ("reader", "writer")). Raises SpecInvalid."""
+    """``main=reader,writer`` as ("main", ("reader", "writer")). Raises OptionInvalid."""
     name, equals, rest = text.partition("=")
     reader, _, writer = rest.partition(",")
     if not (name and equals and reader):
-        raise SpecInvalid(f"--secret {text}: write REPOSITORY=READER or REPOSITORY=READER,WRITER")
+        raise OptionInvalid(f"--secret {text}: write REPOSITORY=READER or REPOSITORY=READER,WRITER")
     return name, (reader, writer or None)
 
 

@@ -25,7 +25,7 @@ from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.domain.layers import Digest, parse_digest
 from kigi.domain.quantities import format_bytes
 from kigi.domain.tree_names import place_of
-from kigi.errors import ImageMissing, SpecInvalid
+from kigi.errors import ImageMissing, OptionInvalid
 
 if TYPE_CHECKING:
     from kigi.publishing.publish import Published
@@ -151,7 +151,7 @@ def _parent_digest(options: Options) -> Digest | None:
         try:
             return parse_digest(options.parent_digest)
         except ValueError as exc:
-            raise SpecInvalid(f"--parent-digest: {exc}") from exc
+            raise OptionInvalid(f"--parent-digest: {exc}") from exc
     if options.parent is None:
         return None
     namespace = options.access.default_namespace()

@@ -14,8 +14,9 @@ import click
 
 from kigi.adapters.kubernetes.resources import REPOSITORY, SECRET
 from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
-from kigi.cli.options import cluster_options, output_option, repository_options
-from kigi.cli.output import Format, print_data, print_message, table
+from kigi.cli.exit_codes import ExitCode
+from kigi.cli.options import cluster_options, repository_options, rows_option
+from kigi.cli.output import Format, Rows, print_data, print_message, table
 from kigi.cli.repositories import RepositoryChoice
 from kigi.errors import Forbidden
 
@@ -28,6 +29,9 @@ Keys = Mapping[str, str]
 """``access_key_id`` and ``secret_access_key``, or nothing."""
 
 
+COLUMNS = ("name", "verdict", "found", "remedy")
+
+
 @click.group("repository")
 def command() -> None:
     """Check the bucket of a repository."""
@@ -37,7 +41,7 @@ def command() -> None:
 @click.argument("name", required=False)
 @click.option("--kigi-namespace", default=KIGI_NAMESPACE, show_default=True, help="Namespace of the operator.")
 @repository_options(name=False)
-@output_option
+@rows_option
 @cluster_options(namespace=False)
 def check(access: Access, name: str | None, kigi_namespace: str, repository: RepositoryChoice, form: Format) -> None:
     """Check whether a bucket loses layers to a stolen node: ok, not ok or unknown for each point.
@@ -48,7 +52,7 @@ def check(access: Access, name: str | None, kigi_namespace: str, repository: Rep
 
     Asks as AWS_ACCESS_KEY_ID, best the bucket's owner, or else as the writer. KIGI_READER_ACCESS_KEY_ID and
     KIGI_WRITER_ACCESS_KEY_ID (and _SECRET_ACCESS_KEY) replace the users in the Secrets. Stores one empty object,
-    layers/kigi-write-probe. Exit code 1 if a point is not ok.
+    layers/kigi-write-probe. Exit code 3 if a point is not ok.
     """
     import asyncio
 
@@ -63,9 +67,10 @@ def check(access: Access, name: str | None, kigi_namespace: str, repository: Rep
     answers = asyncio.run(ask_all(caller, users["reader"], users["writer"], os.environ))
     points = points_of(answers)
     where = {"endpoint": chosen.endpoint, "bucket": chosen.bucket}
-    print_data({**where, "points": [asdict(point) for point in points]}, lambda: _table(points), form)
+    found = [asdict(point) for point in points]
+    print_data({**where, "points": found}, lambda: _table(points), form, rows=lambda: Rows(COLUMNS, found))
     if has_failed(points):
-        sys.exit(1)
+        sys.exit(ExitCode.NOT_READY)
 
 
 def _table(points: list[Point]) -> Any:
