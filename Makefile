@@ -39,8 +39,10 @@ format: $(VENV)/ready  ## Format, and apply the linter's fixes
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-type: $(VENV)/ready  ## Check types strictly
+type: $(VENV)/ready  ## Check types strictly; those of the command line on macOS and Windows too
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin operator/kigi/cli
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 operator/kigi/cli
 
 contracts: $(VENV)/ready  ## Check the direction of imports
 	$(BIN)/lint-imports

@@ -55,14 +55,6 @@ class SpecInvalid(NeedsAction):
     reason = "SpecInvalid"
 
 
-class OptionInvalid(SpecInvalid):
-    """An option, an argument or an environment variable of the command line has a wrong value, which the text names."""
-
-
-class ExtraMissing(SpecInvalid):
-    """A part of Kigi is used whose Python packages are not installed; the text has the command that installs them."""
-
-
 class LayerContradiction(SpecInvalid):
     """An image gives its layer another parent or size than what is known of the layer's digest."""
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from kigi.errors import ExtraMissing
+from kigi.errors import SpecInvalid
 
 DISTRIBUTION = "kigi"
 PUBLISH, OPERATOR, DAEMON, HOOK = "publish", "operator", "daemon", "hook"
@@ -33,6 +33,12 @@ EXTRA_OF: dict[str, str] = {
 """Top-level module -> the smallest extra that brings it."""
 POSIX_ONLY = frozenset({"fcntl", "grp", "pwd", "resource", "termios", "tty", "_posixsubprocess"})
 """Modules of the standard library that Windows does not have."""
+
+
+class ExtraMissing(SpecInvalid):
+    """A part of Kigi is used whose Python packages are not installed; the text has the command that installs them."""
+
+    reason = "ExtraMissing"
 
 
 def missing_extra(exc: ImportError, program: str, extra: str | None = None) -> ExtraMissing | None:
@@ -64,7 +70,7 @@ def _exit(exc: ImportError, program: str, extra: str) -> NoReturn:
     missing = missing_extra(exc, program, extra)
     if missing is None:
         raise exc
-    sys.exit(f"{program}: {missing}")
+    sys.exit(str(missing))
 
 
 def operator() -> None:

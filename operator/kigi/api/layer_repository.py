@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from kigi.api.base import (
     AGE_COLUMN,
@@ -27,7 +28,19 @@ DEFAULT_REGION = "us-east-1"
 ENDPOINT_PATTERN = r"^https?://[^/\s@?#]+/?$"
 BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
-Endpoint = Annotated[str, Field(max_length=512, pattern=ENDPOINT_PATTERN)]
+
+def _readable(url: str) -> str:
+    """Refuses what the pattern lets through and no program can connect to, such as ``http://[`` and a port of 99999."""
+    try:
+        readable = urlsplit(url).port != 0
+    except ValueError:
+        readable = False
+    if not readable:
+        raise ValueError("is no URL with a host and a port of 1 to 65535")
+    return url
+
+
+Endpoint = Annotated[str, Field(max_length=512, pattern=ENDPOINT_PATTERN), AfterValidator(_readable)]
 Bucket = Annotated[str, Field(min_length=3, max_length=63, pattern=BUCKET_PATTERN)]
 Region = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9-]+$")]
 Addressing = Literal["Path", "VirtualHost"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from kigi.errors import KigiError, OptionInvalid, Unreachable
+from kigi.errors import KigiError, SpecInvalid, Unreachable
 
 
 class ExitCode(IntEnum):
@@ -21,6 +21,10 @@ class ExitCode(IntEnum):
     """The API server or the repository did not answer. The same call may succeed later."""
     INTERRUPTED = 130
     """Ctrl-C."""
+
+
+class OptionInvalid(SpecInvalid):
+    """An option, an argument or an environment variable has a wrong value, which the text names with the remedy."""
 
 
 class NotReached(KigiError):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from kigi.adapters.kubernetes.resources import CAPTURE, IMAGE, NODE_CACHE, VOLUME
 from kigi.cli.cluster import Access, open_cluster, read_mirror
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.domain.images import Image
 from kigi.domain.layers import MAX_DEPTH, Digest, parse_digest
 from kigi.domain.tree_names import place_of
-from kigi.errors import LayerNotInRepository, OptionInvalid, SpecInvalid, StatusInvalid
+from kigi.errors import LayerNotInRepository, SpecInvalid, StatusInvalid
 
 if TYPE_CHECKING:
     from kigi.adapters.s3 import LayerBucket

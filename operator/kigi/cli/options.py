@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def cluster_options(*, namespace: bool = True, all_namespaces: bool = False) -> 
         options.insert(0, click.option("--all-namespaces", "-A", is_flag=True, help="All namespaces."))
     if namespace:
         text = "Namespace; default: that of the kubeconfig's context."
-        options.insert(0, click.option("--namespace", "-n", help=text))
+        options.insert(0, click.option("--namespace", "-n", help=text, callback=_checked_namespace))
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
@@ -78,6 +79,13 @@ def repository_options(*, name: bool = True) -> Decorator:
         return _with(options, call)
 
     return decorate
+
+
+def _checked_namespace(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The API server would list nothing for a name that cannot exist."""
+    if value is not None and not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
+        raise click.BadParameter(f"{value!r} is no name of a namespace: lower-case letters, digits and '-'")
+    return value
 
 
 def _with(options: Sequence[Decorator], function: Function) -> Function:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes.resources import NAMESPACE, REPOSITORY, Resource
 from kigi.cli.cluster import Access, list_objects, open_cluster
-from kigi.errors import Forbidden, NoDefaultRepository, OptionInvalid, RepositoryUnknown, SpecInvalid
+from kigi.cli.exit_codes import OptionInvalid
+from kigi.errors import Forbidden, NoDefaultRepository, RepositoryUnknown, SpecInvalid
 
 if TYPE_CHECKING:
     from kigi.adapters.kubernetes.session import KubeSession

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -31,7 +32,9 @@ WRITABLE = 2 / 3
 
 def running_s() -> float:
     """Seconds of a clock that is never set, and that goes on while the machine is suspended, as a lease does."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()  # the operator runs on Linux; elsewhere only the command line imports this module
 
 
 class LeaseApi(Protocol):

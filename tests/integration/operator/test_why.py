@@ -51,7 +51,7 @@ def machine(name: str, of: str | None, after: Sequence[str] = (), **more: Any) -
 
 
 async def explanation(plane: ControlPlane, ns: str, subject: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = await kigi_json(plane, "why", subject, "-n", ns, code=1)
+    found: list[dict[str, Any]] = await kigi_json(plane, "why", subject, "-n", ns, code=3)
     return found
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from kigi.cli.cluster import Access
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.repositories import RepositoryChoice
-from kigi.errors import Forbidden, NoDefaultRepository, OptionInvalid, RepositoryUnknown, SpecInvalid
+from kigi.errors import Forbidden, NoDefaultRepository, RepositoryUnknown, SpecInvalid
 from tests.support.answering import AnsweringServer
 from tests.support.bodies import repository_body
 

@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from kigi.adapters.kubernetes.endpoint import Endpoint
@@ -73,11 +73,11 @@ def open_socket(
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if context is None:
         return opened
-    try:
-        return context.wrap_socket(opened, server_hostname=endpoint.server_name or host)
-    except BaseException:
-        opened.close()
-        raise
+    with ExitStack() as stack:
+        stack.callback(opened.close)
+        secured = context.wrap_socket(opened, server_hostname=endpoint.server_name or host)
+        stack.pop_all()
+        return secured
 
 
 def open_stream(endpoint: Endpoint, timeout_s: float) -> socket.socket:

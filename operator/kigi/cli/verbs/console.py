@@ -40,8 +40,8 @@ def command(access: Access, deployment: str, machine: str, instance: str) -> Non
     DEPLOYMENT: SystemDeployment.
     MACHINE: machine of its state.
     """
-    if sys.stdin.isatty():
-        import termios  # noqa: F401 - Windows has none: refused before anything is opened
+    if sys.platform == "win32" and sys.stdin.isatty():
+        raise SpecInvalid("kigi console needs a terminal of Linux or macOS: use WSL, or virtctl console")
     _open(access, machine_name(deployment, instance, machine))
 
 
@@ -114,7 +114,7 @@ def _forward(stream: ClientConnection) -> None:
 @contextlib.contextmanager
 def _raw_terminal() -> Iterator[None]:
     """Passes each key on unchanged while the context lasts, if stdin is a terminal."""
-    if not sys.stdin.isatty():
+    if sys.platform == "win32" or not sys.stdin.isatty():
         yield
         return
     import termios

@@ -11,12 +11,13 @@ from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
 from kigi.cli.api_trees import read_api_trees
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.completion import complete_states
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.options import cluster_options, rows_option
 from kigi.cli.output import Format, Rows, print_data, table
 from kigi.domain.layers import missing_layers, total_bytes, unique_layers
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import ResolvedMachine, ResolvedSystem
-from kigi.errors import KigiError, OptionInvalid
+from kigi.errors import KigiError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

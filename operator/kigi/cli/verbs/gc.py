@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kigi.cli.cluster import Access
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.named_layers import Sources, read_named_layers
 from kigi.cli.options import PATH, cluster_options, output_option, repository_options
 from kigi.cli.output import Format
@@ -18,7 +19,7 @@ from kigi.cli.repositories import RepositoryChoice
 from kigi.cli.wait import report
 from kigi.domain.collection import Collection, layer_of
 from kigi.domain.quantities import format_bytes
-from kigi.errors import OptionInvalid, SpecInvalid
+from kigi.errors import SpecInvalid
 
 if TYPE_CHECKING:
     from kigi.domain.layers import Digest

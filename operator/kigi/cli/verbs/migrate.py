@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.options import PATH, cluster_options, output_option
 from kigi.cli.output import Format, plain, print_data, print_message, print_result
-from kigi.errors import OptionInvalid, SpecInvalid
+from kigi.errors import SpecInvalid
 
 if TYPE_CHECKING:
     from kigi.migration.backup import Backup

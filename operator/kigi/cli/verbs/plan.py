@@ -31,11 +31,12 @@ from kigi.adapters.kubernetes.resources import (
 )
 from kigi.cli.cluster import SETTINGS, Access, open_cluster, read_heartbeats, read_mirror
 from kigi.cli.completion import complete_states
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.options import PATH, cluster_options, optional_deployment_argument, rows_option
 from kigi.cli.output import Format, Rows, print_data, table
 from kigi.domain.quantities import format_bytes
 from kigi.domain.tree_names import ref_to
-from kigi.errors import DeploymentMissing, OptionInvalid, SpecInvalid
+from kigi.errors import DeploymentMissing, SpecInvalid
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
