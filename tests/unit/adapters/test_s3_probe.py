@@ -73,7 +73,7 @@ async def test_a_server_that_does_not_answer_is_unreachable() -> None:
         "the same text each time: a changed one is another write of the status"
     )
     with pytest.raises(RepositoryUnreachable):
-        await S3Probe().write(repository("http://bad_host.invalid:70000"), None)
+        await S3Probe().write(repository("http://bad_host.invalid:7000"), None)
 
 
 @pytest.mark.parametrize("bundle", ["no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"])
