@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import sys
+from collections.abc import Callable
 
 import uvloop
 from aiohttp import web
@@ -20,11 +21,12 @@ from kigi.runtime.ports import ClusterRestored
 from kigi.runtime.settings import GC_THRESHOLD, Settings
 
 
-async def serve(settings: Settings, ready: asyncio.Event) -> web.AppRunner:
-    """Serves /healthz (the process answers), /readyz (its watches run) and /metrics (Prometheus)."""
+async def serve(settings: Settings, ready: asyncio.Event, unhealthy: Callable[[], str] = lambda: "") -> web.AppRunner:
+    """Serves /healthz (200 if ``unhealthy()`` is empty), /readyz (its watches run) and /metrics (Prometheus)."""
 
     async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok")
+        cause = unhealthy()
+        return web.Response(text=cause or "ok", status=503 if cause else 200)
 
     async def readyz(_: web.Request) -> web.Response:
         return web.Response(
@@ -49,7 +51,7 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     ports = await open_ports(settings)
-    runner = await serve(settings, ready)
+    runner = await serve(settings, ready, ports.unhealthy)
     try:
         await run_operator(ports, stop=stop, ready=ready)
     finally:

@@ -63,9 +63,12 @@ class Election:
         clock: Callable[[], float] = running_s,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        attempting: Callable[[], None] = lambda: None,
     ) -> None:
+        """``attempting`` is called before each attempt to take or renew the lease."""
         self._api, self._namespace, self.identity = api, namespace, identity
         self._lease_s, self._clock, self._now, self._sleep = lease_s, clock, now, sleep
+        self._attempting = attempting
         self._valid_until = float("-inf")
         self._seen: tuple[Any, float] = (None, clock())
         """Holder and renewal time of another process's lease, and when this process first saw them."""
@@ -113,6 +116,7 @@ class Election:
 
     async def attempt(self) -> bool:
         """Attempts once to take or renew the lease; whether this process leads afterwards."""
+        self._attempting()
         # The lease counts from before the request, because the server may have written it at any moment since.
         began = self._clock()
         try:

@@ -22,6 +22,7 @@ from kigi.runtime import metrics
 from kigi.runtime.clock import utc_now
 from kigi.runtime.event_limit import EventLimit
 from kigi.runtime.joins import Joins
+from kigi.runtime.liveness import RECONCILE_S, Liveness
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
 
@@ -80,6 +81,7 @@ class Ports:
     authorities: dict[str, str | None] = field(default_factory=dict)
     """By name of the repository: the authorities of its endpoint as PEM; None: those of the system."""
     joins: Joins = field(default_factory=Joins)
+    liveness: Liveness = field(default_factory=Liveness)
 
     def __post_init__(self) -> None:
         self.hook_image = self.settings.hook_image
@@ -109,8 +111,14 @@ class Ports:
             for key, delay_s in daemon_is_back(self.mirror, node):
                 self.queue.add_after(key, delay_s)
 
-    async def relist(self, resource: Resource) -> int:
+    def unhealthy(self) -> str:
+        """What keeps this process from making progress, so that only a new one can; empty if nothing does."""
+        return "; ".join([*self.liveness.stuck(), *self.queue.stuck(RECONCILE_S)])
+
+    async def relist(self, resource: Resource, progress: Callable[[], None] = lambda: None) -> int:
         """Brings the mirror of one kind up to date with the API server; the number of differences.
+
+        ``progress`` is called for each object.
 
         An object counts as gone only if the mirror had it before the listing began: others may be newer than it.
 
@@ -119,6 +127,7 @@ class Ports:
         before, gone = self.mirror.known_uids(resource.kind), self.mirror.gone_uids()
         changed = 0
         async for body in self.kube.list_all(resource):
+            progress()
             uid, version = body["metadata"]["uid"], int(body["metadata"]["resourceVersion"])
             _, known = before.pop(uid, (None, -1))
             if version < known or version <= gone.get(uid, -1):
