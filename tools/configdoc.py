@@ -51,6 +51,11 @@ SOURCES = (
 )
 COMMAND_LINE = (
     Row("KUBECONFIG", "~/.kube/config", "Paths of kubeconfigs, separated by colons; --kubeconfig overrides them."),
+    Row(
+        "KIGI_NAMESPACE",
+        "that of the operator's account",
+        "Kigi's namespace, with the Leases of the daemons and the Secrets of the repositories.",
+    ),
     Row("KIGI_CACHE", "XDG_CACHE_HOME/kigi", "Directory of what is cached; kigi publish keeps layers in published/."),
     Row("XDG_CACHE_HOME", "~/.cache", "The user's cache directory."),
 )

@@ -142,6 +142,10 @@ CAUSES: dict[str, Cause] = {
     ),
     "MachinesPending": Cause("VirtualMachines are being created"),
     "MachinesStarting": Cause("VMs are starting", "if it lasts: kubectl describe vmi, and the guest's console"),
+    "ImageNotPulled": Cause(
+        "a node cannot pull an image of a VM's pod, such as that of the disk hook, which is Kigi's own image",
+        "correct the image's name, or give the namespace a pull secret: manifests/examples/pull-secret.yaml",
+    ),
     "Deleting": Cause("it is being deleted"),
     "Unresolved": Cause("it waits for the states and images that it names"),
     # Prefetches.

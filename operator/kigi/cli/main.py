@@ -28,6 +28,8 @@ VERBS = {
     "delete": Verb("kigi.cli.verbs.delete", "Delete an image or a state that nothing uses"),
     "flatten": Verb("kigi.cli.verbs.flatten", "Make an equal image with a shorter chain"),
     "gc": Verb("kigi.cli.verbs.gc", "List or delete the layers that no tree names"),
+    "enable-hook": Verb("kigi.cli.verbs.enable_hook", "Enable the feature gate that Kigi's disks need in KubeVirt"),
+    "release": Verb("kigi.cli.verbs.release", "Free deleted objects that wait for an operator that is gone"),
     "repository": Verb("kigi.cli.verbs.repository", "Check the bucket of a repository"),
     "export": Verb("kigi.cli.verbs.export", "Write a state or an image with its layers into a file"),
     "import": Verb("kigi.cli.verbs.import_", "Store the layers of an export and create its objects"),

@@ -9,13 +9,14 @@ import http.client
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from kigi.adapters.kubernetes.api_errors import decode, no_answer
 from kigi.adapters.kubernetes.api_requests import (
     ACCEPT,
+    JSON_PATCH,
     Manifest,
     Request,
     apply_request,
@@ -115,6 +116,13 @@ class KubeSession:
     def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> dict[str, Any]:
         """Server-side apply that takes over fields of other managers; the object afterwards."""
         return self._write(apply_request(resource, namespace, manifest, manager=self._manager))
+
+    def json_patch(
+        self, resource: Resource, namespace: str | None, name: str, operations: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """JSON patch; Conflict if a ``test`` operation fails, NotFound if the object is gone."""
+        path = resource.path(namespace, name)
+        return self._send(Request("PATCH", path, list(operations), JSON_PATCH, {"fieldManager": self._manager}))
 
     def delete(self, resource: Resource, namespace: str | None, name: str, *, uid: str) -> dict[str, Any] | None:
         """Deletes the object with that uid; the object while it waits for its finalizers, None if it is gone."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kigi.adapters.kubernetes.resources import REPOSITORY, SECRET
-from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
+from kigi.cli.cluster import Access, kigi_namespace, open_cluster
 from kigi.cli.exit_codes import ExitCode
 from kigi.cli.options import cluster_options, repository_options, rows_option
 from kigi.cli.output import Format, Rows, print_data, print_message, table
@@ -39,11 +39,15 @@ def command() -> None:
 
 @command.command("check")
 @click.argument("name", required=False)
-@click.option("--kigi-namespace", default=KIGI_NAMESPACE, show_default=True, help="Namespace of the operator.")
+@click.option(
+    "--kigi-namespace", envvar="KIGI_NAMESPACE", help="Namespace of the operator; default: found by its account."
+)
 @repository_options(name=False)
 @rows_option
 @cluster_options(namespace=False)
-def check(access: Access, name: str | None, kigi_namespace: str, repository: RepositoryChoice, form: Format) -> None:
+def check(
+    access: Access, name: str | None, kigi_namespace: str | None, repository: RepositoryChoice, form: Format
+) -> None:
     """Check whether a bucket loses layers to a stolen node: ok, not ok or unknown for each point.
 
     \b
@@ -91,10 +95,11 @@ def _keys_of_environment(user: str) -> Keys:
     return found if len(found) == len(names) else {}
 
 
-def _keys_of_secrets(access: Access, name: str, namespace: str) -> dict[str, Keys]:
+def _keys_of_secrets(access: Access, name: str, namespace: str | None) -> dict[str, Keys]:
     """Credentials by user, of the Secrets that the caller may read."""
     found: dict[str, Keys] = {}
     with open_cluster(access) as kube:
+        namespace = namespace or kigi_namespace(kube)
         credentials = (kube.get(REPOSITORY, None, name) or {}).get("spec", {}).get("credentials", {})
         for user in ("reader", "writer"):
             secret = (credentials.get(f"{user}SecretRef") or {}).get("name")
