@@ -9,7 +9,7 @@ import click
 from kigi.adapters.kubernetes.resources import KUBEVIRT
 from kigi.adapters.kubevirt import kubevirt_state
 from kigi.cli.cluster import Access, list_objects, open_cluster
-from kigi.cli.options import cluster_options, result_option
+from kigi.cli.options import cluster_options, output_option
 from kigi.cli.output import Format, print_message, print_result
 from kigi.domain.feature_gates import gate_operations, gate_owner, owner_command
 from kigi.errors import Conflict, SpecInvalid
@@ -23,7 +23,7 @@ ATTEMPTS = 5
 
 @click.command("enable-hook")
 @click.option("--dry-run", is_flag=True, help="Print the change; make none.")
-@result_option
+@output_option
 @cluster_options(namespace=False)
 def command(access: Access, dry_run: bool, form: Format) -> None:
     """Enable the feature gate that Kigi's disks need in KubeVirt.

@@ -19,7 +19,7 @@ from kigi.adapters.kubernetes.resources import (
     VOLUME,
 )
 from kigi.cli.cluster import Access, list_objects, open_cluster
-from kigi.cli.options import cluster_options, result_option
+from kigi.cli.options import cluster_options, output_option
 from kigi.cli.output import Format, print_data, print_message, table
 from kigi.domain.hanging import Hanging, hanging_object
 from kigi.errors import Conflict, InUse, NotFound, SpecInvalid
@@ -39,7 +39,7 @@ ATTEMPTS = 5
 @click.option("--dry-run", is_flag=True, help="Print what would be freed; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also while an operator is installed that should do it.")
-@result_option
+@output_option
 @cluster_options(all_namespaces=True)
 def command(access: Access, dry_run: bool, yes: bool, force: bool, form: Format) -> None:
     """Free deleted objects that wait for an operator that is gone.
