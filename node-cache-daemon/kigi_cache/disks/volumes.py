@@ -55,6 +55,7 @@ class Volumes:
 
     def recover(self) -> None:
         """Clean up after a crash. Blocks; call it before anything else."""
+        overlay_mounts.clear(self._files.labels)
         self._files.recover()
 
     def overlays(self) -> list[Volume]:
@@ -167,7 +168,7 @@ class Volumes:
         directory = self._files.directory(handle)
         if overlay_mounts.is_mounted_at(directory, target):
             self._files.check(handle, chain)
-        overlay_mounts.attach(directory, target, prepare, self._files.empty)
+        overlay_mounts.attach(directory, target, prepare, self._files.empty, self._files.labels)
 
     def _discard(self, handle: str) -> None:
         self._files.abandon(handle)
