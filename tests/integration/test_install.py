@@ -355,7 +355,8 @@ def test_the_overlay_of_the_page_builds(tmp_path: Path) -> None:
     """With the components that it names, and with the setting of any kubelet directory."""
     text = (ROOT / "docs/install.md").read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in text.split("```yaml\n")[1:]]
-    kustomization, root = (yaml.safe_load(block) for block in blocks)
+    kustomization, root, patch = (yaml.safe_load(block) for block in blocks)
+    kustomization |= patch
     for name in ("manifests", "crds"):
         shutil.copytree(ROOT / name, tmp_path / name)
     folder = tmp_path / "kigi"
@@ -372,6 +373,8 @@ def test_the_overlay_of_the_page_builds(tmp_path: Path) -> None:
     assert {c["image"] for c in pod["containers"]} == {IMAGE}
     assert pod["imagePullSecrets"] == [{"name": "kigi-registry"}]
     assert {"name": "KIGI_KUBELET_ROOT", "value": "/srv/kubelet"} in pod["containers"][0]["env"]
+    (subject,) = objects["ClusterRoleBinding", "kigi-disk-mount"]["subjects"]
+    assert (subject["namespace"], subject["name"]) == ("harvester-system", "kubevirt-controller")
 
 
 def test_every_component_is_named_on_the_page() -> None:

@@ -232,9 +232,10 @@ def test_a_daemon_there_writes_events_about_its_node_alone(account: Callable[...
     wrong = merge_patch(own_event(own), {"regarding": {"name": other}})
     eventually(lambda: "may report only" in daemon.create(EVENTS.format("default"), wrong).message, what="the policy")
     assert daemon.create(EVENTS.format("default"), own_event(own)).code == 201
-    for namespace in ("kube-system", OTHER):
-        reply = daemon.create(EVENTS.format(namespace), own_event(own))
-        assert (reply.code, "only in the namespace default" in reply.message) == (403, True), reply
+    # The API server itself refuses events about cluster-scoped objects in any other namespace than these two.
+    moved = merge_patch(own_event(own), {"metadata": {"namespace": "kube-system"}})
+    reply = daemon.create(EVENTS.format("kube-system"), moved)
+    assert (reply.code, "only in the namespace default" in reply.message) == (403, True), reply
 
 
 def test_the_operator_there_writes_only_its_own_objects(server: RawApi, account: Callable[..., RawApi]) -> None:
@@ -253,7 +254,7 @@ def test_the_operator_there_writes_only_its_own_objects(server: RawApi, account:
     label = {"metadata": {"labels": {"kigi.dev/deployment": "x"}}}
     eventually(lambda: words in operator.patch(path, label).message, what="the policy is in force")
     images = f"/apis/{API_VERSION}/namespaces/default/vmimagenodes"
-    assert operator.get(images).code == 200
+    eventually(lambda: operator.get(images).code == 200, what="its role lets it list images")
 
 
 def test_the_operator_there_reads_its_own_deployment_and_no_other(account: Callable[..., RawApi], prefix: str) -> None:
