@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -20,12 +21,16 @@ from kigi.process import open_ports, run_operator
 from kigi.runtime.ports import ClusterRestored
 from kigi.runtime.settings import GC_THRESHOLD, Settings
 
+logger = logging.getLogger(__name__)
+
 
 async def serve(settings: Settings, ready: asyncio.Event, unhealthy: Callable[[], str] = lambda: "") -> web.AppRunner:
     """Serves /healthz (200 if ``unhealthy()`` is empty), /readyz (its watches run) and /metrics (Prometheus)."""
 
     async def healthz(_: web.Request) -> web.Response:
         cause = unhealthy()
+        if cause:  # the kubelet's event about a failed probe has the code alone
+            logger.error("no progress; the kubelet restarts this process", extra={"stuck": cause})
         return web.Response(text=cause or "ok", status=503 if cause else 200)
 
     async def readyz(_: web.Request) -> web.Response:

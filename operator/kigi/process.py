@@ -128,6 +128,7 @@ async def _lead(ports: Ports, election: Election) -> None:
         finally:
             await _cancel(working, holding)
             ports.liveness.end(RESYNC)
+            ports.mirror.synced = False  # watches go on, and enqueue nothing until this process leads again
             await ports.joins.cancel()
             ports.queue.clear()
             metrics.forget_objects()

@@ -34,15 +34,20 @@ async def test_a_process_that_answers_is_healthy_before_its_watches_run(url: str
     assert await answer(f"{url}/healthz") == (200, "ok")
 
 
-async def test_a_process_without_progress_is_not_healthy_and_names_what_is_stuck() -> None:
+async def test_a_process_without_progress_is_not_healthy_and_names_what_is_stuck(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     stuck = [""]
     settings = Settings(identity="me", http_host="127.0.0.1", http_port=0)
     runner = await serve(settings, asyncio.Event(), lambda: stuck[0])
     try:
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/healthz"
         assert await answer(url) == (200, "ok")
+        assert not caplog.records
         stuck[0] = "lease: no attempt for 301 s"
         assert await answer(url) == (503, "lease: no attempt for 301 s")
+        (record,) = caplog.records
+        assert record.__dict__["stuck"] == "lease: no attempt for 301 s"
     finally:
         await runner.cleanup()
 

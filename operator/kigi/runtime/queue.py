@@ -73,6 +73,7 @@ class WorkQueue:
         self._timers: dict[Key, tuple[float, Timer]] = {}
         self._failures: dict[Key, int] = {}
         self._not_empty = asyncio.Event()
+        self._is_running = False
 
     def add(self, key: Key) -> None:
         """Enqueues the key now. A key that is being reconciled is reconciled once more afterwards."""
@@ -118,19 +119,26 @@ class WorkQueue:
         return not (self._queued or self._active)
 
     def stuck(self, limit_s: float) -> list[str]:
-        """One text for each reconcile that lasts longer than ``limit_s``, or for keys that wait so long for any."""
+        """One text for each reconcile that lasts longer than ``limit_s``, or for keys that wait so long for any.
+
+        Keys of an operator that does not lead wait for nothing.
+        """
         now = self._clock()
         found = [f"reconcile of {key} for {now - at:.0f} s" for key, at in self._active.items() if now - at > limit_s]
-        if not found and self._queued and now - self._moved_s > limit_s:
+        if not found and self._is_running and self._queued and now - self._moved_s > limit_s:
             found.append(f"queue: {len(self._queued)} keys wait, and no reconcile began or ended for {limit_s:.0f} s")
         return found
 
     async def run(self, workers: int, work: Callable[[Key], Awaitable[None]]) -> None:
         """Runs until it is cancelled. ``work`` handles its own errors: one that escapes ends the queue."""
         share = max(1, workers - RESERVED_WORKERS)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(self._worker(work, share))
+        self._is_running, self._moved_s = True, self._clock()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(workers):
+                    group.create_task(self._worker(work, share))
+        finally:
+            self._is_running = False
 
     def clear(self) -> None:
         """Forgets every key and timer, as after the loss of leadership."""

@@ -106,22 +106,35 @@ async def test_a_reconcile_that_does_not_end_is_found_although_others_go_on(time
     await cancel(task)
 
 
-async def test_keys_that_nobody_takes_are_found(time: FakeTime, queue: WorkQueue) -> None:
-    """As after the end of all workers."""
+async def test_keys_that_no_worker_takes_are_found(time: FakeTime, queue: WorkQueue) -> None:
+    """As after a lost wake-up: here the queue runs without a worker."""
+
+    async def waiting() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(queue.run(1, lambda key: asyncio.sleep(0)))
+            await asyncio.sleep(0)
+            queue._not_empty = asyncio.Event()  # the worker waits for the former one
+
+    task = asyncio.create_task(waiting())
+    for _ in range(5):
+        await asyncio.sleep(0)
     time.advance(2 * RECONCILE_S)
     queue.add(KEY)
     assert queue.stuck(RECONCILE_S) == [], "an empty queue was not stuck before"
     time.advance(RECONCILE_S + 1)
     queue.add(OTHER)
-    (text,) = queue.stuck(RECONCILE_S)
-    assert text == "queue: 2 keys wait, and no reconcile began or ended for 900 s"
-    task = await running(queue, lambda key: asyncio.sleep(0))
-    assert queue.stuck(RECONCILE_S) == []
-    queue.add(KEY)
+    assert queue.stuck(RECONCILE_S) == ["queue: 2 keys wait, and no reconcile began or ended for 900 s"]
     await cancel(task)
+    assert queue.stuck(RECONCILE_S) == [], "an operator that does not lead reconciles nothing"
+
+
+async def test_keys_that_waited_before_the_queue_ran_do_not_count(time: FakeTime, queue: WorkQueue) -> None:
+    queue.add(KEY)
     time.advance(RECONCILE_S + 1)
-    queue.clear()
-    assert queue.stuck(RECONCILE_S) == [], "an operator that no longer leads has no keys"
+    task = await running(queue, lambda key: asyncio.sleep(0))
+    queue.add(OTHER)
+    assert queue.stuck(RECONCILE_S) == []
+    await cancel(task)
 
 
 class Away:
@@ -228,10 +241,14 @@ def test_a_client_that_hangs_is_found_within_minutes(holder: str) -> None:
     assert "watch of VirtualMachine: no attempt for" in answers[-1]
 
 
-def test_both_findings_are_in_the_answer(time: FakeTime, queue: WorkQueue) -> None:
+async def test_both_findings_are_in_the_answer(time: FakeTime, queue: WorkQueue) -> None:
     ports = Ports(cast(KubeClient, None), Mirror(time), queue, Settings(identity="me"), liveness=Liveness(time))
     assert ports.unhealthy() == ""
     ports.liveness.beat("lease")
+    task = await running(queue, lambda key: asyncio.Event().wait())
     queue.add(KEY)
+    for _ in range(5):
+        await asyncio.sleep(0)
     time.advance(RECONCILE_S + 1)
-    assert ports.unhealthy().startswith("lease: no attempt for 901 s; queue: 1 keys wait")
+    assert ports.unhealthy() == f"lease: no attempt for 901 s; reconcile of {KEY} for 901 s"
+    await cancel(task)
