@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 ORDER = (CAPTURE, INSTANCE, DEPLOYMENT, SYSTEM, IMAGE, VOLUME)
 """Users come before what they use, as the operator would do it."""
+BUSY_S = 15.0
+"""While a CRD is deleted, the API server answers for some seconds that it is busy with it."""
 ATTEMPTS = 5
 """Other controllers remove their own finalizers meanwhile."""
 
@@ -48,7 +50,7 @@ def command(access: Access, dry_run: bool, yes: bool, force: bool, form: Format)
     Lists these objects with what is left behind, asks, and removes Kigi's finalizers. Those of others stay. Objects
     that are not being deleted stay as they are. Default: all namespaces, and the volumes; -n: one namespace.
     """
-    with open_cluster(access) as kube:
+    with open_cluster(access, busy_s=BUSY_S) as kube:
         _refuse_beside_an_operator(kube, force or dry_run)
         found = list(_hanging(kube, access.namespace))
         if form is Format.TABLE or not (dry_run or yes):
