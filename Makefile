@@ -16,7 +16,7 @@ PARALLEL ?= -n auto --maxprocesses 4 $(SPREAD)
 WAITING ?= -n $(shell expr $$(nproc) + 1) --maxprocesses 5 $(SPREAD)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests bench race up down clean
+.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests bench race up down clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -127,6 +127,9 @@ proto: $(VENV)/ready  ## Generate the daemon's gRPC messages from node-cache-dae
 
 docs: $(VENV)/ready  ## Generate the reference pages of docs/reference/ from models, settings and metrics
 	$(BIN)/python -m tools.docgen
+
+site: $(VENV)/ready  ## Build the documentation site in .out/site; needs npm for the diagrams' script, which it fetches once
+	$(BIN)/python -m tools.site .out/site
 
 lock:  ## Update requirements.lock and requirements-dev.lock from pyproject.toml; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
