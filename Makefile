@@ -55,7 +55,8 @@ schemas: $(VENV)/ready  ## Compare the kinds' schemas with the rules for every s
 	$(BIN)/python -m tools.crdcompare
 
 packages: $(VENV)/ready  ## Install the Debian packages that tests, demo and benchmarks use
-	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 curl e2fsprogs xfsprogs iproute2 strace
+	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 curl e2fsprogs xfsprogs iproute2 strace \
+		tinyproxy-bin microsocks
 
 unit: $(VENV)/ready packages  ## Run unit and property tests; seconds to minutes
 	$(BIN)/python -m tools.twice $(PARALLEL) tests/property tests/unit

@@ -1,7 +1,7 @@
 """Writes the generated parts of ``docs/reference/``: ``python -m tools.docgen [--check] [DIR]``.
 
 In the pages of the kinds, the lines between two markers are generated; the rest is written by hand. The pages of
-configuration, metrics, names, permissions, troubleshooting and a stolen node are generated as a whole.
+configuration, metrics, names, output, permissions, troubleshooting and a stolen node are generated as a whole.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tools.configdoc import render_configuration
 from tools.crdgen import KINDS, Schema, build_crd
 from tools.metricsdoc import render_metrics
 from tools.namesdoc import render_names
+from tools.outputdoc import render_output
 from tools.rolesdoc import render_permissions
 from tools.stolendoc import render_stolen
 from tools.troubledoc import render_troubleshooting
@@ -85,9 +86,10 @@ def render_pages(directory: Path) -> dict[Path, str]:
         directory / "configuration.md": render_configuration(),
         directory / "metrics.md": render_metrics(),
         directory / "names.md": render_names(),
-        directory / "troubleshooting.md": render_troubleshooting(),
+        directory / "output.md": render_output(),
         directory / "permissions.md": render_permissions(),
         directory / "stolen-node.md": render_stolen(),
+        directory / "troubleshooting.md": render_troubleshooting(),
     }
     for kind in KINDS:
         crd = build_crd(kind)

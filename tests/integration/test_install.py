@@ -158,7 +158,7 @@ def image_is_named_once(world: World) -> None:
 
 
 def has_command(world: World) -> None:
-    """In place of ``pip install .``: the distribution has the program that the shell of this test runs."""
+    """In place of pipx: the distribution has the program that the shell of this test runs."""
     assert 'kigi = "kigi.cli.main:main"' in (ROOT / "pyproject.toml").read_text()
 
 
@@ -172,7 +172,7 @@ INSTALL: dict[str, tuple[Step, bool]] = {
         World.start_operator,
         True,
     ),
-    "pip install .": (has_command, False),
+    "pipx install '.[publish]'": (has_command, False),
     "kigi enable-hook": (None, True),
     "kubectl apply --server-side -f manifests/examples/repositories.yaml": (adapt_repository, True),
     "kubectl wait --for=condition=Ready layerrepository/main --timeout=2m": (None, True),

@@ -31,6 +31,7 @@ from tests.support.deployments import (
 )
 from tests.support.layers import node_cache
 from tests.support.operator_run import OperatorRun
+from tests.support.shapes import check_shape
 from tests.support.why import record
 
 
@@ -57,6 +58,7 @@ async def kigi(plane: ControlPlane, *arguments: str, code: int = 0) -> str:
 
 async def kigi_json(plane: ControlPlane, *arguments: str, code: int = 0) -> Any:
     answer = json.loads(await kigi(plane, *arguments, "-o", "json", code=code))
+    check_shape(arguments, answer)
     if arguments[0] == "why":
         record(answer)
     return answer
