@@ -16,7 +16,7 @@ PARALLEL ?= -n auto --maxprocesses 4 $(SPREAD)
 WAITING ?= -n $(shell expr $$(nproc) + 1) --maxprocesses 5 $(SPREAD)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests bench race up down clean
+.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests bench race up down clean chart
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -62,7 +62,7 @@ unit: $(VENV)/ready packages  ## Run unit and property tests; seconds to minutes
 	$(BIN)/python -m tools.twice $(PARALLEL) tests/property tests/unit
 
 integration: $(VENV)/ready packages  ## Run integration tests with a real API server, etcd, S3 and qemu-img
-	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check
+	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check kustomize helm
 	$(BIN)/python -m tools.twice $(WAITING) tests/integration
 
 e2e: $(VENV)/ready packages  ## Run tests with real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release
@@ -125,6 +125,9 @@ crds: $(VENV)/ready  ## Generate crds/ from the models
 
 proto: $(VENV)/ready  ## Generate the daemon's gRPC messages from node-cache-daemon/kigi_cache/rpc/*.proto
 	cd node-cache-daemon && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. kigi_cache/rpc/*.proto
+
+chart: $(VENV)/ready  ## Make the Helm chart of manifests/, in dist/
+	$(BIN)/python -m tools.chart dist
 
 docs: $(VENV)/ready  ## Generate the reference pages of docs/reference/ from models, settings and metrics
 	$(BIN)/python -m tools.docgen

@@ -1,7 +1,8 @@
 """Writes the generated parts of ``docs/reference/``: ``python -m tools.docgen [--check] [DIR]``.
 
 In the pages of the kinds, the lines between two markers are generated; the rest is written by hand. The pages of
-configuration, metrics, names, output, permissions, troubleshooting and a stolen node are generated as a whole.
+the chart, configuration, metrics, names, output, permissions, troubleshooting and a stolen node are generated as a
+whole.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.chartdoc import render_chart
 from tools.configdoc import render_configuration
 from tools.crdgen import KINDS, Schema, build_crd
 from tools.metricsdoc import render_metrics
@@ -83,6 +85,7 @@ def _default(field: Schema, required: bool) -> str:
 def render_pages(directory: Path) -> dict[Path, str]:
     """Page -> its text as generated now. Raises ValueError, naming the page, where the markers are missing."""
     pages = {
+        directory / "chart.md": render_chart(),
         directory / "configuration.md": render_configuration(),
         directory / "metrics.md": render_metrics(),
         directory / "names.md": render_names(),

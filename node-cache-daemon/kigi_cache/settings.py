@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from kigi.adapters.environment import EnvironmentSettings, LogLevel
 from kigi.domain.names import CSI_DRIVER
@@ -115,13 +115,33 @@ def _parse_peers(text: object) -> object:
     return peers
 
 
-Percent = Annotated[float, BeforeValidator(_parse_percent), Field(gt=0, le=100)]
-Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0)]
-PortionText = Annotated[Portion, BeforeValidator(_parse_portion)]
+# The JSON schemas are for the values of the Helm chart, where numbers may be numbers or texts.
+_DECIMAL = r"[0-9]{1,20}(\.[0-9]{0,20})?"
+_BYTES = rf"\+?{_DECIMAL}(([eE][+-]?[0-9]{{1,2}})|([KMGTPE]i|[numkKMGTPE])?)"
+_PERCENT = r"([0-9]|[1-9][0-9])(\.[0-9]{1,20})?"
+_POSITIVE = r"(0\.0{0,19}[1-9][0-9]{0,19}|([1-9]|[1-9][0-9])(\.[0-9]{1,20})?|100(\.0{1,20})?)"
+
+
+def _number_or(pattern: str, **bounds: float) -> WithJsonSchema:
+    kind = "integer" if pattern == _BYTES else "number"
+    return WithJsonSchema({"anyOf": [{"type": kind, **bounds}, {"type": "string", "pattern": f"^{pattern}$"}]})
+
+
+Percent = Annotated[
+    float, BeforeValidator(_parse_percent), Field(gt=0, le=100),
+    _number_or(rf"{_POSITIVE}%?", exclusiveMinimum=0, maximum=100),
+]  # fmt: skip
+Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0), _number_or(_BYTES, minimum=0)]
+PortionText = Annotated[
+    Portion, BeforeValidator(_parse_portion),
+    WithJsonSchema({"type": "string", "pattern": f"^({_PERCENT}%|{_BYTES})$"}),
+]  # fmt: skip
 NodeNameText = Annotated[str, AfterValidator(_check_node_name)]
-IpsText = Annotated[tuple[str, ...], BeforeValidator(_parse_ips), Field(min_length=1)]
-AddressText = Annotated[ListenAddress, BeforeValidator(_parse_address)]
-PeersText = Annotated[Mapping[str, str], BeforeValidator(_parse_peers)]
+IpsText = Annotated[
+    tuple[str, ...], BeforeValidator(_parse_ips), Field(min_length=1), WithJsonSchema({"type": "string"})
+]
+AddressText = Annotated[ListenAddress, BeforeValidator(_parse_address), WithJsonSchema({"type": "string"})]
+PeersText = Annotated[Mapping[str, str], BeforeValidator(_parse_peers), WithJsonSchema({"type": "string"})]
 Limit = Annotated[int, Field(ge=0), AfterValidator(lambda value: max(1, value))]
 """A limit of at least one; 0 counts as 1."""
 
