@@ -11,6 +11,7 @@ from aiohttp.web import Application
 
 from kigi.adapters.qemu_img import create_overlay
 from kigi.adapters.repositories import load_repositories
+from kigi.api.node_facts import NodeFacts
 from kigi.domain.node_protocol import PROTOCOLS
 from kigi.errors import KigiError
 from kigi_cache import metrics, web
@@ -26,6 +27,7 @@ from kigi_cache.filesystem import capacity_bytes, free_bytes
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
+from kigi_cache.node.features import node_facts
 from kigi_cache.node.kube import KubeApi
 from kigi_cache.node.node_cache import RECOVERY, NodeCacheKeeper
 from kigi_cache.periodic import follow_repositories, scrub_layers
@@ -139,8 +141,17 @@ class Daemon:
         await self._filler.recover()
         await asyncio.to_thread(self._volumes.recover)
         await asyncio.to_thread(self._captures.recover)
+        self._keeper.facts = await self._facts()
         self._is_recovered = True
         self._keeper.changed()
+
+    async def _facts(self) -> NodeFacts | None:
+        """None if they cannot be found: they are only reported, and a full disk must not end the recovery."""
+        try:
+            return await asyncio.to_thread(node_facts, self._settings.root)
+        except OSError as exc:
+            logger.warning("features of the file system not tested", extra={"cause": str(exc)})
+            return None
 
     def _space_of_overlays(self, budget: Budget) -> OverlaySpace:
         return OverlaySpace(

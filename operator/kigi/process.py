@@ -49,7 +49,7 @@ async def open_ports(settings: Settings) -> Ports:
     """Client, empty mirror and queue. The caller closes ``ports.kube``."""
     configuration = await load_configuration(settings.kubeconfig)
     kube = KubeClient(configuration, concurrency=settings.concurrency, timeout_s=settings.request_timeout_s)
-    return Ports(kube=kube, mirror=Mirror(), queue=WorkQueue(), settings=settings)
+    return Ports(kube=kube, mirror=Mirror(), queue=WorkQueue(), settings=settings, version=version("kigi"))
 
 
 async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Event | None = None) -> None:
@@ -63,6 +63,7 @@ async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Even
             namespace=settings.namespace,
             identity=settings.identity,
             lease_s=settings.lease_s,
+            version=version("kigi"),
             attempting=functools.partial(ports.liveness.beat, "lease"),
         )
         if settings.leader_election:

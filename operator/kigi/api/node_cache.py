@@ -20,6 +20,7 @@ from kigi.api.base import (
     Rule,
     Status,
 )
+from kigi.api.node_facts import DaemonInfo, NodeFacts
 from kigi.domain import kinds, names
 from kigi.domain.layer_parts import MAX_PARTS
 from kigi.domain.layers import MAX_FILE_BYTES
@@ -197,6 +198,13 @@ class NodeCacheSpec(Model):
         le=MAX_PROTOCOL,
         description="Protocol of the operator. The daemon reports VersionSkew if it does not understand it.",
     )
+    operator_version: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=63,
+        description="Version of Kigi that the operator runs. The daemon reports VersionSkew if its own is more than "
+        "one minor version apart; omitted: not known.",
+    )
     protocol: int = Field(
         ge=1,
         le=MAX_PROTOCOL,
@@ -301,22 +309,14 @@ class CaptureReport(Model):
     )
 
 
-class DaemonInfo(Model):
-    """The daemon that wrote the status."""
-
-    version: str = Field(max_length=63, description="Version of Kigi.")
-    protocols: list[int] = Field(
-        max_length=8,
-        description="Protocols that it understands.",
-        json_schema_extra={"x-kubernetes-list-type": "set"},
-    )
-
-
 class NodeCacheStatus(Status):
     """Observed layers, overlays and copies; only the node's daemon writes it, when something has changed."""
 
     daemon: DaemonInfo | None = Field(
         default=None, description="The daemon that wrote the status; omitted: none has written it yet."
+    )
+    node: NodeFacts | None = Field(
+        default=None, description="What the daemon found on its node; omitted: it has not looked, or could not."
     )
     layers: list[CachedLayer] = Field(
         default_factory=list,

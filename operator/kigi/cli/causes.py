@@ -106,7 +106,7 @@ CAUSES: dict[str, Cause] = {
         "delete prefetches or deployments on that node, flatten long chains, or place machines on other nodes",
     ),
     "VersionSkew": Cause(
-        "the cache daemon of a node and the operator have versions that do not understand each other",
+        "the cache daemon of a node and the operator are of versions that do not work together",
         "kubectl get daemonsets,deployments -A -l app.kubernetes.io/part-of=kigi -o wide; upgrade the older one",
     ),
     "PrefetchWaits": Cause("a prefetched layer waits for free space; the layers of running machines come first"),

@@ -17,6 +17,8 @@ VERBS = {
     "tree": Verb("kigi.cli.verbs.tree", "Show both trees with sizes, cached layers and users"),
     "status": Verb("kigi.cli.verbs.status", "Show all deployments, or one with its machines and history"),
     "why": Verb("kigi.cli.verbs.why", "Explain what is not Ready, with cause and remedy"),
+    "doctor": Verb("kigi.cli.verbs.doctor", "Check the cluster and the installation, with remedies"),
+    "report": Verb("kigi.cli.verbs.report", "Write a support archive without secrets"),
     "plan": Verb("kigi.cli.verbs.plan", "Show what a change would move and restart; change nothing"),
     "diff": Verb("kigi.cli.verbs.diff", "Compare two states: machines that differ, and bytes"),
     "switch": Verb("kigi.cli.verbs.switch", "Put a deployment, an instance or a machine into another state"),

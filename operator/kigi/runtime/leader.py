@@ -17,13 +17,14 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from kigi.adapters.kubernetes.resources import LEASE, Resource
+from kigi.domain.names import ANNOTATION_VERSION, OPERATOR_LEASE
 from kigi.errors import Conflict, KigiError, LostLeadership
 from kigi.runtime import metrics
 from kigi.runtime.clock import utc_now
 
 logger = logging.getLogger(__name__)
 
-LEASE_NAME = "kigi-operator"
+LEASE_NAME = OPERATOR_LEASE
 ATTEMPTS = 10
 """Attempts to renew or take the lease within its duration."""
 WRITABLE = 2 / 3
@@ -51,7 +52,10 @@ class LeaseApi(Protocol):
 
 
 class Election:
-    """One candidate. ``clock`` gives monotonic seconds, ``now`` the time that the lease shows; tests replace them."""
+    """One candidate. ``clock`` gives monotonic seconds, ``now`` the time that the lease shows; tests replace them.
+
+    ``version``: of Kigi; the lease of the leader shows it.
+    """
 
     def __init__(
         self,
@@ -60,13 +64,14 @@ class Election:
         namespace: str,
         identity: str,
         lease_s: float = 15.0,
+        version: str = "",
         clock: Callable[[], float] = running_s,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         attempting: Callable[[], None] = lambda: None,
     ) -> None:
         """``attempting`` is called before each attempt to take or renew the lease."""
-        self._api, self._namespace, self.identity = api, namespace, identity
+        self._api, self._namespace, self.identity, self._version = api, namespace, identity, version
         self._lease_s, self._clock, self._now, self._sleep = lease_s, clock, now, sleep
         self._attempting = attempting
         self._valid_until = float("-inf")
@@ -145,13 +150,19 @@ class Election:
             self._seen = (state, now)
         return now - self._seen[1] > float(spec.get("leaseDurationSeconds") or self._lease_s)
 
+    def _metadata(self, stored: dict[str, Any]) -> dict[str, Any]:
+        metadata = stored or {"name": LEASE_NAME, "namespace": self._namespace}
+        if not self._version:
+            return metadata
+        return {**metadata, "annotations": {**(stored.get("annotations") or {}), ANNOTATION_VERSION: self._version}}
+
     def _manifest(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         now = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         mine = spec.get("holderIdentity") == self.identity
         return {
             "apiVersion": LEASE.api_version,
             "kind": LEASE.kind,
-            "metadata": metadata or {"name": LEASE_NAME, "namespace": self._namespace},
+            "metadata": self._metadata(metadata),
             "spec": {
                 "holderIdentity": self.identity,
                 "leaseDurationSeconds": int(self._lease_s),

@@ -60,6 +60,8 @@ class Ports:
     queue: WorkQueue
     settings: Settings
     now: Callable[[], datetime] = utc_now
+    version: str | None = None
+    """Version of Kigi that the daemons compare theirs with; None: they get none."""
     events: EventLimit = field(default_factory=EventLimit)
     clock: Callable[[], float] = time.monotonic
     """Monotonic seconds."""
