@@ -62,7 +62,7 @@ unit: $(VENV)/ready packages  ## Run unit and property tests; seconds to minutes
 	$(BIN)/python -m tools.twice $(PARALLEL) tests/property tests/unit
 
 integration: $(VENV)/ready packages  ## Run integration tests with a real API server, etcd, S3 and qemu-img
-	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check kustomize helm
+	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check gitops-check kustomize helm
 	$(BIN)/python -m tools.twice $(WAITING) tests/integration
 
 e2e: $(VENV)/ready packages  ## Run tests with real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release

@@ -77,6 +77,7 @@ MODULES = (
     Module("csi-sanity", _programs("github.com/kubernetes-csi/csi-test/v5/cmd", "csi-sanity")),
     Module("kustomize", (("kustomize", "sigs.k8s.io/kustomize/kustomize/v5"),)),
     Module("multus", _programs("gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd", "multus")),
+    Module("gitops", (("gitops-check", "kigi.dev/localcluster/gitops"),)),
     Module("kubevirt19", (("plugin-check", "kigi.dev/localcluster/kubevirt19"),)),
     Module(
         "containerd",
