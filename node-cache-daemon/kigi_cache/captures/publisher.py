@@ -26,7 +26,8 @@ from kigi.adapters.qemu_img import DisksDiffer, QemuImgFailed
 from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import LayerBucket, open_repository
 from kigi.api.conditions import bounded
-from kigi.api.node_cache import MAX_REPORT_MESSAGE, SignedRequest
+from kigi.api.layer_upload import SignedRequest
+from kigi.api.node_cache import MAX_REPORT_MESSAGE
 from kigi.api.repositories import Repository
 from kigi.domain.layers import TABLES_BYTES, layer_file_name, parse_digest
 from kigi.errors import KigiError, LayerRefused, NeedsAction, OverlayRejected, RepositoryUnreachable, VirtualSizeShrinks

@@ -89,6 +89,10 @@ CAUSES: dict[str, Cause] = {
         "a repository is not known on a node, or its bucket does not exist",
         "see kubectl describe layerrepository, or create the bucket",
     ),
+    "RepositoryMisconfigured": Cause(
+        "a repository's answer shows a wrong setting: region, certificate, size limit or proxy",
+        "set what the message names; docs/repositories.md has the settings of each provider",
+    ),
     "RepositoryNotPermitted": Cause(
         "the namespace has no repository of that name", "name another one, or ask an administrator for it"
     ),
@@ -218,6 +222,9 @@ REPOSITORY_CAUSES: dict[str, Cause] = {
         "repair its server or the network, or correct spec.s3.endpoint or caBundleRef; then Kigi continues by itself",
     ),
     "RepositoryUnknown": Cause("it has no bucket of that name", "create the bucket, or correct spec.s3.bucket"),
+    "RepositoryMisconfigured": Cause(
+        "its answer shows a wrong setting: region, certificate, size limit or proxy", "set what the message names"
+    ),
     "AccessDenied": Cause(
         "it refuses the credentials", "correct the Secret in spec.credentials; Kigi reads it again within a minute"
     ),

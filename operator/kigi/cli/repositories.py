@@ -42,24 +42,19 @@ class RepositoryChoice:
         return self._find(access, name or self.name, self.endpoint or os.environ.get("KIGI_S3_ENDPOINT"))
 
     def _find(self, access: Access, name: str | None, endpoint: str | None) -> Repository:
-        from kigi.api.repositories import DEFAULT_BUCKET, repository_of_spec
-
-        if endpoint:
-            return self._checked({"endpoint": endpoint, "bucket": self._bucket() or DEFAULT_BUCKET})
-        found = repository_of_spec(_read(access, name))
-        return self._checked({**found.to_api(), "bucket": self.bucket}) if self.bucket else found
-
-    def _bucket(self) -> str | None:
-        return self.bucket or os.environ.get("KIGI_S3_BUCKET")
-
-    def _checked(self, settings: Mapping[str, object]) -> Repository:
-        """Raises OptionInvalid with the option or variable that a wrong value comes from."""
-        from kigi.api.repositories import VARIABLES, repository_of
+        from kigi.api.repositories import VARIABLES, environment_repository, repository_of, repository_of_spec
 
         options = {"endpoint": self.endpoint, "bucket": self.bucket}
-        names = {field: f"--{field}" if value else VARIABLES[field] for field, value in options.items()}
+        names = {**VARIABLES, **{field: f"--{field}" for field, value in options.items() if value}}
         try:
-            return repository_of(settings, names)
+            if endpoint:
+                bucket, limit = os.environ.get("KIGI_S3_BUCKET"), os.environ.get("KIGI_S3_MAX_PUT_BYTES")
+                return environment_repository(endpoint, self.bucket or bucket, limit, names)
+        except SpecInvalid as exc:
+            raise OptionInvalid(str(exc)) from exc
+        found = repository_of_spec(_read(access, name))
+        try:
+            return repository_of({**found.to_api(), "bucket": self.bucket}, names) if self.bucket else found
         except SpecInvalid as exc:
             raise OptionInvalid(str(exc)) from exc
 

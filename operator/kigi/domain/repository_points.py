@@ -10,6 +10,8 @@ Verdict = Literal["ok", "not ok", "unknown"]
 PAGE = "docs/security.md"
 GUIDE = f"see 'A bucket that survives it' in {PAGE}"
 """Where the set-up of a bucket is described."""
+WRITE_KEY = "layers/kigi-write-probe"
+"""An empty object beside the layers. It stays: a writer need not have the right to delete."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from kigi.adapters.credentials import EnvironmentKeys, Keys, keys_of
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import Resource
 from kigi.adapters.s3_probe import ConditionalWrites, S3Probe
@@ -38,6 +40,11 @@ class ClusterRestored(Exception):
     Versions are used once more, and deleted objects exist again, so that nothing in this process's memory can be
     trusted, nor what its watches have delivered: only a new process begins without any of it.
     """
+
+
+def _own_keys() -> Callable[[Repository], Keys]:
+    keys = EnvironmentKeys()
+    return lambda repository: keys_of(repository, os.environ, keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,10 @@ class Ports:
     doubt: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a watch began with an older object than the mirror has: everything is listed again soon."""
     probe: S3Probe = field(default_factory=S3Probe)
+    own_keys: Callable[[Repository], Keys] = field(default_factory=_own_keys)
+    """The credentials of this process's environment for a repository, as they are now; blocks, raises KigiError."""
+    regions: dict[str, str] = field(default_factory=dict)
+    """By name of the repository: the region of its bucket, which the server has accepted."""
     write_probes: dict[str, WriteProbe] = field(default_factory=dict)
     """By name of the repository: its last write probe."""
     writers: dict[str, Repository | KigiError] = field(default_factory=dict)

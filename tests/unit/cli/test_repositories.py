@@ -67,7 +67,11 @@ def test_a_server_needs_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("choice", "variables", "words"),
     [
-        (RepositoryChoice(endpoint="c"), {}, "--endpoint 'c': does not have the right form; expected: URL of the S3"),
+        (
+            RepositoryChoice(endpoint="c"),
+            {},
+            "--endpoint 'c': it has no scheme; write https://c; expected: URL of the S3",
+        ),
         (RepositoryChoice(endpoint="http://c", bucket="X!"), {}, "--bucket 'X!': "),
         (RepositoryChoice(), {"KIGI_S3_ENDPOINT": "http://c/path"}, "KIGI_S3_ENDPOINT 'http://c/path': "),
         (RepositoryChoice(endpoint="http://c"), {"KIGI_S3_BUCKET": "B"}, "KIGI_S3_BUCKET 'B': "),

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from kigi.adapters.kubernetes.endpoint import Endpoint
 from kigi.adapters.kubernetes.proxies import SOCKS, proxy_of, shown
+from kigi.adapters.tls import lenient
 from kigi.errors import SpecInvalid
 
 
@@ -34,6 +35,8 @@ def ssl_context(endpoint: Endpoint) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=endpoint.ca.decode() if endpoint.ca else None)
     except (ssl.SSLError, UnicodeDecodeError, ValueError) as exc:
         raise SpecInvalid("kubeconfig: certificate-authority is no PEM certificate; write it anew") from exc
+    lenient(context)
+    lenient(context)
     if endpoint.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

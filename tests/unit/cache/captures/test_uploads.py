@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kigi.api.node_cache import LayerUpload, PartUpload, SignedRequest
+from kigi.api.layer_upload import LayerUpload, PartUpload, SignedRequest
 from kigi.domain.layers import Digest, digest_of_hex, layer_file_name
 from kigi.domain.signed_put import time_text
 from kigi.errors import AccessDenied, KigiError, LayerCorrupt, RepositoryUnreachable
