@@ -41,6 +41,11 @@ def check_bucket(kube: KubeSession, namespace: str, body: Body, environment: Map
         return RepositoryAnswer(reason=exc.reason, message=str(exc))
     except ValueError as exc:
         return RepositoryAnswer(reason=SECRET_MISSING, message=str(exc))
+    if not keys["reader"]:
+        return RepositoryAnswer(
+            unread="spec.credentials names no reader: operator and daemons use the credentials of their pods, and the "
+            "condition Ready of the LayerRepository has the operator's result; kigi repository check asks with yours"
+        )
     users = {user: repository.model_copy(update=dict(found)) for user, found in keys.items() if found}
     with tempfile.TemporaryDirectory(prefix="kigi-") as folder:
         if bundle is not None:
@@ -69,8 +74,9 @@ async def _ask(
     from kigi.domain.repository_points import points_of
 
     await S3Probe().read(reader, bundle)
-    has_own = "AWS_ACCESS_KEY_ID" in environment and writer is not None
-    caller = reader.model_copy(update={"access_key_id": None, "secret_access_key": None}) if has_own else None
+    has_own = bool(environment.get("AWS_ACCESS_KEY_ID")) and writer is not None
+    nobody = dict.fromkeys(("access_key_id", "secret_access_key", "session_token"))
+    caller = reader.model_copy(update=nobody) if has_own else None
     points = points_of(await ask_all(caller or writer or reader, reader, writer, environment))
     if writer is not None:
         return points
@@ -111,23 +117,24 @@ def _read_keys(kube: KubeSession, namespace: str, body: Body, user: str) -> Keys
     if not (access and secret):
         field = f"spec.credentials.{user}SecretRef"
         raise ValueError(f"{field}: Secret {namespace}/{name} does not exist, or lacks accessKeyId or secretAccessKey")
-    return {"access_key_id": access, "secret_access_key": secret}
+    token = base64.b64decode(data.get("sessionToken") or "").decode(errors="replace").strip()
+    return {"access_key_id": access, "secret_access_key": secret, **({"session_token": token} if token else {})}
 
 
 async def _ahead(repository: Repository, bundle: str | None) -> float | None:
     """Seconds that the S3 server's clock is ahead: any answer has a header Date, also a refusal."""
-    import ssl
-
     import aiohttp
 
+    from kigi.adapters.proxies import proxy_for
+    from kigi.adapters.tls import tls_context
     from kigi.cli.installation_facts import seconds_ahead
 
     try:
-        tls = ssl.create_default_context(cadata=bundle) if bundle is not None else True
-        timeout = aiohttp.ClientTimeout(total=PROBE_S)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
+        tls, proxy = tls_context(ca_data=bundle) if bundle is not None else True, proxy_for(repository.endpoint)
+        timeout, through = aiohttp.ClientTimeout(total=PROBE_S), proxy.geturl() if proxy is not None else None
+        async with aiohttp.ClientSession(timeout=timeout) as session:
             started = time.time()
-            async with session.head(repository.endpoint, ssl=tls, allow_redirects=False) as answer:
+            async with session.head(repository.endpoint, ssl=tls, proxy=through, allow_redirects=False) as answer:
                 return seconds_ahead(answer.headers.get("Date", ""), started, time.time())
-    except (aiohttp.ClientError, OSError, ValueError):
+    except (aiohttp.ClientError, OSError, ValueError, SpecInvalid):
         return None
