@@ -276,6 +276,11 @@ class Publisher:
         async with open_repository(repository) as store:
             if await store.is_stored(layer.path, layer.digest):
                 _report_stored(directory, layer)
+            elif [part for part in layer.pieces if await store.size_of(part.digest) is None]:
+                # The repository's cleanup deletes parts of an upload that seems abandoned: they are sent again.
+                del self._joining[directory.name]
+                _write_result(directory, state="Storing", **layer.report)
+                return
         self._joining[directory.name] = self._clock.monotonic_s() + JOIN_CHECK_S
 
 
