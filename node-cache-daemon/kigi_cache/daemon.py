@@ -203,7 +203,7 @@ class Daemon:
         return tasks
 
     async def _serve_peers(self) -> None:
-        await self._certificates.is_made.wait()
+        await self._certificates.is_known.wait()
         connections = PeerConnections()
         app = build_peer_app(self._filler, self._tokens.peer, connections)
         at = self._settings.peer_address
