@@ -84,7 +84,8 @@ class Daemon:
         store = Store(settings.root)
         capacity = capacity_bytes(settings.root)
         budget = Budget(settings.budget.of(capacity), min_free_bytes=settings.min_free.of(capacity))
-        self._volumes = Volumes(settings.root, store, create_overlay)
+        goes_back = settings.overlay_form == "v1alpha1"
+        self._volumes = Volumes(settings.root, store, create_overlay, goes_back=goes_back)
         self._filler = Filler(
             store,
             self._source(api),

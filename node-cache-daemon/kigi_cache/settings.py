@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
@@ -214,6 +214,12 @@ class DaemonSettings(CacheSettings):
         validation_alias="KIGI_SCRUB_BYTES_PER_S",
         description="Highest rate at which layers are read again, in bytes per second or as a quantity; 0: no limit.",
         json_schema_extra={"default": "50Mi"},
+    )
+    overlay_form: Literal["v1alpha2", "v1alpha1"] = Field(
+        default="v1alpha2",
+        validation_alias="KIGI_OVERLAY_FORM",
+        description="v1alpha1: on the way back to the previous release, which knows no other form of an overlay. No "
+        "disk is mounted, and each one gets the former form when its VM is off.",
     )
     kubelet_root: str | None = Field(
         default=None,

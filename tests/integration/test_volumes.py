@@ -25,6 +25,7 @@ from kigi.errors import (
     VolumeDiscarded,
     VolumeInUse,
     VolumeUnknown,
+    Waiting,
 )
 from kigi_cache.disks import mounts
 from kigi_cache.disks.overlay_files import QEMU_UID
@@ -434,3 +435,69 @@ def test_leftovers_of_a_crash_are_removed_at_start(node: Node, tmp_path: Path, c
     node = start(tmp_path, chain_files)
     assert node.volumes.overlays() == [Volume(HANDLE, mounted=True)]
     assert {layer.links for layer in node.store.held().values()} == {1}
+
+
+# The way back to the previous release.
+
+
+def going_back(node: Node) -> Volumes:
+    """The daemon, started with KIGI_OVERLAY_FORM=v1alpha1."""
+    volumes = Volumes(node.root, node.store, create_overlay, goes_back=True)
+    volumes.recover()
+    return volumes
+
+
+def test_an_overlay_goes_back_when_it_is_not_mounted_and_forth_when_it_is_mounted_again(node: Node) -> None:
+    place = node.publish()
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 9 2M 64k", str(place / "disk.img"))
+    directory = node.root / "volumes" / HANDLE
+    volumes = going_back(node)
+    assert (directory / "mount").exists(), "its VM runs"
+    with pytest.raises(Waiting, match="KIGI_OVERLAY_FORM"):
+        asyncio.run(volumes.publish(HANDLE, node.chain, node.target()))
+    asyncio.run(volumes.unpublish(HANDLE, node.target()))
+    assert sorted(os.listdir(directory)) == ["chain", "disk.img"]
+    assert len(os.listdir(directory / "chain")) == len(node.chain)
+    place = node.publish(pod="pod-b")
+    assert "read 65536/65536" in run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 9 2M 64k", str(place / "disk.img"))
+    assert sorted(os.listdir(directory)) == ["chain", "mount"]
+
+
+STEPS_BACK = 4
+"""Changes of ``make_earlier``: two renames, and two removals in the former mount."""
+
+
+@pytest.mark.parametrize("died_before", range(STEPS_BACK))
+def test_an_overlay_on_its_way_back_survives_a_crash_at_each_step(
+    node: Node, died_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = node.publish()
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 9 2M 64k", str(place / "disk.img"))
+    node.unpublish()
+    directory = node.root / "volumes" / HANDLE
+    left = died_before
+
+    class Death(BaseException):
+        pass
+
+    def dying(call: Callable[..., None]) -> Callable[..., None]:
+        def step(path: str | Path, *others: object, **options: object) -> None:
+            nonlocal left
+            if HANDLE in str(path) or options.get("dir_fd") is not None:
+                if left == 0:
+                    raise Death
+                left -= 1
+            call(path, *others, **options)
+
+        return step
+
+    with monkeypatch.context() as patched:
+        for name in ("rename", "rmdir"):
+            patched.setattr(os, name, dying(getattr(os, name)))
+        with pytest.raises(Death):
+            going_back(node)
+    if died_before % 2:
+        going_back(node)
+        assert sorted(os.listdir(directory)) == ["chain", "disk.img"]
+    place = node.publish(pod="pod-b")
+    assert "read 65536/65536" in run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 9 2M 64k", str(place / "disk.img"))

@@ -209,6 +209,20 @@ class OverlayFiles:
             remove(shown / CHAIN)
         (shown / CHAIN).mkdir(mode=0o755, exist_ok=True)
 
+    def make_earlier(self, handle: str) -> None:
+        """Give an unmounted overlay the form of v1alpha1, whose daemon knows no other. Repeatable after a crash."""
+        directory = self.directory(handle)
+        if (directory / DISK).exists() and not (directory / MOUNT).exists() and not (directory / f".{MOUNT}").exists():
+            return
+        self.tidy(handle)
+        partial = directory / f".{MOUNT}"
+        os.rename(directory / MOUNT, partial)
+        os.rename(partial / DISK, directory / DISK)
+        fsync(directory)
+        remove(partial)
+        fsync(directory)
+        logger.info("overlay has the form of v1alpha1", extra={"volume": handle})
+
     def relink(self, handle: str, chain: Chain) -> None:
         """Replace the links of an unmounted overlay by links to the layers that the store holds now."""
         scratch = self.root / ".new" / uuid.uuid4().hex

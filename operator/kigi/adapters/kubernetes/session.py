@@ -132,13 +132,20 @@ class KubeSession:
         return self._write(create_request(resource, manifest, manager=self._manager, dry_run=dry_run))
 
     def replace(
-        self, resource: Resource, manifest: Manifest, *, subresource: str = "", dry_run: bool = False
+        self,
+        resource: Resource,
+        manifest: Manifest,
+        *,
+        subresource: str = "",
+        dry_run: bool = False,
+        manager: str | None = None,
     ) -> dict[str, Any]:
         """Replaces the whole object, or its ``subresource``; Conflict if its resourceVersion is not the newest.
 
-        ``dry_run``: nothing is stored.
+        ``dry_run``: nothing is stored. ``manager``: field manager in place of the session's own.
         """
-        request = replace_request(resource, manifest, manager=self._manager, subresource=subresource, dry_run=dry_run)
+        manager = manager or self._manager
+        request = replace_request(resource, manifest, manager=manager, subresource=subresource, dry_run=dry_run)
         return self._write(request)
 
     def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> dict[str, Any]:
