@@ -16,7 +16,7 @@ PARALLEL ?= -n auto --maxprocesses 4 $(SPREAD)
 WAITING ?= -n $(shell expr $$(nproc) + 1) --maxprocesses 5 $(SPREAD)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests bench race up down clean chart
+.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests campaign-upgrade bench race up down clean chart
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -109,6 +109,10 @@ campaign-tenants: $(VENV)/ready packages  ## Let a tenant with the role edit att
 
 campaign-layers: $(VENV)/ready packages  ## Let pods, the capture publisher and root of a node write to layers, 628 attempts; SEED=2
 	$(BIN)/python -m tests.campaigns.layers --seed $(SEED)
+
+campaign-upgrade: $(VENV)/ready packages  ## Upgrade clusters from the previous version and go back, under load; needs root and the git history; SEED=2
+	$(BIN)/python -m localcluster build etcd kube-apiserver kube-controller-manager kubectl versitygw
+	$(BIN)/python -m tests.campaigns.upgrade --seed $(SEED) --rounds 12
 
 campaign-guests: $(VENV)/ready  ## Let a guest fill the disk of the running local cluster again and again for 30 minutes
 	$(BIN)/python -m tests.campaigns.guests --cluster --minutes 30
