@@ -66,12 +66,14 @@ class Round:
     def run(self) -> None:
         """All steps; what does not hold is in ``world.faults``."""
         world = self.world
+        self._say("installed")
         world.settle("previous version")
         self._upgrade("present version")
         self._go_back("back")
         if world.chance.random() < 0.5:
             self._upgrade("present version again")
         self._count()
+        self._say("deleting everything")
         self.result.counts["objects that cannot be deleted"] += world.delete_everything()
 
     def _upgrade(self, what: str) -> None:
@@ -88,7 +90,9 @@ class Round:
         self._look_first()
         world.stop_operator(kill=world.chance.random() < 0.3)
         self._wait(0.5)
+        self._say("converting")
         self._convert()
+        self._say("converted")
         world.version = world.users.version = NEW
         world.install_present()
         self._start_present([name for name in world.nodes if name not in early])
@@ -102,6 +106,7 @@ class Round:
         world = self.world
         world.users.start()
         self._wait()
+        self._say("turning off")
         world.users.power(on=False)
         world.wait_off()
         for name in world.nodes:
@@ -109,6 +114,7 @@ class Round:
             self._wait(0.2)
         world.wait_earlier_form()
         world.stop_operator(kill=world.chance.random() < 0.3)
+        self._say("converting back")
         self._convert("--back")
         world.version = world.users.version = OLD
         world.install_previous()
@@ -123,9 +129,14 @@ class Round:
         self._settle(what)
 
     def _settle(self, what: str) -> None:
+        self._say(f"settling: {what}")
         self.world.settle(what)
         self.world.crash(f"{what}, after crashes")
         self.world.settle(f"{what}, after crashes")
+
+    def _say(self, what: str) -> None:
+        """Progress on standard error: a round takes minutes."""
+        print(f"{time.strftime('%H:%M:%S')} {what}; faults: {self.world.faults}", file=sys.stderr, flush=True)
 
     def _wait(self, part: float = 1.0) -> None:
         time.sleep(self.load_s * part)

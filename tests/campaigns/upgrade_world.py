@@ -19,6 +19,7 @@ from typing import Any, Self
 import yaml
 
 from kigi.domain.layers import Layer
+from kigi.domain.names import GROUP, NODE_GROUP
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.campaigns.upgrade_load import BUSY, NEW, OLD, QUIET, Users
@@ -357,6 +358,24 @@ class World:
         with contextlib.suppress(AssertionError):
             eventually(is_gone, DELETE_S)
         self.faults += [f"cannot be deleted: {text}" for text in left]
+        self.stop_operator()
+        return len(left) + self._delete_definitions()
+
+    def _delete_definitions(self) -> int:
+        """Deletes Kigi's definitions, and with them NodeCaches; returns the number of those that stay."""
+        found = json.loads(self.plane.kubectl("get", "crd", "-o", "json"))["items"]
+        names = [crd["metadata"]["name"] for crd in found if crd["spec"]["group"] in (GROUP, NODE_GROUP)]
+        self.plane.kubectl("delete", "crd", "--wait=false", *names)
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        left: list[str] = []
+
+        def is_gone() -> bool:
+            left[:] = [name for name in names if self.api.get(f"{path}/{name}").code != 404]
+            return not left
+
+        with contextlib.suppress(AssertionError):
+            eventually(is_gone, DELETE_S)
+        self.faults += [f"the definition {name} cannot be deleted" for name in left]
         return len(left)
 
     def _left(self) -> Iterator[str]:

@@ -17,8 +17,8 @@ def plan_deployment(view: DeploymentView) -> Plan:
     """Next steps that give the deployment exactly the instances that its spec selects. O(instances).
 
     Every prefix of the steps is a safe place to stop: names are deterministic, so that no instance is created twice,
-    and an instance is created only after everything that a former one of its name has left is gone. Deletion does not
-    need a readable spec.
+    and an instance is created only after everything that a former one of its name has left is gone. After an upgrade
+    from v1alpha1, it takes over what the deployment itself has created. Deletion does not need a readable spec.
     """
     if view.deleting:
         return _plan_deletion(view)
@@ -27,9 +27,11 @@ def plan_deployment(view: DeploymentView) -> Plan:
     steps: list[Step] = []
     if not view.has_finalizer:
         steps.append(AddFinalizer(view.namespace, view.name, kinds.DEPLOYMENT))
-    steps += _create_missing(view, view.spec)
-    steps += _delete_instances(view, [one for one in view.instances if not _is_wanted(view, view.spec, one)])
-    steps += [step for objects in view.leftovers for step in leftover_steps(objects)]
+    spec = view.spec
+    leftovers = [one for one in view.leftovers if not (one.awaits_instance and spec.selects(one.name))]
+    steps += _create_missing(view, spec, {objects.name for objects in leftovers})
+    steps += _delete_instances(view, [one for one in view.instances if not _is_wanted(view, spec, one)])
+    steps += [step for objects in leftovers for step in leftover_steps(objects)]
     return Plan(steps=tuple(steps))
 
 
@@ -59,9 +61,9 @@ def build_instance(view: DeploymentView, name: str, named: NamedInstance | None)
     }
 
 
-def _create_missing(view: DeploymentView, spec: SystemDeploymentSpec) -> Iterator[Step]:
-    """Creates the selected instances that do not exist, first ones first."""
-    occupied = {one.name for one in view.instances} | {objects.name for objects in view.leftovers}
+def _create_missing(view: DeploymentView, spec: SystemDeploymentSpec, left: set[str]) -> Iterator[Step]:
+    """Creates the selected instances that do not exist, first ones first. ``left``: names of former ones."""
+    occupied = {one.name for one in view.instances} | left
     named: Mapping[str, NamedInstance] = {one.name: one for one in spec.instances or ()}
     for name in spec.instance_names():
         if name not in occupied:

@@ -157,6 +157,16 @@ class InstanceObjects:
         """Name of the SystemInstance."""
         return names.instance_object(self.deployment, self.name)
 
+    @property
+    def awaits_instance(self) -> bool:
+        """Whether all of it is from before there were SystemInstances, and of this very deployment.
+
+        A SystemInstance of the name takes it over.
+        """
+        owners = {one.owner_uid for one in self.volumes} | {one.owner_uid for one in self.policies}
+        owners |= {one.vm.owner_uid for one in self.machines}
+        return self.deployment_uid in owners - {""} and owners <= {self.deployment_uid, ""}
+
     def owns(self, record: VolumeRecord | MachineRecord | PolicyRecord) -> bool:
         """Whether this instance created the object, and not another one of the same name or a user.
 
