@@ -58,7 +58,7 @@ def _check(objects: Iterable[Body], old: list[Body], instances: Mapping[Any, Any
     by_key = {(body["kind"], *_key(body)): body for body in again.objects}
     settings = _instances(again.objects)
     for body in objects:
-        if body["kind"] not in KEPT:
+        if body["kind"] not in KEPT or _is_going(body):
             continue
         found, wanted = by_key[body["kind"], *_key(body)]["spec"], _without_defaults(body)
         for name in sorted((found.keys() | wanted.keys()) - {_PROVENANCE}):
@@ -76,7 +76,7 @@ def _check_fields(old: Iterable[Body], backup: Backup, findings: Findings) -> No
     for definition in backup.definitions:
         version = next(each for each in definition["spec"]["versions"] if each["name"] == OLD)
         schemas[definition["spec"]["names"]["kind"]] = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    for body in old:
+    for body in (body for body in old if not _is_going(body)):
         for path in dropped_fields(body["spec"], schemas[body["kind"]]):
             findings.problem(body, f"spec.{path} in v1alpha1: {_REMEDY}")
 
@@ -106,10 +106,12 @@ def _as_old(body: Body, spec: Body, saved: Body | None) -> Body:
     meta = {**body["metadata"]}
     annotations = {**(meta.get("annotations") or {}), **_provenance(body)}
     meta["annotations"] = (saved["metadata"].get("annotations") or {}) if saved is not None else annotations
-    if "deletionTimestamp" not in meta:
-        back = {names.DEPLOYMENT_FINALIZER: OLD_FINALIZER}
-        finalizers = [back.get(name, name) for name in meta.get("finalizers") or ()]
-        meta["finalizers"] = [name for name in finalizers if name != names.CAPTURE_FINALIZER]
+    back = {names.DEPLOYMENT_FINALIZER: OLD_FINALIZER}
+    if _is_going(body):  # the API server refuses new finalizers on it; ``back_run`` deletes what belongs to it
+        back = {}
+    known = (names.CAPTURE_FINALIZER, names.DEPLOYMENT_FINALIZER)
+    finalizers = [back.get(name, name) for name in meta.get("finalizers") or ()]
+    meta["finalizers"] = [name for name in finalizers if name not in known]
     status = {"status": saved["status"]} if saved is not None and "status" in saved else {}
     return {
         "apiVersion": f"{names.GROUP}/{OLD}",
@@ -208,6 +210,10 @@ def _prefetch(spec: Mapping[str, Any]) -> Body:
         tolerations=spec.get("tolerations"),
         pinned=True if spec.get("retention") == "Pinned" else None,
     )
+
+
+def _is_going(body: Body) -> bool:
+    return "deletionTimestamp" in body["metadata"]
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -22,12 +22,24 @@ def owners_of(deployments: Iterable[Body]) -> Owners:
 def children_back(children: Iterable[Body], owners: Owners) -> Iterator[Body]:
     """Those that must change, as they must be. What belongs to no deployment stays as it is."""
     for body in children:
-        labels = body["metadata"].get("labels") or {}
-        owner = owners.get((labels.get(names.LABEL_NAMESPACE, ""), labels.get(names.LABEL_DEPLOYMENT, "")))
+        owner = owners.get(_owner_key(body))
         if owner is not None:
             new = _child(body, owner)
             if new != body:
                 yield new
+
+
+def children_of_deleted(children: Iterable[Body], owners: Owners) -> Iterator[Body]:
+    """Those that belong to deployments that are being deleted."""
+    for body in children:
+        owner = owners.get(_owner_key(body))
+        if owner is not None and "deletionTimestamp" in owner["metadata"]:
+            yield body
+
+
+def _owner_key(body: Body) -> tuple[str, str]:
+    labels = body["metadata"].get("labels") or {}
+    return labels.get(names.LABEL_NAMESPACE, ""), labels.get(names.LABEL_DEPLOYMENT, "")
 
 
 def _child(body: Body, owner: Body) -> Body:

@@ -18,7 +18,7 @@ from kigi.domain import kinds, names
 from kigi.errors import Conflict, NotFound, SpecInvalid, Waiting
 from kigi.migration import freeze
 from kigi.migration.back import convert_back
-from kigi.migration.back_children import children_back, owners_of
+from kigi.migration.back_children import children_back, children_of_deleted, owners_of
 from kigi.migration.backup import Backup, read_backup, write_backup
 from kigi.migration.conversion import Conversion
 from kigi.migration.crds import OLD, OPEN_STATUS, back_transition, stored_only
@@ -97,6 +97,12 @@ def _prepare(cluster: Cluster, path: Path, saved: Path) -> tuple[Body, ...]:
         for body in children_back(list(cluster.kube.list_all(resource)), owners):
             cluster.report(f"writing {title(body)}")
             _replace_child(cluster, resource, body)
+    # The previous operator does not know the finalizer of a deployment that is being deleted, and would never end that.
+    for resource in (MACHINE, CLAIM, VOLUME, POLICY):
+        for body in children_of_deleted(list(cluster.kube.list_all(resource)), owners):
+            cluster.report(f"deleting {title(body)}")
+            meta = body["metadata"]
+            cluster.kube.delete(resource, meta.get("namespace"), meta["name"], uid=meta["uid"])
     return conversion.objects
 
 
@@ -154,7 +160,8 @@ def _write(cluster: Cluster, body: Body) -> None:
     kept = {key: meta[key] for key in ("annotations", "finalizers") if key in meta}
     cleared = {key: value for key, value in live["metadata"].items() if key not in ("annotations", "finalizers")}
     live = cluster.kube.replace(resource, body | {"metadata": {**cleared, **kept}})
-    cluster.kube.replace(resource, live | {"status": body.get("status", {})}, subresource="status")
+    if "deletionTimestamp" not in live["metadata"]:  # else it may be gone
+        cluster.kube.replace(resource, live | {"status": body.get("status", {})}, subresource="status")
 
 
 def _finish(cluster: Cluster, backup: Backup) -> None:

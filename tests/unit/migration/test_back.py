@@ -10,7 +10,7 @@ import pytest
 from kigi.domain import kinds, names
 from kigi.domain.fingerprint import Fingerprint, request_mark, token_mark
 from kigi.migration.back import convert_back
-from kigi.migration.back_children import children_back, fingerprint_back, owners_of
+from kigi.migration.back_children import children_back, children_of_deleted, fingerprint_back, owners_of
 from kigi.migration.backup import Backup
 from kigi.migration.conversion import Conversion, convert
 from tests.support.v1alpha1 import REPOSITORIES, definitions, stored
@@ -154,3 +154,17 @@ def test_children_belong_to_their_deployment_and_keep_other_owners() -> None:
         ("SystemDeployment", uid, None),
     ]
     assert list(children_back([new], owners_of([owner]))) == []
+
+
+def test_what_belongs_to_a_deployment_that_is_being_deleted_is_deleted_with_it() -> None:
+    objects = live()
+    office = one(objects, kinds.DEPLOYMENT, "office")
+    office["metadata"] |= {"deletionTimestamp": "2026-12-01T00:00:00Z"}
+    office["spec"]["instances"] = [{"name": "blue"}]  # v1alpha1 cannot express it
+    back = convert_back(objects, BACKUP)
+    assert back.findings.problems == []
+    assert one(back.objects, kinds.DEPLOYMENT, "office")["metadata"]["finalizers"] == []
+    labels = {names.LABEL_NAMESPACE: "class-a", names.LABEL_DEPLOYMENT: "office"}
+    mine = {"metadata": {"name": "mine", "labels": labels}}
+    others = {"metadata": {"name": "others", "labels": {**labels, names.LABEL_NAMESPACE: "class-b"}}}
+    assert list(children_of_deleted([mine, others], owners_of([office]))) == [mine]
