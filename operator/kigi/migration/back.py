@@ -19,6 +19,8 @@ from kigi.migration.crds import OLD, dropped_fields
 from kigi.migration.names import CAPTURED_FROM, EQUALS, OLD_FINALIZER
 from kigi.migration.problems import Body, Findings, without_none
 
+Settings = Mapping[tuple[str, str], Mapping[str, Body]]
+"""(namespace, deployment) -> name of the instance -> what differs for it."""
 KEPT = (kinds.IMAGE, kinds.SYSTEM, kinds.DEPLOYMENT, kinds.PREFETCH)
 """Kinds whose objects go back; ended captures go back if the export has them."""
 _SWITCH = {"ReplaceChanged": "KeepUnchanged"}
@@ -52,7 +54,7 @@ def convert_back(objects: Sequence[Body], backup: Backup) -> Conversion:
     return Conversion(tuple(result), findings)
 
 
-def _check(objects: Iterable[Body], old: list[Body], instances: Mapping[Any, Any], findings: Findings) -> None:
+def _check(objects: Iterable[Body], old: list[Body], instances: Settings, findings: Findings) -> None:
     """Converts everything forth again."""
     again = convert([body for body in old if body["kind"] != kinds.CAPTURE])
     by_key = {(body["kind"], *_key(body)): body for body in again.objects}
@@ -90,7 +92,7 @@ def _without_defaults(body: Body) -> Body:
     return spec
 
 
-def _instances(objects: Iterable[Body]) -> dict[tuple[str, str], dict[str, Body]]:
+def _instances(objects: Iterable[Body]) -> Settings:
     """Settings of SystemInstances that have some: (namespace, deployment) -> name -> settings."""
     found: dict[tuple[str, str], dict[str, Body]] = defaultdict(dict)
     for body in objects:
@@ -216,7 +218,7 @@ def _is_going(body: Body) -> bool:
     return "deletionTimestamp" in body["metadata"]
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: object, other: object) -> bool:
     return includes(one, other) and includes(other, one)
 
 

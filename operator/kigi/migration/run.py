@@ -130,8 +130,8 @@ def changes(cluster: Cluster, backup: Backup) -> list[str]:
     return sorted(found + [title(live[uid]) for uid in both if _version(saved[uid]) != _version(live[uid])])
 
 
-def _version(body: Body) -> Any:
-    return body["metadata"].get("resourceVersion")
+def _version(body: Body) -> str:
+    return str(body["metadata"].get("resourceVersion"))
 
 
 def apply(cluster: Cluster, backup: Backup, objects: tuple[Body, ...]) -> None:
