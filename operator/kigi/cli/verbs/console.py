@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import click
 
@@ -55,7 +56,8 @@ def _open(access: Access, name: str) -> None:
 
     namespace, endpoint = access.default_namespace(), access.endpoint()
     machine, server = f"VM {namespace}/{name}", endpoint.server
-    path = f"/apis/subresources.kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{name}/console"
+    place = f"{quote(namespace, safe='')}/virtualmachineinstances/{quote(name, safe='', errors='replace')}"
+    path = f"/apis/subresources.kubevirt.io/v1/namespaces/{place}/console"
     # TLS and proxy are those of the given socket, so that the library must add none.
     plain = f"ws://{server.partition('://')[2]}{path}"
     try:
