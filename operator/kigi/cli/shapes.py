@@ -299,6 +299,34 @@ class DaemonVersion(TypedDict):
 
     name: Annotated[str, "Node."]
     version: Annotated[str | None, "Version; null: not reported."]
+    skew: Annotated[str, "Remedy if it is too far from the operator's version; else empty."]
+
+
+class Diagnosis(TypedDict):
+    """One check of ``kigi doctor``."""
+
+    check: Annotated[str, "Name of the check."]
+    state: Annotated[Literal["ok", "warning", "error", "not checked"], "Result."]
+    object: Annotated[str, "Kind/name, or a part of the cluster."]
+    sentence: Annotated[str, "What was found."]
+    remedy: Annotated[str, "What to do; empty: nothing."]
+
+
+class Examination(TypedDict):
+    """``kigi doctor``."""
+
+    version: Annotated[str, "Version of kigi."]
+    namespace: Annotated[str, "Namespace of the operator."]
+    findings: Annotated[list[Diagnosis], "Results, the most urgent first."]
+
+
+class Report(TypedDict):
+    """``kigi report``."""
+
+    file: Annotated[str, "The archive."]
+    files: Annotated[int, "Files in it."]
+    sizeBytes: Annotated[int, "Its size."]
+    missing: Annotated[list[str], "Parts that could not be read, with the reason."]
 
 
 class Versions(TypedDict):
@@ -331,6 +359,8 @@ SHAPES: dict[str, Any] = {
     "migrate": Migration,
     "enable-hook": GateChange,
     "release": Release,
+    "doctor": Examination,
+    "report": Report,
     "version": Versions,
 }
 """Call -> what it prints; the lists of publish, publish-tree and flatten have the VMImageNodes."""

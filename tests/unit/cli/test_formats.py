@@ -111,7 +111,7 @@ def call(kubeconfig: Path, *words: str) -> Result:
     return done
 
 
-UNDOCUMENTED = {"completion", "console", "demo", "doctor", "report"}
+UNDOCUMENTED = {"completion", "console", "demo"}
 """Verbs that print no data, or whose page has the fields."""
 
 
@@ -180,4 +180,4 @@ def test_wide_shows_more(kubeconfig: Path) -> None:
 def test_versions_are_those_of_the_program_and_of_what_the_cluster_reports(kubeconfig: Path) -> None:
     printed = json.loads(call(kubeconfig, "version", "-o", "json").stdout)
     assert printed["operator"] == {"version": None, "protocol": 2}
-    assert printed["nodes"] == [{"name": LONG, "version": "0.1.0"}]
+    assert printed["nodes"] == [{"name": LONG, "version": "0.1.0", "skew": ""}]
