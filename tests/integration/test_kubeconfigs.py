@@ -25,7 +25,7 @@ from localcluster.processes import free_port
 from tests.support.proxies import Proxy, http_proxy, socks_proxy
 
 NAMED = "127.1"
-"""Loopback under a name that is neither an address nor ``localhost``: no rule excludes it from proxies."""
+"""Loopback under a name that no rule excludes from proxies, as ``localhost`` is; kubectl does not resolve it."""
 SERVER_NAME = "kubernetes.default.svc"
 """A name in the API server's certificate."""
 Parts = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
@@ -46,7 +46,7 @@ class Configs:
         )
         plane.kubectl("create", "serviceaccount", "reader")
         plane.kubectl(
-            "create", "clusterrolebinding", "reader", "--clusterrole=admin", "--serviceaccount=default:reader"
+            "create", "clusterrolebinding", "reader", "--clusterrole=cluster-admin", "--serviceaccount=default:reader"
         )
         self.token = plane.kubectl("create", "token", "reader").strip()
 
@@ -103,10 +103,11 @@ class Configs:
             stdin=subprocess.DEVNULL,
         )
 
-    def works(self, kubeconfig: Path, **variables: str) -> None:
-        """Asserts that kubectl and ``kigi`` can both use the file."""
-        theirs = self.kubectl(kubeconfig, "get", "systemdeployments", "-A", **variables)
-        assert theirs.returncode == 0, theirs.stderr
+    def works(self, kubeconfig: Path, *, beside_kubectl: bool = True, **variables: str) -> None:
+        """Asserts that ``kigi``, and kubectl, can use the file."""
+        if beside_kubectl:
+            theirs = self.kubectl(kubeconfig, "get", "systemdeployments", "-A", **variables)
+            assert theirs.returncode == 0, theirs.stderr
         ours = self.kigi(kubeconfig, "status", "-A", "-o", "json", **variables)
         assert (ours.returncode, ours.stderr) == (0, ""), ours.stderr
         assert json.loads(ours.stdout) == []
@@ -115,9 +116,9 @@ class Configs:
         """Asserts one sentence with these words."""
         done = self.kigi(kubeconfig, "status", "-A", **variables)
         assert done.returncode == code, done.stdout + done.stderr
-        (line,) = done.stderr.splitlines()
+        assert len(done.stderr.splitlines()) == 1, done.stderr
         for word in words:
-            assert word in line, line
+            assert word in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +187,9 @@ def test_authorities_are_in_data_or_in_a_file(configs: Configs) -> None:
 
 
 def test_a_server_name_replaces_that_of_the_address(configs: Configs) -> None:
-    without = {key: value for key, value in configs.named.items() if key != "tls-server-name"}
-    configs.fails(configs.write(without, configs.user), 4, "do not vouch for the API server", "is this its cluster?")
-    configs.works(configs.write(configs.named, configs.user))
+    other = {**configs.cluster, "tls-server-name": "other.example"}
+    configs.fails(configs.write(other, configs.user), 4, "do not vouch for the API server", "is this its cluster?")
+    configs.works(configs.write({**configs.cluster, "tls-server-name": SERVER_NAME}, configs.user))
 
 
 def test_a_server_may_be_trusted_without_authorities(configs: Configs) -> None:
@@ -235,11 +236,11 @@ def test_the_proxy_of_a_kubeconfig_is_used(configs: Configs, proxy: Proxy) -> No
 def test_the_proxy_of_the_environment_is_used_unless_the_server_is_excluded(configs: Configs, proxy: Proxy) -> None:
     kubeconfig = configs.write(configs.named, configs.user)
     port = configs.plane.port
-    configs.works(kubeconfig, HTTPS_PROXY=proxy.url())
+    configs.works(kubeconfig, beside_kubectl=False, HTTPS_PROXY=proxy.url())
     used = proxy.used(port)
-    assert used >= 2
+    assert used >= 1
     for excluded in ("*", NAMED, f"other.example,{NAMED}:{port}"):
-        configs.works(kubeconfig, HTTPS_PROXY=proxy.url(), NO_PROXY=excluded)
+        configs.works(kubeconfig, beside_kubectl=False, HTTPS_PROXY=proxy.url(), NO_PROXY=excluded)
     local = configs.write(configs.cluster, configs.user)
     configs.works(local, HTTPS_PROXY=proxy.url())
     assert proxy.used(port) == used
