@@ -55,7 +55,7 @@ def command(
     config_map: str,
     form: Format,
 ) -> None:
-    """Convert the cluster's objects from v1alpha1 to v1alpha2, or back.
+    """Convert all objects from v1alpha1 to v1alpha2, or back.
 
     Stop the operator first, and start that of the other release afterwards. VMs run on, and their disks stay. Users
     cannot change objects meanwhile. After an interruption, call it again with the same --backup.
