@@ -143,7 +143,8 @@ def plant_in_objects(kigi: Installation) -> None:
     meta = {"annotations": annotations, "labels": {"team": SECRET_OF["label"]}}
     cloud = {"userData": f"#cloud-config\npassword: {SECRET_OF['user-data']}", "networkData": SECRET_OF["network-data"]}
     merge = {"spec": {"domain": {"firmware": {"serial": SECRET_OF["patch"]}}}}
-    machine = {"name": "mail1", "hardware": {"cloudInit": cloud}, "patch": {"merge": merge}}
+    disk = {"imageRef": {"name": "base"}}
+    machine = {"name": "mail1", "rootDisk": disk, "hardware": {"cloudInit": cloud}, "patch": {"merge": merge}}
     objects = {
         "systemnodes": ("SystemNode", {"machines": [machine], "description": SECRET_OF["description"]}),
         "systemresets": (
