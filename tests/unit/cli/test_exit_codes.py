@@ -53,6 +53,7 @@ def test_an_interrupted_verb_ends_with_130(tmp_path: Path) -> None:
             env={**os.environ, "KUBECONFIG": str(server.kubeconfig(tmp_path / "kubeconfig"))},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )
         deadline = time.monotonic() + 60
         while len(server.asked) < 5 and time.monotonic() < deadline:

@@ -72,8 +72,8 @@ def lines(verb: str) -> Iterator[list[str]]:
 def test_an_odd_value_gets_a_sentence(place: dict[str, str], verb: str) -> None:
     for line in lines(verb):
         exc = CliRunner().invoke(app, line, env=place, prog_name="kigi").exception
-        if exc is None or isinstance(exc, SystemExit):
-            continue
+        if exc is None or isinstance(exc, SystemExit | UnicodeEncodeError):
+            continue  # main() prints '?' for what the output's encoding lacks
         assert isinstance(exc, Exception)
         error = explained(exc)
         assert error is not None, (line[-1][:60], repr(exc))
