@@ -50,7 +50,7 @@ SOURCES = (
     Row(
         "KIGI_S3_MAX_PUT_BYTES",
         "5Gi",
-        "Largest upload in one request of that server, or of a proxy before it: bytes, or 50Mi. Larger layers go in parts.",
+        "Largest upload in one request of that server or of a proxy before it, as 50Mi; larger layers go in parts.",
     ),
     Row(
         "AWS_SESSION_TOKEN",
