@@ -195,6 +195,8 @@ def test_every_setting_reaches_its_program_as_it_is_written(helm: Helm) -> None:
 def _sample(name: str, field: Any) -> Any:
     if "LEVEL" in name:
         return "DEBUG"
+    if name == "KIGI_OVERLAY_FORM":
+        return "v1alpha1"
     if name in ("KIGI_MIN_FREE", "KIGI_OVERLAY_HEADROOM"):
         return "20Gi"
     return 52428800 if name in ("KIGI_SCRUB_BYTES_PER_S", "KIGI_BUDGET_BYTES", "KIGI_WORKERS") else 42
