@@ -10,7 +10,8 @@ from tests.campaigns import upgrade
 from tests.support.releases import PREVIOUS, has_previous
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.e2e
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not has_previous(), reason=f"the history of this checkout does not have {PREVIOUS}")
 def test_an_upgrade_and_the_way_back_lose_no_overlay() -> None:
     result = upgrade.campaign(seed=7, rounds=1, nodes=2, load_s=2.0)
