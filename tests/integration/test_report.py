@@ -248,7 +248,8 @@ def decoded(text: str) -> Iterator[str]:
     for run in re.findall(r"[A-Za-z0-9+/_-]{8,}", text):
         for start in range(4):
             digits = run[start:].replace("-", "+").replace("_", "/")
-            yield base64.b64decode(digits[: len(digits) // 4 * 4]).decode(errors="replace")
+            whole = digits[:-1] if len(digits) % 4 == 1 else digits
+            yield base64.b64decode(whole + "=" * (-len(whole) % 4)).decode(errors="replace")
 
 
 def secrets_of(planted: Installation) -> list[str]:
