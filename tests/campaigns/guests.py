@@ -17,10 +17,8 @@ import argparse
 import contextlib
 import hashlib
 import itertools
-import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -35,6 +33,7 @@ from kigi.domain.layers import layer_file_name, object_key
 from kigi.domain.names import API_VERSION
 from localcluster.cluster import BUCKET, Cluster
 from scenario import kubernetes
+from tests.campaigns.ending import finish
 from tests.campaigns.objects import quantile
 from tests.e2e.exercise import Exercise, eventually, tiny_exercise
 
@@ -267,11 +266,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kigi-campaign-") as folder:
         result = run(options.minutes, Path(folder))
-    text = json.dumps(result.summary(), indent=2)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + "\n")
-    sys.exit(0 if result.holds() else 1)
+    finish(result.summary(), result.holds(), options.json)
 
 
 if __name__ == "__main__":

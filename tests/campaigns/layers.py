@@ -15,7 +15,6 @@ import asyncio
 import functools
 import hashlib
 import itertools
-import json
 import os
 import random
 import subprocess
@@ -28,6 +27,7 @@ from typing import Any
 
 from kigi.errors import LayerMissing, OverlayMismatch
 from kigi_cache.captures.files import COPY, CopyFiles
+from tests.campaigns.ending import finish
 from tests.campaigns.layer_writes import NODE_WRITES, PLACES, PUBLISHER_ATTACKS, RACE
 from tests.support.chains import LayerFile, build_chain
 from tests.support.mountns import private_mounts
@@ -231,11 +231,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kigi-campaign-") as folder:
         result = run(options.seed, options.count, Path(folder))
-    text = json.dumps(result.summary(), indent=2)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + "\n")
-    sys.exit(1 if result.faults else 0)
+    finish(result.summary(), not result.faults, options.json)
 
 
 if __name__ == "__main__":

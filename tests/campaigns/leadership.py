@@ -17,7 +17,6 @@ import argparse
 import asyncio
 import copy
 import gc
-import json
 import logging
 import random
 import sys
@@ -49,6 +48,7 @@ from kigi.adapters.kubernetes.resources import (
 )
 from kigi.domain import names
 from kigi.runtime.leader import LEASE_NAME
+from tests.campaigns.ending import finish
 from tests.support.actors import Actors, NodeDisk
 from tests.support.bodies import repository_body
 from tests.support.deployments import deployment, trees
@@ -567,11 +567,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result = campaign(options.seed, options.schedules, options.first)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + "\n")
-    sys.exit(0 if result["holds"] else 1)
+    finish(result, result["holds"], options.json)
 
 
 if __name__ == "__main__":

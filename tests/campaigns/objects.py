@@ -36,6 +36,7 @@ import yaml
 from kigi.domain.names import API_VERSION
 from localcluster.controlplane import ControlPlane
 from localcluster.processes import free_port
+from tests.campaigns.ending import finish
 from tests.campaigns.hostile_objects import GIB, Hostile, digest_of, hostile_objects
 
 ROOT = Path(__file__).parents[2]
@@ -299,11 +300,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kigi-campaign-") as folder:
         result = run(options.seed, options.count, options.megabytes, options.probes, Path(folder))
-    text = json.dumps(result.summary(), indent=2)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + "\n")
-    sys.exit(0 if result.holds() else 1)
+    finish(result.summary(), result.holds(), options.json)
 
 
 if __name__ == "__main__":

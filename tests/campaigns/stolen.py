@@ -14,9 +14,7 @@ and every layer is intact, in each bucket. The token is refused as soon as its p
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ import yaml
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import S3Server
 from tests.campaigns import stolen_cluster, stolen_requests, stolen_s3
+from tests.campaigns.ending import finish
 from tests.campaigns.stolen_calls import OWN
 from tests.campaigns.stolen_cluster import Outcome
 
@@ -212,11 +211,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kigi-campaign-") as folder:
         result = run(options.seed, options.calls, Path(folder))
-    text = json.dumps(result.summary(), indent=2)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + "\n")
-    sys.exit(0 if result.holds() else 1)
+    finish(result.summary(), result.holds(), options.json)
 
 
 if __name__ == "__main__":

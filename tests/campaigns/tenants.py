@@ -17,9 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import random
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.campaigns import tenant_objects, tenant_pods
+from tests.campaigns.ending import finish
 from tests.campaigns.objects import quantile
 from tests.campaigns.tenant_attack import LEVELS, Attack, Tenant, Victim, clean
 from tests.campaigns.tenant_state import State, differences, held_layers, state_of
@@ -230,11 +229,11 @@ def main() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kigi-campaign-") as folder:
         result = run(options.seed, options.count, Path(folder), cluster=options.cluster)
-    text = json.dumps(result.summary() | {"minutes": round((time.monotonic() - started) / 60, 1)}, indent=2)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + "\n")
-    sys.exit(0 if result.holds() and result.is_as_fast() else 1)
+    finish(
+        result.summary() | {"minutes": round((time.monotonic() - started) / 60, 1)},
+        result.holds() and result.is_as_fast(),
+        options.json,
+    )
 
 
 if __name__ == "__main__":
