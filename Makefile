@@ -16,7 +16,7 @@ PARALLEL ?= -n auto --maxprocesses 4 $(SPREAD)
 WAITING ?= -n $(shell expr $$(nproc) + 1) --maxprocesses 5 $(SPREAD)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests bench race up down clean
+.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests campaign-upgrade bench race up down clean chart
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,8 +39,10 @@ format: $(VENV)/ready  ## Format, and apply the linter's fixes
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-type: $(VENV)/ready  ## Check types strictly
+type: $(VENV)/ready  ## Check types strictly; those of the command line on macOS and Windows too
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin operator/kigi/cli
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 operator/kigi/cli
 
 contracts: $(VENV)/ready  ## Check the direction of imports
 	$(BIN)/lint-imports
@@ -53,13 +55,14 @@ schemas: $(VENV)/ready  ## Compare the kinds' schemas with the rules for every s
 	$(BIN)/python -m tools.crdcompare
 
 packages: $(VENV)/ready  ## Install the Debian packages that tests, demo and benchmarks use
-	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 curl e2fsprogs xfsprogs iproute2 strace
+	$(BIN)/python -m localcluster.system qemu-utils qemu-system-common qemu-system-x86 curl e2fsprogs xfsprogs iproute2 strace \
+		tinyproxy-bin microsocks
 
 unit: $(VENV)/ready packages  ## Run unit and property tests; seconds to minutes
 	$(BIN)/python -m tools.twice $(PARALLEL) tests/property tests/unit
 
 integration: $(VENV)/ready packages  ## Run integration tests with a real API server, etcd, S3 and qemu-img
-	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check
+	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check gitops-check kustomize helm
 	$(BIN)/python -m tools.twice $(WAITING) tests/integration
 
 e2e: $(VENV)/ready packages  ## Run tests with real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release
@@ -107,6 +110,10 @@ campaign-tenants: $(VENV)/ready packages  ## Let a tenant with the role edit att
 campaign-layers: $(VENV)/ready packages  ## Let pods, the capture publisher and root of a node write to layers, 628 attempts; SEED=2
 	$(BIN)/python -m tests.campaigns.layers --seed $(SEED)
 
+campaign-upgrade: $(VENV)/ready packages  ## Upgrade clusters from the previous version and go back, under load; needs root and the git history; SEED=2
+	$(BIN)/python -m localcluster build etcd kube-apiserver kube-controller-manager kubectl versitygw
+	$(BIN)/python -m tests.campaigns.upgrade --seed $(SEED) --rounds 12
+
 campaign-guests: $(VENV)/ready  ## Let a guest fill the disk of the running local cluster again and again for 30 minutes
 	$(BIN)/python -m tests.campaigns.guests --cluster --minutes 30
 
@@ -123,12 +130,18 @@ crds: $(VENV)/ready  ## Generate crds/ from the models
 proto: $(VENV)/ready  ## Generate the daemon's gRPC messages from node-cache-daemon/kigi_cache/rpc/*.proto
 	cd node-cache-daemon && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. kigi_cache/rpc/*.proto
 
+chart: $(VENV)/ready  ## Make the Helm chart of manifests/, in dist/
+	$(BIN)/python -m tools.chart dist
+
 docs: $(VENV)/ready  ## Generate the reference pages of docs/reference/ from models, settings and metrics
 	$(BIN)/python -m tools.docgen
 
+site: $(VENV)/ready  ## Build the documentation site in .out/site; needs npm for the diagrams' script, which it fetches once
+	$(BIN)/python -m tools.site .out/site
+
 lock:  ## Update requirements.lock and requirements-dev.lock from pyproject.toml; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		pyproject.toml image/build.in -o requirements.lock
+		--extra all pyproject.toml image/build.in -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--extra dev -c requirements.lock pyproject.toml image/build.in -o requirements-dev.lock
 

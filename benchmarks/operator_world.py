@@ -80,6 +80,7 @@ def operator(plane: ControlPlane, log: Path) -> Iterator[Operator]:
         "KIGI_HTTP_HOST": "127.0.0.1",
         "KIGI_HTTP_PORT": str(port),
         "POD_NAMESPACE": "kigi-system",
+        "KIGI_HOOK_IMAGE": "kigi:dev",  # no Deployment names one here
         "KIGI_LOG_LEVEL": "WARNING",
     }
     with log.open("wb") as output:

@@ -73,8 +73,11 @@ MODULES = (
     ),
     Module("etcd", (("etcd", "go.etcd.io/etcd/server/v3"),)),
     Module("versitygw", _programs("github.com/versity/versitygw/cmd", "versitygw")),
+    Module("helm", _programs("helm.sh/helm/v4/cmd", "helm")),
     Module("csi-sanity", _programs("github.com/kubernetes-csi/csi-test/v5/cmd", "csi-sanity")),
+    Module("kustomize", (("kustomize", "sigs.k8s.io/kustomize/kustomize/v5"),)),
     Module("multus", _programs("gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd", "multus")),
+    Module("gitops", (("gitops-check", "kigi.dev/localcluster/gitops"),)),
     Module("kubevirt19", (("plugin-check", "kigi.dev/localcluster/kubevirt19"),)),
     Module(
         "containerd",

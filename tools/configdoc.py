@@ -47,10 +47,32 @@ SOURCES = (
     Row("KIGI_S3_BUCKET", "kigi", "Bucket of that server. Read only if KIGI_S3_ENDPOINT is set."),
     Row("AWS_ACCESS_KEY_ID", "unset", "Access key of the command line, and of the repository `default`."),
     Row("AWS_SECRET_ACCESS_KEY", "unset", "Secret key of the command line, and of the repository `default`."),
+    Row(
+        "KIGI_S3_MAX_PUT_BYTES",
+        "5Gi",
+        "Largest upload in one request of that server or of a proxy before it, as 50Mi; larger layers go in parts.",
+    ),
+    Row(
+        "AWS_SESSION_TOKEN",
+        "unset",
+        "Token of temporary keys, beside AWS_ACCESS_KEY_ID; AWS_SECURITY_TOKEN is its old name.",
+    ),
+    Row("AWS_SECURITY_TOKEN", "unset", "Old name of AWS_SESSION_TOKEN."),
+    Row("AWS_PROFILE", "default", "Profile of ~/.aws with the credentials, if AWS_ACCESS_KEY_ID is unset."),
+    Row("AWS_ROLE_ARN", "unset", "Role that a web identity takes."),
+    Row("AWS_WEB_IDENTITY_TOKEN_FILE", "unset", "Path of the web identity's token, as AWS's clusters mount it."),
+    Row("AWS_CONTAINER_CREDENTIALS_FULL_URI", "unset", "Where a container's agent gives out credentials."),
+    Row("AWS_REGION", "unset", "Region to sign for if the LayerRepository names none; else the server's answer."),
+    Row("AWS_DEFAULT_REGION", "unset", "The same, if AWS_REGION is unset."),
     Row("AWS_CA_BUNDLE", "unset", "Path of a PEM file with the authorities of an https endpoint, for `kigi`."),
 )
 COMMAND_LINE = (
     Row("KUBECONFIG", "~/.kube/config", "Paths of kubeconfigs, separated by colons; --kubeconfig overrides them."),
+    Row(
+        "KIGI_NAMESPACE",
+        "that of the operator's account",
+        "Kigi's namespace, with the Leases of the daemons and the Secrets of the repositories.",
+    ),
     Row("KIGI_CACHE", "XDG_CACHE_HOME/kigi", "Directory of what is cached; kigi publish keeps layers in published/."),
     Row("XDG_CACHE_HOME", "~/.cache", "The user's cache directory."),
 )

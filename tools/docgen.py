@@ -1,7 +1,8 @@
 """Writes the generated parts of ``docs/reference/``: ``python -m tools.docgen [--check] [DIR]``.
 
 In the pages of the kinds, the lines between two markers are generated; the rest is written by hand. The pages of
-configuration, metrics, names, permissions and a stolen node are generated as a whole.
+the chart, configuration, metrics, names, output, permissions, troubleshooting and a stolen node are generated as a
+whole.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.chartdoc import render_chart
 from tools.configdoc import render_configuration
 from tools.crdgen import KINDS, Schema, build_crd
 from tools.metricsdoc import render_metrics
 from tools.namesdoc import render_names
+from tools.outputdoc import render_output
 from tools.rolesdoc import render_permissions
 from tools.stolendoc import render_stolen
+from tools.troubledoc import render_troubleshooting
 
 BEGIN = "<!-- fields: made by 'make docs' from operator/kigi/api -->"
 END = "<!-- end of fields -->"
@@ -81,11 +85,14 @@ def _default(field: Schema, required: bool) -> str:
 def render_pages(directory: Path) -> dict[Path, str]:
     """Page -> its text as generated now. Raises ValueError, naming the page, where the markers are missing."""
     pages = {
+        directory / "chart.md": render_chart(),
         directory / "configuration.md": render_configuration(),
         directory / "metrics.md": render_metrics(),
         directory / "names.md": render_names(),
+        directory / "output.md": render_output(),
         directory / "permissions.md": render_permissions(),
         directory / "stolen-node.md": render_stolen(),
+        directory / "troubleshooting.md": render_troubleshooting(),
     }
     for kind in KINDS:
         crd = build_crd(kind)

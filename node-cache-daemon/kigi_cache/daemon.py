@@ -11,6 +11,7 @@ from aiohttp.web import Application
 
 from kigi.adapters.qemu_img import create_overlay
 from kigi.adapters.repositories import load_repositories
+from kigi.api.node_facts import NodeFacts
 from kigi.domain.node_protocol import PROTOCOLS
 from kigi.errors import KigiError
 from kigi_cache import metrics, web
@@ -26,6 +27,7 @@ from kigi_cache.filesystem import capacity_bytes, free_bytes
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
+from kigi_cache.node.features import node_facts
 from kigi_cache.node.kube import KubeApi
 from kigi_cache.node.node_cache import RECOVERY, NodeCacheKeeper
 from kigi_cache.periodic import follow_repositories, scrub_layers
@@ -75,14 +77,15 @@ class Daemon:
         self._supervisor = Supervisor(clock, lambda: self._keeper.changed())
         self._is_recovered = False
         self._s3 = S3Source(load_repositories(settings.repositories), connections=settings.connections)
-        self._peer_address = address(settings.pod_ip, settings.peer_address.port)
+        self._peer_address = address(settings.pod_ips[0], settings.peer_address.port)
         self._certificates = PeerCertificates(clock)
         self._tokens = PeerTokens(api, settings.peer_token, clock)
-        self._members = Members(api, settings.pod_namespace, settings.peer_service, self._peer_address, clock)
+        self._members = self._members_behind(api)
         store = Store(settings.root)
         capacity = capacity_bytes(settings.root)
         budget = Budget(settings.budget.of(capacity), min_free_bytes=settings.min_free.of(capacity))
-        self._volumes = Volumes(settings.root, store, create_overlay)
+        goes_back = settings.overlay_form == "v1alpha1"
+        self._volumes = Volumes(settings.root, store, create_overlay, goes_back=goes_back)
         self._filler = Filler(
             store,
             self._source(api),
@@ -139,8 +142,17 @@ class Daemon:
         await self._filler.recover()
         await asyncio.to_thread(self._volumes.recover)
         await asyncio.to_thread(self._captures.recover)
+        self._keeper.facts = await self._facts()
         self._is_recovered = True
         self._keeper.changed()
+
+    async def _facts(self) -> NodeFacts | None:
+        """None if they cannot be found: they are only reported, and a full disk must not end the recovery."""
+        try:
+            return await asyncio.to_thread(node_facts, self._settings.root)
+        except OSError as exc:
+            logger.warning("features of the file system not tested", extra={"cause": str(exc)})
+            return None
 
     def _space_of_overlays(self, budget: Budget) -> OverlaySpace:
         return OverlaySpace(
@@ -152,6 +164,10 @@ class Daemon:
             on_change=lambda report: self._keeper.space_changed(report),
             is_ready=lambda: self._is_recovered,
         )
+
+    def _members_behind(self, api: KubeApi) -> Members:
+        at, ips, port = self._settings, self._settings.pod_ips, self._settings.peer_address.port
+        return Members(api, at.pod_namespace, at.peer_service, ips=ips, port=port, clock=self._clock)
 
     def _source(self, api: KubeApi) -> Source:
         """The repository, behind the peers if nodes fetch from each other."""
@@ -188,7 +204,7 @@ class Daemon:
         return tasks
 
     async def _serve_peers(self) -> None:
-        await self._certificates.is_made.wait()
+        await self._certificates.is_known.wait()
         connections = PeerConnections()
         app = build_peer_app(self._filler, self._tokens.peer, connections)
         at = self._settings.peer_address

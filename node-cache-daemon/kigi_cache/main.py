@@ -8,6 +8,7 @@ import sys
 
 from kigi.adapters.environment import SettingsInvalid, load_settings
 from kigi.adapters.json_logs import log_to_stderr
+from kigi.errors import SpecInvalid
 from kigi_cache.background import run_until_signalled
 from kigi_cache.clock import Clock
 from kigi_cache.daemon import Daemon
@@ -17,11 +18,15 @@ from kigi_cache.settings import DaemonSettings
 
 
 async def run(settings: DaemonSettings) -> None:
-    """Run the daemon until it is cancelled."""
+    """Run the daemon until it is cancelled. Exit code 1 and a sentence for a wrong kubeconfig or repository."""
     api = KubeApi(settings.node_name, namespace=settings.pod_namespace)
-    await api.open(settings.kubeconfig)
     try:
+        await api.open(settings.kubeconfig)
         daemon = Daemon(settings, api, Clock())
+    except SpecInvalid as exc:
+        await api.close()
+        sys.exit(f"kigi-cache: {exc}")
+    try:
         try:
             await daemon.prepare()
             await daemon.run()

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kigi.api.conditions import VERSION_SKEW
 from kigi.api.node_cache import NodeCacheStatus
 
 REGISTRY = CollectorRegistry()
@@ -97,6 +98,11 @@ class CacheCollector(Collector):
         yield GaugeMetricFamily("kigi_cache_used_bytes", "Disk space that layers use, in bytes.", status.used_bytes)
         yield GaugeMetricFamily(
             "kigi_cache_free_bytes", "Free space of the file system of the cache, in bytes.", status.free_bytes
+        )
+        yield GaugeMetricFamily(
+            "kigi_cache_version_skew",
+            "1 if the operator's version or protocol is too far from the daemon's, as in the condition VersionSkew.",
+            any(each.type == VERSION_SKEW and each.status == "True" for each in status.conditions),
         )
         yield CounterMetricFamily(
             "kigi_cache_fetched_bytes",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from kigi.adapters.environment import EnvironmentSettings, LogLevel
 from kigi.domain.names import CSI_DRIVER
@@ -17,6 +18,11 @@ from kigi.domain.quantities import parse_quantity
 CONNECTIONS = max(4, os.cpu_count() or 1)
 """Default of KIGI_CONNECTIONS: one per processor, as each hashes what its connection brings."""
 SECONDS_PER_HOUR = 3600.0
+MAX_NODE_NAME = 63
+"""Of a Kubernetes label's value. KubeVirt labels a VMI with its node: pkg/virt-controller/watch/vmi/lifecycle.go."""
+KUBELET_ROOT = "/var/lib/kubelet"
+MAX_SOCKET_PATH = 107
+"""Longest path of a unix socket. Source: Linux unix(7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +47,11 @@ class ListenAddress:
     """Where a server listens; port 0 turns it off or, for the HTTP server, takes any free port."""
 
     host: str
+    """Without brackets; empty: every address, IPv4 and IPv6."""
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def _parse_percent(text: object) -> object:
@@ -75,7 +82,25 @@ def _parse_address(text: object) -> object:
     host, _, port = text.rpartition(":")
     if not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("not host:port or :port, with a port from 0 to 65535")
-    return ListenAddress(host or "0.0.0.0", int(port))
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError("an IPv6 address needs brackets, as in [::1]:9780")
+    return ListenAddress(host.strip("[]"), int(port))
+
+
+def _parse_ips(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    return tuple(str(ipaddress.ip_address(part.strip())) for part in text.split(",") if part.strip())
+
+
+def _check_node_name(name: str) -> str:
+    if len(name) > MAX_NODE_NAME:
+        raise ValueError(
+            "KubeVirt runs no VMs on this node, because it labels them with the node's name, and a label has at most "
+            f"{MAX_NODE_NAME} characters (this name: {len(name)}); join the node under a shorter name, or exclude it "
+            "by the nodeSelector of DaemonSet kigi-node-cache"
+        )
+    return name
 
 
 def _parse_peers(text: object) -> object:
@@ -90,11 +115,33 @@ def _parse_peers(text: object) -> object:
     return peers
 
 
-Percent = Annotated[float, BeforeValidator(_parse_percent), Field(gt=0, le=100)]
-Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0)]
-PortionText = Annotated[Portion, BeforeValidator(_parse_portion)]
-AddressText = Annotated[ListenAddress, BeforeValidator(_parse_address)]
-PeersText = Annotated[Mapping[str, str], BeforeValidator(_parse_peers)]
+# The JSON schemas are for the values of the Helm chart, where numbers may be numbers or texts.
+_DECIMAL = r"[0-9]{1,20}(\.[0-9]{0,20})?"
+_BYTES = rf"\+?{_DECIMAL}(([eE][+-]?[0-9]{{1,2}})|([KMGTPE]i|[numkKMGTPE])?)"
+_PERCENT = r"([0-9]|[1-9][0-9])(\.[0-9]{1,20})?"
+_POSITIVE = r"(0\.0{0,19}[1-9][0-9]{0,19}|([1-9]|[1-9][0-9])(\.[0-9]{1,20})?|100(\.0{1,20})?)"
+
+
+def _number_or(pattern: str, **bounds: float) -> WithJsonSchema:
+    kind = "integer" if pattern == _BYTES else "number"
+    return WithJsonSchema({"anyOf": [{"type": kind, **bounds}, {"type": "string", "pattern": f"^{pattern}$"}]})
+
+
+Percent = Annotated[
+    float, BeforeValidator(_parse_percent), Field(gt=0, le=100),
+    _number_or(rf"{_POSITIVE}%?", exclusiveMinimum=0, maximum=100),
+]  # fmt: skip
+Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0), _number_or(_BYTES, minimum=0)]
+PortionText = Annotated[
+    Portion, BeforeValidator(_parse_portion),
+    WithJsonSchema({"type": "string", "pattern": f"^({_PERCENT}%|{_BYTES})$"}),
+]  # fmt: skip
+NodeNameText = Annotated[str, AfterValidator(_check_node_name)]
+IpsText = Annotated[
+    tuple[str, ...], BeforeValidator(_parse_ips), Field(min_length=1), WithJsonSchema({"type": "string"})
+]
+AddressText = Annotated[ListenAddress, BeforeValidator(_parse_address), WithJsonSchema({"type": "string"})]
+PeersText = Annotated[Mapping[str, str], BeforeValidator(_parse_peers), WithJsonSchema({"type": "string"})]
 Limit = Annotated[int, Field(ge=0), AfterValidator(lambda value: max(1, value))]
 """A limit of at least one; 0 counts as 1."""
 
@@ -127,7 +174,7 @@ class PublisherSettings(CacheSettings):
 class DaemonSettings(CacheSettings):
     """Settings of ``kigi-cache``, the daemon of one node."""
 
-    node_name: str = Field(
+    node_name: NodeNameText = Field(
         validation_alias="NODE_NAME",
         min_length=1,
         description="Name of this Kubernetes node; a pod takes it from spec.nodeName.",
@@ -168,20 +215,37 @@ class DaemonSettings(CacheSettings):
         description="Highest rate at which layers are read again, in bytes per second or as a quantity; 0: no limit.",
         json_schema_extra={"default": "50Mi"},
     )
+    overlay_form: Literal["v1alpha2", "v1alpha1"] = Field(
+        default="v1alpha2",
+        validation_alias="KIGI_OVERLAY_FORM",
+        description="v1alpha1: on the way back to the previous release, which knows no other form of an overlay. No "
+        "disk is mounted, and each one gets the former form when its VM is off.",
+    )
+    kubelet_root: str | None = Field(
+        default=None,
+        max_length=MAX_SOCKET_PATH - len(f"/plugins_registry/{CSI_DRIVER}-reg.sock"),
+        validation_alias="KIGI_KUBELET_ROOT",
+        description="The kubelet's root directory, which the daemon sees at the same path: /var/lib/kubelet on most "
+        "nodes. Unset: another program registers the driver.",
+    )
     csi_socket: str = Field(
-        default="/csi/csi.sock",
+        default_factory=lambda data: f"{data['kubelet_root'] or KUBELET_ROOT}/plugins/{CSI_DRIVER}/csi.sock",
+        max_length=MAX_SOCKET_PATH,
         validation_alias="KIGI_CSI_SOCKET",
         description="Path of the CSI socket as the daemon sees it.",
+        json_schema_extra={"default": f"plugins/{CSI_DRIVER}/csi.sock in KIGI_KUBELET_ROOT"},
     )
     csi_endpoint: str = Field(
-        default=f"/var/lib/kubelet/plugins/{CSI_DRIVER}/csi.sock",
+        default_factory=lambda data: data["csi_socket"],
         validation_alias="KIGI_CSI_ENDPOINT",
         description="Path of the CSI socket as the kubelet sees it.",
+        json_schema_extra={"default": "KIGI_CSI_SOCKET"},
     )
     registration_dir: str | None = Field(
-        default=None,
+        default_factory=lambda data: data["kubelet_root"] and f"{data['kubelet_root']}/plugins_registry",
         validation_alias="KIGI_REGISTRATION_DIR",
-        description="The kubelet's directory of plugin sockets. Unset: another program registers the driver.",
+        description="The kubelet's directory of plugin sockets.",
+        json_schema_extra={"default": "plugins_registry in KIGI_KUBELET_ROOT, if that is set"},
     )
     connections: Limit = Field(
         default=CONNECTIONS,
@@ -196,15 +260,18 @@ class DaemonSettings(CacheSettings):
         json_schema_extra={"default": "half of KIGI_CONNECTIONS"},
     )
     peer_address: AddressText = Field(
-        default=ListenAddress("0.0.0.0", 0),
+        default=ListenAddress("", 0),
         validation_alias="KIGI_PEER_ADDR",
-        description="Address, as host:port or :port, where other nodes fetch layers from this one. "
-        "Port 0: nodes do not fetch from each other.",
+        description="Address, as host:port, [host]:port or :port (every address, IPv4 and IPv6), where other nodes "
+        "fetch layers from this one. Port 0: nodes do not fetch from each other.",
+        json_schema_extra={"default": ":0"},
     )
-    pod_ip: str = Field(
-        default="127.0.0.1",
-        validation_alias="POD_IP",
-        description="IP address of this pod, where other nodes reach it; a pod takes it from status.podIP.",
+    pod_ips: IpsText = Field(
+        default=("127.0.0.1",),
+        validation_alias="POD_IPS",
+        description="IP addresses of this pod, separated by commas, where other nodes reach it; a pod takes them from "
+        "status.podIPs. The first one is published, and peers are reached at addresses of its family if they have one.",
+        json_schema_extra={"default": "127.0.0.1"},
     )
     pod_namespace: str = Field(
         default="kigi-system",
@@ -230,9 +297,10 @@ class DaemonSettings(CacheSettings):
         description="File with the service account token that this daemon sends to its peers.",
     )
     http_address: AddressText = Field(
-        default=ListenAddress("0.0.0.0", 9780),
+        default=ListenAddress("", 9780),
         validation_alias="KIGI_HTTP_ADDR",
-        description="Address, as host:port or :port, of /metrics, /healthz and /readyz.",
+        description="Address, as host:port, [host]:port or :port (every address, IPv4 and IPv6), of /metrics, /healthz "
+        "and /readyz.",
     )
     max_volumes: int = Field(
         default=0,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from kigi.adapters.listening import listen
 from kigi_cache.metrics import REGISTRY
 
 
@@ -30,11 +31,11 @@ def build_app(unready: Callable[[], str]) -> web.Application:
 
 
 async def serve(app: web.Application, host: str, port: int) -> None:
-    """Serve ``app`` until cancelled. Raises OSError if the address is taken."""
+    """Serve ``app`` until cancelled; ``host`` empty: on every address. Raises OSError if the address is taken."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.SockSite(runner, listen(host, port)).start()
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()

@@ -5,8 +5,7 @@
 - ``Unreachable``: the API server, the repository or a node did not answer. Retried with backoff.
 - ``LayerCorrupt``: data is damaged. The layer is quarantined and fetched again.
 
-``reason`` becomes the reason of conditions and events, and ``kigi why`` explains it (``cli/causes.py``). A class
-without a reason of its own has its parent's: code tells the two apart, and a person does the same about both.
+``reason`` is that of conditions and events (``cli/causes.py`` explains it). A class without one has its parent's.
 """
 
 from __future__ import annotations
@@ -62,14 +61,12 @@ class LayerContradiction(SpecInvalid):
 
 
 class StatusInvalid(NeedsAction):
-    """A stored status that decisions depend on cannot be read, so that Kigi does not know what it has done before."""
+    """A stored status that decisions depend on cannot be read: Kigi does not know what it has done before."""
 
     reason = "StatusInvalid"
 
 
 # The API server's answers: ``adapters/kubernetes/api_errors.py`` maps each HTTP status to one of these.
-
-
 class Forbidden(NeedsAction):
     """403: Kigi lacks a right, which the message names; an administrator must grant it."""
 
@@ -106,8 +103,6 @@ class LostLeadership(Waiting):
 
 
 # Trees.
-
-
 class ImageMissing(Waiting):
     """A parent, or the image of a machine, names a VMImageNode that does not exist (yet)."""
 
@@ -290,6 +285,12 @@ class RepositoryUnknown(NeedsAction):
     """A layer names a repository that is not configured, or the repository's bucket does not exist."""
 
     reason = "RepositoryUnknown"
+
+
+class RepositoryMisconfigured(NeedsAction):
+    """The repository's answer shows a wrong setting: region, certificate, size limit or proxy."""
+
+    reason = "RepositoryMisconfigured"
 
 
 class RepositoryNotPermitted(SpecInvalid):

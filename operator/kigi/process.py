@@ -21,8 +21,10 @@ from kigi.handlers import children, decoding, feed, heartbeats
 from kigi.mirror.store import Mirror
 from kigi.mirror.triggers import all_keys
 from kigi.reconcilers import work
+from kigi.reconcilers.hook_image import read_hook_image
 from kigi.runtime import metrics
 from kigi.runtime.leader import Election
+from kigi.runtime.liveness import LOOP_S
 from kigi.runtime.ports import ClusterRestored, Ports
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
@@ -33,6 +35,8 @@ FIRST_RESYNC_S = 5.0
 """Delay of the resync after the first listing. By then the watches run: it finds objects deleted between the two."""
 DOUBT_S = 30.0
 """Least time between a resync and one for which a watch was the reason."""
+RESYNC = "resync"
+"""The leader's loop that lists every kind, in ``Ports.liveness``."""
 LIST_BACKOFF_S = (0.5, 10.0)
 """First and longest delay between attempts to list every kind."""
 FEED = tuple(resource for resource in WATCHED if resource not in CHILDREN)
@@ -45,7 +49,7 @@ async def open_ports(settings: Settings) -> Ports:
     """Client, empty mirror and queue. The caller closes ``ports.kube``."""
     configuration = await load_configuration(settings.kubeconfig)
     kube = KubeClient(configuration, concurrency=settings.concurrency, timeout_s=settings.request_timeout_s)
-    return Ports(kube=kube, mirror=Mirror(), queue=WorkQueue(), settings=settings)
+    return Ports(kube=kube, mirror=Mirror(), queue=WorkQueue(), settings=settings, version=version("kigi"))
 
 
 async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Event | None = None) -> None:
@@ -54,7 +58,14 @@ async def run_operator(ports: Ports, *, stop: asyncio.Event, ready: asyncio.Even
     metrics.BUILD.labels(version("kigi"), str(PROTOCOL)).set(1)
     # The lease needs a client without a guard, because the guard depends on the lease.
     async with KubeClient(await load_configuration(settings.kubeconfig), timeout_s=settings.lease_s / 3) as api:
-        election = Election(api, namespace=settings.namespace, identity=settings.identity, lease_s=settings.lease_s)
+        election = Election(
+            api,
+            namespace=settings.namespace,
+            identity=settings.identity,
+            lease_s=settings.lease_s,
+            version=version("kigi"),
+            attempting=functools.partial(ports.liveness.beat, "lease"),
+        )
         if settings.leader_election:
             ports.kube.guard = election.guard
         ended = asyncio.Event()
@@ -87,10 +98,10 @@ async def watch_cluster(
 ) -> None:
     """Watches until ``ended`` is set, or kopf receives SIGTERM; ``ready`` is set when the watches run."""
     feed.quiet()
-    decoding.install()
+    decoding.install(ports.liveness)
     tasks = await kopf.spawn_tasks(
         registry=feed.registry(ports, times, resources),
-        settings=feed.operator_settings(ports.settings.request_timeout_s, times),
+        settings=feed.operator_settings(ports.settings.request_timeout_s, times, ports.liveness),
         clusterwide=True,
         standalone=True,
         # Without an identity, kopf asks the system for its user's name, which a container's user does not have.
@@ -117,6 +128,8 @@ async def _lead(ports: Ports, election: Election) -> None:
             await _wait_for_first(working, holding)
         finally:
             await _cancel(working, holding)
+            ports.liveness.end(RESYNC)
+            ports.mirror.synced = False  # watches go on, and enqueue nothing until this process leads again
             await ports.joins.cancel()
             ports.queue.clear()
             metrics.forget_objects()
@@ -133,7 +146,7 @@ async def _work(ports: Ports) -> None:
     ports.mirror.prefetch_orders.clear()  # another operator may have led since: NodeCaches have its orders
     metrics.SYNCED.set(0)
     delay_s, longest_s = LIST_BACKOFF_S
-    while not await _relist_every_kind(ports):
+    while not (await read_hook_image(ports) and await _relist_every_kind(ports)):
         await asyncio.sleep(delay_s)
         delay_s = min(delay_s * 2, longest_s)
     ports.mirror.synced = True
@@ -171,6 +184,8 @@ async def _resync(ports: Ports) -> None:
         ports.doubt.clear()
         for resource in WATCHED:
             await _relist(ports, resource, count=True)
+        if not ports.hook_image:
+            await read_hook_image(ports)
         _enqueue_all(ports)
         pause_s = min(DOUBT_S, ports.settings.resync_s)
         await asyncio.sleep(pause_s)
@@ -183,10 +198,13 @@ async def _relist(ports: Ports, resource: Resource, *, count: bool = False) -> b
     """Brings the mirror of one kind up to date. False if that failed; the failure is logged.
 
     Supervises the listing, like the queue's worker: neither an API server without an answer nor an object that the
-    mirror cannot parse ends the operator; a restored etcd does. ``count``: differences count as found by a resync.
+    mirror cannot parse ends the operator; a restored etcd does. Each object is progress of the resync.
+    ``count``: differences count as found by a resync.
     """
+    progress = functools.partial(ports.liveness.beat, RESYNC, ports.settings.resync_s + LOOP_S)
+    progress()
     try:
-        found = await ports.relist(resource)
+        found = await ports.relist(resource, progress)
     except ClusterRestored:
         raise
     except Exception as exc:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from kigi.api.node_cache import SignedRequest
+from kigi.api.layer_upload import SignedRequest
 from kigi.api.repositories import Repository
 from kigi.domain.layers import digest_of_hex
 from kigi.domain.signed_put import put_headers

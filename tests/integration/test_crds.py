@@ -38,6 +38,7 @@ from tests.support.crd_objects import (
     named,
     node_cache,
     removed,
+    repository,
     toleration,
 )
 from tests.support.examples import examples
@@ -255,6 +256,16 @@ def _contains(value: Any, wanted: Any) -> bool:
         pytest.param("SystemInstance", instance(machines=[], powerState=None, systemRef=None), id="plain-instance"),
         pytest.param("SystemDeployment", deployment(resetToken=""), id="empty-token"),
         pytest.param("NodeCache", node_cache(), id="empty-cache"),
+        *(
+            pytest.param(
+                "LayerRepository", {**GOOD["LayerRepository"], "credentials": references}, id=f"keys-of-{name}"
+            )
+            for name, references in {"pods": {}, "pods-and-writer": {"writerSecretRef": {"name": "writer"}}}.items()
+        ),
+        *(
+            pytest.param("LayerRepository", repository(s3={"endpoint": endpoint}), id=f"endpoint-{endpoint}")
+            for endpoint in ("https://[fd00::1]:9000", "https://S3.example/")
+        ),
     ],
 )
 def test_unusual_but_good_objects_are_taken(

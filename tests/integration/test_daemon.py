@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc
@@ -82,6 +83,10 @@ def test_wanted_layers_are_fetched_reported_and_mounted(
     assert {layer.digest: layer.state for layer in cache.status.layers} == {layer.digest: "Held" for layer in chain}
     assert (cache.status.used_bytes, cache.status.fetched_bytes_total) == (total, total)
     assert cache.status.budget_bytes == 2**30
+    assert cache.status.daemon is not None
+    assert cache.status.daemon.version == version("kigi")
+    assert cache.status.node is not None
+    assert "HardLinks" in cache.status.node.features
     node.publish(HANDLE, chain)
     disk = node.seen(node.target()) / "disk.img"
     assert disk.stat().st_uid == 107
@@ -227,3 +232,15 @@ def test_a_mounted_repository_counts_without_a_restart(
         eventually(lambda: "does not exist; correct the LayerRepository" in str(messages()), 60)
         write(bucket)
         eventually(lambda: ready_cache(server, "daemon-repo"), 60)
+
+
+def test_an_operator_of_a_version_too_far_away_is_reported(server: RawApi, start: Callable[[str], Node]) -> None:
+    """The node goes on as ordered; a person reads of it in the condition and the metric."""
+    put(server, "daemon-skew", operatorVersion="7.0.0")
+    node = start("daemon-skew")
+    cache = eventually(lambda: ready_cache(server, "daemon-skew"))
+    found = next(c for c in cache.status.conditions if c.type == "VersionSkew")
+    assert (found.status, "upgrade the daemon" in found.message) == ("True", True)
+    assert "kigi_cache_version_skew 1.0" in node.get("/metrics")
+    put(server, "daemon-skew", operatorVersion=version("kigi"))
+    eventually(lambda: "kigi_cache_version_skew 0.0" in node.get("/metrics"))

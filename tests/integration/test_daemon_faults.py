@@ -130,7 +130,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_state(
     assert cache.status.used_bytes == sum(layer.size_bytes for layer in chain)
     assert [(v.name, v.mounted) for v in cache.status.volumes] == [(HANDLE, True)]
     assert [m.point for m in node.mounts()] == [node.target(), node.target() + "/chain"]
-    assert sorted(os.listdir(node.root / "volumes")) == [".empty", ".new", ".old", HANDLE]
+    assert sorted(os.listdir(node.root / "volumes")) == [".empty", ".labels", ".new", ".old", HANDLE]
     assert os.listdir(node.root / "volumes" / ".new") == os.listdir(node.root / "volumes" / ".old") == []
     assert os.listdir(node.root / "incoming") == []
     assert os.listdir(node.root / "quarantine") == []
@@ -180,7 +180,7 @@ def test_killed_in_each_of_forty_switches_it_leaves_just_the_newest_disk(
     needed = {layer.digest for layer in desired()[1]}
     assert {layer.digest: layer.links for layer in cache.status.layers if layer.links} == dict.fromkeys(needed, 1)
     assert {layer.digest for layer in cache.status.layers if layer.state == "Held"} >= needed
-    assert sorted(os.listdir(node.root / "volumes")) == [".empty", ".new", ".old", revisions[-1]]
+    assert sorted(os.listdir(node.root / "volumes")) == [".empty", ".labels", ".new", ".old", revisions[-1]]
     assert os.listdir(node.root / "volumes" / ".new") == os.listdir(node.root / "volumes" / ".old") == []
     assert {m.point for m in node.mounts()} == {node.target(revisions[-1]), node.target(revisions[-1]) + "/chain"}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -210,3 +212,71 @@ def test_the_chain_below_a_running_capture_is_kept(site: Site) -> None:
     site.plane.kubectl("delete", "nodecache", meta["name"])
     site.succeed("gc", "--delete", "--all-unused")
     assert layers(site) == set()
+
+
+# A bucket that keeps versions.
+
+
+@pytest.fixture
+def versioned(
+    crds: ControlPlane, namespace: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    with S3Server(tmp_path_factory.mktemp("versions"), versions=True) as server:
+        client: Any = server._client()
+        client.create_bucket(Bucket="kept")
+        client.put_bucket_versioning(Bucket="kept", VersioningConfiguration={"Status": "Enabled"})
+        yield Site(crds, namespace, server, "kept", tmp_path)
+
+
+def stored_versions(site: Site) -> dict[str, list[str]]:
+    """Kinds of what the bucket has, by layer."""
+    client: Any = site.s3._client()
+    found: dict[str, list[str]] = {}
+    answer = client.list_object_versions(Bucket=site.bucket, Prefix="layers/sha256/")
+    for kind in ("Versions", "DeleteMarkers"):
+        for item in answer.get(kind, ()):
+            found.setdefault("sha256:" + item["Key"].rpartition("/")[2], []).append(kind)
+    return found
+
+
+def test_a_bucket_with_versions_says_that_nothing_is_freed_until_they_go(versioned: Site) -> None:
+    site = versioned
+    site.grow("base", "two", "three", "four")
+    digests = {name: digest_of(site, name) for name in ("base", "two", "three", "four")}
+    forget(site, "three", "four")
+    said = site.succeed("gc", "--grace", "0s")
+    assert "the bucket keeps versions: a deleted layer frees no space" in said
+    result = json.loads(site.succeed("gc", "--grace", "0s", "--delete", "-o", "json"))
+    assert (result["versioned"], len(result["deleted"]), result["freedBytes"]) == (True, 2, 0)
+    assert stored_versions(site)[digests["three"]] == ["Versions", "DeleteMarkers"], "it can be restored"
+    assert "0 versions and delete markers" in site.succeed("gc", "--versions"), "deleted within the grace period"
+    found = site.succeed("gc", "--versions", "--grace", "0s")
+    assert "4 versions and delete markers" in found
+    assert "nothing was deleted" in found
+    forget(site, "two")
+    result = json.loads(site.succeed("gc", "--versions", "--grace", "0s", "--delete", "-o", "json"))
+    assert result["versionsDeleted"] == 6, "those of 'two', which is deleted now, as well"
+    assert result["freedBytes"] == sum(path.stat().st_size for path in _files(site, digests, "two", "three", "four"))
+    assert stored_versions(site) == {digests["base"]: ["Versions"]}
+
+
+def _files(site: Site, digests: dict[str, str], *names: str) -> list[Path]:
+    """The local copies of layers."""
+    return [next(site.folder.rglob(f"*{digests[name].removeprefix('sha256:')}*")) for name in names]
+
+
+def test_versions_under_a_retention_stay_and_are_counted(versioned: Site) -> None:
+    site = versioned
+    client: Any = site.s3._client()
+    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}}
+    client.put_object_lock_configuration(
+        Bucket="locked", ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+    )
+    site = dataclasses.replace(site, bucket="locked")
+    site.grow("base", "two")
+    forget(site, "two")
+    said = site.succeed("gc", "--versions", "--delete", "--grace", "0s")
+    assert "1 versions stay: the server refuses to delete them (403)" in said
+    assert "deleted 1 layers" in said
+    assert sorted(stored_versions(site).values()) == [["Versions"], ["Versions", "DeleteMarkers"]], "it stays deleted"

@@ -67,10 +67,8 @@ def test_the_server_accepts_the_whole_installation(crds: ControlPlane) -> None:
 
 
 def test_everything_is_in_the_systems_namespace_or_in_none(installation: list[dict[str, Any]]) -> None:
-    events = {("Role", "default"), ("RoleBinding", "default")}
     for document in installation:
-        namespace = document["metadata"].get("namespace", SYSTEM)
-        assert namespace == SYSTEM or (document["kind"], namespace) in events, document["metadata"]
+        assert document["metadata"].get("namespace", SYSTEM) == SYSTEM, document["metadata"]
 
 
 def test_every_workload_runs_under_an_account_of_its_own(installation: list[dict[str, Any]]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,21 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from kigi.adapters.kubernetes.resources import Resource
 from kigi.adapters.kubernetes.session import KubeSession
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.main import app
 from kigi.cli.verbs.migrate import read_definitions
 from kigi.domain.comparison import includes
+from kigi.domain.names import DEPLOYMENT_FINALIZER, has_deployment_finalizer
 from kigi.errors import SpecInvalid, Unreachable
+from kigi.migration import freeze
+from kigi.migration.back_run import go_back
 from kigi.migration.backup import Backup, read_backup
-from kigi.migration.conversion import convert
-from kigi.migration.run import Cluster, apply, lock, unlock
+from kigi.migration.conversion import Conversion, convert
+from kigi.migration.freeze import MANAGER
+from kigi.migration.run import BUSY_S, BY_KIND, Cluster, Place, lock, some_object, unlock
+from kigi.migration.whole import migrate
 from kigi.runtime.leader import LEASE_NAME
 from localcluster.controlplane import ControlPlane
 from tests.support.cluster import REPOSITORY, eventually
@@ -30,6 +35,7 @@ from tests.support.v1alpha1 import REPOSITORIES, definitions, manifests
 Object = dict[str, Any]
 PLURALS = {body["spec"]["names"]["kind"]: body["spec"]["names"]["plural"] for body in definitions()}
 KIGI = "kigi-system"
+PLACE = Place(KIGI, LEASE_NAME)
 
 
 @pytest.fixture(scope="module")
@@ -184,31 +190,142 @@ class Interrupted(KubeSession):
         return super()._write(request)
 
 
+def converted(saved: Backup) -> Conversion:
+    conversion = convert(saved.objects, saved.repositories)
+    assert conversion.findings.problems == []
+    return conversion
+
+
+def dying(plane: ControlPlane, act: Callable[[Cluster], int]) -> int:
+    """Calls until the end, with a death after the 1st, 2nd, 3rd, 5th, 8th write and so on; the number of deaths."""
+    release, deaths = read_definitions(REPOSITORY / "crds"), 0
+    allowed, more = 1, 2
+    while allowed < 1000:
+        session = Interrupted(Access(kubeconfig=str(plane.kubeconfig)).endpoint(), manager=MANAGER, busy_s=BUSY_S)
+        session.allowed = allowed
+        with session as kube:
+            try:
+                act(Cluster(kube, release))
+                return deaths
+            except Unreachable as death:
+                if "the process died" not in str(death):
+                    raise
+        deaths += 1
+        allowed, more = more, allowed + more
+    raise AssertionError("no progress")
+
+
 def test_a_migration_resumes_after_an_interruption_at_any_write(
+    plane: ControlPlane, old: RawApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freeze, "OTHERS_S", 0.0)
+    before, file = uids(old, "v1alpha1"), tmp_path / "backup.json"
+    deaths = dying(plane, lambda cluster: migrate(cluster, file, PLACE, converted))
+    assert deaths >= 6
+    assert uids(old, "v1alpha2") == before
+    assert stored_as_converted(old, read_backup(file)) == []
+    assert_free(plane, old)
+
+
+def test_the_way_back_resumes_after_an_interruption_at_any_write(
+    plane: ControlPlane, old: RawApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freeze, "OTHERS_S", 0.0)
+    before, file = specs(old, "v1alpha1"), tmp_path / "backup.json"
+    run(plane, file)
+    deaths = dying(plane, lambda cluster: go_back(cluster, file, PLACE))
+    assert deaths >= 6
+    now = specs(old, "v1alpha1")
+    for key, spec in before.items():
+        dropped = {"overrides", "replicas"} if key[0] == "SystemDeployment" else set()
+        assert {k: v for k, v in now[key].items() if k not in dropped} == {
+            k: v for k, v in spec.items() if k not in dropped
+        }
+    definition = crd(plane, "systemdeployments.kigi.dev")
+    assert definition["status"]["storedVersions"] == ["v1alpha1"]
+    assert [version["name"] for version in definition["spec"]["versions"]] == ["v1alpha1"]
+    names = {body["metadata"]["name"] for body in json.loads(plane.kubectl("get", "crd", "-o", "json"))["items"]}
+    assert not names & {"systeminstances.kigi.dev", "layerrepositories.kigi.dev", "systemresets.kigi.dev"}
+    assert_free(plane, old)
+    run(plane, tmp_path / "again.json")
+    assert stored_as_converted(old, read_backup(tmp_path / "again.json")) == []
+
+
+def specs(api: RawApi, version: str) -> dict[tuple[str, str, str], Object]:
+    """(kind, namespace, name) -> spec of every object of the old kinds."""
+    wait_until_stored(api, version)
+    found: dict[tuple[str, str, str], Object] = {}
+    for kind, plural in PLURALS.items():
+        for body in api.get(f"/apis/kigi.dev/{version}/{plural}").object()["items"] if kind != "NodeCache" else ():
+            found[kind, body["metadata"]["namespace"], body["metadata"]["name"]] = body["spec"]
+    return found
+
+
+def assert_free(plane: ControlPlane, api: RawApi) -> None:
+    """Operators may lead, and users may write."""
+    held = json.loads(plane.kubectl("get", "lease", "-n", KIGI, LEASE_NAME, "-o", "json"))["spec"]
+    assert held["holderIdentity"] == ""
+    policies = api.get("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies").object()["items"]
+    assert [body["metadata"]["name"] for body in policies] == []
+
+
+def switch(api: RawApi, version: str, name: str, state: str) -> None:
+    field = "system" if version == "v1alpha1" else "systemRef"
+    path = f"/apis/kigi.dev/{version}/namespaces/class-a/systemdeployments/{name}"
+    api.patch(path, {"spec": {field: {"name": state}}}).object()
+
+
+def test_orders_between_the_dry_run_and_the_conversion_count(plane: ControlPlane, old: RawApi, tmp_path: Path) -> None:
+    file = tmp_path / "backup.json"
+    run(plane, file, "--dry-run")
+    switch(old, "v1alpha1", "office", "after-lunch")
+    body = {
+        "apiVersion": "kigi.dev/v1alpha1",
+        "kind": "SystemDeployment",
+        "metadata": {"name": "late", "namespace": "class-a", "finalizers": ["kigi.dev/finalizer"]},
+        "spec": {"system": {"name": "office"}},
+    }
+    old.create("/apis/kigi.dev/v1alpha1/namespaces/class-a/systemdeployments", body).object()
+    old.delete("/apis/kigi.dev/v1alpha1/namespaces/class-b/systemdeployments/closed").object()
+    run(plane, file)
+    base = "/apis/kigi.dev/v1alpha2/namespaces/class-a/systemdeployments"
+    assert old.get(f"{base}/office").object()["spec"]["systemRef"] == {"name": "after-lunch"}
+    late = old.get(f"{base}/late").object()
+    assert late["spec"]["systemRef"] == {"name": "office"}
+    assert late["metadata"]["finalizers"] == [DEPLOYMENT_FINALIZER]
+
+
+def test_a_call_after_the_end_changes_nothing(plane: ControlPlane, old: RawApi, tmp_path: Path) -> None:
+    run(plane, tmp_path / "backup.json")
+    switch(old, "v1alpha2", "office", "after-lunch")
+    run(plane, tmp_path / "backup.json")
+    path = "/apis/kigi.dev/v1alpha2/namespaces/class-a/systemdeployments/office"
+    assert old.get(path).object()["spec"]["systemRef"] == {"name": "after-lunch"}
+
+
+def test_a_deployment_that_is_being_deleted_keeps_its_finalizer(
     plane: ControlPlane, old: RawApi, tmp_path: Path
 ) -> None:
-    before, file = uids(old, "v1alpha1"), tmp_path / "backup.json"
-    run(plane, file, "--dry-run")
-    saved = read_backup(file)
-    objects = convert(saved.objects, saved.repositories).objects
-    release = read_definitions(REPOSITORY / "crds")
-    deaths: list[str] = []
-    for _ in itertools.count():
-        access = Access(kubeconfig=str(plane.kubeconfig))
-        session = Interrupted(access.endpoint(), manager="kigi-migrate")
-        session.allowed = 2  # the Lease, and one step
-        with session as kube:
-            cluster = Cluster(kube, release)
-            try:
-                lock(cluster, KIGI, LEASE_NAME)
-                apply(cluster, saved, objects)
-                break
-            except Unreachable as death:
-                deaths.append(str(death))
-        assert len(deaths) < 200, f"no progress: {deaths[-1]}"
-    assert len(deaths) >= len(objects)
-    assert uids(old, "v1alpha2") == before
-    assert stored_as_converted(old, saved) == []
+    old.delete("/apis/kigi.dev/v1alpha1/namespaces/class-a/systemdeployments/office").object()
+    run(plane, tmp_path / "backup.json")
+    office = old.get("/apis/kigi.dev/v1alpha2/namespaces/class-a/systemdeployments/office").object()
+    assert office["metadata"]["finalizers"] == ["kigi.dev/finalizer"]
+    assert has_deployment_finalizer(office["metadata"]["finalizers"])
+    assert office["spec"]["systemRef"] == {"name": "office"}
+
+
+def test_nobody_else_writes_while_objects_are_converted(plane: ControlPlane, old: RawApi) -> None:
+    path = "/apis/kigi.dev/v1alpha1/namespaces/class-a/systemdeployments/office"
+    with open_cluster(Access(kubeconfig=str(plane.kubeconfig)), manager=MANAGER) as kube:
+        cluster = Cluster(kube, {})
+        freeze.freeze(kube, tuple(BY_KIND.values()), some_object(cluster))
+        refused = [old.patch(path, {"spec": {"replicas": 2}}), old.delete(path)]
+        assert {reply.code for reply in refused} == {422}
+        assert all("kigi migrate converts this object" in reply.message for reply in refused)
+        live = old.get(path).object()
+        kube.replace(Resource("kigi.dev/v1alpha1", "SystemDeployment", "systemdeployments"), live)
+        freeze.thaw(kube)
+    eventually(lambda: old.patch(path, {"spec": {"replicas": 3}}).code == 200)
 
 
 def test_a_refused_object_leaves_the_cluster_as_it_was(plane: ControlPlane, old: RawApi, tmp_path: Path) -> None:
@@ -228,6 +345,9 @@ def test_a_refused_object_leaves_the_cluster_as_it_was(plane: ControlPlane, old:
     assert crd(plane, "systemnodes.kigi.dev")["status"]["storedVersions"] == ["v1alpha1"]
     office = old.get("/apis/kigi.dev/v1alpha1/namespaces/class-a/systemnodes/office").object()
     assert office["spec"]["machines"][0]["template"]["cpu"] == 2
+    assert_free(plane, old)
+    old.delete(f"/apis/kigi.dev/v1alpha1/namespaces/class-a/systemnodes/{'n' * 64}").object()
+    run(plane, tmp_path / "backup.json")  # with the same file, which it writes again
 
 
 def test_a_problem_is_reported_before_anything_changes(plane: ControlPlane, old: RawApi, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import yaml
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.configuration import load_configuration
-from kigi.adapters.kubernetes.resources import EVENT, LEASE, NODE_CACHE
+from kigi.adapters.kubernetes.resources import EVENT, LEASE, MACHINE, NODE_CACHE
+from kigi.domain.names import HOOK_SIDECARS
 from kigi.runtime.leader import LEASE_NAME
 from localcluster.controlplane import ControlPlane
 from tests.support.actors import Actors
@@ -25,6 +26,7 @@ from tests.support.raw_api import RawApi
 ROOT = Path(__file__).parents[2]
 SYSTEM = "kigi-system"
 TEAM = "rights"
+IMAGE = "registry.example/kigi@sha256:" + "0" * 64
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +80,20 @@ async def test_its_rights_are_enough_for_the_whole_life_of_a_deployment(
     plane: ControlPlane, kube: KubeClient, operator_kubeconfig: Path
 ) -> None:
     before = refusals(plane)
-    settings = FAST.model_copy(update={"namespace": SYSTEM, "leader_election": True, "lease_s": 3.0})
+    installed = (ROOT / "manifests/operator/deployment.yaml").read_text().replace("kigi:dev", IMAGE)
+    plane.kubectl("apply", "-f", "-", input_text=installed)
+    settings = FAST.model_copy(update={"namespace": SYSTEM, "leader_election": True, "lease_s": 3.0, "hook_image": ""})
     async with (
         Actors(str(plane.kubeconfig), nodes=2) as actors,
         OperatorRun(str(operator_kubeconfig), settings=settings),
     ):
         apply(plane, TEAM, *trees(), deployment(replicas=2))
         await eventually_async(lambda: is_ready(kube, TEAM), 60, "deployed")
+        hooks = [
+            json.loads(vm["spec"]["template"]["metadata"]["annotations"][HOOK_SIDECARS])
+            async for vm in kube.list_all(MACHINE, TEAM)
+        ]
+        assert {sidecar["image"] for (sidecar,) in hooks} == {IMAGE}, "it is the image of its own Deployment"
         apply(plane, TEAM, deployment(state="cleaned", replicas=1))
         await eventually_async(lambda: is_ready(kube, TEAM), 60, "switched, and one instance less")
         lease = await kube.get(LEASE, SYSTEM, LEASE_NAME)

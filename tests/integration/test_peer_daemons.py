@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import socket
 import ssl
@@ -9,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kigi.domain.heartbeat import certificates_of, lease_name
 from kigi.domain.names import NODE_API_VERSION
 from kigi_cache.sources.peer_tokens import AUDIENCE
 from localcluster.controlplane import ControlPlane
-from localcluster.processes import free_port
+from localcluster.processes import free_port, is_listening
 from localcluster.s3 import S3Server
 from tests.support.chains import build_chain, layers_of
 from tests.support.cluster import eventually
@@ -32,7 +34,8 @@ NOWHERE = "http://127.0.0.1:1"
 @pytest.fixture
 def nodes(tmp_path: Path, crds: ControlPlane, s3: S3Server, bucket: str) -> Iterator[tuple[Node, Node]]:
     """Two nodes that know each other; only the first one reaches the repository."""
-    crds.kubectl("create", "serviceaccount", "peer-daemons", "-n", "default")
+    account = yaml.safe_dump({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "peer-daemons"}})
+    crds.kubectl("apply", "-n", "default", "-f", "-", input_text=account)
     ports = {name: free_port() for name in NAMES}
     made = []
     for name in NAMES:
@@ -88,6 +91,23 @@ def test_a_daemon_fetches_from_another_one_whose_certificate_its_lease_publishes
         client_context(ssl.TLSVersion.TLSv1_2).wrap_socket(plain),
     ):
         pass
+
+
+def test_a_daemon_listens_for_peers_when_its_lease_has_its_certificate(
+    crds: ControlPlane, nodes: tuple[Node, Node]
+) -> None:
+    server, (first, _) = RawApi(crds.kubeconfig), nodes
+    for name in NAMES:
+        server.delete(f"{CACHES}/{name}")
+    first.start().wait_ready()
+    assert not is_listening("127.0.0.1", _port(first)), "no Lease is written without a NodeCache"
+    server.create(CACHES, node_cache(NAMES[0])).object()
+    eventually(lambda: is_listening("127.0.0.1", _port(first)), what="it listens")
+    with socket.create_connection(("127.0.0.1", _port(first))) as plain:
+        shown = client_context().wrap_socket(plain).getpeercert(binary_form=True)
+    assert shown is not None
+    lease = server.get(f"{LEASES}/{lease_name(NAMES[0])}").object()
+    assert hashlib.sha256(shown).hexdigest() in certificates_of(lease, NAMES[0])
 
 
 def _port(node: Node) -> int:

@@ -68,7 +68,7 @@ def test_a_protected_bucket_is_ok_in_each_point_and_gets_one_empty_object(server
 
 def test_a_plain_bucket_lacks_versions_and_object_lock(server: S3Server) -> None:
     code, found, _ = check(server.endpoint, PLAIN, **ALL)
-    assert code == 1
+    assert code == 3
     assert {name for name, verdict in found.items() if verdict != "ok"} == {"versioning", "object lock"}
     assert {found["versioning"], found["object lock"]} == {"not ok"}
 
@@ -76,7 +76,7 @@ def test_a_plain_bucket_lacks_versions_and_object_lock(server: S3Server) -> None
 def test_users_that_may_do_too_much_are_found(server: S3Server) -> None:
     mixed_up = {**OWNER, **of("writer", "KIGI_READER"), **of("owner", "KIGI_WRITER")}
     code, found, _ = check(server.endpoint, PROTECTED, **mixed_up)
-    assert code == 1
+    assert code == 3
     bad = {name for name, verdict in found.items() if verdict == "not ok"}
     assert bad == {"reader may not write", "writer may not delete", "writer may not delete versions"}
     assert found["reader may not delete"] == "ok"
@@ -100,7 +100,7 @@ def test_without_credentials_or_a_bucket_the_error_names_what_is_missing(server:
     assert "RepositoryUnknown" in messages
     assert "bucket no-such-bucket does not exist" in messages
     code, found, messages = check("http://127.0.0.1:9", PLAIN, **ALL)
-    assert (code, found) == (1, {})
+    assert (code, found) == (4, {})
     assert "RepositoryUnreachable" in messages
 
 
@@ -114,7 +114,7 @@ def test_a_server_that_takes_everything_is_not_ok() -> None:
     """No server of the tests is that bad: this one answers 200 to each request."""
     with AnsweringServer(lambda method, path: (200, b"")) as bad:
         code, found, _ = check(bad.url, "kigi-bad", **ALL)
-    assert code == 1
+    assert code == 3
     assert found["stored layers are not replaced"] == found["only signed content is stored"] == "not ok"
     assert found["reader may not write"] == found["writer may not delete"] == "not ok"
     assert found["versioning"] == found["object lock"] == "not ok"

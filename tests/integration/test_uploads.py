@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from kigi.adapters.s3 import open_repository
-from kigi.api.node_cache import SignedRequest
+from kigi.api.layer_upload import SignedRequest
 from kigi.api.repositories import Repository
 from kigi.domain.layers import digest_of_hex, object_key
 from kigi.domain.signed_put import LIFE_S, put_headers

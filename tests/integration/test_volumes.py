@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ from kigi.errors import (
     VolumeDiscarded,
     VolumeInUse,
     VolumeUnknown,
+    Waiting,
 )
 from kigi_cache.disks import mounts
 from kigi_cache.disks.overlay_files import QEMU_UID
@@ -34,6 +36,7 @@ from tests.support.mountns import private_mounts
 from tests.support.why import explained
 
 HANDLE = "kigi.range.web.0.dns.r1.0a1b2c3d"
+OTHER = "kigi.range.web.0.mail.r1.0a1b2c3d"
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +110,64 @@ def test_a_published_volume_is_a_disk_over_its_whole_chain(node: Node) -> None:
     assert {p.stat().st_uid for p in (place / "chain").iterdir()} == {0}
 
 
-def test_the_chain_cannot_be_written_by_root_either_and_nothing_on_the_disk_is_run(node: Node) -> None:
+def test_no_layer_can_be_written_by_root_either_and_nothing_on_the_disk_is_run(node: Node) -> None:
+    place = node.publish()
+    (first, *_) = layers = sorted((place / "chain").iterdir())
+    for layer in layers:
+        with pytest.raises(OSError, match="No space left"):
+            layer.open("ab")
+    with pytest.raises(OSError, match="No space left"):
+        first.write_bytes(bytes(5000))  # as a new file, in the place of the layer
+    first.unlink()
+    node.unpublish()
+    assert sorted(path.name for path in (node.publish() / "chain").iterdir()) == [layer.name for layer in layers]
+    assert all(node.store.verify(layer) for layer in node.chain)
+    options = {m.point: m.options for m in mounts.list_mounts()}
+    assert {"nosuid", "nodev", "noexec", "rw"} <= options[str(place)]
+    assert {"nosuid", "nodev", "noexec"} <= options[str(place / "chain")]
+
+
+@pytest.mark.parametrize("name", ["security.selinux", "user.label"])
+def test_every_file_of_a_volume_can_be_labelled_for_its_pod_alone(node: Node, name: str) -> None:
+    """As a container runtime does under SELinux, with categories that each pod has for itself."""
+    first, second = node.publish(), node.publish(OTHER, "pod-b")
+    paths = [first, *first.rglob("*")]
+    assert len(paths) == 3 + len(node.chain)
+    before = [node.store.path(layer.digest).stat() for layer in node.chain]
+    for path in paths:
+        os.setxattr(path, name, b"system_u:object_r:container_file_t:s0:c1,c2")
+        assert os.getxattr(path, name).endswith(b"c1,c2")
+    for path in (first / "chain").iterdir():
+        assert name not in os.listxattr(second / "chain" / path.name)
+    assert [node.store.path(layer.digest).stat() for layer in node.chain] == before, "not even the time of change"
+    info = run("qemu-img", "check", "-U", str(first / "disk.img"))
+    assert "No errors" in info
+    assert [m.point for m in mounts.list_mounts() if ".labels" in m.point] == []
+
+
+def test_what_a_crash_left_of_a_mount_is_removed(node: Node) -> None:
+    left = node.root / "volumes" / ".labels" / "x"
+    left.mkdir()
+    mounts._mount("x", str(left), 0, kind="tmpfs")
+    (left / "upper").mkdir()
+    node.volumes.recover()
+    assert os.listdir(left.parent) == []
+    assert node.publish().exists()
+
+
+def test_a_kernel_without_metacopy_gets_layers_that_are_read_only(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = mounts._mount
+
+    def older(*parts: Any, data: str | None = None, **more: Any) -> None:
+        if data is not None and "metacopy=on" in data:
+            raise MountFailed("cannot mount: Invalid argument")
+        mount(*parts, data=data, **more)
+
+    monkeypatch.setattr(mounts, "_mount", older)
     place = node.publish()
     with pytest.raises(OSError, match="Read-only"):
         (place / "chain" / "x").touch()
-    with pytest.raises(OSError, match="Read-only"):
-        next((place / "chain").iterdir()).open("ab")
-    options = {m.point: m.options for m in mounts.list_mounts()}
-    assert {"nosuid", "nodev", "noexec", "rw"} <= options[str(place)]
-    assert {"nosuid", "nodev", "noexec", "ro"} <= options[str(place / "chain")]
+    assert node.publish() == place, "both forms are complete"
 
 
 def test_an_overlay_that_could_not_be_created_holds_no_layer(node: Node) -> None:
@@ -383,3 +435,69 @@ def test_leftovers_of_a_crash_are_removed_at_start(node: Node, tmp_path: Path, c
     node = start(tmp_path, chain_files)
     assert node.volumes.overlays() == [Volume(HANDLE, mounted=True)]
     assert {layer.links for layer in node.store.held().values()} == {1}
+
+
+# The way back to the previous release.
+
+
+def going_back(node: Node) -> Volumes:
+    """The daemon, started with KIGI_OVERLAY_FORM=v1alpha1."""
+    volumes = Volumes(node.root, node.store, create_overlay, goes_back=True)
+    volumes.recover()
+    return volumes
+
+
+def test_an_overlay_goes_back_when_it_is_not_mounted_and_forth_when_it_is_mounted_again(node: Node) -> None:
+    place = node.publish()
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 9 2M 64k", str(place / "disk.img"))
+    directory = node.root / "volumes" / HANDLE
+    volumes = going_back(node)
+    assert (directory / "mount").exists(), "its VM runs"
+    with pytest.raises(Waiting, match="KIGI_OVERLAY_FORM"):
+        asyncio.run(volumes.publish(HANDLE, node.chain, node.target()))
+    asyncio.run(volumes.unpublish(HANDLE, node.target()))
+    assert sorted(os.listdir(directory)) == ["chain", "disk.img"]
+    assert len(os.listdir(directory / "chain")) == len(node.chain)
+    place = node.publish(pod="pod-b")
+    assert "read 65536/65536" in run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 9 2M 64k", str(place / "disk.img"))
+    assert sorted(os.listdir(directory)) == ["chain", "mount"]
+
+
+STEPS_BACK = 4
+"""Changes of ``make_earlier``: two renames, and two removals in the former mount."""
+
+
+@pytest.mark.parametrize("died_before", range(STEPS_BACK))
+def test_an_overlay_on_its_way_back_survives_a_crash_at_each_step(
+    node: Node, died_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = node.publish()
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 9 2M 64k", str(place / "disk.img"))
+    node.unpublish()
+    directory = node.root / "volumes" / HANDLE
+    left = died_before
+
+    class Death(BaseException):
+        pass
+
+    def dying(call: Callable[..., None]) -> Callable[..., None]:
+        def step(path: str | Path, *others: object, **options: object) -> None:
+            nonlocal left
+            if HANDLE in str(path) or options.get("dir_fd") is not None:
+                if left == 0:
+                    raise Death
+                left -= 1
+            call(path, *others, **options)
+
+        return step
+
+    with monkeypatch.context() as patched:
+        for name in ("rename", "rmdir"):
+            patched.setattr(os, name, dying(getattr(os, name)))
+        with pytest.raises(Death):
+            going_back(node)
+    if died_before % 2:
+        going_back(node)
+        assert sorted(os.listdir(directory)) == ["chain", "disk.img"]
+    place = node.publish(pod="pod-b")
+    assert "read 65536/65536" in run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 9 2M 64k", str(place / "disk.img"))

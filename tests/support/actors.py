@@ -305,7 +305,7 @@ class Actors:
         node = _node_of(volume)
         if node not in self.alive:
             return
-        self._publish(key, volume, node)
+        await self._publish(key, volume, node)
         if self._start_s:
             await asyncio.sleep(self._start_s)
         owner = {
@@ -342,7 +342,8 @@ class Actors:
             self._see(VMI, made)
         await self._merge(MACHINE, key[0], key[1], {"status": {"printableStatus": "Running", "ready": True}}, "status")
 
-    def _publish(self, key: Key, volume: dict[str, Any], node: str) -> None:
+    async def _publish(self, key: Key, volume: dict[str, Any], node: str) -> None:
+        """Mounts the volume for a VM that starts. Raises KigiError if it must be tried again."""
         chain = json.loads(volume["spec"]["csi"]["volumeAttributes"]["chain"])
         disk = self.disks[node]
         missing = [item["digest"] for item in chain if item["digest"] not in disk.held]

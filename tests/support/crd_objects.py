@@ -1126,9 +1126,33 @@ BAD_OBJECTS = [
     bad(
         "LayerRepository", "empty", {}, "spec.s3: Required", "spec.credentials: Required", "namespaceSelector: Required"
     ),
-    bad("LayerRepository", "endpoint-ftp", repository(s3={"endpoint": "ftp://x"}), "spec.s3.endpoint"),
-    bad("LayerRepository", "endpoint-path", repository(s3={"endpoint": "https://x/bucket"}), "spec.s3.endpoint"),
-    bad("LayerRepository", "endpoint-password", repository(s3={"endpoint": "https://a:b@x"}), "spec.s3.endpoint"),
+    bad(
+        "LayerRepository", "endpoint-ftp", repository(s3={"endpoint": "ftp://x"}), "spec.s3.endpoint", "does not begin"
+    ),
+    bad(
+        "LayerRepository",
+        "endpoint-without-scheme",
+        repository(s3={"endpoint": "s3.example:9000", "caBundleRef": None}),
+        "spec.s3.endpoint",
+        "write https:// before the host",
+    ),
+    *(
+        bad(
+            "LayerRepository",
+            f"endpoint-{name}",
+            repository(s3={"endpoint": endpoint}),
+            "spec.s3.endpoint",
+            "write scheme, host and port alone",
+        )
+        for name, endpoint in {
+            "path": "https://x/bucket",
+            "password": "https://a:b@x",
+            "query": "https://x?a",
+            "blank": "https://x y",
+            "line": "https://x\ny",
+            "empty-host": "https:///",
+        }.items()
+    ),
     bad("LayerRepository", "endpoint-long", repository(s3={"endpoint": "https://" + "a" * 505}), "endpoint", "512"),
     bad("LayerRepository", "bucket-missing", repository(s3={"bucket": None}), "spec.s3.bucket: Required"),
     bad("LayerRepository", "bucket-path", repository(s3={"bucket": "a/../b"}), "spec.s3.bucket"),
@@ -1142,7 +1166,6 @@ BAD_OBJECTS = [
         "spec.s3.caBundleRef",
         "an http endpoint has no certificate; use https, or delete it",
     ),
-    bad("LayerRepository", "no-reader", repository(credentials={"readerSecretRef": None}), "readerSecretRef: Required"),
     bad(
         "LayerRepository",
         "secret-of-another-namespace",

@@ -142,5 +142,10 @@ def memory_ports(api: MemoryApi, time: FakeTime | None = None) -> Ports:
     time = time or FakeTime()
     queue = WorkQueue(clock=time, schedule=time.schedule, jitter=lambda: 1.0)
     return Ports(
-        cast("KubeClient", api), new_mirror(), queue, Settings(identity="me"), clock=time, suffix=lambda: "0" * 16
+        cast("KubeClient", api),
+        new_mirror(),
+        queue,
+        Settings(identity="me", hook_image="kigi:dev"),
+        clock=time,
+        suffix=lambda: "0" * 16,
     )

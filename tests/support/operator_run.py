@@ -18,6 +18,7 @@ FAST = Settings(
     leader_election=False,
     namespace="kigi-system",
     identity="test",
+    hook_image="kigi:dev",
     http_port=0,
 )
 

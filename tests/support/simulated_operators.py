@@ -329,7 +329,7 @@ class SimulatedOperator:
     def start(self) -> None:
         """Starts election, work and watches."""
         self.is_ending = False
-        settings = Settings(identity=self.name)
+        settings = Settings(identity=self.name, hook_image="kigi:dev")
         machine, loop = self.machine, asyncio.get_running_loop()
         kube = SimulatedClient(SimulatedConnection(self.api, self.name, machine, self.arrived))
         lease = SimulatedClient(

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kigi.adapters.s3_join import join_parts
-from kigi.api.node_cache import NodeCache, SignedRequest
-from kigi.api.repositories import Repository, object_url
-from kigi.domain.layers import Digest, digest_of_hex, object_key
+from kigi.api.layer_upload import SignedRequest
+from kigi.api.node_cache import NodeCache
+from kigi.api.repositories import Repository
+from kigi.domain.layers import Digest, digest_of_hex
 from kigi.domain.names import NODE_API_VERSION
-from kigi.domain.signed_put import Key, authorization, put_headers, time_text
+from kigi.planning.signed_uploads import request_of
 from kigi.planning.uploads import Uploads, due_joins, with_uploads
 from kigi_cache.captures.uploads import MadeLayer
 from localcluster.s3 import S3Server
@@ -67,7 +68,4 @@ def layer_file(directory: Path, content: bytes, claimed: bytes | None = None) ->
 
 def signed(writer: Repository, digest: Digest, size_bytes: int, at: datetime | None = None) -> SignedRequest:
     """A request as the operator signs it, at that time (default: now)."""
-    url, time = object_url(writer, object_key(digest)), time_text(at or utc_now())
-    key = Key(writer.access_key_id or "", writer.secret_access_key or "")
-    headers = put_headers(digest, size_bytes, time)
-    return SignedRequest(url=url, time=time, authorization=authorization(url, writer.region, key, headers))
+    return request_of(writer, digest, size_bytes, None, at or utc_now())

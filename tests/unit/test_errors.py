@@ -66,6 +66,7 @@ def test_a_person_must_act_on_these_errors() -> None:
         "OverlayMismatch",
         "OverlayRejected",
         "QuotaExceeded",
+        "RepositoryMisconfigured",
         "RepositoryNotPermitted",
         "RepositoryUnknown",
         "SpecInvalid",

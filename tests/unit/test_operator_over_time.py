@@ -255,7 +255,7 @@ async def test_an_operator_that_lost_leadership_measures_no_deployment_and_no_re
         await asyncio.Event().wait()
 
     monkeypatch.setattr(operator_process, "_work", work)
-    ports = Ports(cast(KubeClient, None), new_mirror(), WorkQueue(), Settings(identity="me"))
+    ports = Ports(cast(KubeClient, None), new_mirror(), WorkQueue(), Settings(identity="me", hook_image="kigi:dev"))
     task = asyncio.create_task(operator_process._lead(ports, cast(Election, Once())))
     await working.wait()
     assert b'deployment="lost"' in generate_latest()
@@ -316,7 +316,7 @@ async def test_events_beyond_the_limit_are_not_written() -> None:
         async def create(self, resource: object, manifest: object) -> None:
             written.append(manifest)
 
-    ports = Ports(cast(KubeClient, Kube()), new_mirror(), WorkQueue(), Settings(identity="me"))
+    ports = Ports(cast(KubeClient, Kube()), new_mirror(), WorkQueue(), Settings(identity="me", hook_image="kigi:dev"))
     meta = cast(Meta, SimpleNamespace(name="d", namespace="ns", uid="u"))
     for _ in range(10 * BURST):
         await emit(ports, DEPLOYMENT, meta, "Normal", "Ready", "x")

@@ -39,7 +39,7 @@ class Kube:
 
 
 def ports_on(kube: Kube) -> Ports:
-    return Ports(cast(KubeClient, kube), new_mirror(), WorkQueue(), Settings(identity="me"))
+    return Ports(cast(KubeClient, kube), new_mirror(), WorkQueue(), Settings(identity="me", hook_image="kigi:dev"))
 
 
 async def test_a_listing_that_is_older_than_what_was_known_before_it_is_of_a_restored_cluster() -> None:
@@ -120,7 +120,7 @@ def test_a_doubt_brings_the_next_resync_forward_but_not_at_once() -> None:
         task.cancel()
         return kube.listed
 
-    first, resync = process.FIRST_RESYNC_S, Settings(identity="me").resync_s
+    first, resync = process.FIRST_RESYNC_S, Settings(identity="me", hook_image="kigi:dev").resync_s
     assert run_virtually(play) == [first, first + process.DOUBT_S, first + process.DOUBT_S + resync]
 
 

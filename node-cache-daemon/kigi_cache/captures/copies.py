@@ -16,7 +16,8 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from pathlib import Path
 
-from kigi.api.node_cache import CaptureOrder, CaptureReport, LayerUpload
+from kigi.api.layer_upload import LayerUpload
+from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.domain.layers import MAX_DEPTH
 from kigi.errors import KigiError, NoRoom, VolumeUnknown, Waiting
 from kigi_cache import filesystem

@@ -26,7 +26,8 @@ from kigi.adapters.qemu_img import DisksDiffer, QemuImgFailed
 from kigi.adapters.repositories import load_repositories
 from kigi.adapters.s3 import LayerBucket, open_repository
 from kigi.api.conditions import bounded
-from kigi.api.node_cache import MAX_REPORT_MESSAGE, SignedRequest
+from kigi.api.layer_upload import SignedRequest
+from kigi.api.node_cache import MAX_REPORT_MESSAGE
 from kigi.api.repositories import Repository
 from kigi.domain.layers import TABLES_BYTES, layer_file_name, parse_digest
 from kigi.errors import KigiError, LayerRefused, NeedsAction, OverlayRejected, RepositoryUnreachable, VirtualSizeShrinks
@@ -275,6 +276,11 @@ class Publisher:
         async with open_repository(repository) as store:
             if await store.is_stored(layer.path, layer.digest):
                 _report_stored(directory, layer)
+            elif [part for part in layer.pieces if await store.size_of(part.digest) is None]:
+                # The repository's cleanup deletes parts of an upload that seems abandoned: they are sent again.
+                del self._joining[directory.name]
+                _write_result(directory, state="Storing", **layer.report)
+                return
         self._joining[directory.name] = self._clock.monotonic_s() + JOIN_CHECK_S
 
 

@@ -7,8 +7,8 @@ The publisher has no credentials that write. The request stores this content, if
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +18,14 @@ import aiohttp
 from pydantic import ValidationError
 from yarl import URL
 
-from kigi.api.node_cache import LayerUpload, SignedRequest
+from kigi.adapters.proxies import proxy_for
+from kigi.adapters.tls import refused_certificate, tls_context, verification_error
+from kigi.api.layer_upload import LayerUpload, SignedRequest
 from kigi.domain.layer_parts import part_sizes
 from kigi.domain.layers import Digest, digest_of_hex
-from kigi.domain.signed_put import put_headers
+from kigi.domain.s3_answers import S3Answer, misconfiguration, read_answer
+from kigi.domain.signed_put import is_conditional, put_headers
 from kigi.errors import AccessDenied, NoRoom, RepositoryUnreachable
-from kigi_cache.sources.s3_responses import error_code
 
 STALL_S = 60.0
 """Longest time without progress: until the connection, until a piece is taken, and until the answer."""
@@ -106,10 +108,33 @@ async def send_layer(
 ) -> bool:
     """Stores the layer; False if an object is there already. ``ca_file``: authorities of an https endpoint, as PEM.
 
-    Raises AccessDenied (the request is too old, or its credentials are refused), NoRoom or RepositoryUnreachable.
+    Raises AccessDenied (the request is too old, or its credentials are refused), NoRoom, RepositoryMisconfigured or
+    RepositoryUnreachable.
     """
-    headers = {**put_headers(layer.digest, layer.size_bytes, request.time), "authorization": request.authorization}
-    tls = ssl.create_default_context(cafile=ca_file) if ca_file is not None else True
+    status, body, headers = await _send(layer, request, ca_file, progress, stall_s, {})
+    if status == 400 and _wants_md5(body):
+        md5 = base64.b64encode(await asyncio.to_thread(_md5, layer)).decode()
+        status, body, headers = await _send(layer, request, ca_file, lambda size: None, stall_s, {"content-md5": md5})
+    return _is_new(request, read_answer(status, headers, body), layer.size_bytes)
+
+
+async def _send(
+    layer: Piece | MadeLayer,
+    request: SignedRequest,
+    ca_file: str | None,
+    progress: Callable[[int], None],
+    stall_s: float,
+    more: Mapping[str, str],
+) -> tuple[int, bytes, Mapping[str, str]]:
+    """Status, begin of the body, and headers of the answer. ``more``: headers that are not signed."""
+    is_conditional_put = is_conditional(request.authorization)
+    signed = put_headers(
+        layer.digest, layer.size_bytes, request.time, token=request.security_token, conditional=is_conditional_put
+    )
+    headers = {**signed, **more, "authorization": request.authorization}
+    origin = str(URL(request.url, encoded=True).origin())
+    tls = tls_context(ca_file=ca_file) if origin.startswith("https://") else True
+    proxy = proxy_for(origin)
     try:
         async with _Stall(stall_s) as stall, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout()) as session:
             put = session.put(
@@ -119,31 +144,62 @@ async def send_layer(
                 # A refusal arrives before the content is sent.
                 expect100=layer.size_bytes > PIECE_BYTES,
                 ssl=tls,
+                proxy=proxy.geturl() if proxy is not None else None,
                 allow_redirects=False,
                 skip_auto_headers=("content-type", "accept-encoding"),
             )
             async with put as answer:
                 body = await answer.content.read(ERROR_BYTES)
+    except aiohttp.ClientHttpProxyError as exc:
+        return exc.status, b"", {}
     except (aiohttp.ClientError, OSError) as exc:
+        certificate = verification_error(exc)
+        if certificate is not None:
+            raise refused_certificate(_where(request), certificate) from exc
         cause = "no progress" if isinstance(exc, TimeoutError) else str(exc) or type(exc).__name__
         raise RepositoryUnreachable(f"{_where(request)}: {cause}; it is tried again") from exc
-    return _is_new(request, answer.status, body)
+    return answer.status, body, answer.headers
 
 
-def _is_new(request: SignedRequest, status: int, body: bytes) -> bool:
-    if status in (200, 201, 204):
+def _wants_md5(body: bytes) -> bool:
+    """Whether the answer asks for the header Content-MD5, as for a bucket whose objects have a retention."""
+    return b"content-md5" in body.lower() or b"<Code>MissingContentMD5</Code>" in body
+
+
+def _md5(layer: Piece | MadeLayer) -> bytes:
+    """Blocks while it reads the file."""
+    found, left_bytes = hashlib.md5(usedforsecurity=False), layer.size_bytes
+    with layer.path.open("rb") as file:
+        file.seek(layer.offset_bytes if isinstance(layer, Piece) else 0)
+        while piece := file.read(min(PIECE_BYTES, left_bytes)):
+            left_bytes -= len(piece)
+            found.update(piece)
+    return found.digest()
+
+
+def _is_new(request: SignedRequest, answer: S3Answer, size_bytes: int) -> bool:
+    if answer.status in (200, 201, 204):
         return True
-    if status == 412:
+    if answer.status == 412:
         return False
-    code = error_code(status, body)
-    if status in (401, 403):
+    found = misconfiguration(answer, _where(request), _region_of(request), size_bytes)
+    # A request of another time is signed anew like one whose credentials were replaced.
+    if found is not None and answer.code != "RequestTimeTooSkewed":
+        raise found
+    if answer.status in (401, 403):
         raise AccessDenied(
-            f"{_where(request)}: {code}; the operator signs the upload again within minutes; its writerSecretRef must "
-            "allow PutObject on layers/*, and its clock must be right"
+            f"{_where(request)}: {answer.name}; the operator signs the upload again within minutes; its "
+            "writerSecretRef must allow PutObject on layers/*, and its clock must be right"
         )
-    if status == 507 or code in _FULL:
-        raise NoRoom(f"{_where(request)}: {code}; free space there")
-    raise RepositoryUnreachable(f"{_where(request)} answers {code} ({status}); it is tried again")
+    if answer.status == 507 or answer.code in _FULL:
+        raise NoRoom(f"{_where(request)}: {answer.name}; free space there")
+    raise RepositoryUnreachable(f"{_where(request)} answers {answer.name} ({answer.status}); it is tried again")
+
+
+def _region_of(request: SignedRequest) -> str:
+    """The region that the request was signed for: ``Credential=KEY/DATE/REGION/s3/aws4_request``."""
+    scope = request.authorization.partition("Credential=")[2].split(",", 1)[0].split("/")
+    return scope[-3] if len(scope) >= 4 else "of the request"
 
 
 def _where(request: SignedRequest) -> str:

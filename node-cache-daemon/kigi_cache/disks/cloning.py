@@ -12,17 +12,24 @@ _NO_CLONES = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.E
 _CHUNK = 16 * 2**20
 
 
+def share_blocks(source: int, target: int) -> bool:
+    """Let the empty file ``target`` share all blocks of ``source``; False if the file system cannot. Raises OSError."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as exc:
+        if exc.errno not in _NO_CLONES:
+            raise
+        return False
+    return True
+
+
 def clone_file(source: int, target: int) -> None:
     """Copy the whole file ``source`` into the empty file ``target``; both are descriptors. Blocks. Raises OSError.
 
     Shares the blocks where the file system can; otherwise copies the data and keeps the holes.
     """
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
+    if share_blocks(source, target):
         return
-    except OSError as exc:
-        if exc.errno not in _NO_CLONES:
-            raise
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
     end = 0

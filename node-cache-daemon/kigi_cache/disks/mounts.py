@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -19,7 +20,11 @@ _LIMITS = MS_NOSUID | MS_NODEV | MS_NOEXEC
 UMOUNT_NOFOLLOW = 8
 OVERLAY = "overlay"
 """Type of an overlayfs mount in the mount table."""
+_LABELS = "kigi-labels"
+_MAX_LABELLED = 256
+"""Files and directories with their own label: MAX_DEPTH layers, and those of overlayfs itself."""
 
+logger = logging.getLogger(__name__)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -87,14 +92,31 @@ def bind(source: str, target: str, *, read_only: bool) -> None:
     _mount(None, target, MS_REMOUNT | MS_BIND | _LIMITS | (MS_RDONLY if read_only else 0))
 
 
-def mount_read_only(source: str, empty: str, target: str) -> None:
-    """Show the directory ``source`` at ``target``, where no process can make it writable. Raises MountFailed.
+def mount_layers(source: str, empty: str, scratch: str, target: str) -> None:
+    """Show the directory ``source`` at ``target``; its files can be labelled there alone. Raises MountFailed.
 
-    It is an overlayfs without an upper layer. The kernel refuses every write and every remount for writing, so that the
-    protection does not depend on the options of bind mounts made of it, as a read-only bind mount's does. ``empty`` is
-    an empty directory: the kernel requires two lower layers. Neither path may contain a colon, comma or backslash.
+    It is an overlayfs, which never writes to ``source``, whatever the options of bind mounts made of it. Its upper
+    layer is a tmpfs of one page: a new label, owner or mode of a file fits, as ``metacopy`` copies no content, and a
+    write does not fit, as it would copy the file. A container runtime labels volumes under SELinux, and ends the pod if
+    a label is refused. A kernel without ``metacopy`` gets no upper layer: then the mount refuses labels, too.
+
+    ``empty`` is an empty directory: the kernel requires two lower layers without an upper one. ``scratch`` is an empty
+    directory of this call. No path may contain a colon, comma or backslash.
     """
-    _mount(source, target, MS_RDONLY | _LIMITS, kind=OVERLAY, data=f"lowerdir={source}:{empty}")
+    lower = f"lowerdir={source}:{empty}"
+    _mount(_LABELS, scratch, _LIMITS, kind="tmpfs", data=f"size=4096,nr_inodes={_MAX_LABELLED},mode=700")
+    try:
+        upper, work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
+        for directory in (upper, work):
+            os.mkdir(directory)
+            os.chmod(directory, 0o755)
+        try:
+            _mount(source, target, _LIMITS, kind=OVERLAY, data=f"{lower},upperdir={upper},workdir={work},metacopy=on")
+        except MountFailed as exc:
+            logger.warning("layers cannot be labelled", extra={"target": target, "cause": str(exc)})
+            _mount(source, target, MS_RDONLY | _LIMITS, kind=OVERLAY, data=lower)
+    finally:
+        unmount(scratch)  # the overlayfs keeps the tmpfs
 
 
 def unmount(target: str) -> None:

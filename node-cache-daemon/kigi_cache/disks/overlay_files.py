@@ -2,9 +2,9 @@
 
     <root>/volumes/<handle>/mount/             what pods see: only this directory is mounted for them
     <root>/volumes/<handle>/mount/disk.img     the overlay, mode 0600, owned by QEMU's user
-    <root>/volumes/<handle>/mount/chain/       empty: the layers are mounted over it, read-only
+    <root>/volumes/<handle>/mount/chain/       empty: the layers are mounted over it
     <root>/volumes/<handle>/chain/             hard links to its layers; no pod reaches them
-    <root>/volumes/.empty/                     empty, see ``mounts.mount_read_only``
+    <root>/volumes/.empty/, .labels/           empty, see ``mounts.mount_layers``
     <root>/volumes/.new/<handle>/              under construction: renamed when complete, deleted at start
     <root>/volumes/.old/<name>/                being deleted: deleted at start
 
@@ -98,6 +98,11 @@ class OverlayFiles:
     def empty(self) -> Path:
         """An empty directory."""
         return self.root / ".empty"
+
+    @property
+    def labels(self) -> Path:
+        """Directory for the short-lived mounts of ``overlay_mounts.attach``."""
+        return self.root / ".labels"
 
     def handles(self) -> list[str]:
         """Handles of all complete overlays, sorted."""
@@ -203,6 +208,20 @@ class OverlayFiles:
         if not _is_directory(shown / CHAIN) or os.listdir(shown / CHAIN):
             remove(shown / CHAIN)
         (shown / CHAIN).mkdir(mode=0o755, exist_ok=True)
+
+    def make_earlier(self, handle: str) -> None:
+        """Give an unmounted overlay the form of v1alpha1, whose daemon knows no other. Repeatable after a crash."""
+        directory = self.directory(handle)
+        if (directory / DISK).exists() and not (directory / MOUNT).exists() and not (directory / f".{MOUNT}").exists():
+            return
+        self.tidy(handle)
+        partial = directory / f".{MOUNT}"
+        os.rename(directory / MOUNT, partial)
+        os.rename(partial / DISK, directory / DISK)
+        fsync(directory)
+        remove(partial)
+        fsync(directory)
+        logger.info("overlay has the form of v1alpha1", extra={"volume": handle})
 
     def relink(self, handle: str, chain: Chain) -> None:
         """Replace the links of an unmounted overlay by links to the layers that the store holds now."""

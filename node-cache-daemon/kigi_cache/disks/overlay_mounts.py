@@ -1,7 +1,7 @@
 """Mounts of overlays at the targets of pods: the overlay writable, and its layers over ``chain/`` in it.
 
-The layers are a file system of their own that is read-only as a whole (``mounts.mount_read_only``). A pod that gets the
-volume without the mounts inside it, as with ``volumeMounts[].subPath``, has an empty ``chain/``.
+The layers are a file system of their own that never changes them (``mounts.mount_layers``). A pod that gets the volume
+without the mounts inside it, as with ``volumeMounts[].subPath``, has an empty ``chain/``.
 
 All functions block. ``directory`` is the directory of an overlay, ``target`` the path that the kubelet asks for.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -43,11 +45,12 @@ def is_mounted_at(directory: Path, target: str) -> bool:
     return real_target(target) in mount_points(directory)
 
 
-def attach(directory: Path, target: str, prepare: Callable[[], None], empty: Path) -> None:
+def attach(directory: Path, target: str, prepare: Callable[[], None], empty: Path, labels: Path) -> None:
     """Mount the overlay and its layers at ``target``. If both are mounted there, nothing happens.
 
-    ``prepare`` is called before the overlay is mounted, and never while it is. A crash between the two mounts leaves an
-    overlay without its layers, which the next call replaces. Raises VolumeInUse if the overlay is mounted elsewhere, or
+    ``prepare`` is called before the overlay is mounted, and never while it is. ``empty`` is an empty directory, and in
+    ``labels`` each call makes one for itself. A crash between the two mounts leaves an overlay without its layers,
+    which the next call replaces. Raises VolumeInUse if the overlay is mounted elsewhere, or
     something else at the target.
     """
     place = real_target(target)
@@ -64,18 +67,34 @@ def attach(directory: Path, target: str, prepare: Callable[[], None], empty: Pat
     if os.path.islink(place):
         raise VolumeInUse(f"{target} is a symbolic link")
     mounts.bind(str(directory / MOUNT), place, read_only=False)
-    with _directory(os.path.join(place, CHAIN)) as chain:
-        mounts.mount_read_only(str(directory / CHAIN), str(empty), chain)
+    scratch = tempfile.mkdtemp(dir=labels)
+    try:
+        with _directory(os.path.join(place, CHAIN)) as chain:
+            mounts.mount_layers(str(directory / CHAIN), str(empty), scratch, chain)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # what is left, ``clear`` removes at the next start
 
 
 def detach(target: str) -> None:
     """Unmount everything at and below ``target``, and remove the directory; nothing mounted there is success."""
     place = real_target(target)
+    _unmount_all(place)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(place)
+
+
+def clear(labels: Path) -> None:
+    """Remove what a crash during ``attach`` left in this directory, and create it."""
+    labels.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _unmount_all(os.path.realpath(labels))
+    for entry in list(os.scandir(labels)):
+        shutil.rmtree(entry.path)
+
+
+def _unmount_all(place: str) -> None:
     inside = [m for m in mounts.list_mounts() if m.point == place or m.point.startswith(place + "/")]
     for mount in sorted(inside, key=lambda mount: len(mount.point), reverse=True):
         mounts.unmount(mount.point)
-    with contextlib.suppress(FileNotFoundError):
-        os.rmdir(place)
 
 
 def real_target(target: str) -> str:
@@ -102,10 +121,9 @@ def _is_complete(directory: Path, place: str, target: str) -> bool:
     for mount in table:
         if mount.point == place and (mount.device, mount.root) in overlay:
             whole += "ro" not in mount.options
-        elif mount.point == os.path.join(place, CHAIN) and (_layers_of(mount) or (mount.device, mount.root)) in (
-            str(directory / CHAIN),
-            chain,
-        ):
+        elif mount.point == os.path.join(place, CHAIN) and _layers_of(mount) == str(directory / CHAIN):
+            layers += 1
+        elif mount.point == os.path.join(place, CHAIN) and (mount.device, mount.root) == chain:
             layers += "ro" in mount.options
         elif mount.point in (place, os.path.join(place, CHAIN)):
             raise VolumeInUse(f"something else is mounted at {target}")
@@ -113,7 +131,7 @@ def _is_complete(directory: Path, place: str, target: str) -> bool:
 
 
 def _layers_of(mount: Mount) -> str | None:
-    """Directory of links that ``mount_read_only`` shows in this mount."""
+    """Directory of links that ``mount_layers`` shows in this mount."""
     return mount.source if mount.kind == mounts.OVERLAY else None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kigi.domain.layers import Chain
 from kigi.domain.names import volume_of_handle
-from kigi.errors import KigiError, VolumeBusy, VolumeDiscarded, VolumeInUse, VolumeUnknown
+from kigi.errors import KigiError, VolumeBusy, VolumeDiscarded, VolumeInUse, VolumeUnknown, Waiting
 from kigi_cache.disks import overlay_mounts
 from kigi_cache.disks.headroom import OverlaySize
 from kigi_cache.disks.overlay_files import ChainLinker, Extent, OverlayFiles, backing_name, is_handle
@@ -45,7 +45,11 @@ class Usage:
 class Volumes:
     """The overlays below one root. Operations on one overlay do not overlap: the second raises VolumeBusy."""
 
-    def __init__(self, root: Path, linker: ChainLinker, create_overlay: CreateOverlay) -> None:
+    def __init__(
+        self, root: Path, linker: ChainLinker, create_overlay: CreateOverlay, *, goes_back: bool = False
+    ) -> None:
+        """``goes_back``: overlays get the form of v1alpha1 as soon as they are not mounted, and none is mounted."""
+        self._goes_back = goes_back
         self._files = OverlayFiles(root, linker)
         self._linker = linker
         self._create_overlay = create_overlay
@@ -55,7 +59,12 @@ class Volumes:
 
     def recover(self) -> None:
         """Clean up after a crash. Blocks; call it before anything else."""
+        overlay_mounts.clear(self._files.labels)
         self._files.recover()
+        if self._goes_back:
+            for volume in self.overlays():
+                if not volume.mounted:
+                    self._files.make_earlier(volume.handle)
 
     def overlays(self) -> list[Volume]:
         """Every complete overlay, by handle. Blocks. Cost: one directory and one mount table."""
@@ -68,9 +77,11 @@ class Volumes:
 
         Every layer of the chain must be in the store. Raises OverlayMismatch if the overlay is based on another chain,
         OverlayRejected if its header has changed, VolumeInUse if it is mounted elsewhere or the target is taken,
-        VolumeDiscarded if it must be deleted, and VolumeBusy.
+        VolumeDiscarded if it must be deleted, VolumeBusy, and Waiting if the node goes back.
         """
         async with self._exclusive(handle):
+            if self._goes_back:
+                raise Waiting("KIGI_OVERLAY_FORM is v1alpha1: this node waits for the previous version of the daemon")
             if handle in self.to_discard:
                 raise VolumeDiscarded(f"overlay {handle} is being deleted, because its volume was")
             if not await asyncio.to_thread(self._files.exists, handle):
@@ -81,6 +92,8 @@ class Volumes:
         """Unmount ``target`` and remove it; the overlay stays. Nothing mounted there is success. Raises VolumeBusy."""
         async with self._exclusive(handle):
             await asyncio.to_thread(overlay_mounts.detach, target)
+            if self._goes_back and await asyncio.to_thread(self._is_free, handle):
+                await asyncio.to_thread(self._files.make_earlier, handle)
 
     async def discard(self, handle: str) -> None:
         """Delete the overlay; no such overlay is success. Raises VolumeInUse if it is mounted, and VolumeBusy."""
@@ -167,7 +180,11 @@ class Volumes:
         directory = self._files.directory(handle)
         if overlay_mounts.is_mounted_at(directory, target):
             self._files.check(handle, chain)
-        overlay_mounts.attach(directory, target, prepare, self._files.empty)
+        overlay_mounts.attach(directory, target, prepare, self._files.empty, self._files.labels)
+
+    def _is_free(self, handle: str) -> bool:
+        """Whether there is an overlay that is not mounted."""
+        return self._files.exists(handle) and not overlay_mounts.mount_points(self._files.directory(handle))
 
     def _discard(self, handle: str) -> None:
         self._files.abandon(handle)

@@ -12,6 +12,7 @@ from prometheus_client import Counter
 
 from kigi.api.base import Metadata
 from kigi.api.node_cache import CaptureOrder, CaptureReport, NodeCache, NodeCacheStatus, WantedLayer
+from kigi.api.node_facts import NodeFacts
 from kigi.domain.node_protocol import PROTOCOLS, CacheUnreadable
 from kigi.errors import KigiError, LayerCorrupt, OverlayRejected, VolumeBusy, VolumeInUse
 from kigi_cache import metrics
@@ -152,6 +153,8 @@ class NodeCacheKeeper:
         self._answered_s = clock.monotonic_s()
         """When the API server last answered."""
         self._space = SpaceReport()
+        self.facts: NodeFacts | None = None
+        """What was found on the node, for the status."""
         self.status: NodeCacheStatus | None = None
         """Latest status, whether written or not."""
 
@@ -318,6 +321,7 @@ class NodeCacheKeeper:
             version=self._version,
             failing=self._supervisor.failing(),
             space=self._space,
+            facts=self.facts,
             now=datetime.fromtimestamp(self._clock.wall_s(), UTC),
         )
 

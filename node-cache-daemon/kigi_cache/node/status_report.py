@@ -21,15 +21,16 @@ from kigi.api.node_cache import (
     CachedLayer,
     CachedVolume,
     CaptureReport,
-    DaemonInfo,
     NamespaceUse,
     NodeCache,
     NodeCacheSpec,
     NodeCacheStatus,
     WantedLayer,
 )
+from kigi.api.node_facts import DaemonInfo, NodeFacts
 from kigi.domain.node_protocol import PROTOCOLS, CacheUnreadable, NodeCacheFull, skew
 from kigi.domain.quantities import format_bytes
+from kigi.domain.versions import version_skew
 from kigi.errors import needs_action
 from kigi_cache.disks.headroom import SpaceReport
 from kigi_cache.disks.volumes import Volume
@@ -55,6 +56,7 @@ def build_status(
     version: str = "",
     failing: Mapping[str, str] | None = None,
     space: SpaceReport = NO_REPORT,
+    facts: NodeFacts | None = None,
     now: datetime,
 ) -> NodeCacheStatus:
     """The whole status. O(layers + volumes).
@@ -66,17 +68,17 @@ def build_status(
     before = {layer.digest: layer for layer in previous.layers}
     layers = sorted((_monotonic(layer, before.get(layer.digest)) for layer in holdings.layers), key=lambda x: x.digest)
     undeleted = sorted(set(cache.spec.discard_volumes) & {volume.handle for volume in volumes})
-    verdict = _verdict(cache, {layer.digest: layer for layer in layers}, undeleted)
     findings = (
-        *verdict,
+        *_verdict(cache, {layer.digest: layer for layer in layers}, undeleted),
         truncation(cache.spec),
-        version_skew(cache.spec),
+        skew_of(cache.spec, version),
         task_failures(failing or {}),
         disk_filling(space.pressure),
     )
     status = NodeCacheStatus(
         observed_generation=acted_generation,
         daemon=DaemonInfo(version=version, protocols=list(PROTOCOLS)),
+        node=facts,
         conditions=merge_conditions(previous.conditions, findings, generation=acted_generation, now=now),
         layers=most_layers(layers),
         omitted_layers=max(0, len(layers) - MAX_REPORTED),
@@ -152,11 +154,16 @@ def truncation(spec: NodeCacheSpec) -> Finding:
     return Finding(SPEC_TRUNCATED, True, NodeCacheFull.reason, message)
 
 
-def version_skew(spec: NodeCacheSpec) -> Finding:
-    """Whether the operator uses a protocol that this daemon does not understand."""
+def skew_of(spec: NodeCacheSpec, version: str) -> Finding:
+    """Whether this daemon does not understand the operator's protocol, or their versions are too far apart.
+
+    ``version``: of this daemon.
+    """
     why = skew(spec.node_name, PROTOCOLS, spec.operator_protocol)
     if why:
         return Finding(VERSION_SKEW, True, VERSION_SKEW, f"{why}; the node gets no new orders until then")
+    if why := version_skew(spec.node_name, version, spec.operator_version or ""):
+        return Finding(VERSION_SKEW, True, VERSION_SKEW, why)
     return Finding(VERSION_SKEW, False, "ProtocolUnderstood", f"operator and daemon use protocol {spec.protocol}")
 
 
@@ -219,6 +226,8 @@ def _outline(status: NodeCacheStatus) -> tuple[object, ...]:
         status.observed_generation,
         [(condition.type, condition.status, condition.reason) for condition in status.conditions],
         [(layer.digest, layer.state, layer.reason) for layer in status.layers],
+        status.daemon,
+        status.node,
         status.volumes,
         status.filling_volumes,
         [(capture.id, capture.state, capture.reason) for capture in status.captures],

@@ -47,6 +47,9 @@ class PeerCertificates:
         self._made_at_s = 0.0
         self.is_made = asyncio.Event()
         """Set when there is a certificate."""
+        self.is_known = asyncio.Event()
+        """Set when the Lease has published a certificate of this process: before, each peer would refuse it, and ask
+        this daemon for nothing for some time."""
 
     async def run(self) -> None:
         """Make a certificate, and another one each time that it is RENEW_S old, until cancelled.
@@ -70,11 +73,13 @@ class PeerCertificates:
 
     def published(self, fingerprints: Collection[str]) -> None:
         """The Lease now has these."""
+        if self._current is not None and self._current.fingerprint in fingerprints:
+            self.is_known.set()
         if self._next is not None and self._next.fingerprint in fingerprints:
             self._is_published.set()
 
     def context(self) -> ssl.SSLContext:
-        """For a new connection; only after ``is_made``."""
+        """For a new connection; only after ``is_made`` or ``is_known``."""
         assert self._current is not None
         return self._current.context
 

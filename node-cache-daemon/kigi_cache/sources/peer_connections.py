@@ -19,6 +19,8 @@ from typing import Any
 
 from aiohttp import web
 
+from kigi.adapters.listening import listen
+
 HEAD_S = 2.0
 """Time from the connection to the complete head of its request; it includes the handshake."""
 CHECK_S = 5.0
@@ -161,7 +163,7 @@ async def serve_peers(
 ) -> None:
     """Serve ``app`` until cancelled. ``context`` is called for each connection. Raises OSError if the address is taken.
 
-    There is no other server for peers: none reads or answers anything in plain text.
+    ``host`` empty: on every address. There is no other server for peers: none reads or answers anything in plain text.
     """
     half = MAX_HEAD_BYTES // 2
     runner = web.AppRunner(app, access_log=None, max_line_size=half, max_field_size=half + 256, shutdown_timeout=1.0)
@@ -173,9 +175,7 @@ async def serve_peers(
         # asyncio accepts as many connections in one round as its backlog has; the kernel's queue may be longer.
         server = await loop.create_server(
             lambda: _Encrypted(requests(), context(), connections),
-            host,
-            port,
-            reuse_address=True,
+            sock=listen(host, port),
             backlog=ACCEPTED_AT_ONCE,
         )
         for listener in server.sockets:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from kigi.errors import KigiError
@@ -25,12 +25,21 @@ class MembersApi(Protocol):
 class Members:
     """The other daemons, as listed last; while the API server is silent they stay the same."""
 
-    def __init__(self, api: MembersApi, namespace: str, service: str, me: str, clock: Clock = REAL_TIME) -> None:
-        """``me`` is this daemon's own address; all daemons use its port."""
+    def __init__(
+        self,
+        api: MembersApi,
+        namespace: str,
+        service: str,
+        *,
+        ips: Sequence[str],
+        port: int,
+        clock: Clock = REAL_TIME,
+    ) -> None:
+        """``ips``: this daemon's own addresses, the preferred family first. All daemons use ``port``."""
         self._api = api
-        self._namespace, self._service, self._me = namespace, service, me
+        self._namespace, self._service = namespace, service
+        self._ips, self._port = ips, port
         self._clock = clock
-        self._port = me.rpartition(":")[2]
         self._members: dict[str, str] = {}
 
     def __call__(self) -> Collection[str]:
@@ -46,11 +55,25 @@ class Members:
         while True:
             try:
                 found = await self._api.peer_addresses(self._namespace, self._service)
-                members = {address(ip, self._port): node for ip, node in found.items()}
-                self._members = {peer: node for peer, node in members.items() if peer != self._me}
+                chosen = one_for_each_node(found, self._ips)
+                self._members = {address(ip, self._port): node for ip, node in chosen.items()}
             except KigiError as exc:
                 logger.warning("peers not listed", extra={"cause": str(exc)})
             await self._clock.sleep(REFRESH_S)
+
+
+def one_for_each_node(found: Mapping[str, str], own: Sequence[str]) -> dict[str, str]:
+    """One address of each other node: of the family of ``own[0]`` if the node has one. Both map addresses to nodes.
+
+    A dual-stack Service has two EndpointSlices: without a choice, each daemon would be two peers.
+    """
+    here = {found[ip] for ip in own if ip in found}
+    is_other = ":" not in own[0]
+    best: dict[str, str] = {}
+    for ip in sorted(found, key=lambda ip: ((":" in ip) == is_other, ip)):
+        if found[ip] not in here and ip not in own:
+            best.setdefault(found[ip], ip)
+    return {ip: node for node, ip in best.items()}
 
 
 def address(ip: str, port: str | int) -> str:

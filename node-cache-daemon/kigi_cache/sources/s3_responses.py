@@ -7,17 +7,19 @@ import re
 
 from kigi.api.repositories import Repository
 from kigi.domain.layers import Layer
+from kigi.domain.s3_answers import S3Answer, misconfiguration
 from kigi.errors import (
     AccessDenied,
     KigiError,
     LayerCorrupt,
     LayerNotInRepository,
+    RepositoryMisconfigured,
     RepositoryUnknown,
     RepositoryUnreachable,
 )
 
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
-_CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
 
 
 def check_range(status: int, content_range: str, layer: Layer, start: int) -> None:
@@ -42,22 +44,45 @@ def check_range(status: int, content_range: str, layer: Layer, start: int) -> No
     raise LayerCorrupt(f"layer {layer.digest}: {cause}")
 
 
-def error_code(status: int, body: bytes) -> str:
-    """The code of an unsuccessful response, such as ``NoSuchKey``; its status if ``body`` has none."""
-    code = _CODE.search(body)
-    return code.group(1).decode() if code else str(status)
-
-
-def refusal(status: int, body: bytes, repository: Repository, layer: Layer) -> KigiError:
-    """The error that an unsuccessful response means; ``body`` is its begin, an S3 error in XML or anything else."""
-    name = error_code(status, body)
+def refusal(answer: S3Answer, repository: Repository, layer: Layer, region: str) -> KigiError:
+    """The error that an unsuccessful response means. ``region``: the one that the request was signed for."""
+    name = answer.name
     where = f"{repository.endpoint}: bucket {repository.bucket}"
+    found = misconfiguration(answer, where, region)
+    if found is not None:
+        return found
     if name == "NoSuchBucket":
         return RepositoryUnknown(f"{where} does not exist; correct the LayerRepository or create it")
-    if status == 404:
+    if answer.status == 404:
         return LayerNotInRepository(f"{where} has no layer {layer.digest}; publish it with 'kigi publish'")
-    if status in (401, 403):
+    if answer.is_right_missing:
+        return AccessDenied(
+            f"{where}: {name}; the daemon's credentials lack GetObject on layers/*, or they lack ListBucket, and layer "
+            f"{layer.digest} is not stored"
+        )
+    if answer.status in (401, 403):
         return AccessDenied(f"{where}: {name}; the daemon's credentials must allow GetObject on layers/")
-    if status == 416:
+    if answer.status == 416:
         return LayerCorrupt(f"layer {layer.digest}: the repository's object is shorter than {layer.size_bytes} bytes")
     return RepositoryUnreachable(f"{where} answers {name}; it is tried again")
+
+
+def hidden_layer(repository: Repository, layer: Layer) -> LayerNotInRepository:
+    """The error for a layer that is answered with 403, if the same credentials can read another object."""
+    return LayerNotInRepository(
+        f"{repository.endpoint}: bucket {repository.bucket} has no layer {layer.digest}; publish it with 'kigi publish'"
+    )
+
+
+def proxy_refusal(exc: Exception, repository: Repository, region: str) -> KigiError | None:
+    """The error if a proxy has refused the tunnel: http.client has its status in the text of an OSError."""
+    found = _TUNNEL.match(str(exc))
+    if found is None:
+        return None
+    where, status = f"{repository.endpoint}: bucket {repository.bucket}", int(found[1])
+    if status >= 500:
+        return None  # the proxy does not reach the server, now
+    return misconfiguration(S3Answer(status), where, region) or RepositoryMisconfigured(
+        f"{where}: the proxy of HTTPS_PROXY refuses the connection ({status}); permit it there, or name the server in "
+        "NO_PROXY"
+    )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -97,5 +97,7 @@ def _level(text: str) -> str:
     return level
 
 
-LogLevel = Annotated[str, AfterValidator(_level)]
+LogLevel = Annotated[
+    str, AfterValidator(_level), WithJsonSchema({"type": "string", "enum": ["DEBUG", "INFO", "WARNING", "ERROR"]})
+]
 """Name of a level of the standard library, in upper case; read in any case."""

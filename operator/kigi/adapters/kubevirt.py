@@ -30,6 +30,7 @@ def kubevirt_state(objects: Iterable[Mapping[str, Any]]) -> KubeVirtState:
     if match is None:
         return KubeVirtState(version, None, f"{name} has not been deployed yet: it reports version {version!r}")
     number = (int(match[1]), int(match[2]))
+    gate = GATE_PLUGINS if number >= _PLUGINS_SINCE else GATE_SIDECAR
     spec = found.get("spec") or {}
     developer = (spec.get("configuration") or {}).get("developerConfiguration") or {}
     gates = set(developer.get("featureGates") or ())
@@ -40,12 +41,12 @@ def kubevirt_state(objects: Iterable[Mapping[str, Any]]) -> KubeVirtState:
         return KubeVirtState(version, "Plugin")
     if GATE_SIDECAR in gates:
         return KubeVirtState(version, "Sidecar")
-    gate = GATE_PLUGINS if number >= _PLUGINS_SINCE else GATE_SIDECAR
     return KubeVirtState(
         version,
         None,
-        f"{name} ({version}): add feature gate {gate} to "
-        "spec.configuration.developerConfiguration.featureGates; no VM starts on a layered disk without it",
+        f"{name} ({version}): add feature gate {gate} to spec.configuration.developerConfiguration.featureGates (kigi "
+        "enable-hook); no VM starts on a layered disk without it",
+        gate=gate,
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import resource
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kigi.errors import KigiError, SpecInvalid
+
+if sys.platform == "linux":
+    import resource
 
 TIMEOUT_S = 3600.0
 MEMORY_BYTES = 4 * 2**30
@@ -140,7 +143,11 @@ async def _run_raw(arguments: Sequence[str], timeout_s: float, cpu_s: int | None
 
 
 def _limit(pid: int, cpu_s: int) -> None:
-    """Limits the process after its start: code between fork and exec may hang in a process with threads."""
-    with contextlib.suppress(ProcessLookupError):
-        resource.prlimit(pid, resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        resource.prlimit(pid, resource.RLIMIT_CPU, (cpu_s, cpu_s))
+    """Limits the process after its start: code between fork and exec may hang in a process with threads.
+
+    Only Linux limits a running process; elsewhere its time alone is limited.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+            resource.prlimit(pid, resource.RLIMIT_CPU, (cpu_s, cpu_s))

@@ -1,4 +1,4 @@
-"""Reads the settings of repositories and their credentials, from files and environment variables."""
+"""Reads the settings of repositories from files and environment variables."""
 
 from __future__ import annotations
 
@@ -35,10 +35,8 @@ def load_repositories(folder: Path | None, environment: Mapping[str, str] = os.e
             logger.warning("repository ignored", extra={"path": str(path), "cause": str(exc)})
     endpoint = environment.get("KIGI_S3_ENDPOINT")
     if endpoint:
-        try:
-            found.update(default_repository(endpoint, environment.get("KIGI_S3_BUCKET")).repositories)
-        except SpecInvalid as exc:
-            raise SpecInvalid(f"KIGI_S3_ENDPOINT, KIGI_S3_BUCKET: {exc}") from exc
+        bucket, limit = environment.get("KIGI_S3_BUCKET"), environment.get("KIGI_S3_MAX_PUT_BYTES")
+        found.update(default_repository(endpoint, bucket, limit).repositories)
     return Repositories(repositories=found)
 
 
@@ -53,14 +51,3 @@ def read_repository(path: Path) -> Repository:
     if repository.ca_file is None:
         return repository
     return repository.model_copy(update={"ca_file": str(path.parent / repository.ca_file)})
-
-
-def read_credentials(repository: Repository, environment: Mapping[str, str]) -> tuple[str, str]:
-    """Access key and secret key: those of the repository, else of the environment. Raises SpecInvalid without them."""
-    try:
-        return (
-            repository.access_key_id or environment["AWS_ACCESS_KEY_ID"],
-            repository.secret_access_key or environment["AWS_SECRET_ACCESS_KEY"],
-        )
-    except KeyError as exc:
-        raise SpecInvalid(f"repository {repository.bucket}: set {exc.args[0]}") from exc

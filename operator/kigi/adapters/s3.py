@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from kigi.adapters.s3_client import open_client
+from kigi.adapters.s3_errors import FAULTS, answer_of, has_status
 from kigi.adapters.s3_etag import etag_of
+from kigi.adapters.s3_listing import BucketListing
 from kigi.api.repositories import Repository
-from kigi.domain.collection import LAYERS_PREFIX, StoredObject, Upload
 from kigi.domain.layers import Digest, digest_hex, object_key, parse_digest
 from kigi.domain.qcow2 import HEADER_BYTES
+from kigi.domain.repository_points import WRITE_KEY
 from kigi.errors import (
     AccessDenied,
     KigiError,
     LayerCorrupt,
     LayerNotInRepository,
     NoRoom,
-    RepositoryUnknown,
-    RepositoryUnreachable,
     SpecInvalid,
 )
 
@@ -39,19 +37,18 @@ PART_BYTES = 16 * 2**20
 """S3 allows 10,000 parts, so this suffices for a layer of 156 GiB; larger layers get larger parts."""
 PARALLEL = 4
 RIVAL_ATTEMPTS = 3
-_FAULTS = (ClientError, BotoCoreError, aiohttp.ClientError, TimeoutError)
-"""aiohttp's error: the connection broke while a body was read."""
 Progress = Callable[[int], None]
 """Called with the number of bytes transferred since the last call."""
 
 
-class LayerBucket:
+class LayerBucket(BucketListing):
     """One bucket, with the credentials of its repository: those of ``kigi publish`` write, those of nodes only read."""
 
     def __init__(self, repository: Repository, client: Any) -> None:
-        self._repository = repository
-        self._client = client
-        self._bucket = repository.bucket
+        super().__init__(repository, client)
+        self._takes_conditions = repository.conditional_writes
+        self._shows_missing = True
+        """False: this user cannot tell a missing object from one that it may not read."""
 
     @property
     def max_depth(self) -> int:
@@ -59,14 +56,32 @@ class LayerBucket:
         return self._repository.max_depth
 
     async def size_of(self, digest: Digest) -> int | None:
-        """Size in bytes of the stored layer; None if it is not stored."""
+        """Size in bytes of the stored layer; None if it is not stored, or the server does not show it.
+
+        A server answers 403 for a missing object to a user without the right to list the bucket. What the user may do
+        then shows when the layer is stored, which replaces none.
+        """
         try:
-            answer = await self._client.head_object(Bucket=self._bucket, Key=object_key(digest))
-        except _FAULTS as exc:
-            if isinstance(exc, ClientError) and exc.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            answer = await self._head(object_key(digest))
+        except FAULTS as exc:
+            if has_status(exc, 403):
+                self._shows_missing = False
+            if has_status(exc, 403, 404):
                 return None
             raise self._translated(exc) from exc
         return int(answer["ContentLength"])
+
+    async def _head(self, key: str) -> Mapping[str, Any]:
+        """The answer to HEAD. Without a body, 400 tells nothing of the right region: a read of one byte does."""
+        try:
+            answer: Mapping[str, Any] = await self._client.head_object(Bucket=self._bucket, Key=key)
+        except ClientError as exc:
+            if not has_status(exc, 400):
+                raise
+            async with (await self._client.get_object(Bucket=self._bucket, Key=key, Range="bytes=0-0"))["Body"]:
+                pass  # now the client uses the region that the server has named
+            answer = await self._client.head_object(Bucket=self._bucket, Key=key)
+        return answer
 
     async def publish(self, path: Path, digest: Digest, progress: Progress = lambda count: None) -> bool:
         """Stores the file as that layer; False if it was stored already. Never overwrites; publishers may compete.
@@ -77,6 +92,8 @@ class LayerBucket:
             progress(path.stat().st_size)
             return False
         is_new = await self._store(path, digest, progress)
+        if not self._shows_missing:
+            await self._mark()
         if not is_new:
             await self._verify(path, digest, path.stat().st_size)
         return is_new
@@ -100,16 +117,17 @@ class LayerBucket:
         attempt = 0
         while True:
             try:
-                if size_bytes <= PART_BYTES:
+                if size_bytes <= min(PART_BYTES, self._repository.max_put_bytes):
                     return await self._put_whole(path, digest, progress)
                 return await self._put_parts(path, digest, size_bytes, progress)
-            except (*_FAULTS, ExceptionGroup) as exc:
+            except (*FAULTS, ExceptionGroup) as exc:
                 fault = _first(exc)
-                if not isinstance(fault, _FAULTS):
+                if not isinstance(fault, FAULTS):
                     raise fault from exc
                 attempt += 1
                 if attempt > RIVAL_ATTEMPTS or not _may_be_a_rival(fault):
-                    raise self._translated(fault) from exc
+                    sent_bytes = min(size_bytes, _part_bytes(size_bytes, self._repository.max_put_bytes))
+                    raise self._translated(fault, sent_bytes) from exc
             await asyncio.sleep(attempt)
             if await self.size_of(digest) == size_bytes:
                 return False
@@ -147,69 +165,9 @@ class LayerBucket:
             )
             async with answer["Body"] as body:
                 data: bytes = await body.read()
-        except _FAULTS as exc:
-            raise self._translated(exc) from exc
+        except FAULTS as exc:
+            raise await self._of_read(exc, digest) from exc
         return data
-
-    # Garbage collection.
-
-    async def objects(self) -> tuple[list[StoredObject], datetime]:
-        """Every object with the key prefix of layers, and the server's time at the start of the listing."""
-        found: list[StoredObject] = []
-        began: datetime | None = None
-        query = {"Bucket": self._bucket, "Prefix": LAYERS_PREFIX}
-        while True:
-            try:
-                answer = await self._client.list_objects_v2(**query)
-            except _FAULTS as exc:
-                raise self._translated(exc) from exc
-            began = began or _server_time(answer)
-            for item in answer.get("Contents", ()):
-                found.append(StoredObject(item["Key"], int(item["Size"]), item["LastModified"]))
-            if not answer.get("IsTruncated"):
-                return found, began
-            query["ContinuationToken"] = answer["NextContinuationToken"]
-
-    async def uploads(self) -> list[Upload]:
-        """Every unfinished upload of a layer."""
-        found: list[Upload] = []
-        query = {"Bucket": self._bucket, "Prefix": LAYERS_PREFIX}
-        while True:
-            try:
-                answer = await self._client.list_multipart_uploads(**query)
-            except _FAULTS as exc:
-                raise self._translated(exc) from exc
-            for item in answer.get("Uploads", ()):
-                found.append(Upload(item["Key"], item["UploadId"], item["Initiated"]))
-            if not answer.get("IsTruncated"):
-                return found
-            query["KeyMarker"], query["UploadIdMarker"] = answer["NextKeyMarker"], answer["NextUploadIdMarker"]
-
-    async def remove(self, item: StoredObject) -> bool:
-        """Deletes the object; False if it was stored again since the listing, or is gone.
-
-        S3 cannot make a deletion depend on the time, so the time is read right before the deletion.
-        """
-        try:
-            answer = await self._client.head_object(Bucket=self._bucket, Key=item.key)
-            # An HTTP header has whole seconds, a listing may have more.
-            if abs(answer["LastModified"] - item.modified) >= timedelta(seconds=1):
-                return False
-            await self._client.delete_object(Bucket=self._bucket, Key=item.key)
-        except _FAULTS as exc:
-            if isinstance(exc, ClientError) and exc.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                return False
-            raise self._translated(exc) from exc
-        return True
-
-    async def abort(self, upload: Upload) -> None:
-        """Aborts an unfinished upload and deletes its parts. An upload that has ended counts as success."""
-        try:
-            await self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload.key, UploadId=upload.upload_id)
-        except _FAULTS as exc:
-            if isinstance(exc, ClientError) and exc.response["Error"]["Code"] == "NoSuchUpload":
-                return
-            raise self._translated(exc) from exc
 
     async def _read(self, digest: Digest, *sinks: Callable[[bytes], object]) -> None:
         try:
@@ -218,8 +176,8 @@ class LayerBucket:
                 async for chunk in body.iter_chunks(2**20):
                     for sink in sinks:
                         sink(chunk)
-        except _FAULTS as exc:
-            raise self._translated(exc) from exc
+        except FAULTS as exc:
+            raise await self._of_read(exc, digest) from exc
 
     async def _verify(self, path: Path, digest: Digest, size_bytes: int) -> None:
         """Raises LayerCorrupt unless the stored object is the file: by its ETag, or else by reading it.
@@ -229,11 +187,12 @@ class LayerBucket:
         """
         try:
             answer = await self._client.head_object(Bucket=self._bucket, Key=object_key(digest))
-        except _FAULTS as exc:
+        except FAULTS as exc:
             raise self._translated(exc) from exc
         stored = str(answer["ETag"]).strip('"')
         # In parts as this class sends them, or as the operator joins them.
-        sizes = (_part_bytes(size_bytes), self._repository.max_put_bytes) if "-" in stored else (None,)
+        most_bytes = self._repository.max_put_bytes
+        sizes = (_part_bytes(size_bytes, most_bytes), most_bytes) if "-" in stored else (None,)
         for part_bytes in sizes:
             if stored == await asyncio.to_thread(etag_of, path, size_bytes, part_bytes):
                 return
@@ -247,8 +206,11 @@ class LayerBucket:
 
     async def _put_whole(self, path: Path, digest: Digest, progress: Progress) -> bool:
         data = await asyncio.to_thread(path.read_bytes)
+        key, md5 = object_key(digest), _md5(data)
         try:
-            await self._client.put_object(Bucket=self._bucket, Key=object_key(digest), Body=data, IfNoneMatch="*")
+            await self._once(
+                digest, lambda **condition: self._put_object(Key=key, Body=data, ContentMD5=md5, **condition)
+            )
         except ClientError as exc:
             if _is_taken(exc):
                 return False
@@ -256,9 +218,55 @@ class LayerBucket:
         progress(len(data))
         return True
 
+    async def _put_object(self, **parameters: Any) -> None:
+        await self._client.put_object(Bucket=self._bucket, **parameters)
+
+    async def _once(self, digest: Digest, store: Callable[..., Awaitable[None]]) -> None:
+        """Calls ``store`` with the condition that there is no such object.
+
+        A server that does not have the condition (501) is asked whether the layer is there instead: a publisher that
+        comes in between replaces it by the same content.
+        """
+        if self._takes_conditions:
+            try:
+                await store(IfNoneMatch="*")
+                return
+            except ClientError as exc:
+                answer = answer_of(exc)
+                if answer is None or not answer.is_condition_unknown:
+                    raise
+                self._takes_conditions = False
+                if await self.size_of(digest) is not None:
+                    return
+        await store()
+
+    async def _mark(self) -> None:
+        """Stores the empty object WRITE_KEY, unless it is there.
+
+        For users without the right to list the bucket: whether they can read it tells a missing layer from a missing
+        right.
+        """
+        with contextlib.suppress(*FAULTS):
+            condition = {"IfNoneMatch": "*"} if self._takes_conditions else {}
+            await self._put_object(Key=WRITE_KEY, Body=b"", ContentMD5=_md5(b""), **condition)
+
+    async def _of_read(self, exc: Exception, digest: Digest) -> KigiError:
+        """The error of a read: 403 for a layer means a missing layer, if the user may read another object."""
+        answer = answer_of(exc)
+        if answer is None or not answer.is_right_missing:
+            return self._translated(exc)
+        try:
+            await self._client.head_object(Bucket=self._bucket, Key=WRITE_KEY)
+        except FAULTS:
+            return AccessDenied(
+                f"{self._where()}: {answer.name}; the credentials lack GetObject on layers/*, or they lack ListBucket, "
+                f"and layer {digest} is not stored"
+            )
+        return LayerNotInRepository(f"{self._where()} lacks layer {digest}")
+
     async def _put_parts(self, path: Path, digest: Digest, size_bytes: int, progress: Progress) -> bool:
         key = object_key(digest)
-        part_bytes = _part_bytes(size_bytes)
+        part_bytes = _part_bytes(size_bytes, self._repository.max_put_bytes)
         upload = await self._unfinished(key) or await self._begin(key)
         arrived = await self._parts(key, upload)
         limit = asyncio.Semaphore(PARALLEL)
@@ -269,7 +277,12 @@ class LayerBucket:
                 etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
                 if arrived.get(number) != etag:
                     answer = await self._client.upload_part(
-                        Bucket=self._bucket, Key=key, UploadId=upload, PartNumber=number, Body=data
+                        Bucket=self._bucket,
+                        Key=key,
+                        UploadId=upload,
+                        PartNumber=number,
+                        Body=data,
+                        ContentMD5=_md5(data),
                     )
                     etag = str(answer["ETag"]).strip('"')
                 progress(len(data))
@@ -278,10 +291,14 @@ class LayerBucket:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(put(number)) for number in range(1, -(-size_bytes // part_bytes) + 1)]
         parts = {"Parts": [task.result() for task in tasks]}
-        try:
+
+        async def complete(**condition: str) -> None:
             await self._client.complete_multipart_upload(
-                Bucket=self._bucket, Key=key, UploadId=upload, MultipartUpload=parts, IfNoneMatch="*"
+                Bucket=self._bucket, Key=key, UploadId=upload, MultipartUpload=parts, **condition
             )
+
+        try:
+            await self._once(digest, complete)
         except ClientError as exc:
             if not _is_taken(exc) and exc.response["Error"]["Code"] != "NoSuchUpload":
                 raise
@@ -297,8 +314,16 @@ class LayerBucket:
         return str(answer["UploadId"])
 
     async def _unfinished(self, key: str) -> str | None:
-        """The newest unfinished upload of this key, of any publisher: the key fixes the content."""
-        answer = await self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
+        """The newest unfinished upload of this key, of any publisher: the key fixes the content.
+
+        None without the right to list them, or on a server that cannot: then it begins anew.
+        """
+        try:
+            answer = await self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
+        except ClientError as exc:
+            if has_status(exc, 403, 405, 501):
+                return None
+            raise
         uploads = [upload for upload in answer.get("Uploads", []) if upload["Key"] == key]
         newest = max(uploads, key=lambda upload: upload["Initiated"], default=None)
         return str(newest["UploadId"]) if newest else None
@@ -307,31 +332,19 @@ class LayerBucket:
         found: dict[int, str] = {}
         marker = 0
         while True:
-            answer = await self._client.list_parts(
-                Bucket=self._bucket, Key=key, UploadId=upload, PartNumberMarker=marker
-            )
+            try:
+                answer = await self._client.list_parts(
+                    Bucket=self._bucket, Key=key, UploadId=upload, PartNumberMarker=marker
+                )
+            except ClientError as exc:
+                if has_status(exc, 403, 405, 501):
+                    return {}
+                raise
             for part in answer.get("Parts", []):
                 found[int(part["PartNumber"])] = str(part["ETag"]).strip('"')
             if not answer.get("IsTruncated"):
                 return found
             marker = int(answer["NextPartNumberMarker"])
-
-    def _where(self) -> str:
-        return f"{self._repository.endpoint}: bucket {self._bucket}"
-
-    def _translated(self, exc: BaseException) -> KigiError:
-        if isinstance(exc, ClientError):
-            code, status = exc.response["Error"]["Code"], exc.response["ResponseMetadata"]["HTTPStatusCode"]
-            if code == "NoSuchBucket":
-                return RepositoryUnknown(
-                    f"{self._where()} does not exist; create it, or correct the LayerRepository or KIGI_S3_BUCKET"
-                )
-            if code == "NoSuchKey":
-                return LayerNotInRepository(f"{self._where()} lacks a layer of the parent's chain")
-            if status in (401, 403):
-                return AccessDenied(f"{self._where()}: {code}; the credentials lack a right on layers/")
-            return RepositoryUnreachable(f"{self._where()} answers {code} ({status}); call again, it goes on from here")
-        return RepositoryUnreachable(f"{self._where()}: {exc}; call again, it goes on from here")
 
 
 @asynccontextmanager
@@ -343,16 +356,13 @@ async def open_repository(
         yield LayerBucket(repository, client)
 
 
-def _part_bytes(size_bytes: int) -> int:
-    return max(PART_BYTES, -(-size_bytes // 9_000))
+def _part_bytes(size_bytes: int, most_bytes: int) -> int:
+    return max(min(PART_BYTES, most_bytes), -(-size_bytes // 9_000))
 
 
-def _server_time(answer: Mapping[str, Any]) -> datetime:
-    """The server's time of an answer: ages of objects must not depend on this machine's clock."""
-    try:
-        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-    except (KeyError, ValueError) as exc:
-        raise RepositoryUnreachable("the S3 server sends no Date header, so the age of objects is unknown") from exc
+def _md5(data: bytes) -> str:
+    """Header Content-MD5. A bucket whose objects have a retention refuses a request without it."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 def _first(exc: BaseException) -> BaseException:

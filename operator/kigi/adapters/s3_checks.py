@@ -7,18 +7,17 @@ gets a delete marker.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
-from botocore.exceptions import BotoCoreError, ClientError
-
 from kigi.adapters.s3_client import open_client
-from kigi.adapters.s3_probe import WRITE_KEY
+from kigi.adapters.s3_errors import FAULTS, answer_of, translated
 from kigi.api.repositories import Repository
-from kigi.domain.repository_points import Answer, Answers
-from kigi.errors import RepositoryUnknown, RepositoryUnreachable
+from kigi.domain.repository_points import WRITE_KEY, Answer, Answers
+from kigi.errors import RepositoryMisconfigured, RepositoryUnknown
 
 CONTENT_KEY = "layers/kigi-content-probe"
 DELETE_KEY = "layers/kigi-delete-probe"
@@ -70,9 +69,10 @@ class _Bucket:
         """The answer to one operation on the bucket."""
         return await self._answer(getattr(self._client, operation)(Bucket=self._repository.bucket, **parameters))
 
-    async def put_if_absent(self, key: str, content: bytes = b"") -> Answer:
-        """The answer to PutObject with the condition that there is no such object."""
-        return await self.ask("put_object", Key=key, Body=content, IfNoneMatch="*")
+    async def put_if_absent(self, key: str, content: bytes = b"", sent: bytes = b"") -> Answer:
+        """The answer to PutObject with the condition that there is no such object. ``sent``: what its MD5 is of."""
+        md5 = base64.b64encode(hashlib.md5(sent, usedforsecurity=False).digest()).decode()
+        return await self.ask("put_object", Key=key, Body=content, IfNoneMatch="*", ContentMD5=md5)
 
     async def put_other_content(self) -> Answer:
         """The answer to a request with another content, of the same length, than the one that its signature covers."""
@@ -82,21 +82,18 @@ class _Bucket:
 
         self._client.meta.events.register("before-send.s3.PutObject", replace)
         try:
-            return await self.put_if_absent(CONTENT_KEY, b"right")
+            return await self.put_if_absent(CONTENT_KEY, b"right", sent=b"other")
         finally:
             self._client.meta.events.unregister("before-send.s3.PutObject", replace)
 
     async def _answer(self, request: Awaitable[Mapping[str, Any]]) -> Answer:
-        where = f"{self._repository.endpoint}: bucket {self._repository.bucket}"
         try:
             return Answer(200, value=await request)
-        except ClientError as exc:
-            code, status = exc.response["Error"]["Code"], exc.response["ResponseMetadata"]["HTTPStatusCode"]
-            if code == "NoSuchBucket":
-                raise RepositoryUnknown(f"{where} does not exist; create it, or name another one") from exc
-            return Answer(status, code)
-        except (BotoCoreError, aiohttp.ClientError, TimeoutError) as exc:
-            raise RepositoryUnreachable(f"{where}: {exc}; call again") from exc
+        except FAULTS as exc:
+            answer, error = answer_of(exc), translated(self._repository, exc)
+            if answer is None or isinstance(error, (RepositoryUnknown, RepositoryMisconfigured)):
+                raise error from exc
+            return Answer(answer.status, answer.code)
 
 
 @asynccontextmanager

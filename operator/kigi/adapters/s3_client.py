@@ -8,10 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
+from aiobotocore.session import AioSession, get_session
+from botocore.exceptions import BotoCoreError
 
-from kigi.adapters.repositories import read_credentials
+from kigi.adapters.credentials import WAYS, fixed_keys, region_of, use_environment_region
+from kigi.adapters.proxies import proxy_for
 from kigi.api.repositories import Repository
+from kigi.errors import RepositoryUnreachable, SpecInvalid
 
 ATTEMPTS = 4
 
@@ -24,12 +27,17 @@ async def open_client(
     attempts: int = ATTEMPTS,
     read_timeout_s: float = 60.0,
 ) -> AsyncIterator[Any]:
-    """A client of the repository's server with its credentials, or else those of the environment.
+    """A client of the repository's server with its credentials, or else those that botocore finds.
 
-    It sends a request at most ``attempts`` times, and waits for data at most ``read_timeout_s``. Raises SpecInvalid
-    without credentials.
+    It sends a request at most ``attempts`` times, waits for data at most ``read_timeout_s``, and renews temporary
+    credentials. Raises SpecInvalid without credentials.
     """
-    access, secret = read_credentials(repository, environment)
+    keys = fixed_keys(repository, environment)
+    session = get_session()
+    region = _region(session, repository, environment)
+    if keys is None:
+        await _check_credentials(session, repository)
+    proxy = proxy_for(repository.endpoint, environment)
     config = AioConfig(
         s3={"addressing_style": "path" if repository.addressing == "Path" else "virtual"},
         connect_timeout=5,
@@ -37,15 +45,43 @@ async def open_client(
         retries={"total_max_attempts": attempts, "mode": "standard"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
+        # An empty mapping: botocore must not read the variables again, see ``proxies``.
+        proxies=dict.fromkeys(("http", "https"), proxy.geturl()) if proxy is not None else {},
     )
     options: dict[str, Any] = {"verify": repository.ca_file} if repository.ca_file else {}
-    async with get_session().create_client(
+    if keys is not None:
+        options |= {
+            "aws_access_key_id": keys.access_key_id,
+            "aws_secret_access_key": keys.secret_access_key,
+            "aws_session_token": keys.session_token,
+        }
+    async with session.create_client(
         "s3",
-        region_name=repository.region,
+        region_name=region,
         endpoint_url=repository.endpoint,
-        aws_access_key_id=access,
-        aws_secret_access_key=secret,
         config=config,
         **options,
     ) as client:
         yield client
+
+
+def _region(session: AioSession, repository: Repository, environment: Mapping[str, str]) -> str:
+    """As ``region_of``; the profile's region precedes the default."""
+    has_own = repository.region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    try:
+        return (None if has_own else session.get_config_variable("region")) or region_of(repository, environment)
+    except BotoCoreError as exc:  # a profile that does not exist
+        raise SpecInvalid(f"credentials of the environment: {exc}; {WAYS}") from exc
+
+
+async def _check_credentials(session: AioSession, repository: Repository) -> None:
+    """Raises SpecInvalid if botocore finds no credentials, with the reason; else they are in the session."""
+    try:
+        use_environment_region(session)
+        found = await session.get_credentials()
+    except (BotoCoreError, ValueError) as exc:
+        raise SpecInvalid(f"credentials of the environment: {exc}; {WAYS}") from exc
+    except OSError as exc:
+        raise RepositoryUnreachable(f"credentials of the environment: {exc}; call again") from exc
+    if found is None:
+        raise SpecInvalid(f"repository {repository.bucket}: there are no credentials; {WAYS}")

@@ -14,14 +14,14 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
 
 from kigi.adapters.s3_client import open_client
+from kigi.adapters.s3_errors import FAULTS, answer_of, has_status, translated
 from kigi.api.repositories import Repository
 from kigi.domain.layer_parts import part_sizes
 from kigi.domain.layers import Digest, digest_hex, object_key
+from kigi.domain.repository_points import WRITE_KEY
 from kigi.errors import AccessDenied, KigiError, LayerCorrupt, RepositoryUnreachable
 
 CHUNK_BYTES = 2**20
@@ -31,7 +31,7 @@ LEAST_BYTES_PER_S = 4 * 2**20
 """A join that is slower is ended: a server that sends a few bytes a minute must not hold up other layers."""
 ABORT_S = 5.0
 """For removing the parts of an upload that failed, also when the operator ends; ``kigi gc`` removes what is left."""
-_FAULTS = (ClientError, BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError, KeyError, ValueError)
+_FAULTS = (*FAULTS, OSError, KeyError, ValueError)
 """OSError: TLS and timeouts. KeyError, ValueError: an answer lacks what S3 promises."""
 
 
@@ -52,7 +52,7 @@ async def join_parts(
                 asyncio.timeout(longest_s(size_bytes)),
                 open_client(settings, read_timeout_s=COPY_S) as client,
             ):
-                bucket = _Bucket(client, repository.bucket)
+                bucket = _Bucket(client, repository)
                 if await bucket.size_of(object_key(digest)) is None:
                     await bucket.check_sizes(digest, part_sizes(size_bytes, repository.max_put_bytes), parts)
                     await bucket.copy(await bucket.verified(digest, size_bytes, parts), parts, object_key(digest))
@@ -66,17 +66,26 @@ def longest_s(size_bytes: int) -> float:
 
 
 class _Bucket:
-    def __init__(self, client: Any, name: str) -> None:
-        self._client, self._name = client, name
+    def __init__(self, client: Any, repository: Repository) -> None:
+        self._client, self._name = client, repository.bucket
+        self._condition = {"IfNoneMatch": "*"} if repository.conditional_writes else {}
 
     async def size_of(self, key: str) -> int | None:
-        """None: there is no such object."""
+        """None: there is no such object. To a user that may not list the bucket the server answers 403 for it."""
         try:
             return int((await self._client.head_object(Bucket=self._name, Key=key))["ContentLength"])
         except ClientError as exc:
-            if _status(exc) == 404:
+            if has_status(exc, 404) or (has_status(exc, 403) and await self._can_read()):
                 return None
             raise
+
+    async def _can_read(self) -> bool:
+        """Whether the user may read an object that the operator's probe has stored."""
+        try:
+            await self._client.head_object(Bucket=self._name, Key=WRITE_KEY)
+        except ClientError:
+            return False
+        return True
 
     async def check_sizes(self, digest: Digest, sizes: Sequence[int], parts: Sequence[Digest]) -> None:
         """Raises RepositoryUnreachable if a part is not stored, and LayerCorrupt if one has another size."""
@@ -118,10 +127,12 @@ class _Bucket:
                     **of_upload, PartNumber=number, CopySource=source, CopySourceIfMatch=etag
                 )
                 done.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
-            await self._client.complete_multipart_upload(**of_upload, MultipartUpload={"Parts": done}, IfNoneMatch="*")
+            await self._client.complete_multipart_upload(
+                **of_upload, MultipartUpload={"Parts": done}, **self._condition
+            )
             is_done = True
         except ClientError as exc:
-            if _status(exc) not in (409, 412) or await self.size_of(key) is None:
+            if not has_status(exc, 409, 412) or await self.size_of(key) is None:
                 raise
         finally:
             if not is_done:
@@ -147,16 +158,16 @@ def _is_another(digest: Digest) -> LayerCorrupt:
     return LayerCorrupt(f"the parts that the node has stored are not layer {digest}; capture again")
 
 
-def _status(exc: ClientError) -> int:
-    return int(exc.response["ResponseMetadata"]["HTTPStatusCode"])
-
-
 def _translated(repository: Repository, exc: Exception) -> KigiError:
     where = f"{repository.endpoint}: bucket {repository.bucket}"
-    if isinstance(exc, ClientError) and _status(exc) in (401, 403):
-        code = exc.response["Error"]["Code"]
+    answer = answer_of(exc)
+    if answer is not None and answer.status in (401, 403) and isinstance(translated(repository, exc), AccessDenied):
         return AccessDenied(
-            f"{where}: {code}; to join parts of large layers, the writer needs GetObject on layers/* too"
+            f"{where}: {answer.name}; to join parts of large layers, the writer needs GetObject on layers/* too"
         )
+    if isinstance(exc, FAULTS):
+        found = translated(repository, exc)
+        if not isinstance(found, RepositoryUnreachable):
+            return found
     cause = str(exc) if isinstance(exc, (ClientError, BotoCoreError)) else f"{type(exc).__name__} {exc}".rstrip()
     return RepositoryUnreachable(f"{where}: {cause}; it is tried again")

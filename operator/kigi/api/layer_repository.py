@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from kigi.api.base import (
     AGE_COLUMN,
@@ -27,7 +29,20 @@ DEFAULT_REGION = "us-east-1"
 ENDPOINT_PATTERN = r"^https?://[^/\s@?#]+/?$"
 BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
-Endpoint = Annotated[str, Field(max_length=512, pattern=ENDPOINT_PATTERN)]
+
+def _endpoint(url: str) -> str:
+    """Refuses what no program can connect to, such as ``http://[`` and a port of 99999, besides the wrong form."""
+    try:
+        usable = re.fullmatch(ENDPOINT_PATTERN, url) is not None and urlsplit(url).port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("is no URL with a scheme, a host and perhaps a port of 1 to 65535")
+    return url
+
+
+Endpoint = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_endpoint)]
+"""Its rules in the schema are those of ``S3Location``, which have sentences instead of a pattern."""
 Bucket = Annotated[str, Field(min_length=3, max_length=63, pattern=BUCKET_PATTERN)]
 Region = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9-]+$")]
 Addressing = Literal["Path", "VirtualHost"]
@@ -38,6 +53,17 @@ class S3Location(Model):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
+            "self.endpoint.matches('^https?://')",
+            "endpoint: it does not begin with http:// or https://; write https:// before the host",
+            ".endpoint",
+        ),
+        Rule(
+            "self.endpoint.matches('^([a-zA-Z0-9+.-]*://)?[^/@?#\\\\s]+/?$')",
+            "endpoint: write scheme, host and port alone, such as https://s3.example:9000; the bucket has its own "
+            "field, credentials are in Secrets, and a server below a path is not supported",
+            ".endpoint",
+        ),
+        Rule(
             "!has(self.caBundleRef) || self.endpoint.startsWith('https://')",
             "caBundleRef: an http endpoint has no certificate; use https, or delete it",
             ".caBundleRef",
@@ -47,7 +73,9 @@ class S3Location(Model):
     endpoint: Endpoint = Field(description="URL of the S3 server without bucket and path, such as https://s3.example.")
     bucket: Bucket = Field(description="Name of the bucket.")
     region: Region | None = Field(
-        default=None, description=f"Region that requests are signed for; omitted: {DEFAULT_REGION}."
+        default=None,
+        description="Region that requests are signed for; omitted: AWS_REGION of Kigi's pods, else "
+        f"{DEFAULT_REGION}. If the server names another one in its answer, Kigi uses that.",
     )
     addressing: Addressing | None = Field(
         default=None,
@@ -62,11 +90,12 @@ class S3Location(Model):
 
 
 class RepositoryCredentials(Model):
-    """Secrets in Kigi's namespace, each with the keys accessKeyId and secretAccessKey."""
+    """Secrets in Kigi's namespace with the keys accessKeyId, secretAccessKey and, for temporary ones, sessionToken."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!has(self.writerSecretRef) || self.writerSecretRef.name != self.readerSecretRef.name",
+            "!has(self.writerSecretRef) || !has(self.readerSecretRef) || "
+            "self.writerSecretRef.name != self.readerSecretRef.name",
             "writerSecretRef: every node gets the reader's Secret, so the writer needs another one",
             ".writerSecretRef",
         ),
@@ -74,15 +103,18 @@ class RepositoryCredentials(Model):
         planned("grantSigningSecretRef"),
     )
 
-    reader_secret_ref: ObjectRef = Field(
+    reader_secret_ref: ObjectRef | None = Field(
+        default=None,
         description="Secret, in Kigi's namespace, that the nodes' daemons read layers with. It should permit "
-        "GetObject on layers/* and ListBucket, and nothing else."
+        "GetObject on layers/* and ListBucket, and nothing else. Omitted: daemons and operator use the credentials of "
+        "their pods: a web identity, AWS_* variables, or those of the machine.",
     )
     writer_secret_ref: ObjectRef | None = Field(
         default=None,
         description="Secret, in Kigi's namespace, with which the operator signs the upload of each captured layer: "
         "PutObject on layers/*, and GetObject there for layers that are stored in parts; nodes do not get it. "
-        "Omitted: captures cannot use this repository.",
+        "Omitted: captures cannot use this repository, or, if readerSecretRef is omitted too, the operator signs with "
+        "the credentials of its pod.",
     )
     grants: Literal["Presigned", "Secret"] | None = Field(
         default=None,
@@ -137,7 +169,8 @@ class RepositoryLimits(Model):
         ge=5 * 2**20,
         le=MAX_FILE_BYTES,
         description="Largest object, in bytes, that the server takes in one request; a larger captured layer is stored "
-        "in at most 64 parts, which the operator joins. Omitted: 5368709120 (5 GiB), Amazon's limit.",
+        "in at most 64 parts, which the operator joins. 'kigi publish' sends smaller parts below 16 MiB. Omitted: "
+        "5368709120 (5 GiB), Amazon's limit.",
     )
 
 
@@ -157,7 +190,7 @@ class LayerRepositorySpec(Model):
     )
 
     s3: S3Location = Field(description="Bucket that stores the layers.")
-    credentials: RepositoryCredentials = Field(description="Secrets with access to the bucket.")
+    credentials: RepositoryCredentials = Field(description="Access to the bucket; {}: the credentials of Kigi's pods.")
     encryption: RepositoryEncryption | None = Field(default=None, description="Reserved: keys of encrypted layers.")
     transport: RepositoryTransport | None = Field(default=None, description="Reserved: encodings of transfers.")
     limits: RepositoryLimits | None = Field(default=None, description="Limits; omitted: those of its fields.")
@@ -181,8 +214,8 @@ class LayerRepositoryStatus(Status):
     conditional_writes: str | None = Field(
         default=None,
         max_length=32,
-        description="Whether the server refuses to overwrite a stored layer: Supported, Unsupported or Unknown (no "
-        "writer, or not tested yet); an open set.",
+        description="Whether the server refuses to overwrite a stored layer: Supported, Unsupported (it ignores "
+        "If-None-Match), Refused (it answers 501 to it) or Unknown (no writer, or not tested yet); an open set.",
     )
 
 

@@ -135,7 +135,7 @@ class CloudInit(Model):
     )
     secret_ref: ObjectRef | None = Field(
         default=None,
-        description="Secret with the keys userdata and networkdata, in the namespace of the SystemDeployment.",
+        description="Secret with the keys userdata, networkdata or both, in the namespace of the SystemDeployment.",
     )
 
 

@@ -78,13 +78,20 @@ CAUSES: dict[str, Cause] = {
     "LayersWarming": Cause("the nodes are fetching layers"),
     "LayersFetching": Cause("layers are being fetched"),
     "LayerMissing": Cause("a layer is not on the node yet"),
-    "CacheSilent": Cause("a node's cache daemon has not reported", "kubectl -n kigi-system get pods -o wide; its log"),
+    "CacheSilent": Cause(
+        "a node's cache daemon has not reported",
+        "kubectl get pods -A -l app.kubernetes.io/part-of=kigi -o wide; its log",
+    ),
     "LayerCorrupt": Cause("a stored file does not match its digest", "publish the image again; it is fetched again"),
     "LayerRefused": Cause("a layer has a header that Kigi does not accept", "publish the image with kigi publish"),
     "LayerNotInRepository": Cause("the repository lacks a layer", "publish the image to that repository"),
     "RepositoryUnknown": Cause(
         "a repository is not known on a node, or its bucket does not exist",
         "see kubectl describe layerrepository, or create the bucket",
+    ),
+    "RepositoryMisconfigured": Cause(
+        "a repository's answer shows a wrong setting: region, certificate, size limit or proxy",
+        "set what the message names; docs/repositories.md has the settings of each provider",
     ),
     "RepositoryNotPermitted": Cause(
         "the namespace has no repository of that name", "name another one, or ask an administrator for it"
@@ -103,8 +110,8 @@ CAUSES: dict[str, Cause] = {
         "delete prefetches or deployments on that node, flatten long chains, or place machines on other nodes",
     ),
     "VersionSkew": Cause(
-        "the cache daemon of a node and the operator have versions that do not understand each other",
-        "kubectl -n kigi-system rollout status daemonset/kigi-node-cache; upgrade the older of the two",
+        "the cache daemon of a node and the operator are of versions that do not work together",
+        "kubectl get daemonsets,deployments -A -l app.kubernetes.io/part-of=kigi -o wide; upgrade the older one",
     ),
     "PrefetchWaits": Cause("a prefetched layer waits for free space; the layers of running machines come first"),
     "DiskPressure": Cause("a node's disk is nearly full", "free space, give it a larger disk, or lower KIGI_MIN_FREE"),
@@ -118,7 +125,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "TaskFailed": Cause(
         "a part of a node's cache daemon fails and is started again",
-        "kubectl -n kigi-system logs of that node's daemon",
+        "kubectl get pods -A -l app.kubernetes.io/part-of=kigi -o wide; the log of that node's daemon",
     ),
     "NoRoom": Cause("a node's disk is full", "free space, or give /var/lib/kigi a larger file system"),
     # Disks.
@@ -142,6 +149,10 @@ CAUSES: dict[str, Cause] = {
     ),
     "MachinesPending": Cause("VirtualMachines are being created"),
     "MachinesStarting": Cause("VMs are starting", "if it lasts: kubectl describe vmi, and the guest's console"),
+    "ImageNotPulled": Cause(
+        "a node cannot pull an image of a VM's pod, such as that of the disk hook, which is Kigi's own image",
+        "correct the image's name, or give the namespace a pull secret: manifests/examples/pull-secret.yaml",
+    ),
     "Deleting": Cause("it is being deleted"),
     "Unresolved": Cause("it waits for the states and images that it names"),
     # Prefetches.
@@ -173,7 +184,7 @@ CAUSES: dict[str, Cause] = {
     "CopyLost": Cause("a node lost a copy before it was stored", "create another SystemCapture"),
     "PublisherSilent": Cause(
         "no capture publisher makes layers of copies on that node",
-        "kubectl -n kigi-system get pods -o wide; the log of the container capture-publisher there",
+        "kubectl get pods -A -l app.kubernetes.io/part-of=kigi -o wide; its container capture-publisher",
     ),
     "CaptureMissing": Cause("the node has no copy"),
     "Pending": Cause("nothing has been done yet"),
@@ -187,7 +198,10 @@ CAUSES: dict[str, Cause] = {
     "QemuImgFailed": Cause("qemu-img failed", "see its output in the message"),
     "DisksDiffer": Cause("two images that must be equal are not", "publish the image again"),
     "ArchiveRefused": Cause("a file of an exported subtree is damaged", "export it again, and copy the file again"),
-    "NotSeenYet": Cause("no operator has processed it", "kubectl -n kigi-system get pods; is the operator running?"),
+    "NotSeenYet": Cause(
+        "no operator has processed it",
+        "kubectl get pods -A -l app.kubernetes.io/part-of=kigi -o wide; is the operator running?",
+    ),
 }
 """Reason -> cause and remedy."""
 
@@ -208,6 +222,9 @@ REPOSITORY_CAUSES: dict[str, Cause] = {
         "repair its server or the network, or correct spec.s3.endpoint or caBundleRef; then Kigi continues by itself",
     ),
     "RepositoryUnknown": Cause("it has no bucket of that name", "create the bucket, or correct spec.s3.bucket"),
+    "RepositoryMisconfigured": Cause(
+        "its answer shows a wrong setting: region, certificate, size limit or proxy", "set what the message names"
+    ),
     "AccessDenied": Cause(
         "it refuses the credentials", "correct the Secret in spec.credentials; Kigi reads it again within a minute"
     ),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes.resources import (
     CAPTURE,
+    CLUSTER_ROLE_BINDING,
     DEPLOYMENT,
     HEARTBEAT,
     IMAGE,
@@ -43,7 +44,9 @@ PUBLISH_MANAGER = "kigi"
 """Field manager of objects that a verb publishes or imports."""
 TIMEOUT_S = 30.0
 KIGI_NAMESPACE = "kigi-system"
-"""Namespace of the manifests, with the heartbeats of the daemons."""
+"""Kigi's namespace in the manifests; an overlay may set another one."""
+OPERATOR_BINDING = "kigi-operator"
+"""The ClusterRoleBinding whose subject is the operator's account, in Kigi's namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ def read_mirror(
 def read_heartbeats(kube: KubeSession, mirror: Mirror, now: datetime) -> None:
     """Which daemons report, into ``mirror``: all of them if the caller may not read Leases, or if there are none."""
     try:
-        leases = list(kube.list_all(HEARTBEAT, KIGI_NAMESPACE))
+        leases = list(kube.list_all(HEARTBEAT, kigi_namespace(kube)))
     except Forbidden:
         leases = []
     for lease in leases:
@@ -160,6 +163,20 @@ def read_heartbeats(kube: KubeSession, mirror: Mirror, now: datetime) -> None:
     if not leases:
         for cache in mirror.caches:
             mirror.heartbeats.assume(cache.meta.name)
+
+
+def kigi_namespace(kube: KubeSession) -> str:
+    """Kigi's namespace: of KIGI_NAMESPACE, of the operator's account, or that of the manifests if neither is known.
+
+    Only an administrator of the cluster writes the binding that names the account.
+    """
+    if named := os.environ.get("KIGI_NAMESPACE"):
+        return named
+    try:
+        binding = kube.get(CLUSTER_ROLE_BINDING, None, OPERATOR_BINDING) or {}
+    except Forbidden:
+        binding = {}
+    return next((str(s["namespace"]) for s in binding.get("subjects") or () if s.get("namespace")), KIGI_NAMESPACE)
 
 
 def missing_rights(refused: Iterable[Resource], namespace: str | None) -> str:

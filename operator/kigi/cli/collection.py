@@ -7,12 +7,12 @@ the error names what to publish again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from datetime import timedelta
 from typing import Any
 
 from kigi.adapters.s3 import LayerBucket
-from kigi.domain.collection import Collection, layer_of, plan_collection
+from kigi.domain.collection import Collection, StoredVersion, layer_of, left_versions, plan_collection
 from kigi.domain.layers import Digest
 from kigi.errors import LayerMissing
 
@@ -38,24 +38,58 @@ async def delete_garbage(
     done: dict[str, Any],
     advance: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Deletes what was found and is still unnamed; keeps ``deleted`` and ``freedBytes`` of ``done`` up to date.
+    """Deletes what was found and is still unnamed; keeps ``deleted`` and ``deletedBytes`` of ``done`` up to date.
 
     ``advance`` gets 1 for each layer. ``check_unnamed`` must follow.
     """
     for upload in found.uploads:
         await store.abort(upload)
     deleted: set[Digest] = set()
-    freed = 0
+    removed_bytes = 0
     for start in range(0, len(found.layers), BATCH):
         named = await read_named()
         for item in found.layers[start : start + BATCH]:
             digest = layer_of(item.key)
             if digest is not None and digest not in named and await store.remove(item):
                 deleted.add(digest)
-                freed += item.size_bytes
-                done.update(deleted=sorted(deleted), freedBytes=freed)
+                removed_bytes += item.size_bytes
+                done.update(deleted=sorted(deleted), deletedBytes=removed_bytes)
             advance(1)
     done["uploadsGivenUp"] = len(found.uploads)
+
+
+async def find_versions(
+    store: LayerBucket, doomed: Set[str], read_named: ReadNamed, grace: timedelta
+) -> tuple[StoredVersion, ...]:
+    """Versions and delete markers that remain of layers when the keys ``doomed`` have no object any more."""
+    # The bucket is listed before the trees, as in ``find_garbage``.
+    objects, now = await store.objects()
+    versions = await store.versions()
+    current = {item.key for item in objects} - doomed
+    return left_versions(versions, current, await read_named(), now, grace, doomed)
+
+
+async def delete_versions(
+    store: LayerBucket, versions: Iterable[StoredVersion], read_named: ReadNamed, done: dict[str, Any]
+) -> None:
+    """Deletes these versions for good, but those of layers that a tree names or that have an object again.
+
+    If one of a layer is refused, the later ones stay: without its delete marker the layer would be there again. Keeps
+    ``versionsDeleted``, ``versionsRefused`` and ``freedBytes`` of ``done`` up to date.
+    """
+    pending, kept = list(versions), set[str]()
+    for start in range(0, len(pending), BATCH):
+        named = await read_named()
+        current = {item.key for item in (await store.objects())[0]}
+        for version in pending[start : start + BATCH]:
+            if layer_of(version.key) in named or version.key in current or version.key in kept:
+                continue
+            if await store.remove_version(version):
+                done["versionsDeleted"] += 1
+                done["freedBytes"] += version.size_bytes
+            else:
+                kept.add(version.key)
+                done["versionsRefused"] += 1
 
 
 async def check_unnamed(store: LayerBucket, deleted: Iterable[Digest], read_named: ReadNamed) -> None:

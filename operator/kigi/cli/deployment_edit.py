@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes.resources import BY_KIND, SYSTEM
 from kigi.cli.cluster import EDIT_MANAGER, Access, open_cluster
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.output import Format, print_message
 from kigi.cli.spec_fields import Part, owners, refuse_owned, with_field
 from kigi.cli.wait import object_reference, report, wait_until_ready
-from kigi.errors import Conflict, DeploymentMissing, MachineUnknown, SpecInvalid, SystemMissing
+from kigi.errors import Conflict, DeploymentMissing, MachineUnknown, SystemMissing
 
 if TYPE_CHECKING:
     from kigi.adapters.kubernetes.session import KubeSession
@@ -27,7 +28,7 @@ def edit_deployment(
     ``force``: also a field that another field manager keeps.
     """
     if part.machine is not None and part.instance is None:
-        raise SpecInvalid(f"machine {part.machine}: name its instance too")
+        raise OptionInvalid(f"--machine {part.machine}: name its instance too, with --instance")
     namespace = access.default_namespace()
     text = value["name"] if isinstance(value, dict) else value
     with report(form) as done, open_cluster(access) as kube:

@@ -79,6 +79,8 @@ def _ready_condition(kind: str, body: Body) -> Body:
         return {**NOT_SEEN, "message": "the operator has not processed its last change yet"}
     if kind == REPOSITORY.kind and ready["status"] == "True":
         return _writable(body, ready)
+    if kind == NODE_CACHE.kind and ready["status"] == "True":
+        return _skewed(body, ready)
     if kind == QUOTA.kind and ready["status"] == "True" and exceeded_by(body):
         return {"status": "False", "reason": "QuotaExceeded", "message": ready.get("message")}
     return ready
@@ -88,6 +90,12 @@ def _writable(body: Body, ready: Body) -> Body:
     """``Writable`` of a repository that can be read and not written although it has a writer."""
     found = _conditions(body).get("Writable") or ready
     return found if found["status"] == "False" and found["reason"] in CAUSES else ready
+
+
+def _skewed(body: Body, ready: Body) -> Body:
+    """``VersionSkew`` of a node that has all layers, and a daemon of another version than the operator's."""
+    found = _conditions(body).get("VersionSkew") or ready
+    return {**found, "status": "False"} if found is not ready and found["status"] == "True" else ready
 
 
 # What an object of each kind depends on: keys of other objects, and entries for its own parts.

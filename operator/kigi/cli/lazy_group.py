@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
+from kigi.extras import DISTRIBUTION
+
 
 class Verb(NamedTuple):
     """Where a verb is, and its line in the group's help.
@@ -26,6 +28,7 @@ class LazyGroup(click.Group):
     def __init__(self, verbs: Mapping[str, Verb], **attrs: Any) -> None:
         super().__init__(**attrs)
         self._verbs = verbs
+        _add_version(self)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the verbs, in the order of the table."""
@@ -37,6 +40,7 @@ class LazyGroup(click.Group):
         if verb is None:
             return None
         command: click.Command = import_module(verb.module).command
+        _add_version(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -50,3 +54,12 @@ class LazyGroup(click.Group):
             CompletionItem(name, help=verb.help) for name, verb in self._verbs.items() if name.startswith(incomplete)
         ]
         return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+def _add_version(command: click.Command) -> None:
+    """Adds ``--version`` to a command and its subcommands, unless they have it."""
+    if not any("--version" in parameter.opts for parameter in command.params):
+        click.version_option(package_name=DISTRIBUTION, message="%(version)s")(command)
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _add_version(inner)

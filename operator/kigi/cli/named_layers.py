@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kigi.adapters.kubernetes.resources import CAPTURE, IMAGE, NODE_CACHE, VOLUME
 from kigi.cli.cluster import Access, open_cluster, read_mirror
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.domain.images import Image
 from kigi.domain.layers import MAX_DEPTH, Digest, parse_digest
 from kigi.domain.tree_names import place_of
@@ -34,10 +35,10 @@ class Sources:
     """Lists of digests, one per line."""
 
     def check(self) -> None:
-        """Raises SpecInvalid for a kubeconfig that does not exist."""
+        """Raises OptionInvalid for a kubeconfig that does not exist."""
         for path in self.clusters:
             if not path.is_file():
-                raise SpecInvalid(f"--also: {path} is no file")
+                raise OptionInvalid(f"--also: {path} is no file")
 
 
 async def read_named_layers(store: LayerBucket, sources: Sources) -> set[Digest]:

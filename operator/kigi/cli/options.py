@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ Function = Callable[..., None]
 Decorator = Callable[[Function], Function]
 
 PATH = click.Path(path_type=Path)
+MAX_WAIT_S = 30 * 86_400.0
+"""A month: longer than anything takes, and short enough for every clock."""
 
 
 def cluster_options(*, namespace: bool = True, all_namespaces: bool = False) -> Decorator:
@@ -30,7 +33,7 @@ def cluster_options(*, namespace: bool = True, all_namespaces: bool = False) -> 
         options.insert(0, click.option("--all-namespaces", "-A", is_flag=True, help="All namespaces."))
     if namespace:
         text = "Namespace; default: that of the kubeconfig's context."
-        options.insert(0, click.option("--namespace", "-n", help=text))
+        options.insert(0, click.option("--namespace", "-n", help=text, callback=_checked_namespace))
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
@@ -78,6 +81,13 @@ def repository_options(*, name: bool = True) -> Decorator:
     return decorate
 
 
+def _checked_namespace(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The API server would list nothing for a name that cannot exist."""
+    if value is not None and not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
+        raise click.BadParameter(f"{value!r} is no name of a namespace: lower-case letters, digits and '-'")
+    return value
+
+
 def _with(options: Sequence[Decorator], function: Function) -> Function:
     """The function with these options, in this order in its help."""
     for option in reversed(options):
@@ -85,12 +95,13 @@ def _with(options: Sequence[Decorator], function: Function) -> Function:
     return function
 
 
-def _output(text: str) -> Decorator:
+def format_option(*more: Format, text: str) -> Decorator:
+    """Adds ``-o`` with the formats table, json, yaml and ``more``; the function gets ``form``."""
     return click.option(
         "--output",
         "-o",
         "form",
-        type=click.Choice([form.value for form in Format]),
+        type=click.Choice([form.value for form in Format if form in (*_ALWAYS, *more)]),
         default=Format.TABLE.value,
         show_default=True,
         callback=lambda ctx, param, value: Format(value),
@@ -98,19 +109,40 @@ def _output(text: str) -> Decorator:
     )
 
 
-output_option = _output("Tables for people, json or yaml for programs.")
+_ALWAYS = (Format.TABLE, Format.JSON, Format.YAML)
+
+output_option = format_option(text="Tables for people, json or yaml for programs.")
 """``form``: how a verb prints what it read."""
-result_option = _output("json or yaml: print what was done, for programs.")
+rows_option = format_option(Format.CSV, text="Tables for people; json, yaml or csv for programs.")
+"""``form``: how a verb prints rows that are no objects."""
+listing_option = format_option(
+    Format.WIDE, Format.NAME, Format.CSV, text="Tables for people, wide with more columns; the others for programs."
+)
+"""``form``: how a verb prints objects."""
+result_option = format_option(Format.NAME, text="name, json or yaml: print what was done, for programs.")
 """``form``: whether a verb also prints what it did as data."""
 
 deployment_argument = click.argument("deployment", shell_complete=complete_deployments)
 optional_deployment_argument = click.argument("deployment", required=False, shell_complete=complete_deployments)
 
+
+def _number(value: float) -> float:
+    """Refuses NaN, which no comparison of a range does."""
+    if value != value:
+        raise click.BadParameter("'nan' is no number of seconds, such as 60")
+    return value
+
+
 force_option = click.option(
     "--force/--no-force", help="Write the field even if a pipeline or a file keeps it and may set it back."
 )
 wait_option = click.option(
-    "--wait", "wait_s", type=float, default=0.0, help="Seconds to wait until it is Ready; default: do not wait."
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0, max=MAX_WAIT_S),
+    default=0.0,
+    callback=lambda ctx, param, value: _number(value),
+    help="Seconds to wait until it is Ready; default: do not wait.",
 )
 apply_option = click.option("--apply/--print", help="Apply the VMImageNodes, or print them as YAML.")
 layers_dir_option = click.option(

@@ -1,4 +1,4 @@
-"""What verbs print: tables for people, JSON or YAML for programs.
+"""What verbs print: tables for people; JSON, YAML, CSV or names for programs.
 
 rich is imported only when something is drawn: JSON for programs does not pay for it.
 """
@@ -6,29 +6,52 @@ rich is imported only when something is drawn: JSON for programs does not pay fo
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kigi.domain.names import GROUP
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 PIPED_WIDTH = 100_000
 """Columns of a table that no terminal shows: one line per row, for grep and awk. Nothing is padded to it."""
 
 
 class Format(StrEnum):
-    """Values of the option ``-o``."""
+    """Values of the option ``-o``; each verb takes those that make sense for what it prints."""
 
     TABLE = "table"
+    WIDE = "wide"
+    NAME = "name"
     JSON = "json"
     YAML = "yaml"
+    CSV = "csv"
 
 
-def print_data(data: Any, render: Callable[[], RenderableType], form: Format) -> None:
-    """Prints ``data`` (plain JSON) as JSON or YAML, or what ``render`` returns as a table."""
+class Rows(NamedTuple):
+    """What ``-o csv`` prints: the values of these keys of each row, under a line with the keys."""
+
+    columns: Sequence[str]
+    rows: Iterable[Mapping[str, Any]]
+
+
+def print_data(
+    data: Any,
+    render: Callable[[], RenderableType],
+    form: Format,
+    *,
+    rows: Callable[[], Rows] | None = None,
+    names: Callable[[], Iterable[str]] | None = None,
+) -> None:
+    """Prints ``data`` (plain JSON) as JSON or YAML, or what ``render`` returns as a table, without cutting anything.
+
+    ``rows`` is for ``-o csv``. ``names`` is for ``-o name``; without it, the objects that ``data`` lists are named.
+    """
     match form:
         case Format.JSON:
             import json
@@ -38,16 +61,60 @@ def print_data(data: Any, render: Callable[[], RenderableType], form: Format) ->
             import yaml
 
             print(yaml.safe_dump(data, sort_keys=False), end="")
-        case Format.TABLE:
+        case Format.NAME:
+            for name in names() if names is not None else object_names(data):
+                print(name)
+        case Format.CSV:
+            assert rows is not None, "the verb takes -o csv"
+            _print_csv(rows())
+        case Format.TABLE | Format.WIDE:
             from rich.console import Console
 
             Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(render())
 
 
+def plain(text: str) -> Text:
+    """Text without markup, for ``render``: it may contain brackets."""
+    from rich.text import Text
+
+    return Text(text)
+
+
 def print_result(data: Any, form: Format) -> None:
     """Prints what a verb did, for programs; nothing with ``TABLE``, as messages were printed already."""
-    if form is not Format.TABLE:
+    if form not in (Format.TABLE, Format.WIDE):
         print_data(data, lambda: "", form)
+
+
+def object_name(kind: str, name: str) -> str:
+    """An object as ``kubectl get -o name`` prints it, such as ``systemdeployment.kigi.dev/office``."""
+    return f"{kind.lower()}.{GROUP}/{name}"
+
+
+def object_names(data: Any) -> Iterator[str]:
+    """The objects in the result of a verb: itself, each of a list, and those that an import created."""
+    for each in data if isinstance(data, list) else (data,):
+        if "created" in each:
+            yield from object_names(each["created"])
+        elif "kind" in each:
+            yield object_name(each["kind"], each.get("name") or each["metadata"]["name"])
+
+
+def _print_csv(table: Rows) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows([_cell(row.get(column)) for column in table.columns] for row in table.rows)
+
+
+def _cell(value: Any) -> str:
+    """A value in CSV: true and false as in JSON, the items of a list between spaces, nothing for null."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(_cell, value)) if isinstance(value, list) else str(value)
 
 
 def print_message(text: str, style: str = "") -> None:
@@ -77,7 +144,7 @@ def spinner(message: str) -> Iterator[Callable[[str], None]]:
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
     """A table without borders, as kubectl prints; ``NAME#`` is a column NAME of numbers, aligned to the right.
 
-    Cells are plain text without markup; a cell with a style is a rich Text, and None is an empty cell.
+    Cells are plain text without markup, in one line; a cell with a style is a rich Text, and None is an empty cell.
     """
     from rich.table import Table
     from rich.text import Text
@@ -86,5 +153,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     for column in columns:
         made.add_column(column.removesuffix("#"), justify="right" if column.endswith("#") else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else Text(_one_line(cell)) for cell in row))
     return made
+
+
+def _one_line(cell: object) -> str:
+    return "" if cell is None else " ".join(str(cell).splitlines())

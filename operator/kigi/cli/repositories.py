@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes.resources import NAMESPACE, REPOSITORY, Resource
 from kigi.cli.cluster import Access, list_objects, open_cluster
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.errors import Forbidden, NoDefaultRepository, RepositoryUnknown, SpecInvalid
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class RepositoryChoice:
     def load(self, access: Access) -> Repository:
         """The chosen repository. Credentials and further authorities come from the environment (AWS_*).
 
-        Raises SpecInvalid, RepositoryUnknown, NoDefaultRepository, or Forbidden with the missing right.
+        Raises OptionInvalid, SpecInvalid, RepositoryUnknown, NoDefaultRepository, or Forbidden with the missing right.
         """
         return self.find(access, None) if self.name is None else self._find(access, self.name, self.endpoint)
 
@@ -40,16 +42,21 @@ class RepositoryChoice:
         return self._find(access, name or self.name, self.endpoint or os.environ.get("KIGI_S3_ENDPOINT"))
 
     def _find(self, access: Access, name: str | None, endpoint: str | None) -> Repository:
-        from kigi.api.repositories import DEFAULT_BUCKET, repository_of, repository_of_spec
+        from kigi.api.repositories import VARIABLES, environment_repository, repository_of, repository_of_spec
 
-        bucket = self.bucket or os.environ.get("KIGI_S3_BUCKET")
+        options = {"endpoint": self.endpoint, "bucket": self.bucket}
+        names = {**VARIABLES, **{field: f"--{field}" for field, value in options.items() if value}}
         try:
             if endpoint:
-                return repository_of({"endpoint": endpoint, "bucket": bucket or DEFAULT_BUCKET})
-            found = repository_of_spec(_read(access, name))
-            return repository_of({**found.to_api(), **({"bucket": self.bucket} if self.bucket else {})})
+                bucket, limit = os.environ.get("KIGI_S3_BUCKET"), os.environ.get("KIGI_S3_MAX_PUT_BYTES")
+                return environment_repository(endpoint, self.bucket or bucket, limit, names)
         except SpecInvalid as exc:
-            raise type(exc)(f"--endpoint, --bucket: {exc}" if endpoint or self.bucket else str(exc)) from exc
+            raise OptionInvalid(str(exc)) from exc
+        found = repository_of_spec(_read(access, name))
+        try:
+            return repository_of({**found.to_api(), "bucket": self.bucket}, names) if self.bucket else found
+        except SpecInvalid as exc:
+            raise OptionInvalid(str(exc)) from exc
 
 
 def _read(access: Access, name: str | None) -> LayerRepositorySpec:
@@ -62,14 +69,14 @@ def _read(access: Access, name: str | None) -> LayerRepositorySpec:
             raise Forbidden(_missing_right(REPOSITORY, name)) from exc
     if body is None:
         raise RepositoryUnknown(f"there is no LayerRepository {name}; name another one with --repository, {OTHER_WAY}")
-    return _spec(body["spec"])
+    return _spec(body)
 
 
 def _default(kube: KubeSession, namespace: str) -> LayerRepositorySpec:
     from kigi.planning.repositories import resolve_repository
 
     try:
-        specs = {body["metadata"]["name"]: _spec(body["spec"]) for body in list_objects(kube, REPOSITORY, None)}
+        specs = {body["metadata"]["name"]: _spec(body) for body in list_objects(kube, REPOSITORY, None)}
     except Forbidden as exc:
         raise Forbidden(f"{exc}; or name one with --repository, {OTHER_WAY}") from exc
     try:
@@ -83,10 +90,18 @@ def _default(kube: KubeSession, namespace: str) -> LayerRepositorySpec:
         raise NoDefaultRepository(f"{exc}; {OTHER_WAY}") from exc
 
 
-def _spec(spec: object) -> LayerRepositorySpec:
-    from kigi.api.layer_repository import LayerRepositorySpec
+def _spec(body: Mapping[str, Any]) -> LayerRepositorySpec:
+    from pydantic import ValidationError
 
-    return LayerRepositorySpec.model_validate(spec)
+    from kigi.api.layer_repository import LayerRepositorySpec
+    from kigi.api.problems import problems
+
+    try:
+        return LayerRepositorySpec.model_validate(body["spec"])
+    except ValidationError as exc:
+        raise SpecInvalid(
+            f"LayerRepository {body['metadata']['name']}: spec.{'; spec.'.join(problems(exc, LayerRepositorySpec))}"
+        ) from exc
 
 
 def _missing_right(resource: Resource, name: str) -> str:

@@ -9,20 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes.resources import Resource
 from kigi.cli.causes import cause_of
+from kigi.cli.exit_codes import NotReached
 from kigi.cli.output import Format, print_message, print_result, spinner
-from kigi.errors import KigiError
 
 if TYPE_CHECKING:
     from kigi.adapters.kubernetes.session import KubeSession
 
 POLL_S = 0.5
 NOT_SEEN = "the operator has not processed it yet"
-
-
-class NotReached(KigiError):
-    """The object did not get Ready in time, or cannot without a person."""
-
-    reason = "NotReached"
 
 
 def object_reference(resource: Resource, namespace: str, name: str) -> dict[str, Any]:

@@ -22,6 +22,17 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """One version of an object in a bucket that keeps them, or a delete marker, which has no bytes."""
+
+    key: str
+    version_id: str
+    size_bytes: int
+    modified: datetime
+    is_marker: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """One unfinished multipart upload; ``started`` is the server's time."""
 
@@ -80,6 +91,32 @@ def plan_collection(
         young,
         foreign,
     )
+
+
+def left_versions(
+    versions: Iterable[StoredVersion],
+    current: Set[str],
+    named: Set[Digest],
+    now: datetime,
+    grace: timedelta,
+    doomed: Set[str] = frozenset(),
+) -> tuple[StoredVersion, ...]:
+    """Versions and delete markers of layers without an object, in the order in which they may go: markers last.
+
+    ``current``: keys that have an object. Of these nothing goes, as an old version may be all that is left of a layer
+    that was replaced. A layer that a tree names, or that was deleted within the grace period, keeps its versions, too;
+    the grace period of ``doomed`` keys is over.
+    """
+    by_key: dict[str, list[StoredVersion]] = {}
+    for version in versions:
+        by_key.setdefault(version.key, []).append(version)
+    found: list[StoredVersion] = []
+    for key, of_key in by_key.items():
+        digest = layer_of(key)
+        is_old = key in doomed or all(now - version.modified >= grace for version in of_key)
+        if digest is not None and key not in current and digest not in named and is_old:
+            found += of_key
+    return tuple(sorted(found, key=lambda version: (version.key, version.is_marker, version.modified)))
 
 
 def layer_of(key: str) -> Digest | None:

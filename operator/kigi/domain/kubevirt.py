@@ -31,3 +31,5 @@ class KubeVirtState:
     why_not: str = ""
     pending: bool = False
     """The operator is about to make the hook available."""
+    gate: str = ""
+    """The feature gate that would make a hook available; empty: there is one, or no gate would."""

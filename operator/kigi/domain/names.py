@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 GROUP = "kigi.dev"
 VERSION = "v1alpha2"
@@ -14,6 +15,9 @@ NODE_API_VERSION = f"{NODE_GROUP}/{NODE_VERSION}"
 FIELD_MANAGER = "kigi-operator"
 DEPLOYMENT_FINALIZER = f"{GROUP}/deployment-cleanup"
 """On a SystemDeployment: it stays until its SystemInstances, and what they left behind, are gone."""
+EARLIER_FINALIZERS = {DEPLOYMENT_FINALIZER: (f"{GROUP}/finalizer",)}
+"""Names that a finalizer had in earlier versions: an object that was being deleted when it was converted keeps them, as
+the API server refuses new finalizers on it."""
 INSTANCE_FINALIZER = f"{GROUP}/instance-cleanup"
 """On a SystemInstance: it stays until its VMs, disks and NetworkPolicy are gone."""
 CAPTURE_FINALIZER = f"{GROUP}/capture-cleanup"
@@ -55,6 +59,10 @@ LABEL_HEARTBEAT = f"{NODE_GROUP}/heartbeat"
 ANNOTATION_PEER_CERTIFICATES = f"{NODE_GROUP}/peer-certificates"
 """On the same Lease: SHA-256 fingerprints of the certificates that the node's daemon shows to its peers, 64 hexadecimal
 digits each, separated by commas; two while one replaces the other."""
+OPERATOR_LEASE = "kigi-operator"
+"""Lease of the leading operator, in Kigi's namespace."""
+ANNOTATION_VERSION = f"{GROUP}/version"
+"""On the Lease ``kigi-operator``: version of Kigi that the leading operator runs."""
 ANNOTATION_FINGERPRINT = f"{GROUP}/fingerprint"
 """On a PersistentVolume: the state that its overlay was created for; see ``domain.fingerprint``."""
 ANNOTATION_OWNER = f"{GROUP}/instance-uid"
@@ -69,6 +77,11 @@ ANNOTATION_HARDWARE_HASH = f"{GROUP}/hardware-hash"
 """On a VM's template, from where KubeVirt copies it to each instance: see ``hardware_hash``."""
 HOOK_SIDECARS = "hooks.kubevirt.io/hookSidecars"
 """On a VM's template: KubeVirt starts these sidecars in the VM's pod."""
+
+
+def has_deployment_finalizer(finalizers: Collection[str]) -> bool:
+    """Whether a SystemDeployment stays until Kigi has deleted what belongs to it."""
+    return any(name in finalizers for name in (DEPLOYMENT_FINALIZER, *EARLIER_FINALIZERS[DEPLOYMENT_FINALIZER]))
 
 
 def instance_order(instance: str) -> tuple[bool, int, str]:

@@ -10,6 +10,8 @@ Verdict = Literal["ok", "not ok", "unknown"]
 PAGE = "docs/security.md"
 GUIDE = f"see 'A bucket that survives it' in {PAGE}"
 """Where the set-up of a bucket is described."""
+WRITE_KEY = "layers/kigi-write-probe"
+"""An empty object beside the layers. It stays: a writer need not have the right to delete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,11 @@ class Answer:
     def is_refused(self) -> bool:
         """Whether the user lacks the right."""
         return self.status in (401, 403)
+
+    @property
+    def is_permitted(self) -> bool:
+        """Whether the server would have carried it out: it did, or only a condition or the object was missing."""
+        return 200 <= self.status < 300 or self.status in (409, 412) or self.code in ("NoSuchVersion", "NoSuchKey")
 
     @property
     def is_unknown_to_server(self) -> bool:
@@ -151,9 +158,12 @@ def _forbidden(name: str, user: str, right: str, answer: Answer | None) -> Point
         return Point(name, "unknown", _text(answer), f"correct the credentials of the {user}")
     if answer.is_refused:
         return Point(name, "ok", _text(answer))
-    if answer.status >= 500:
-        return Point(name, "unknown", _text(answer), "call again")
-    return Point(name, "not ok", f"{right} is permitted", f"take the right {right} from the {user}; {GUIDE}")
+    if answer.is_permitted:
+        return Point(name, "not ok", f"{right} is permitted", f"take the right {right} from the {user}; {GUIDE}")
+    if answer.is_unknown_to_server:
+        remedy = f"check in the server's documentation that the {user} has no right {right}"
+        return Point(name, "unknown", f"the server does not have it: {_text(answer)}", remedy)
+    return Point(name, "unknown", _text(answer), f"call again, or check that the {user} has no right {right}")
 
 
 def _text(answer: Answer) -> str:

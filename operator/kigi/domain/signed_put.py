@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -32,7 +32,7 @@ class Key:
     """Credentials of an S3 user."""
 
     access_key_id: str
-    secret_access_key: str
+    secret_access_key: str = field(repr=False)
 
 
 def time_text(at: datetime) -> str:
@@ -45,14 +45,30 @@ def parse_time(text: str) -> datetime:
     return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
 
 
-def put_headers(digest: Digest, size_bytes: int, time: str) -> dict[str, str]:
-    """Headers that the request must have besides Host and Authorization; all of them are signed."""
-    return {
+def put_headers(
+    digest: Digest, size_bytes: int, time: str, *, token: str | None = None, conditional: bool = True
+) -> dict[str, str]:
+    """Headers that the request must have besides Host and Authorization; all of them are signed.
+
+    ``token``: of temporary credentials. ``conditional`` False: for a server that refuses ``If-None-Match``, see
+    ``is_conditional``; the content is fixed all the same.
+    """
+    headers = {
         "content-length": str(size_bytes),
-        "if-none-match": "*",
         "x-amz-content-sha256": digest_hex(digest),
         "x-amz-date": time,
     }
+    if conditional:
+        headers["if-none-match"] = "*"
+    if token is not None:
+        headers["x-amz-security-token"] = token
+    return headers
+
+
+def is_conditional(authorization_header: str) -> bool:
+    """Whether a request is signed with ``If-None-Match``."""
+    _, found, signed = authorization_header.partition("SignedHeaders=")
+    return not found or "if-none-match" in signed
 
 
 def authorization(url: str, region: str, key: Key, headers: Mapping[str, str]) -> str:

@@ -28,7 +28,7 @@ def gather_deployment(mirror: Mirror, record: DeploymentRecord, now: datetime) -
         uid=meta.uid,
         generation=meta.generation,
         deleting=meta.deleting,
-        has_finalizer=names.DEPLOYMENT_FINALIZER in meta.finalizers,
+        has_finalizer=names.has_deployment_finalizer(meta.finalizers),
         spec=record.spec,
         instances=tuple(map(_observed, instances)),
         leftovers=tuple(_leftovers(mirror, key, {one.name for one in instances if _may_have_objects(one, record)})),

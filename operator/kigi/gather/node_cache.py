@@ -33,11 +33,13 @@ def gather_node(
     writers: Mapping[str, Repository | KigiError] | None = None,
     joins: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
     now: datetime = NEVER,
+    operator_version: str | None = None,
 ) -> NodeView:
     """The view of one node's cache; ``grace_s``: time for which a deleted Node may come back.
 
     ``writers``: repositories by name with the credentials that store layers, for requests that are signed ``now``.
     ``joins``: why layers cannot be made of their parts, or could not be at the last attempt, by id of the copy.
+    ``operator_version``: what the daemon compares its own version with.
     O(its volumes + machines of deployments that prefetch).
     """
     cache = mirror.caches.get(None, name)
@@ -66,6 +68,7 @@ def gather_node(
         uploads=Uploads(cache.captures if cache else {}, writers or {}, now, *joins),
         refused=cache.misdeclared if cache else frozenset(),
         protocols=cache.protocols if cache else (),
+        operator_version=operator_version,
         filling=tuple(_filling(mirror, volumes, cache)) if cache else (),
         present=cache.spec if cache else None,
     )

@@ -51,6 +51,7 @@ class ChildWatch:
     async def run(self) -> None:
         """Until cancelled, with backoff after errors. Raises ClusterRestored."""
         while True:
+            self._beat()
             try:
                 await self._follow()
                 self._delay_s = self._times.backoff_s[0]
@@ -75,7 +76,7 @@ class ChildWatch:
     async def _follow(self) -> None:
         if not self._version:
             _, version = await self._ports.kube.list_version(self._resource)
-            await self._ports.relist(self._resource)
+            await self._ports.relist(self._resource, self._beat)
             self._version = version
         events = self._ports.kube.watch(
             self._resource,
@@ -86,12 +87,16 @@ class ChildWatch:
         )
         async with aclosing(events):
             async for event in events:
+                self._beat()
                 self._delay_s = self._times.backoff_s[0]
                 self._take(event)
                 before, self._version = self._version, event.resource_version
                 if int(self._version) < int(before):  # a listing finds out whether etcd was restored
                     self._version = ""
                     raise Unreachable(f"version {event.resource_version} after {before}")
+
+    def _beat(self) -> None:
+        self._ports.liveness.beat(f"watch of {self._resource.kind}")
 
     def _take(self, event: WatchEvent) -> None:
         """One object that the mirror cannot parse must not end the watch of the others."""

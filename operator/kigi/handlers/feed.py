@@ -14,6 +14,8 @@ import kopf
 
 from kigi.adapters.kubernetes.configuration import load_configuration
 from kigi.adapters.kubernetes.resources import WATCHED, Resource
+from kigi.handlers.decoding import Backoffs
+from kigi.runtime.liveness import Liveness
 from kigi.runtime.ports import Ports
 
 PREFIX = "kigi.dev"
@@ -32,9 +34,9 @@ class WatchTimes:
     watch_silence_s: float = 70.0
     """A watch without an event or bookmark for this long is closed and opened again. The API server sends a bookmark
     each minute and keeps events for 75 s, so no event is lost."""
-    watch_backoffs_s: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, *[15.0] * 40)
-    """Between the attempts of one of kopf's requests: 10 minutes. Answers 5xx for longer end the operator, and its pod
-    starts it again; after connection errors kopf continues with a new request."""
+    watch_backoffs_s: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+    """Between the attempts of one of kopf's requests. The last one repeats until the API server answers: a new process
+    could not do more."""
 
 
 TIMES = WatchTimes()
@@ -76,8 +78,13 @@ class NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def operator_settings(request_timeout_s: float, times: WatchTimes = TIMES) -> kopf.OperatorSettings:
-    """kopf without events, peers, annotations or finalizers of its own; it watches only objects with Kigi's labels."""
+def operator_settings(
+    request_timeout_s: float, times: WatchTimes = TIMES, liveness: Liveness | None = None
+) -> kopf.OperatorSettings:
+    """kopf without events, peers, annotations or finalizers of its own; it watches only objects with Kigi's labels.
+
+    ``liveness``: where its watches report their attempts.
+    """
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
@@ -87,7 +94,7 @@ def operator_settings(request_timeout_s: float, times: WatchTimes = TIMES) -> ko
     # A worker task for each object ends this long after its last event: memory at 10,000 machines.
     settings.queueing.idle_timeout = 1.0
     settings.networking.request_timeout = request_timeout_s
-    settings.networking.error_backoffs = times.watch_backoffs_s
+    settings.networking.error_backoffs = Backoffs(times.watch_backoffs_s, liveness or Liveness())
     settings.watching.reconnect_backoff = 0.1
     settings.watching.inactivity_timeout = times.watch_silence_s
     settings.watching.chunk_size = PAGE

@@ -32,12 +32,15 @@ class HeartbeatTimes:
 
 
 TIMES = HeartbeatTimes()
+LOOP = "watch of heartbeats"
+"""Its name in ``Ports.liveness``."""
 
 
 async def watch_heartbeats(ports: Ports, *, times: HeartbeatTimes = TIMES) -> None:
     """Lists and watches the Leases until cancelled, with backoff after errors."""
     delay_s = times.backoff_s[0]
     while True:
+        ports.liveness.beat(LOOP)
         try:
             await _watch(ports, await list_heartbeats(ports), times)
             delay_s = times.backoff_s[0]
@@ -72,6 +75,7 @@ async def _watch(ports: Ports, version: str, times: HeartbeatTimes) -> None:
     )
     async with aclosing(events):
         async for event in events:
+            ports.liveness.beat(LOOP)
             if event.type == "DELETED":
                 ports.mirror.heartbeats.forget(node_of_lease(dict(event.object)) or "")
             elif event.type != "BOOKMARK":

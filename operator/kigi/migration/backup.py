@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ class Backup:
     objects: tuple[Body, ...]
     definitions: tuple[Body, ...]
     repositories: Body | None = None
+    is_final: bool = False
+    """Whether nothing can be written in v1alpha1 any more, and every object is here as it was last written."""
 
 
 def write_backup(path: Path, backup: Backup) -> None:
@@ -31,6 +34,7 @@ def write_backup(path: Path, backup: Backup) -> None:
         "objects": backup.objects,
         "definitions": backup.definitions,
         "repositories": backup.repositories,
+        "final": backup.is_final,
     }
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -52,12 +56,14 @@ def read_backup(path: Path) -> Backup:
         if data["format"] != FORMAT:
             raise ValueError(f"format {data['format']!r}")
         objects: Sequence[Body] = data["objects"]
-        return Backup(tuple(objects), tuple(data["definitions"]), data["repositories"])
+        return Backup(tuple(objects), tuple(data["definitions"]), data["repositories"], bool(data.get("final")))
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise SpecInvalid(f"{path} is no backup of a migration: {exc}; give the file of the first call") from exc
 
 
 def _sync(folder: Path) -> None:
+    if sys.platform == "win32":  # it opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

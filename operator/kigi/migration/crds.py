@@ -4,6 +4,8 @@
    v1alpha1, read as v1alpha2, lacks the fields that were renamed, so each conversion changes immutable fields.
    v1alpha1 is neither served nor stored, but still listed: the API server refuses to drop a version that it stores.
 2. *Final*: the definition of the release, after every object is rewritten.
+
+The way back has the same two phases with the versions exchanged.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from kigi.domain.names import VERSION
 from kigi.migration.problems import Body
 
 OLD = "v1alpha1"
+OPEN_STATUS = "Any status, while objects go back."
+"""Description of a status that the definition does not check: it is still one of v1alpha2."""
 
 
 def needs_migration(live: Mapping[str, Any]) -> bool:
@@ -29,6 +34,39 @@ def transition(live: Mapping[str, Any], release: Mapping[str, Any]) -> Body:
     _drop_transition_rules(new["schema"]["openAPIV3Schema"])
     versions = [new, {**old, "served": False, "storage": False}]
     return {**live, "spec": {**live["spec"], **release["spec"], "versions": versions}}
+
+
+def back_transition(live: Mapping[str, Any], old: Mapping[str, Any]) -> Body:
+    """The live definition with v1alpha1 in storage, as in the definition ``old``, and v1alpha2 as a mere entry."""
+    stored = copy.deepcopy(next(version for version in old["spec"]["versions"] if version["name"] == OLD))
+    schema = stored["schema"]["openAPIV3Schema"]
+    _drop_transition_rules(schema)
+    schema["properties"]["status"] = {
+        "type": "object",
+        "description": OPEN_STATUS,
+        "x-kubernetes-preserve-unknown-fields": True,
+    }
+    new = next(version for version in live["spec"]["versions"] if version["name"] == VERSION)
+    versions = [stored, {**new, "served": False, "storage": False}]
+    return {**live, "spec": {**old["spec"], "versions": versions}}
+
+
+def dropped_fields(value: Any, schema: Mapping[str, Any], path: str = "") -> list[str]:
+    """Paths in a value that the API server would prune, as the schema does not have them."""
+    if isinstance(value, list):
+        items = schema.get("items") or {}
+        return [
+            found for number, item in enumerate(value) for found in dropped_fields(item, items, f"{path}[{number}]")
+        ]
+    if not isinstance(value, Mapping) or schema.get("x-kubernetes-preserve-unknown-fields"):
+        return []
+    properties, others = schema.get("properties") or {}, schema.get("additionalProperties")
+    found: list[str] = []
+    for key, item in value.items():
+        below = properties.get(key) or (others if isinstance(others, Mapping) else None)
+        where = f"{path}.{key}".removeprefix(".")
+        found += [where] if below is None and not others else dropped_fields(item, below or {}, where)
+    return found
 
 
 def final(live: Mapping[str, Any], release: Mapping[str, Any]) -> Body:

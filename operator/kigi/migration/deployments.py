@@ -28,9 +28,10 @@ def convert_deployment(old: Body) -> Body:
         prefetchRefs=spec.get("prefetch") or None,
     )
     meta = dict(old["metadata"])
-    meta["finalizers"] = [
-        names.DEPLOYMENT_FINALIZER if name == OLD_FINALIZER else name for name in meta.get("finalizers") or ()
-    ]
+    if "deletionTimestamp" not in meta:  # the API server refuses new finalizers on an object that is being deleted
+        meta["finalizers"] = [
+            names.DEPLOYMENT_FINALIZER if name == OLD_FINALIZER else name for name in meta.get("finalizers") or ()
+        ]
     return {**old, "spec": new, "metadata": meta}
 
 

@@ -46,6 +46,16 @@ LOCKED_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the operator is, and how its objects are called."""
+
+    namespace: str
+    lease: str
+    config_map: str = "kigi-repositories"
+    """Repositories of v1alpha1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """What a migration reads and writes. ``sleep`` and ``clock`` in seconds; tests replace them."""
 
@@ -60,7 +70,7 @@ class Cluster:
 
 def export(cluster: Cluster, namespace: str, config_map: str) -> Backup:
     """Every object of v1alpha1, as it is stored. Raises SpecInvalid if the cluster has no v1alpha1 any more."""
-    definitions = [body for resource in CONVERTED if (body := _definition(cluster, resource)) is not None]
+    definitions = [body for resource in CONVERTED if (body := definition(cluster, resource)) is not None]
     served = {version["name"] for body in definitions for version in body["spec"]["versions"] if version["served"]}
     if OLD not in served:
         raise SpecInvalid(
@@ -70,19 +80,37 @@ def export(cluster: Cluster, namespace: str, config_map: str) -> Backup:
     objects: list[Body] = []
     for resource in CONVERTED:
         old = Resource(f"{GROUP}/{OLD}", resource.kind, resource.plural)
-        objects += [_without_managed_fields(body) for body in cluster.kube.list_all(old)]
+        objects += [without_managed_fields(body) for body in cluster.kube.list_all(old)]
     config = cluster.kube.get(CONFIG_MAP, namespace, config_map)
     return Backup(tuple(objects), tuple(definitions), config)
 
 
-def apply(cluster: Cluster, backup: Backup, objects: tuple[Body, ...]) -> None:
-    """Writes the converted objects. Nothing else may write meanwhile: see ``lock``.
+def has_begun(cluster: Cluster) -> bool:
+    """Whether any kind has v1alpha2 already: v1alpha1 cannot be read any more."""
+    definitions = [body for resource in CONVERTED if (body := definition(cluster, resource)) is not None]
+    return any(version["name"] == VERSION for body in definitions for version in body["spec"]["versions"])
 
-    Raises SpecInvalid, with the old definitions in place again, if the API server refuses a converted object.
-    """
+
+def is_complete(cluster: Cluster) -> bool:
+    """Whether every object was converted: a definition has been told that none is stored in v1alpha1."""
+    definitions = [body for resource in CONVERTED if (body := definition(cluster, resource)) is not None]
+    return has_begun(cluster) and any(not needs_migration(body) for body in definitions)
+
+
+def some_object(cluster: Cluster) -> tuple[Resource, Body] | None:
+    """Any object that is to be converted, with its kind in v1alpha1; None: there is none."""
+    for resource in CONVERTED:
+        old = Resource(f"{GROUP}/{OLD}", resource.kind, resource.plural)
+        for body in cluster.kube.list_all(old):
+            return old, body
+    return None
+
+
+def serve_new(cluster: Cluster, backup: Backup) -> None:
+    """Puts v1alpha2 in the place of v1alpha1, whose objects are still stored as they were."""
     cluster.report("definitions: v1alpha2 is stored, v1alpha1 is listed only")
     for resource in CONVERTED:
-        live = _definition(cluster, resource)
+        live = definition(cluster, resource)
         if live is not None and needs_migration(live):
             wanted = transition(_with_versions(live, backup), _release(cluster, resource))
             if not includes(live["spec"], wanted["spec"]):
@@ -90,7 +118,28 @@ def apply(cluster: Cluster, backup: Backup, objects: tuple[Body, ...]) -> None:
     for resource in ADDED:
         _create_definition(cluster, resource)
     for resource in BY_KIND.values():
-        _wait_served(cluster, resource)
+        wait_served(cluster, resource)
+
+
+def changes(cluster: Cluster, backup: Backup) -> list[str]:
+    """Objects that are not as the backup has them, before the first one is converted."""
+    saved = {body["metadata"]["uid"]: body for body in backup.objects}
+    live = {body["metadata"]["uid"]: body for resource in CONVERTED for body in cluster.kube.list_all(resource)}
+    found = [title(live.get(uid) or saved[uid]) for uid in saved.keys() ^ live.keys()]
+    both = saved.keys() & live.keys()
+    return sorted(found + [title(live[uid]) for uid in both if _version(saved[uid]) != _version(live[uid])])
+
+
+def _version(body: Body) -> str:
+    return str(body["metadata"].get("resourceVersion"))
+
+
+def apply(cluster: Cluster, backup: Backup, objects: tuple[Body, ...]) -> None:
+    """Writes the converted objects. Nothing else may write meanwhile: see ``lock`` and ``freeze``.
+
+    Raises SpecInvalid, with the old definitions in place again, if the API server refuses a converted object.
+    """
+    serve_new(cluster, backup)
     todo = [body for body in objects if not _is_written(cluster, body)]
     _rehearse(cluster, backup, todo)
     for body in todo:
@@ -99,13 +148,14 @@ def apply(cluster: Cluster, backup: Backup, objects: tuple[Body, ...]) -> None:
     wrong = [title(body) for body in objects if not _is_written(cluster, body)]
     if wrong:
         raise Waiting(f"{', '.join(wrong[:5])}: not as written; something else writes them. Stop it, and resume")
-    _finish(cluster)
+    finish(cluster)
 
 
-def _finish(cluster: Cluster) -> None:
+def finish(cluster: Cluster) -> None:
+    """Drops v1alpha1, once no object is stored in it."""
     cluster.report("definitions: v1alpha1 is dropped")
     for resource in CONVERTED:
-        live = _definition(cluster, resource)
+        live = definition(cluster, resource)
         if live is None:
             continue
         if needs_migration(live):
@@ -227,7 +277,8 @@ def unlock(cluster: Cluster, namespace: str, lease_name: str) -> None:
         )
 
 
-def _definition(cluster: Cluster, resource: Resource) -> Body | None:
+def definition(cluster: Cluster, resource: Resource) -> Body | None:
+    """The CustomResourceDefinition of one of Kigi's kinds; None: there is none."""
     return cluster.kube.get(DEFINITION, None, f"{resource.plural}.{GROUP}")
 
 
@@ -243,13 +294,14 @@ def _with_versions(live: Body, backup: Backup) -> Body:
 
 
 def _create_definition(cluster: Cluster, resource: Resource) -> None:
-    if _definition(cluster, resource) is None:
+    if definition(cluster, resource) is None:
         cluster.kube.create(DEFINITION, _release(cluster, resource))
 
 
-def _wait_served(cluster: Cluster, resource: Resource) -> None:
+def wait_served(cluster: Cluster, resource: Resource) -> None:
+    """Returns when the API server serves the kind. Raises Waiting after ESTABLISH_S."""
     end = cluster.clock() + ESTABLISH_S
-    while not _is_served(_definition(cluster, resource)):
+    while not _is_served(definition(cluster, resource)):
         if cluster.clock() > end:
             raise Waiting(f"CustomResourceDefinition {resource.plural}.{GROUP} is not served; see its conditions")
         cluster.sleep(0.5)
@@ -260,6 +312,6 @@ def _is_served(definition: Body | None) -> bool:
     return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
 
-def _without_managed_fields(body: Body) -> Body:
-    meta = {key: value for key, value in body["metadata"].items() if key not in ("managedFields", "resourceVersion")}
-    return {**body, "metadata": meta}
+def without_managed_fields(body: Body) -> Body:
+    """The object without the record of its writers, which is long."""
+    return {**body, "metadata": {key: value for key, value in body["metadata"].items() if key != "managedFields"}}

@@ -71,6 +71,7 @@ def _spec(view: NodeView, discard: list[str]) -> NodeCacheSpec:
     empty = NodeCacheSpec(
         node_name=view.name,
         operator_protocol=PROTOCOL,
+        operator_version=view.operator_version,
         protocol=PROTOCOL,
         captures=captures[:MAX_CAPTURES],
         omitted=Omitted(disk_layers=MAX_COUNT, prefetch_layers=MAX_COUNT, captures=MAX_COUNT),
@@ -99,9 +100,11 @@ def _spec(view: NodeView, discard: list[str]) -> NodeCacheSpec:
 
 
 def _with_protocol(view: NodeView) -> Iterator[Step]:
-    """Shows the daemon which protocol the operator uses; everything else stays as the daemon understands it."""
-    if view.present is not None and view.present.operator_protocol != PROTOCOL:
-        present = view.present.model_copy(update={"operator_protocol": PROTOCOL})
+    """Shows the daemon the operator's protocol and version; everything else stays as the daemon understands it."""
+    if view.present is None:
+        return
+    shown = {"operator_protocol": PROTOCOL, "operator_version": view.operator_version}
+    if (present := view.present.model_copy(update=shown)) != view.present:
         yield ApplyObject(build_node_cache(view.name, present))
 
 

@@ -25,7 +25,7 @@ def repository_files(name: str, repository: Repository, ca_bundle: str | None) -
     if ca_bundle is not None:
         files[name + CA_SUFFIX] = ca_bundle
         repository = repository.model_copy(update={"ca_file": name + CA_SUFFIX})
-    files[name + FILE_SUFFIX] = json.dumps(repository.to_api(), sort_keys=True)
+    files[name + FILE_SUFFIX] = json.dumps({**repository.to_api(), "rendered": True}, sort_keys=True)
     return files
 
 

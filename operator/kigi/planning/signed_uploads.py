@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kigi.api.node_cache import SignedRequest
+from kigi.api.layer_repository import DEFAULT_REGION
+from kigi.api.layer_upload import SignedRequest
 from kigi.api.repositories import Repository, object_url
 from kigi.domain.layers import Digest, object_key
 from kigi.domain.signed_put import Key, authorization, parse_time, put_headers, time_text
@@ -34,8 +35,9 @@ def seconds_to_renewal(request: SignedRequest, now: datetime) -> float:
 
 
 def _signed(writer: Repository, digest: str, size_bytes: int, at: datetime) -> SignedRequest:
-    time = time_text(at)
+    time, token = time_text(at), writer.session_token
     url = object_url(writer, object_key(Digest(digest)))
     key = Key(writer.access_key_id or "", writer.secret_access_key or "")
-    signed = authorization(url, writer.region, key, put_headers(Digest(digest), size_bytes, time))
-    return SignedRequest(url=url, time=time, authorization=signed)
+    headers = put_headers(Digest(digest), size_bytes, time, token=token, conditional=writer.conditional_writes)
+    signed = authorization(url, writer.region or DEFAULT_REGION, key, headers)
+    return SignedRequest(url=url, time=time, authorization=signed, security_token=token)

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from kigi.api.conditions import bounded
-from kigi.api.node_cache import CaptureOrder, CaptureReport, LayerUpload, PartUpload, SignedRequest
+from kigi.api.layer_upload import LayerUpload, PartUpload, SignedRequest
+from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.api.repositories import Repository
 from kigi.domain.layer_parts import MAX_PARTS, digest_of_list, part_sizes
 from kigi.domain.layers import MAX_FILE_BYTES, TABLES_BYTES, Digest, parse_digest

@@ -271,6 +271,8 @@ class NodeView:
     """Seconds for which a deleted Node may still come back with its disks."""
     protocols: tuple[int, ...] = ()
     """Protocols that the daemon understands; empty: it has not reported them."""
+    operator_version: str | None = None
+    """Version of Kigi that the operator runs, to be shown to the daemon."""
     filling: tuple[RunningMachine, ...] = ()
     """VMs that run and write to overlays that fill the node's disk."""
     present: NodeCacheSpec | None = None

@@ -220,8 +220,13 @@ def _ours_first(items: Iterable[Mapping[str, Any]], ours: list[dict[str, Any]]) 
 
 
 def _cloud_init(settings: CloudInit) -> dict[str, Any]:
-    """KubeVirt's cloud-init volume source."""
-    return settings.to_api()
+    """KubeVirt's cloud-init volume source.
+
+    A Secret is named for both kinds of data: KubeVirt reads ``userdata`` by ``secretRef`` only, and ``networkdata`` by
+    ``networkDataSecretRef`` only. It starts the VM if at least one of the keys exists.
+    """
+    built = settings.to_api()
+    return {**built, "networkDataSecretRef": built["secretRef"]} if "secretRef" in built else built
 
 
 def _interface(owner: Owner, target: MachineTarget, interface: Interface) -> dict[str, Any]:

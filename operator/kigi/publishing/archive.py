@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from kigi.adapters.s3 import LayerBucket, Progress
 from kigi.api.base import DigestText, Model, ObjectName
+from kigi.api.problems import problems
 from kigi.domain.archive import (
     BLOCK,
     END,
@@ -123,7 +124,9 @@ def open_archive(path: Path) -> Archive:
                 raise ArchiveRefused(f"{path}: a manifest of {size_bytes} bytes; {MAX_MANIFEST_BYTES} at most")
             manifest = Manifest.model_validate(json.loads(file.read(size_bytes)))
             return Archive(path, manifest, BLOCK + size_bytes + padding(size_bytes))
-    except (ValueError, RecursionError, ValidationError) as exc:
+    except ValidationError as exc:
+        raise ArchiveRefused(f"{path}: {MANIFEST} is not as 'kigi export' writes it: {problems(exc)[0]}") from exc
+    except (ValueError, RecursionError) as exc:
         raise ArchiveRefused(f"{path}: {MANIFEST} is not as 'kigi export' writes it: {str(exc)[:500]}") from exc
     except OSError as exc:
         raise SpecInvalid(f"{path}: cannot be read: {exc.strerror}") from exc

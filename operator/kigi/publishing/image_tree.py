@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from kigi.adapters.s3 import LayerBucket, Progress
 from kigi.api.base import Model
+from kigi.api.problems import problems
 from kigi.errors import SpecInvalid
 from kigi.publishing.image_node import image_object
 from kigi.publishing.layer_folder import LayerFolder
@@ -43,8 +44,12 @@ def load_manifest(folder: Path) -> TreeManifest:
     """The manifest in ``folder``; raises SpecInvalid with the field at fault."""
     try:
         return TreeManifest.model_validate(json.loads((folder / MANIFEST).read_text()))
-    except (OSError, ValueError, ValidationError) as exc:
-        raise SpecInvalid(f"{folder / MANIFEST}: {exc}") from exc
+    except ValidationError as exc:
+        raise SpecInvalid(f"{folder / MANIFEST}: {'; '.join(problems(exc, TreeManifest))}") from exc
+    except OSError as exc:
+        raise SpecInvalid(f"{folder / MANIFEST} cannot be read: {exc.strerror}; name the folder of the images") from exc
+    except ValueError as exc:
+        raise SpecInvalid(f"{folder / MANIFEST} is not JSON: {exc}; correct it") from exc
 
 
 async def publish_tree(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,9 @@ class RawDisk:
         self._file = path.open("rb") if path is not None else None
         size = os.fstat(self._file.fileno()).st_size if self._file is not None else 0
         self._size = size
-        self._map = mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ) if self._file is not None and size else None
+        self._map: mmap.mmap | None = None
+        if self._file is not None and size:
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __enter__(self) -> RawDisk:
         return self
@@ -29,8 +32,14 @@ class RawDisk:
             self._file.close()
 
     def clusters(self) -> Iterator[int]:
-        """Indices of the clusters for which the file system stores data; all others are zeros."""
+        """Indices of the clusters for which the file system stores data; all others are zeros.
+
+        Windows does not tell data from holes: there it is every cluster.
+        """
         if self._file is None:
+            return
+        if sys.platform == "win32":
+            yield from range(-(-self._size // CLUSTER))
             return
         end = 0
         while end < self._size:

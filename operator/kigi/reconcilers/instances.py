@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kigi.adapters.kubernetes.resources import INSTANCE, SYSTEM
 from kigi.api.conditions import merge_conditions, summary, with_problem
 from kigi.api.events import REPLACE_DISKS, reference
@@ -17,6 +19,7 @@ from kigi.planning.instance import InstancePlan, plan_instance
 from kigi.planning.steps import Plan
 from kigi.planning.view import InstanceView
 from kigi.reconcilers.apply import apply_steps
+from kigi.reconcilers.hook_image import with_hook_image
 from kigi.reconcilers.writing import emit, write_status
 from kigi.runtime.ports import Ports
 from kigi.status.history import entry_text, new_entries
@@ -42,7 +45,8 @@ async def reconcile_instance(ports: Ports, key: Key) -> float | None:
     except KigiError as exc:
         await _report_problem(ports, record, exc)
         return None
-    plan = plan_instance(view, hook_image=ports.settings.hook_image)
+    view = replace(view, kubevirt=with_hook_image(view.kubevirt, ports))
+    plan = plan_instance(view, hook_image=ports.hook_image)
     _note_unplaced(ports, key, plan)
     error = await _carry_out(ports, view, plan)
     # After a conflict the mirror was out of date: the next reconcile corrects it, so the status does not report it.

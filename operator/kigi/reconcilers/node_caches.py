@@ -29,6 +29,7 @@ async def reconcile_node(ports: Ports, key: Key) -> float | None:
         writers=_writers(ports, key.name),
         joins=(ports.joins.failed, ports.joins.troubles),
         now=ports.now(),
+        operator_version=ports.version,
     )
     if found := orphans(view):
         view = replace(view, without_volume=await _without_volume(ports, found[:MAX_CHECKED]))

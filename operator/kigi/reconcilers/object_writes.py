@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kigi.adapters.kubernetes import resources
-from kigi.domain.names import LABEL_MANAGED_BY, MANAGER
+from kigi.domain.names import EARLIER_FINALIZERS, LABEL_MANAGED_BY, MANAGER
 from kigi.errors import Conflict, NameTaken
 from kigi.planning.steps import PatchObject
 from kigi.runtime.ports import Ports
@@ -72,10 +72,11 @@ async def set_finalizer(
     if record is None:
         return
     present: tuple[str, ...] = record.meta.finalizers
-    if (finalizer in present) == wanted:
+    ours = (finalizer, *EARLIER_FINALIZERS.get(finalizer, ()))
+    if any(item in present for item in ours) == wanted:
         return
     body = {"metadata": {"name": name, "uid": record.meta.uid, "resourceVersion": str(record.meta.version)}}
-    others = [item for item in present if item != finalizer]
+    others = [item for item in present if item not in ours]
     try:
         answer = await ports.kube.set_finalizers(resource, namespace, body, [*others, finalizer] if wanted else others)
     except Conflict:

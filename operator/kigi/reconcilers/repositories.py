@@ -7,6 +7,7 @@ nodes' uploads with them.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
@@ -15,7 +16,9 @@ from typing import Any
 
 from kigi.adapters.kubernetes.resources import CONFIG_MAP, REPOSITORY, SECRET, Resource
 from kigi.adapters.s3_probe import ConditionalWrites
+from kigi.api.base import ObjectRef
 from kigi.api.layer_repository import LayerRepositorySpec, LayerRepositoryStatus
+from kigi.api.layer_upload import MAX_TOKEN_CHARACTERS
 from kigi.api.repositories import Repository, repository_of_spec
 from kigi.errors import KigiError, RepositoryUnreachable, SpecInvalid
 from kigi.mirror.keys import Key, node_key
@@ -52,8 +55,8 @@ async def reconcile_repository(ports: Ports, key: Key) -> float | None:
     """
     record = ports.mirror.repositories.get(None, key.name)
     if record is None or record.meta.deleting:
-        ports.write_probes.pop(key.name, None)
-        ports.authorities.pop(key.name, None)
+        for memory in (ports.write_probes, ports.authorities, ports.regions):
+            memory.pop(key.name, None)
         if ports.writers.pop(key.name, None) is not None:
             _enqueue_nodes(ports, key.name)
         _forget(key.name)
@@ -64,12 +67,15 @@ async def reconcile_repository(ports: Ports, key: Key) -> float | None:
         _forget(key.name)
         await report_invalid(ports, REPOSITORY, record, LayerRepositoryStatus(), record.spec)
         return None
-    access = await _read_access(ports, record.spec)
-    _use_writer(ports, key.name, access)
+    access = _in_region(await _read_access(ports, record.spec), ports.regions.get(key.name))
+    read_error, reachable, region = await _probe_reading(ports, access)
+    if region is not None:
+        ports.regions[key.name] = region
+        access = _in_region(access, region)
     await _store(ports, key.name, access)
-    read_error, reachable = await _probe_reading(ports, access)
     metrics.REPOSITORY_READABLE.labels(key.name).set(read_error is None)
     written = await _probe_writing(ports, key.name, access) if read_error is None else read_error
+    _use_writer(ports, key.name, _as_probed(access, ports.write_probes.get(key.name)))
     status = repository_status(
         RepositoryView(
             spec=record.spec,
@@ -80,6 +86,7 @@ async def reconcile_repository(ports: Ports, key: Key) -> float | None:
             reachable=reachable,
             write_error=written if isinstance(written, KigiError) else None,
             conditional_writes=written if isinstance(written, str) else UNKNOWN,
+            region=region,
         )
     )
     await write_status(ports, REPOSITORY, record.meta, record.status, status)
@@ -118,22 +125,66 @@ async def _read_access(ports: Ports, spec: LayerRepositorySpec) -> Access:
         ca_bundle = await _ca_bundle(ports, spec)
     except SpecInvalid as exc:
         return Access(exc, exc if spec.credentials.writer_secret_ref else None, None)
-    reader = await _with_credentials(ports, spec, "readerSecretRef", spec.credentials.reader_secret_ref.name)
-    writer_ref = spec.credentials.writer_secret_ref
-    writer = await _with_credentials(ports, spec, "writerSecretRef", writer_ref.name) if writer_ref else None
+    reader_ref, writer_ref = spec.credentials.reader_secret_ref, spec.credentials.writer_secret_ref
+    reader: Repository | KigiError = await _with_credentials(ports, spec, "readerSecretRef", reader_ref)
+    writer: Repository | KigiError | None = None
+    if writer_ref is not None:
+        writer = await _with_credentials(ports, spec, "writerSecretRef", writer_ref)
+    elif reader_ref is None:
+        writer = await _with_own_keys(ports, reader)
     return Access(reader, writer, ca_bundle)
 
 
-async def _with_credentials(
-    ports: Ports, spec: LayerRepositorySpec, field: str, secret: str
-) -> Repository | SpecInvalid:
-    where = f"spec.credentials.{field}: Secret {ports.settings.namespace}/{secret}"
+async def _with_own_keys(ports: Ports, repository: Repository | KigiError) -> Repository | KigiError:
+    """With the credentials of the operator's pod as they are now; temporary ones are read again at each reconcile."""
+    if isinstance(repository, KigiError):
+        return repository
     try:
-        data = await _data(ports, SECRET, secret, where)
+        keys = await asyncio.to_thread(ports.own_keys, repository)
+    except KigiError as exc:
+        return exc
+    return repository.model_copy(
+        update={
+            "access_key_id": keys.access_key_id,
+            "secret_access_key": keys.secret_access_key,
+            "session_token": keys.session_token,
+        }
+    )
+
+
+def _in_region(access: Access, region: str | None) -> Access:
+    """The region that the server has named, or accepted, precedes that of the settings."""
+    reader, writer = (
+        each.model_copy(update={"region": region}) if region is not None and isinstance(each, Repository) else each
+        for each in (access.reader, access.writer)
+    )
+    assert reader is not None
+    return Access(reader, writer, access.ca_bundle)
+
+
+def _as_probed(access: Access, last: WriteProbe | None) -> Access:
+    """Uploads to a server that refuses If-None-Match are signed without it."""
+    refused = last is not None and last.result is ConditionalWrites.REFUSED
+    if not refused or not isinstance(access.writer, Repository):
+        return access
+    return Access(access.reader, access.writer.model_copy(update={"conditional_writes": False}), access.ca_bundle)
+
+
+async def _with_credentials(
+    ports: Ports, spec: LayerRepositorySpec, field: str, reference: ObjectRef | None
+) -> Repository | SpecInvalid:
+    """Without a reference: without credentials, so that each process uses those of its pod."""
+    try:
+        if reference is None:
+            return repository_of_spec(spec)
+        where = f"spec.credentials.{field}: Secret {ports.settings.namespace}/{reference.name}"
+        data = await _data(ports, SECRET, reference.name, where)
+        token = _text(data, "sessionToken", where, MAX_TOKEN_CHARACTERS) if "sessionToken" in data else None
         return repository_of_spec(
             spec,
             access_key_id=_text(data, "accessKeyId", where),
             secret_access_key=_text(data, "secretAccessKey", where),
+            session_token=token,
         )
     except SpecInvalid as exc:
         return exc
@@ -156,12 +207,12 @@ async def _data(ports: Ports, resource: Resource, name: str, where: str) -> dict
     return body.get("data") or {}
 
 
-def _text(data: dict[str, Any], key: str, where: str) -> str:
+def _text(data: dict[str, Any], key: str, where: str, most: int = MAX_KEY_CHARACTERS) -> str:
     try:
         text = base64.b64decode(data.get(key) or "", validate=True).decode().strip()
     except (binascii.Error, UnicodeDecodeError):
         text = ""
-    if not text or len(text) > MAX_KEY_CHARACTERS or not text.isprintable():
+    if not text or len(text) > most or not text.isprintable():
         raise SpecInvalid(f"{where}: key {key} is missing, empty or no text; correct it")
     return text
 
@@ -188,15 +239,15 @@ async def _store(ports: Ports, name: str, access: Access) -> None:
             )
 
 
-async def _probe_reading(ports: Ports, access: Access) -> tuple[KigiError | None, bool | None]:
-    """The error, and whether the server answered."""
+async def _probe_reading(ports: Ports, access: Access) -> tuple[KigiError | None, bool | None, str | None]:
+    """The error, whether the server answered, and the bucket's region if it did without an error."""
     if not isinstance(access.reader, Repository):
-        return access.reader, None
+        return access.reader, None, None
     try:
-        await ports.probe.read(access.reader, access.ca_bundle)
+        region = await ports.probe.read(access.reader, access.ca_bundle)
     except KigiError as exc:
-        return exc, not isinstance(exc, RepositoryUnreachable)
-    return None, True
+        return exc, not isinstance(exc, RepositoryUnreachable), None
+    return None, True, region
 
 
 async def _probe_writing(ports: Ports, name: str, access: Access) -> str | KigiError:

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Protocol
 
 from kigi.adapters.kubernetes.resources import LEASE, Resource
+from kigi.domain.names import ANNOTATION_VERSION, OPERATOR_LEASE
 from kigi.errors import Conflict, KigiError, LostLeadership
 from kigi.runtime import metrics
 from kigi.runtime.clock import utc_now
 
 logger = logging.getLogger(__name__)
 
-LEASE_NAME = "kigi-operator"
+LEASE_NAME = OPERATOR_LEASE
 ATTEMPTS = 10
 """Attempts to renew or take the lease within its duration."""
 WRITABLE = 2 / 3
@@ -31,7 +33,9 @@ WRITABLE = 2 / 3
 
 def running_s() -> float:
     """Seconds of a clock that is never set, and that goes on while the machine is suspended, as a lease does."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()  # the operator runs on Linux; elsewhere only the command line imports this module
 
 
 class LeaseApi(Protocol):
@@ -48,7 +52,10 @@ class LeaseApi(Protocol):
 
 
 class Election:
-    """One candidate. ``clock`` gives monotonic seconds, ``now`` the time that the lease shows; tests replace them."""
+    """One candidate. ``clock`` gives monotonic seconds, ``now`` the time that the lease shows; tests replace them.
+
+    ``version``: of Kigi; the lease of the leader shows it.
+    """
 
     def __init__(
         self,
@@ -57,12 +64,16 @@ class Election:
         namespace: str,
         identity: str,
         lease_s: float = 15.0,
+        version: str = "",
         clock: Callable[[], float] = running_s,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        attempting: Callable[[], None] = lambda: None,
     ) -> None:
-        self._api, self._namespace, self.identity = api, namespace, identity
+        """``attempting`` is called before each attempt to take or renew the lease."""
+        self._api, self._namespace, self.identity, self._version = api, namespace, identity, version
         self._lease_s, self._clock, self._now, self._sleep = lease_s, clock, now, sleep
+        self._attempting = attempting
         self._valid_until = float("-inf")
         self._seen: tuple[Any, float] = (None, clock())
         """Holder and renewal time of another process's lease, and when this process first saw them."""
@@ -110,6 +121,7 @@ class Election:
 
     async def attempt(self) -> bool:
         """Attempts once to take or renew the lease; whether this process leads afterwards."""
+        self._attempting()
         # The lease counts from before the request, because the server may have written it at any moment since.
         began = self._clock()
         try:
@@ -138,13 +150,19 @@ class Election:
             self._seen = (state, now)
         return now - self._seen[1] > float(spec.get("leaseDurationSeconds") or self._lease_s)
 
+    def _metadata(self, stored: dict[str, Any]) -> dict[str, Any]:
+        metadata = stored or {"name": LEASE_NAME, "namespace": self._namespace}
+        if not self._version:
+            return metadata
+        return {**metadata, "annotations": {**(stored.get("annotations") or {}), ANNOTATION_VERSION: self._version}}
+
     def _manifest(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         now = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         mine = spec.get("holderIdentity") == self.identity
         return {
             "apiVersion": LEASE.api_version,
             "kind": LEASE.kind,
-            "metadata": metadata or {"name": LEASE_NAME, "namespace": self._namespace},
+            "metadata": self._metadata(metadata),
             "spec": {
                 "holderIdentity": self.identity,
                 "leaseDurationSeconds": int(self._lease_s),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from kigi.adapters.credentials import EnvironmentKeys, Keys, keys_of
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import Resource
 from kigi.adapters.s3_probe import ConditionalWrites, S3Probe
@@ -22,6 +24,7 @@ from kigi.runtime import metrics
 from kigi.runtime.clock import utc_now
 from kigi.runtime.event_limit import EventLimit
 from kigi.runtime.joins import Joins
+from kigi.runtime.liveness import RECONCILE_S, Liveness
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
 
@@ -37,6 +40,11 @@ class ClusterRestored(Exception):
     Versions are used once more, and deleted objects exist again, so that nothing in this process's memory can be
     trusted, nor what its watches have delivered: only a new process begins without any of it.
     """
+
+
+def _own_keys() -> Callable[[Repository], Keys]:
+    keys = EnvironmentKeys()
+    return lambda repository: keys_of(repository, os.environ, keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +67,26 @@ class Ports:
     queue: WorkQueue
     settings: Settings
     now: Callable[[], datetime] = utc_now
+    version: str | None = None
+    """Version of Kigi that the daemons compare theirs with; None: they get none."""
     events: EventLimit = field(default_factory=EventLimit)
     clock: Callable[[], float] = time.monotonic
     """Monotonic seconds."""
     suffix: Callable[[], str] = random_suffix
     """Last part of an event's name."""
+    hook_image: str = field(init=False)
+    """Image of the disk hook's sidecar; empty: not known, for the reason in ``hook_image_problem``."""
+    hook_image_problem: str = "the operator has not read its Deployment yet"
     restarted: dict[str, float] = field(default_factory=dict)
     """uid of each instance whose restart was requested lately, and the clock's time of the request."""
 
     doubt: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a watch began with an older object than the mirror has: everything is listed again soon."""
     probe: S3Probe = field(default_factory=S3Probe)
+    own_keys: Callable[[Repository], Keys] = field(default_factory=_own_keys)
+    """The credentials of this process's environment for a repository, as they are now; blocks, raises KigiError."""
+    regions: dict[str, str] = field(default_factory=dict)
+    """By name of the repository: the region of its bucket, which the server has accepted."""
     write_probes: dict[str, WriteProbe] = field(default_factory=dict)
     """By name of the repository: its last write probe."""
     writers: dict[str, Repository | KigiError] = field(default_factory=dict)
@@ -77,6 +94,10 @@ class Ports:
     authorities: dict[str, str | None] = field(default_factory=dict)
     """By name of the repository: the authorities of its endpoint as PEM; None: those of the system."""
     joins: Joins = field(default_factory=Joins)
+    liveness: Liveness = field(default_factory=Liveness)
+
+    def __post_init__(self) -> None:
+        self.hook_image = self.settings.hook_image
 
     def see(self, kind: str, body: Mapping[str, Any]) -> None:
         """Takes in an object from a watch, a listing or the answer to a write; enqueues what depends on it."""
@@ -103,8 +124,14 @@ class Ports:
             for key, delay_s in daemon_is_back(self.mirror, node):
                 self.queue.add_after(key, delay_s)
 
-    async def relist(self, resource: Resource) -> int:
+    def unhealthy(self) -> str:
+        """What keeps this process from making progress, so that only a new one can; empty if nothing does."""
+        return "; ".join([*self.liveness.stuck(), *self.queue.stuck(RECONCILE_S)])
+
+    async def relist(self, resource: Resource, progress: Callable[[], None] = lambda: None) -> int:
         """Brings the mirror of one kind up to date with the API server; the number of differences.
+
+        ``progress`` is called for each object.
 
         An object counts as gone only if the mirror had it before the listing began: others may be newer than it.
 
@@ -113,6 +140,7 @@ class Ports:
         before, gone = self.mirror.known_uids(resource.kind), self.mirror.gone_uids()
         changed = 0
         async for body in self.kube.list_all(resource):
+            progress()
             uid, version = body["metadata"]["uid"], int(body["metadata"]["resourceVersion"])
             _, known = before.pop(uid, (None, -1))
             if version < known or version <= gone.get(uid, -1):

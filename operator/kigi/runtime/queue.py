@@ -64,12 +64,16 @@ class WorkQueue:
         self._busy: Counter[str] = Counter()
         """Active keys by namespace."""
         self._queued: set[Key] = set()
-        self._active: set[Key] = set()
+        self._active: dict[Key, float] = {}
+        """Since when each of them is being reconciled, by the clock."""
+        self._moved_s = clock()
+        """When the last reconcile began or ended, or the first key came into an empty queue."""
         self._dirty: set[Key] = set()
         """Active keys that were enqueued meanwhile."""
         self._timers: dict[Key, tuple[float, Timer]] = {}
         self._failures: dict[Key, int] = {}
         self._not_empty = asyncio.Event()
+        self._is_running = False
 
     def add(self, key: Key) -> None:
         """Enqueues the key now. A key that is being reconciled is reconciled once more afterwards."""
@@ -79,6 +83,8 @@ class WorkQueue:
         if key in self._active:
             self._dirty.add(key)
         elif key not in self._queued:
+            if self.idle:
+                self._moved_s = self._clock()
             self._queued.add(key)
             self._ready.setdefault(key.namespace, deque()).append(key)
             self._not_empty.set()
@@ -112,12 +118,27 @@ class WorkQueue:
         """No key is queued or active; timers may be set."""
         return not (self._queued or self._active)
 
+    def stuck(self, limit_s: float) -> list[str]:
+        """One text for each reconcile that lasts longer than ``limit_s``, or for keys that wait so long for any.
+
+        Keys of an operator that does not lead wait for nothing.
+        """
+        now = self._clock()
+        found = [f"reconcile of {key} for {now - at:.0f} s" for key, at in self._active.items() if now - at > limit_s]
+        if not found and self._is_running and self._queued and now - self._moved_s > limit_s:
+            found.append(f"queue: {len(self._queued)} keys wait, and no reconcile began or ended for {limit_s:.0f} s")
+        return found
+
     async def run(self, workers: int, work: Callable[[Key], Awaitable[None]]) -> None:
         """Runs until it is cancelled. ``work`` handles its own errors: one that escapes ends the queue."""
         share = max(1, workers - RESERVED_WORKERS)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(self._worker(work, share))
+        self._is_running, self._moved_s = True, self._clock()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(workers):
+                    group.create_task(self._worker(work, share))
+        finally:
+            self._is_running = False
 
     def clear(self) -> None:
         """Forgets every key and timer, as after the loss of leadership."""
@@ -155,12 +176,12 @@ class WorkQueue:
                 await self._not_empty.wait()
             self._queued.discard(key)
             self._busy[key.namespace] += 1
-            self._active.add(key)
-            started = self._clock()
+            started = self._active[key] = self._moved_s = self._clock()
             try:
                 await work(key)
             finally:
-                self._active.discard(key)
+                self._active.pop(key, None)
+                self._moved_s = self._clock()
                 self._busy[key.namespace] -= 1
                 if not self._busy[key.namespace]:
                     del self._busy[key.namespace]

@@ -24,9 +24,11 @@ class Settings(EnvironmentSettings):
     """Settings of ``kigi-operator``."""
 
     hook_image: str = Field(
-        default="kigi:dev",
+        default="",
         validation_alias="KIGI_HOOK_IMAGE",
-        description="Image of the hook sidecar in each VM's pod, where KubeVirt has no Plugins: Kigi's own image.",
+        description="Image of the hook sidecar in each VM's pod, where KubeVirt has no Plugins. Unset: the image of "
+        "the Deployment kigi-operator, read when this operator begins to lead.",
+        json_schema_extra={"default": "unset"},
     )
     namespace: str = Field(
         default="kigi-system",
@@ -51,9 +53,10 @@ class Settings(EnvironmentSettings):
         description="Whether several operators may run, of which one works. false: this is the only one.",
     )
     http_host: str = Field(
-        default="0.0.0.0",
+        default="",
         validation_alias="KIGI_HTTP_HOST",
-        description="Address where /metrics, /healthz and /readyz are served.",
+        description="Address where /metrics, /healthz and /readyz are served. Unset: every address, IPv4 and IPv6.",
+        json_schema_extra={"default": "unset"},
     )
     http_port: int = Field(
         default=8080,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from kigi.api.conditions import CACHED, Finding, bounded, merge_conditions, problem_findings, summary
 from kigi.api.instance import MAX_NODE_NAMES, MachineStatus, SystemInstanceStatus
@@ -11,7 +11,7 @@ from kigi.planning.instance import InstancePlan
 from kigi.planning.view import InstanceView
 from kigi.status.history import history
 from kigi.status.layer_bytes import LayerBytes
-from kigi.status.machines import machine_status
+from kigi.status.machines import is_unpulled, machine_status
 from kigi.status.phases import phase_findings
 from kigi.status.updates import updated_finding
 
@@ -31,7 +31,8 @@ def instance_status(view: InstanceView, plan: InstancePlan, error: KigiError | N
     phases = phase_findings(view, plan, LayerBytes.of(view.nodes, plan.placed))
     ready = error is None and not plan.steps and all(finding.status for finding in phases)
     ready = ready and as_desired == len(machines)
-    summary_ = _summary(view, error, ready, phases, machines, as_desired)
+    unpulled = {placed.target.machine for placed in plan.placed if is_unpulled(placed)}
+    summary_ = _summary(view, error, ready, phases, machines, as_desired, unpulled)
     findings = [*summary_, *phases, updated_finding(view, plan.placed)]
     nodes = sorted({placed.node for placed in plan.placed})
     placement = next((placed.why for placed in plan.placed if placed.why), None) or old.placement
@@ -77,6 +78,7 @@ def _summary(
     phases: Sequence[Finding],
     machines: Sequence[MachineStatus],
     as_desired: int,
+    unpulled: Set[str],
 ) -> tuple[Finding, Finding, Finding]:
     if error is not None:
         return problem_findings(error)
@@ -88,6 +90,8 @@ def _summary(
         stalled = open_phase.type == CACHED and needs_action(open_phase.reason)
         return summary(ready=False, stalled=stalled, reason=open_phase.reason, message=open_phase.message)
     message = f"{as_desired} of {len(machines)} machines are as desired"
-    failed = next((machine for machine in machines if machine.message), None)
+    named = [machine for machine in machines if machine.message]
+    failed = next((machine for machine in named if machine.name in unpulled), next(iter(named), None))
     message = f"{message}; {failed.name}: {failed.message}" if failed is not None else message
-    return summary(ready=False, stalled=False, reason="MachinesStarting", message=message)
+    reason = "ImageNotPulled" if unpulled else "MachinesStarting"
+    return summary(ready=False, stalled=False, reason=reason, message=message)

@@ -9,10 +9,12 @@ from kigi.planning.machines import is_outdated, is_running
 from kigi.planning.placed import PlacedTarget
 from kigi.planning.view import MachineState
 
+PULLS = frozenset({"ErrImagePull", "ImagePullBackOff"})
+"""Printable status of a VM whose pod waits for an image."""
 _TROUBLES = {
     "ErrorUnschedulable": "Unschedulable",
     "CrashLoopBackOff": "CrashLooping",
-    **dict.fromkeys(("ErrImagePull", "ImagePullBackOff", "ErrorPvcNotFound", "DataVolumeError"), "Failed"),
+    **dict.fromkeys((*PULLS, "ErrorPvcNotFound", "DataVolumeError"), "Failed"),
 }
 """KubeVirt's printable status of a VM that does not run -> state of the machine.
 
@@ -54,6 +56,12 @@ def machine_state(placed: PlacedTarget) -> str:
         if holds(placed, machine):
             return state
     return _TROUBLES.get(machine.vm.printable_status, "Starting")
+
+
+def is_unpulled(placed: PlacedTarget) -> bool:
+    """Whether the VM's pod waits for an image that the node cannot pull, such as that of the disk hook."""
+    machine = placed.observed
+    return machine is not None and machine_state(placed) == "Failed" and machine.vm.printable_status in PULLS
 
 
 def is_halted(machine: MachineState) -> bool:

@@ -10,7 +10,7 @@ from kigi.api.layer_repository import LayerRepositorySpec, LayerRepositoryStatus
 from kigi.errors import KigiError
 
 UNKNOWN = "Unknown"
-UNSUPPORTED = "Unsupported"
+UNSUPPORTED, REFUSED = "Unsupported", "Refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,9 @@ class RepositoryView:
     write_error: KigiError | None
     """None: writing works, or there is no writer."""
     conditional_writes: str
-    """Supported, Unsupported or Unknown."""
+    """Supported, Unsupported, Refused or Unknown."""
+    region: str | None = None
+    """The bucket's region; None: it is not known."""
 
 
 def repository_status(view: RepositoryView) -> LayerRepositoryStatus:
@@ -38,18 +40,33 @@ def repository_status(view: RepositoryView) -> LayerRepositoryStatus:
     if view.read_error is not None:
         findings = problem_findings(view.read_error)
     else:
-        findings = summary(ready=True, stalled=False, reason="Reachable", message=f"{where} answers")
+        text = f"{where} answers" + _other_region(view)
+        findings = summary(ready=True, stalled=False, reason="Reachable", message=text)
     old = view.old_status.conditions
     return with_conditions(status, old, [*findings, _writable(view, where)], generation=view.generation, now=view.now)
 
 
+def _other_region(view: RepositoryView) -> str:
+    stated = view.spec.s3.region
+    if view.region is None or stated is None or stated == view.region:
+        return ""
+    return f", in region {view.region}: correct spec.s3.region, which is {stated}"
+
+
 def _writable(view: RepositoryView, where: str) -> Finding:
-    if view.spec.credentials.writer_secret_ref is None:
+    references = view.spec.credentials
+    if references.writer_secret_ref is None and references.reader_secret_ref is not None:
         text = "spec.credentials.writerSecretRef is not set, so captures cannot be stored here"
         return Finding(WRITABLE, False, "NoWriter", text)
     if view.write_error is not None:
         return Finding(WRITABLE, False, view.write_error.reason, str(view.write_error))
     if view.conditional_writes == UNSUPPORTED:
         text = f"{where} takes layers, but ignores If-None-Match: a damaged publisher could replace a stored layer"
+        return Finding(WRITABLE, True, "ConditionalWritesUnsupported", text)
+    if view.conditional_writes == REFUSED:
+        text = (
+            f"{where} takes layers, but answers 501 to If-None-Match, so that requests do without it: a damaged "
+            "publisher could store a layer again"
+        )
         return Finding(WRITABLE, True, "ConditionalWritesUnsupported", text)
     return Finding(WRITABLE, True, "Writable", f"{where} takes layers and never overwrites one")

@@ -31,6 +31,7 @@ from tests.support.deployments import (
 )
 from tests.support.layers import node_cache
 from tests.support.operator_run import OperatorRun
+from tests.support.shapes import check_shape
 from tests.support.why import record
 
 
@@ -57,6 +58,7 @@ async def kigi(plane: ControlPlane, *arguments: str, code: int = 0) -> str:
 
 async def kigi_json(plane: ControlPlane, *arguments: str, code: int = 0) -> Any:
     answer = json.loads(await kigi(plane, *arguments, "-o", "json", code=code))
+    check_shape(arguments, answer)
     if arguments[0] == "why":
         record(answer)
     return answer
@@ -201,7 +203,7 @@ async def test_why_follows_a_cause_to_where_it_comes_from(
         apply(plane, ns, *(item for item in objects if item not in base), deployment())
 
         async def said() -> Any:
-            found = await kigi_json(plane, "why", "class", "-n", ns, code=1)
+            found = await kigi_json(plane, "why", "class", "-n", ns, code=3)
             return found if found[0]["reason"] == "ImageMissing" else None
 
         (found,) = await eventually_async(said, 30)
@@ -211,7 +213,7 @@ async def test_why_follows_a_cause_to_where_it_comes_from(
         image = found["because"][0]["because"][0]
         assert image["object"] == "VMImageNode/infected-0"
         assert "base" in image["message"]
-        assert "kigi publish" in await kigi(plane, "why", "-n", ns, code=1)
+        assert "kigi publish" in await kigi(plane, "why", "-n", ns, code=3)
         assert "no SystemNode nothing" in await kigi(plane, "why", "ksys/nothing", "-n", ns, code=1)
         apply(plane, ns, *base)
         await wait_ready(kube, ns)
@@ -230,7 +232,7 @@ async def test_why_names_a_layer_that_a_node_refuses(plane: ControlPlane, kube: 
     machine = {"name": "m0", "state": "Warming", "nodeName": f"why-{ns}"}
     await status_of(kube, INSTANCE, ns, "class-1", conditions("AccessDenied", message, machines=[machine]))
     await status_of(kube, DEPLOYMENT, ns, "class", conditions("AccessDenied", message, unreadyInstances=["1"]))
-    (found,) = await kigi_json(plane, "why", "class", "-n", ns, code=1)
+    (found,) = await kigi_json(plane, "why", "class", "-n", ns, code=3)
     assert found["because"][0]["object"] == "SystemInstance/class-1"
     (below,) = found["because"][0]["because"]
     assert below["object"] == f"NodeCache/why-{ns}"

@@ -279,6 +279,7 @@ async def test_the_real_process_survives_sigkill_and_ends_on_sigterm(
             "KIGI_HTTP_HOST": "127.0.0.1",
             "KIGI_HTTP_PORT": str(free_port()),
             "KIGI_LEASE_SECONDS": "3",
+            "KIGI_HOOK_IMAGE": "kigi:dev",  # no Deployment names one here
         }
         return subprocess.Popen([sys.executable, "-m", "kigi.main"], env=env, stderr=subprocess.DEVNULL)
 

@@ -222,7 +222,7 @@ async def test_a_damaged_layer_is_never_ready_and_why_says_so(
             return bool(status) and condition({"status": status}, "Ready")["reason"] == "LayerCorrupt"
 
         await eventually_async(refused, 60, "the node refuses the layer")
-        (found,) = await kigi_json(plane, "why", "kpre/monday", "-n", ns, code=1)
+        (found,) = await kigi_json(plane, "why", "kpre/monday", "-n", ns, code=3)
         assert found["reason"] == "LayerCorrupt"
         assert pool.nodes[0].name in found["message"]
         path.write_bytes(right)

@@ -13,15 +13,18 @@ import pytest
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import IMAGE, REPOSITORY, SECRET
-from kigi.adapters.s3_probe import WRITE_KEY, ConditionalWrites, S3Probe
+from kigi.adapters.s3_probe import ConditionalWrites, S3Probe
 from kigi.api.repositories import Repository
 from kigi.domain.names import API_VERSION
+from kigi.domain.repository_points import WRITE_KEY
 from localcluster.controlplane import ControlPlane
 from localcluster.s3 import READER, S3Server
 from tests.support.cluster import REPOSITORY as ROOT
 from tests.support.cluster import eventually_async
 from tests.support.deployments import apply, image
 from tests.support.operator_run import FAST, OperatorRun
+from tests.support.picky_proxy import PickyProxy, Reply, Request, s3_error
+from tests.support.why import explained
 
 SYSTEM = "kigi-system"
 DAEMONS, FORMER = "kigi-daemon-repositories", "kigi-publisher-repositories"
@@ -129,6 +132,31 @@ async def test_what_an_administrator_must_correct_is_named_and_heals(
     unreachable = {"endpoint": "http://127.0.0.1:9", "bucket": bucket}
     apply(plane, SYSTEM, repository(name, s3, bucket, s3=unreachable))
     await wait_for(kube, name, "Reconciling", "True", "RepositoryUnreachable")
+
+
+@pytest.mark.why("RepositoryMisconfigured")
+async def test_a_setting_that_the_answer_shows_as_wrong_is_named_and_the_right_region_is_taken(
+    plane: ControlPlane, kube: KubeClient, operator: OperatorRun, s3: S3Server, bucket: str, name: str
+) -> None:
+    s3.grant_reading(bucket)
+    replies: list[Reply] = [s3_error(301, "PermanentRedirect", "<Endpoint>s3.eu-central-1.example</Endpoint>")]
+
+    def rule(request: Request) -> Reply | None:
+        return replies[0] if replies else None
+
+    with PickyProxy(s3.endpoint, rule) as proxy:
+        settings = {"endpoint": proxy.endpoint, "bucket": bucket, "region": "eu-west-1"}
+        apply(plane, SYSTEM, repository(name, s3, bucket, s3=settings))
+        await wait_for(kube, name, "Stalled", "True", "RepositoryMisconfigured")
+        body = await kube.get(REPOSITORY, None, name) or {}
+        assert "to the URL of s3.eu-central-1.example" in str(body["status"]["conditions"])
+        assert explained("RepositoryMisconfigured")["remedy"]
+        replies.clear()  # now the real server, which names its own region
+        await wait_for(kube, name, "Ready", "True", "Reachable")
+        await wait_for(kube, name, "Writable", "True", "Writable")
+        assert (await files(kube, DAEMONS))[f"{name}.json"]["region"] == "us-east-1"
+        body = await kube.get(REPOSITORY, None, name) or {}
+        assert "correct spec.s3.region, which is eu-west-1" in str(body["status"]["conditions"])
 
 
 async def test_a_writer_that_may_only_read_is_reported(

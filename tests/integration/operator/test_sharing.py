@@ -181,7 +181,7 @@ async def test_a_grant_gives_and_takes_the_use_of_a_tree(site: Site, operator_ku
         for resource, name in (*NODES, *RUNS):
             await site.wait_reason(resource, name, "RefNotPermitted")
         assert not await site.ordered() & library_digests(site)
-        (found,) = await kigi_json(site.plane, "why", "ksys/child", "-n", site.tenant, code=1)
+        (found,) = await kigi_json(site.plane, "why", "ksys/child", "-n", site.tenant, code=3)
         assert record([found]) == {"RefNotPermitted"}
         # Neither side alone gives it: the label, and the grant.
         apply(site.plane, site.library, tree_grant(COURSE, ("SystemNode", "office")))
@@ -239,7 +239,7 @@ async def test_a_granted_tree_with_an_error_of_its_own_is_explained(site: Site, 
         apply(site.plane, site.library, broken, tree_grant(COURSE, ("SystemNode", "broken")))
         apply(site.plane, site.tenant, system("child", f"{site.library}/broken", []))
         await site.wait_reason(SYSTEM, "child", "RefNotReady")
-        (found,) = await kigi_json(site.plane, "why", "ksys/child", "-n", site.tenant, code=1)
+        (found,) = await kigi_json(site.plane, "why", "ksys/child", "-n", site.tenant, code=3)
         assert record([found]) == {"RefNotReady"}
         assert MARKER not in str(found)
 

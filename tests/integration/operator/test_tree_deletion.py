@@ -65,7 +65,7 @@ async def test_what_is_used_waits_says_for_whom_and_goes_by_itself(
 
         await eventually_async(lambda: told(SYSTEM, "restored", "SystemDeployment class"), 20)
         await eventually_async(lambda: told(IMAGE, "role-1", "VMImageNode infected-1"), 20)
-        (said,) = await kigi_json(plane, "why", "kimg/role-1", "-n", ns, code=1)
+        (said,) = await kigi_json(plane, "why", "kimg/role-1", "-n", ns, code=3)
         assert (said["reason"], said["remedy"]) == ("InUse", "delete the users that the message lists")
         assert await kube.get(IMAGE, ns, "cleaned-1") is None
         events = await kube.get(EVENT, ns, "")

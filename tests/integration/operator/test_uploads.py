@@ -15,7 +15,7 @@ import pytest
 
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import NODE_CACHE
-from kigi.api.node_cache import LayerUpload
+from kigi.api.layer_upload import LayerUpload
 from kigi.domain.layers import Digest, object_key
 from kigi.errors import RepositoryUnreachable
 from kigi_cache.captures.uploads import MadeLayer, cut, send_layer

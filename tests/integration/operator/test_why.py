@@ -51,7 +51,7 @@ def machine(name: str, of: str | None, after: Sequence[str] = (), **more: Any) -
 
 
 async def explanation(plane: ControlPlane, ns: str, subject: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = await kigi_json(plane, "why", subject, "-n", ns, code=1)
+    found: list[dict[str, Any]] = await kigi_json(plane, "why", subject, "-n", ns, code=3)
     return found
 
 
@@ -288,6 +288,39 @@ async def test_what_a_deployment_waits_for(
         actors.alive.discard("slow")
         await kube.delete(CSI_NODE, None, "slow")
         await kube.delete(NODE, None, "slow")
+
+
+@pytest.mark.why("ImageNotPulled")
+async def test_a_hook_whose_image_cannot_be_pulled_is_named(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    """KubeVirt reports it so if the namespace has no pull secret."""
+    image = "registry.example/kigi:0.1.0"
+    failing = {
+        "printableStatus": "ImagePullBackOff",
+        "conditions": [
+            {
+                "type": "Synchronized",
+                "status": "False",
+                "reason": "ImagePullBackOff",
+                "message": f'Back-off pulling image "{image}": ErrImagePull: pull access denied',
+            }
+        ],
+    }
+    actors._start_s = 20.0
+    try:
+        async with OperatorRun(operator_kubeconfig):
+            apply(plane, ns, *trees(1), deployment())
+            await has(kube, ns, "MachinesStarting")
+            vm = next(name for namespace, name in actors._seen["VirtualMachine"] if namespace == ns)
+            await actors._merge(MACHINE, ns, vm, {"status": failing}, "status")
+            found = await why(plane, ns, "class", "ImageNotPulled")
+            assert f"image {image} of its pod cannot be pulled" in found["message"]
+            assert "pull-secret.yaml" in found["remedy"]
+            await wait_ready(kube, ns, timeout_s=90)
+            await wait_gone(plane, kube, ns)
+    finally:
+        actors._start_s = 0.0
 
 
 async def reports(kube: KubeClient, node: str) -> bool:

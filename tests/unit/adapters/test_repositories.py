@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kigi.adapters.repositories import load_repositories, read_credentials, read_repository
+from kigi.adapters.repositories import load_repositories, read_repository
 from kigi.api.repositories import Repository
 from kigi.errors import RepositoryUnknown, SpecInvalid
+from kigi.planning.repository_files import repository_files
 
 LAB = {"endpoint": "https://s3.lab", "bucket": "layers", "maxDepth": 8}
 KEYS = {"accessKeyId": "reader", "secretAccessKey": "hush-hush"}
@@ -94,11 +95,53 @@ def test_no_error_and_no_representation_shows_a_secret(tmp_path: Path, wrong: di
     assert "hush" not in repr(Repository.model_validate(LAB | KEYS))
 
 
-def test_credentials_are_those_of_the_repository_or_of_the_environment() -> None:
-    variables = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    assert read_credentials(Repository.model_validate(LAB | KEYS), variables) == ("reader", "hush-hush")
-    repository = Repository.model_validate(LAB)
-    assert read_credentials(repository, variables) == ("a", "b")
-    del variables["AWS_SECRET_ACCESS_KEY"]
-    with pytest.raises(SpecInvalid, match="repository layers: set AWS_SECRET_ACCESS_KEY"):
-        read_credentials(repository, variables)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"endpoint": "s3.example:9000"},
+            "endpoint 's3.example:9000': it has no scheme; write https://s3.example:9000",
+        ),
+        ({"endpoint": "https://s3.example/kigi"}, "it has the path /kigi; write https://s3.example, and the bucket"),
+        ({"endpoint": "ftp://s3.example"}, "the scheme 'ftp' is not known; write https://s3.example"),
+        ({"endpoint": "https://me:hush-hush@s3.example"}, "it has a user; leave it out"),
+        ({"endpoint": "https://s3.example:99999"}, "with a port of 1 to 65535"),
+        ({"endpoint": ""}, "it is empty; write https://HOST"),
+        ({"endpoint": "https://"}, "it has no host"),
+        (
+            {"bucket": "My_Bucket"},
+            "bucket 'My_Bucket': does not have the right form; expected: Name of the bucket: 3 to 63 lower-case",
+        ),
+        ({"region": "Frankfurt am Main"}, "region 'Frankfurt am Main': does not have the right form"),
+        ({"addressing": "path"}, "addressing 'path': write Path or VirtualHost"),
+        ({"secretAcessKey": "hush-hush"}, "secretAcessKey: no such field; did you mean secretAccessKey?"),
+        ({"end_point": "https://b"}, "end_point: no such field; did you mean endpoint?"),
+        ({"colour": "red"}, "colour: no such field; there are endpoint, bucket, region"),
+        ({"maxDepth": "deep", "regoin": "x"}, "maxDepth .*; regoin: no such field; did you mean region?"),
+    ],
+)
+def test_each_wrong_field_has_a_sentence(tmp_path: Path, change: dict[str, str], words: str) -> None:
+    with pytest.raises(SpecInvalid, match=words) as caught:
+        read_repository(write(tmp_path, "lab", json.dumps(LAB | change)))
+    assert "validation error" not in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecInvalid, match=r"endpoint: required, but not set; expected: .*; bucket: required, but not set"
+    ):
+        read_repository(write(tmp_path, "lab", "{}"))
+
+
+def test_a_file_of_a_later_operator_may_have_fields_that_this_daemon_does_not_know(tmp_path: Path) -> None:
+    (found,) = repository_files("lab", Repository.model_validate(LAB), None).values()
+    later = json.loads(found) | {"regoin": "x"}
+    assert read_repository(write(tmp_path, "lab", json.dumps(later))).bucket == "layers"
+
+
+def test_the_largest_request_may_be_a_quantity() -> None:
+    variables = {"KIGI_S3_ENDPOINT": "http://b", "KIGI_S3_MAX_PUT_BYTES": "8Mi"}
+    assert load_repositories(None, variables).get("default").max_put_bytes == 8 * 2**20
+    with pytest.raises(SpecInvalid, match="KIGI_S3_MAX_PUT_BYTES 'much': write bytes, or a quantity"):
+        load_repositories(None, variables | {"KIGI_S3_MAX_PUT_BYTES": "much"})

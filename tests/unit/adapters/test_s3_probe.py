@@ -7,7 +7,14 @@ import pytest
 from kigi.adapters.s3_probe import ABSENT_KEY, WRITE_KEY, ConditionalWrites, S3Probe, object_url
 from kigi.api.repositories import Repository
 from kigi.domain.collection import LAYERS_PREFIX, layer_of
-from kigi.errors import AccessDenied, KigiError, RepositoryUnknown, RepositoryUnreachable, SpecInvalid
+from kigi.errors import (
+    AccessDenied,
+    KigiError,
+    RepositoryMisconfigured,
+    RepositoryUnknown,
+    RepositoryUnreachable,
+    SpecInvalid,
+)
 from tests.support.answering import AnsweringServer
 
 SECRET = "hush-hush"
@@ -37,7 +44,10 @@ async def test_a_missing_layer_shows_that_reading_works() -> None:
     ("status", "code", "kind", "words"),
     [
         (404, "NoSuchBucket", RepositoryUnknown, "does not exist; create it, or correct spec.s3.bucket"),
-        (301, "PermanentRedirect", RepositoryUnknown, "correct spec.s3.endpoint, region or addressing"),
+        (301, "PermanentRedirect", RepositoryMisconfigured, "set spec.s3.region of the LayerRepository, or AWS_REGION"),
+        (403, "RequestTimeTooSkewed", RepositoryMisconfigured, "clock"),
+        (400, "ExpiredToken", AccessDenied, "renew the key sessionToken"),
+        (413, "<html>", RepositoryMisconfigured, "client_max_body_size"),
         (403, "InvalidAccessKeyId", AccessDenied, "InvalidAccessKeyId; the credentials must allow GetObject"),
         (403, "", AccessDenied, "403"),
         (200, "", RepositoryUnreachable, "answers 200"),
@@ -49,16 +59,42 @@ async def test_another_answer_is_an_error_with_its_remedy(
     status: int, code: str, kind: type[KigiError], words: str
 ) -> None:
     with AnsweringServer() as server:
-        server.answers = [(status, body(code))]
+        server.answers = [(status, body(code)), (status, body(code))]
         with pytest.raises(kind, match=words):
             await S3Probe().read(repository(server.url), None)
+
+
+async def test_without_the_right_to_list_another_object_shows_that_reading_works() -> None:
+    with AnsweringServer() as server:
+        server.answers = [(403, body("AccessDenied")), (200, b"")]
+        await S3Probe().read(repository(server.url), None)
+    assert [path for _, path, _, _ in server.asked] == [f"/kigi/{ABSENT_KEY}", f"/kigi/{WRITE_KEY}"]
+
+
+async def test_a_server_that_refuses_the_condition_is_written_without_it() -> None:
+    with AnsweringServer() as server:
+        server.answers = [(501, body("NotImplemented")), (200, b"")]
+        assert await S3Probe().write(repository(server.url), None) is ConditionalWrites.REFUSED
+    assert ["If-None-Match" in headers for _, _, headers, _ in server.asked] == [True, False]
+    assert {headers["Content-MD5"] for _, _, headers, _ in server.asked} == {"1B2M2Y8AsgTpgAmY7PhCfg=="}
+
+
+async def test_the_region_of_the_answer_is_used_once() -> None:
+    malformed = b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-central-1</Region></Error>"
+    with AnsweringServer() as server:
+        server.answers = [(400, malformed), (404, body("NoSuchKey")), (400, malformed), (400, malformed)]
+        assert await S3Probe().read(repository(server.url), None) == "eu-central-1"
+        with pytest.raises(RepositoryMisconfigured, match="names no other region than eu-central-1"):
+            await S3Probe().read(repository(server.url), None)
+    regions = [headers["Authorization"].split("/")[2] for _, _, headers, _ in server.asked]
+    assert regions == ["us-east-1", "eu-central-1"] * 2
 
 
 async def test_a_redirect_is_not_followed() -> None:
     """The server of a repository must not make the operator send requests elsewhere."""
     with AnsweringServer() as server:
         server.answers = [(307, b""), (404, b"")]
-        with pytest.raises(RepositoryUnknown):
+        with pytest.raises(RepositoryMisconfigured):
             await S3Probe().read(repository(server.url), None)
     assert len(server.asked) == 1
 
@@ -73,7 +109,7 @@ async def test_a_server_that_does_not_answer_is_unreachable() -> None:
         "the same text each time: a changed one is another write of the status"
     )
     with pytest.raises(RepositoryUnreachable):
-        await S3Probe().write(repository("http://bad_host.invalid:70000"), None)
+        await S3Probe().write(repository("http://bad_host.invalid:7000"), None)
 
 
 @pytest.mark.parametrize("bundle", ["no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"])
@@ -89,7 +125,6 @@ async def test_a_damaged_bundle_is_named(bundle: str) -> None:
         pytest.param([200, 412], ConditionalWrites.SUPPORTED, id="created"),
         pytest.param([200, 409], ConditionalWrites.SUPPORTED, id="a-rival-creates-it"),
         pytest.param([200, 200], ConditionalWrites.UNSUPPORTED, id="ignored"),
-        pytest.param([501], ConditionalWrites.UNSUPPORTED, id="not-implemented"),
     ],
 )
 async def test_two_conditional_writes_tell_whether_the_server_overwrites(

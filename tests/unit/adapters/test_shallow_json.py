@@ -14,6 +14,7 @@ from kopf._cogs.clients import api
 from kigi.adapters import bounded_json
 from kigi.adapters.shallow_json import CUT, MAX_LEVELS, cut, is_deep, loads
 from kigi.handlers.decoding import install
+from kigi.runtime.liveness import Liveness
 
 
 def levels(value: Any) -> int:
@@ -65,11 +66,12 @@ def test_only_what_is_too_deep_is_cut(value: Any, max_levels: int) -> None:
         assert is_deep(text, max_levels) == (levels(value) > max_levels)
 
 
-def test_kopf_decodes_with_it() -> None:
+async def test_kopf_decodes_with_it() -> None:
     before, default = api.json, aiohttp.ClientResponse.json.__kwdefaults__["loads"]
     try:
-        install()
-        assert api.json.loads is bounded_json.loads
+        install(Liveness())
+        text = '{"a":' * (MAX_LEVELS + 9) + "1" + "}" * (MAX_LEVELS + 9)
+        assert levels(api.json.loads(text)) == MAX_LEVELS
         assert aiohttp.ClientResponse.json.__kwdefaults__["loads"] is bounded_json.loads
     finally:
         api.json, aiohttp.ClientResponse.json.__kwdefaults__["loads"] = before, default

@@ -12,11 +12,15 @@ ALLOWED = (
     "kigi.errors",
     "kigi.domain",
     "kigi.api",
+    "kigi.adapters.credentials",
     "kigi.adapters.environment",
     "kigi.adapters.json_logs",
     "kigi.adapters.kubernetes",
+    "kigi.adapters.listening",
+    "kigi.adapters.proxies",
     "kigi.adapters.qemu_img",
     "kigi.adapters.repositories",
+    "kigi.adapters.tls",
 )
 PUBLISHER = "captures/publisher.py"
 PUBLISHER_ALLOWED = ("kigi.adapters.s3", "kigi.publishing")

@@ -32,7 +32,7 @@ def test_a_pod_needs_only_the_name_of_its_node(read: Read) -> None:
     assert settings.root == Path("/var/lib/kigi")
     assert (settings.budget, settings.min_free) == (Portion(None, 70), Portion(percent=12))
     assert settings.csi_endpoint == "/var/lib/kubelet/plugins/disk.kigi.dev/csi.sock"
-    assert (settings.http_address, settings.registration_dir) == (ListenAddress("0.0.0.0", 9780), None)
+    assert (settings.http_address, settings.registration_dir) == (ListenAddress("", 9780), None)
     assert (settings.scrub_interval_s, settings.scrub_bytes_per_s) == (24 * 3600.0, 50 * 2**20)
     assert settings.peer_address.port == 0
 
@@ -64,11 +64,38 @@ def test_a_limit_of_none_counts_as_one(read: Read) -> None:
 
 @pytest.mark.parametrize(
     ("text", "address"),
-    [(":80", ("0.0.0.0", 80)), ("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:9", ("[::1]", 9)), ("7", ("0.0.0.0", 7))],
+    [
+        (":80", ("", 80)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("[::1]:9", ("::1", 9)),
+        ("[::]:9", ("::", 9)),
+        ("7", ("", 7)),
+    ],
 )
 def test_an_address_needs_no_host(read: Read, text: str, address: tuple[str, int]) -> None:
     found = read(KIGI_HTTP_ADDR=text).http_address
     assert (found.host, found.port) == address
+    assert str(found) == (text if ":" in text else f":{text}")
+
+
+def test_one_setting_moves_everything_of_the_kubelet(read: Read) -> None:
+    settings = read(KIGI_KUBELET_ROOT="/var/lib/k0s/kubelet")
+    assert settings.csi_socket == settings.csi_endpoint == "/var/lib/k0s/kubelet/plugins/disk.kigi.dev/csi.sock"
+    assert settings.registration_dir == "/var/lib/k0s/kubelet/plugins_registry"
+    moved = read(KIGI_KUBELET_ROOT="/k", KIGI_CSI_SOCKET="/csi/csi.sock", KIGI_REGISTRATION_DIR="/registration")
+    assert (moved.csi_socket, moved.csi_endpoint, moved.registration_dir) == ("/csi/csi.sock",) * 2 + ("/registration",)
+
+
+def test_addresses_of_the_pod_have_both_families_in_their_order(read: Read) -> None:
+    assert read(POD_IPS="fd00:0::7,10.0.0.7").pod_ips == ("fd00::7", "10.0.0.7")
+    assert read().pod_ips == ("127.0.0.1",)
+
+
+@pytest.mark.parametrize("length", [64, 253])
+def test_a_node_whose_name_is_no_label_is_refused_with_the_reason(read: Read, length: int) -> None:
+    assert read(NODE_NAME="n" * 63).node_name == "n" * 63
+    with pytest.raises(SettingsInvalid, match=rf"NODE_NAME='n+': kubeVirt runs no VMs .*\(this name: {length}\); join"):
+        read(NODE_NAME="n" * length)
 
 
 def test_peers_are_separated_by_commas(read: Read) -> None:
@@ -94,6 +121,10 @@ def test_a_peer_needs_its_node_and_its_address(read: Read, text: str) -> None:
         ("KIGI_HTTP_ADDR", "9780x"),
         ("KIGI_HTTP_ADDR", ":65536"),
         ("KIGI_PEER_ADDR", "host"),
+        ("KIGI_HTTP_ADDR", "::1:9780"),
+        ("KIGI_KUBELET_ROOT", "/" + "k" * 90),
+        ("POD_IPS", "node-a"),
+        ("POD_IPS", ","),
         ("KIGI_MAX_VOLUMES", "-1"),
         ("KIGI_CONNECTIONS", "many"),
         ("KIGI_MIN_FREE", "100%"),

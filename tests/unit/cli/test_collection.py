@@ -46,7 +46,7 @@ class World:
 
 async def test_unnamed_layers_are_deleted_and_counted() -> None:
     world = World(3, {1})
-    assert await world.collect() == {"deleted": [digest(0), digest(2)], "freedBytes": 200, "uploadsGivenUp": 0}
+    assert await world.collect() == {"deleted": [digest(0), digest(2)], "deletedBytes": 200, "uploadsGivenUp": 0}
     assert set(world.repository.layers) == {digest(1)}
 
 

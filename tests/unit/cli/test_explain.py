@@ -226,3 +226,16 @@ def test_a_reset_leads_to_its_deployment_and_to_instances_that_failed() -> None:
     }
     (entry,) = explain(bodies, [key])
     assert [(found["object"], found["reason"]) for found in entry["because"]] == [("SystemInstance/office-7", "NoNode")]
+
+
+@pytest.mark.parametrize(("skewed", "entries"), [("True", 1), ("False", 0)])
+def test_a_node_with_all_layers_and_a_daemon_of_another_version_has_an_entry(skewed: str, entries: int) -> None:
+    key = (NODE_CACHE.kind, "n1")
+    conditions = [
+        {"type": "Ready", "status": "True", "reason": "LayersHeld", "message": ""},
+        {"type": "VersionSkew", "status": skewed, "reason": "VersionSkew", "message": "upgrade the daemon"},
+    ]
+    body = {"metadata": {"name": "n1"}, "spec": {"nodeName": "n1"}, "status": {"conditions": conditions}}
+    found = explain({key: body}, [key])
+    assert len(found) == entries
+    assert all(each["reason"] == "VersionSkew" and each["remedy"] for each in found)

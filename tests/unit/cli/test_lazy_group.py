@@ -64,8 +64,34 @@ def test_help_of_a_verb_explains_its_arguments(flag: str) -> None:
         assert words in text
 
 
-def test_the_version_is_an_option_and_a_verb() -> None:
-    assert call("--version").output == call("version").output == f"{version('kigi')}\n"
+SUBCOMMANDS = {
+    (name, inner)
+    for name, command in COMMANDS.items()
+    if isinstance(command, click.Group)
+    for inner in command.commands
+}
+CALLS = [(), *((name,) for name in VERBS), *sorted(SUBCOMMANDS)]
+
+
+@pytest.mark.parametrize("words", CALLS, ids=" ".join)
+def test_every_verb_takes_the_options_of_help_and_version(words: tuple[str, ...]) -> None:
+    assert call(*words, "--version").output == f"{version('kigi')}\n"
+    short, long = call(*words, "-h"), call(*words, "--help")
+    assert short.exit_code == long.exit_code == 0
+    assert short.output == long.output
+    assert short.output.startswith(" ".join(("Usage: kigi", *words)))
+
+
+def test_the_version_of_the_program_alone_is_one_word() -> None:
+    assert call("version", "--client").output == f"{version('kigi')}\n"
+
+
+@pytest.mark.parametrize("words", [call for call in CALLS if call], ids=" ".join)
+def test_o_is_a_format_in_every_verb(words: tuple[str, ...]) -> None:
+    text = call(*words, "-h").output
+    if words not in (("console",), ("completion",), ("repository",)):  # they print no data
+        assert "-o, --output" in text
+        assert "json" in text.partition("-o, --output")[2]
 
 
 @pytest.mark.parametrize(

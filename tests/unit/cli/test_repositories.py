@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kigi.cli.cluster import Access
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.repositories import RepositoryChoice
 from kigi.errors import Forbidden, NoDefaultRepository, RepositoryUnknown, SpecInvalid
 from tests.support.answering import AnsweringServer
@@ -63,10 +64,38 @@ def test_a_server_needs_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     assert RepositoryChoice(endpoint="http://c").load(nowhere).endpoint == "http://c"
 
 
-@pytest.mark.parametrize("choice", [RepositoryChoice(endpoint="c"), RepositoryChoice(endpoint="http://c", bucket="x")])
-def test_a_wrong_option_is_named(choice: RepositoryChoice) -> None:
-    with pytest.raises(SpecInvalid, match="--endpoint, --bucket: "):
+@pytest.mark.parametrize(
+    ("choice", "variables", "words"),
+    [
+        (
+            RepositoryChoice(endpoint="c"),
+            {},
+            "--endpoint 'c': it has no scheme; write https://c; expected: URL of the S3",
+        ),
+        (RepositoryChoice(endpoint="http://c", bucket="X!"), {}, "--bucket 'X!': "),
+        (RepositoryChoice(), {"KIGI_S3_ENDPOINT": "http://c/path"}, "KIGI_S3_ENDPOINT 'http://c/path': "),
+        (RepositoryChoice(endpoint="http://c"), {"KIGI_S3_BUCKET": "B"}, "KIGI_S3_BUCKET 'B': "),
+    ],
+)
+def test_a_wrong_option_or_variable_is_named_with_its_value_and_an_example(
+    choice: RepositoryChoice, variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OptionInvalid) as caught:
         choice.load(Access("/absent"))
+    text = str(caught.value)
+    assert text.startswith(words)
+    assert ", such as " in text
+    assert "\n" not in text
+    assert "pydantic" not in text
+
+
+def test_a_stored_repository_that_is_invalid_is_named(tmp_path: Path) -> None:
+    cluster = Cluster(repository_body("main", s3={"endpoint": "http://c", "bucket": "B"}))
+    with cluster.server, pytest.raises(SpecInvalid, match=r"LayerRepository main: spec\.s3\.bucket 'B': ") as caught:
+        RepositoryChoice("main").load(cluster.access(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_repository_of_the_cluster_is_used_with_its_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from kigi.adapters.kubernetes.resources import DEPLOYMENT
 from kigi.adapters.kubernetes.session import KubeSession
+from kigi.cli.exit_codes import NotReached
 from kigi.cli.output import Format
-from kigi.cli.wait import NOT_SEEN, POLL_S, NotReached, is_ready, report, wait_until_ready
+from kigi.cli.wait import NOT_SEEN, POLL_S, is_ready, report, wait_until_ready
 
 WRITTEN = {"metadata": {"name": "office", "namespace": "ns", "generation": 3}}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kigi.domain.collection import StoredObject, Upload, layer_of, plan_collection
+from kigi.domain.collection import StoredObject, StoredVersion, Upload, layer_of, left_versions, plan_collection
 from kigi.domain.layers import Digest, object_key
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -80,3 +80,20 @@ def test_nothing_goes_that_is_named_or_young_and_every_layer_is_accounted_for(
     assert all(NOW - item.modified >= grace for item in plan.layers)
     assert all(NOW - upload.started >= grace for upload in plan.uploads)
     assert len(plan.layers) + plan.named + plan.young == len(objects)
+
+
+def version(number: int, age: timedelta, name: str = "v") -> StoredVersion:
+    return StoredVersion(object_key(digest(number)), name, 100, NOW - age)
+
+
+def test_versions_of_deleted_layers_go_and_no_others() -> None:
+    old, marker = version(1, 2 * DAY), StoredVersion(object_key(digest(1)), "marker", 0, NOW - 9 * DAY, is_marker=True)
+    there = [version(2, 9 * DAY), version(2, 8 * DAY, "replaced")]
+    named, fresh = version(3, 9 * DAY), [version(4, 9 * DAY), version(4, DAY / 2, "marker")]
+    foreign = StoredVersion("layers/sha256/readme", "v", 5, NOW - 9 * DAY)
+    every = [marker, old, *there, named, *fresh, foreign]
+    current = {there[0].key}
+    assert left_versions(every, current, {digest(3)}, NOW, DAY) == (old, marker)
+    doomed = {fresh[0].key}
+    assert left_versions(every, current, {digest(3)}, NOW, DAY, doomed) == (old, marker, *fresh)
+    assert left_versions(every, current | doomed, {digest(3)}, NOW, DAY, doomed) == (old, marker), "it is there again"

@@ -105,7 +105,13 @@ def test_signed_content(answer: Answer, verdict: str) -> None:
     [
         (Answer(200), "not ok"),
         (Answer(412, "PreconditionFailed"), "not ok"),
+        (Answer(204), "not ok"),
         (Answer(404, "NoSuchVersion"), "not ok"),
+        (Answer(400, "InvalidArgument"), "unknown"),
+        (Answer(404), "unknown"),
+        (Answer(404, "UnknownOperation"), "unknown"),
+        (Answer(405, "MethodNotAllowed"), "unknown"),
+        (Answer(501, "NotImplemented"), "unknown"),
         (Answer(403, "InvalidAccessKeyId"), "unknown"),
         (Answer(403, "SignatureDoesNotMatch"), "unknown"),
         (Answer(503, "SlowDown"), "unknown"),

@@ -18,6 +18,7 @@ from kigi.adapters.kubernetes.resources import NODE
 from kigi.handlers.feed import WatchTimes
 from kigi.mirror.store import Mirror
 from kigi.process import watch_cluster
+from kigi.runtime.liveness import LOOP_S, Liveness
 from kigi.runtime.ports import Ports
 from kigi.runtime.queue import WorkQueue
 from kigi.runtime.settings import Settings
@@ -39,6 +40,8 @@ class Cluster:
         self.opened = 0
         self.broken = 0
         """Requests that are still to be answered with 503."""
+        self.now = 0.0
+        """Time of the operator's liveness."""
 
     def add(self, name: str) -> None:
         self.version += 1
@@ -119,7 +122,8 @@ async def watching(
     pod.trust(authority)
     await pod.serve(authority)
     pod.enter(monkeypatch)
-    ports = Ports(cast("KubeClient", None), Mirror(), WorkQueue(), Settings(identity="test"))
+    liveness = Liveness(lambda: cluster.now)
+    ports = Ports(cast("KubeClient", None), Mirror(), WorkQueue(), Settings(identity="test"), liveness=liveness)
     ended = asyncio.Event()
     task = asyncio.create_task(watch_cluster(ports, ended, None, times=times, resources=(NODE,)))
     cluster.add("first")
@@ -162,11 +166,36 @@ async def test_a_valid_token_that_is_refused_for_a_while_does_not_end_the_operat
 
 
 async def test_an_api_server_that_answers_503_for_long_does_not_end_the_operator(watching: Watching) -> None:
-    watching.cluster.broken = 50
+    watching.cluster.broken = 300
     cut(watching.cluster, watching.pod)
     watching.cluster.add("second")
     await watching.sees("second")
     assert watching.cluster.broken == 0
+
+
+async def test_events_and_attempts_of_kopfs_watches_are_progress(watching: Watching) -> None:
+    cluster, liveness = watching.cluster, watching.ports.liveness
+    assert liveness.stuck() == []
+    cluster.now += LOOP_S + 1
+    assert [text.split(":")[0] for text in liveness.stuck() if "nodes" in text] == ["watcher for nodes.v1@None"]
+    cluster.add("second")
+    await watching.sees("second")
+    assert not [text for text in liveness.stuck() if "nodes" in text], "an event is progress"
+    cluster.now += LOOP_S + 1
+    cluster.broken = 1_000_000
+    cut(cluster, watching.pod)
+    await eventually_async(lambda: liveness.stuck() == [], what="an attempt that fails is progress")
+    cluster.now += LOOP_S + 1
+    await eventually_async(lambda: liveness.stuck() == [], what="as is each further one")
+
+
+async def test_a_watch_of_kopf_that_fails_ends_the_operator(watching: Watching) -> None:
+    """Its pod starts it again: no operator runs without one of its watches."""
+    for watch in watching.cluster.watches:
+        watch.put_nowait({"type": "ERROR", "object": {"kind": "Status", "code": 500, "message": "etcd"}})
+    await eventually_async(watching.task.done, what="the process ends")
+    with pytest.raises(Exception, match="etcd"):
+        watching.task.result()
 
 
 @pytest.mark.parametrize("times", [SHORT_LOGINS])

@@ -25,7 +25,7 @@ def test_what_the_operator_writes_is_what_the_daemon_reads(tmp_path) -> None:  #
     for name, text in repository_files("lab", LAB, "PEM").items():
         (tmp_path / name).write_text(text)
     found = load_repositories(tmp_path, {}).get("lab")
-    assert found == LAB.model_copy(update={"ca_file": str(tmp_path / "lab.ca.crt")})
+    assert found == LAB.model_copy(update={"ca_file": str(tmp_path / "lab.ca.crt"), "rendered": True})
 
 
 def test_without_a_bundle_there_is_one_file() -> None:

@@ -41,6 +41,23 @@ def test_cloud_init_is_kept_when_a_patch_adds_a_volume() -> None:
     assert spec["volumes"][1]["cloudInitNoCloud"] == {"userData": "#cloud-config"}
 
 
+@pytest.mark.parametrize(
+    ("cloud_init", "source"),
+    [
+        pytest.param(
+            {"secretRef": {"name": "s"}},
+            {"secretRef": {"name": "s"}, "networkDataSecretRef": {"name": "s"}},
+            id="both-keys-of-a-secret",
+        ),
+        pytest.param({"userData": "u", "networkData": "n"}, {"userData": "u", "networkData": "n"}, id="texts"),
+        pytest.param({"networkData": "n"}, {"networkData": "n"}, id="network-alone"),
+    ],
+)
+def test_user_data_and_network_data_reach_the_guest(cloud_init: dict[str, Any], source: dict[str, Any]) -> None:
+    spec = instance(hardware={"cloudInit": cloud_init})
+    assert spec["volumes"][1]["cloudInitNoCloud"] == source
+
+
 def test_without_cloud_init_a_patch_may_add_its_own() -> None:
     own = {"volumes": [{"name": "cloud-init", "cloudInitConfigDrive": {"userData": "x"}}]}
     spec = instance(patch={"merge": {"spec": own}})

@@ -41,9 +41,11 @@ def blueprint(recorded: dict[str, Any]) -> Blueprint:
 
 
 def without_labels(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The VM's spec; its labels are for selectors, and no part of the guest."""
+    """The VM's spec without its labels, which are for selectors, and without what joined later and restarts no VM."""
     spec: dict[str, Any] = copy.deepcopy(manifest["spec"])
     del spec["template"]["metadata"]["labels"]
+    for volume in spec["template"]["spec"]["volumes"]:
+        volume.get("cloudInitNoCloud", {}).pop("networkDataSecretRef", None)
     return spec
 
 

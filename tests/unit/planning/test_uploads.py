@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kigi.api.layer_repository import LayerRepositorySpec
-from kigi.api.node_cache import CaptureOrder, CaptureReport, LayerUpload
+from kigi.api.layer_upload import LayerUpload
+from kigi.api.node_cache import CaptureOrder, CaptureReport
 from kigi.api.repositories import Repository, repository_of_spec
 from kigi.domain.layers import TABLES_BYTES, Digest
 from kigi.domain.node_protocol import UploadRefused

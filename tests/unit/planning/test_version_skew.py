@@ -60,6 +60,14 @@ def test_it_is_shown_once() -> None:
     assert "understands protocol 1, and the operator uses 2" in plan.waiting_for
 
 
+def test_the_operators_version_is_shown_to_every_daemon() -> None:
+    for protocols in ((OLD,), (PROTOCOL,)):
+        step = plan_node_cache(replace(VIEW, protocols=protocols, operator_version="0.7.0")).steps[0]
+        assert isinstance(step, ApplyObject)
+        spec = step.manifest["spec"]
+        assert (spec["operatorVersion"], spec["operatorProtocol"]) == ("0.7.0", PROTOCOL)
+
+
 def test_no_new_disk_is_placed_there() -> None:
     nodes = {"node": NodeState("node", skew=skew("node", (OLD,)))}
     assert candidate_nodes(nodes, Placement()) == []

@@ -175,6 +175,16 @@ async def test_a_finalizer_is_added_and_removed_once(api: MemoryApi, ports: Port
     assert len(api.log) == 2
 
 
+async def test_the_finalizer_of_an_earlier_version_is_removed_too(api: MemoryApi, ports: Ports) -> None:
+    body = without_finalizers()
+    known(api, ports, {**body, "metadata": {**body["metadata"], "finalizers": ["kigi.dev/finalizer", "other"]}})
+    assert names.has_deployment_finalizer(finalizers(ports))
+    await set_ours(ports, True)
+    assert finalizers(ports) == ("kigi.dev/finalizer", "other"), "the API server refuses a new one on a deletion"
+    await set_ours(ports, False)
+    assert finalizers(ports) == ("other",)
+
+
 async def test_other_finalizers_stay(api: MemoryApi, ports: Ports) -> None:
     body = deployment_body()
     known(api, ports, {**body, "metadata": {**body["metadata"], "finalizers": ["other"]}})

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from typing import Any, cast
 
 import pytest
 from prometheus_client import REGISTRY
 
+from kigi.adapters.credentials import Keys
 from kigi.adapters.s3_probe import ConditionalWrites, S3Probe
 from kigi.api.repositories import Repository
-from kigi.errors import AccessDenied, KigiError, RepositoryUnknown, RepositoryUnreachable, SpecInvalid
+from kigi.errors import (
+    AccessDenied,
+    KigiError,
+    RepositoryMisconfigured,
+    RepositoryUnknown,
+    RepositoryUnreachable,
+    SpecInvalid,
+)
 from kigi.mirror.keys import SWEEP_KEY, Key, node_key
+from kigi.planning.signed_uploads import request_of
 from kigi.reconcilers.node_caches import _writers
 from kigi.reconcilers.repositories import MAX_CA_BYTES, PROBE_S, WRITE_PROBE_S, reconcile_repository
 from kigi.runtime.queue import WorkQueue
@@ -32,13 +42,15 @@ class Probe:
     def __init__(self) -> None:
         self.read_error: KigiError | None = None
         self.write_result: ConditionalWrites | KigiError = ConditionalWrites.SUPPORTED
+        self.region = "us-east-1"
         self.reads: list[Repository] = []
         self.writes: list[Repository] = []
 
-    async def read(self, repository: Repository, ca_bundle: str | None) -> None:
+    async def read(self, repository: Repository, ca_bundle: str | None) -> str:
         self.reads.append(repository)
         if self.read_error is not None:
             raise self.read_error
+        return self.region
 
     async def write(self, repository: Repository, ca_bundle: str | None) -> ConditionalWrites:
         self.writes.append(repository)
@@ -361,3 +373,101 @@ async def test_the_metric_of_the_alert_follows_the_probe_and_ends_with_the_repos
     cluster.ports.mirror.gone("LayerRepository", None, "main", "")
     await cluster.reconcile()
     assert readable() is None, "an alert about a repository that was deleted would never end"
+
+
+# Temporary credentials, and those of the pods.
+
+
+async def test_a_session_token_reaches_nodes_and_signs_uploads(cluster: Cluster) -> None:
+    cluster.secret("reader", accessKeyId="r", secretAccessKey="x", sessionToken="read-token")
+    cluster.secret("writer", accessKeyId="w", secretAccessKey="y", sessionToken="write-token")
+    cluster.create(credentials=BOTH)
+    await cluster.reconcile()
+    assert json.loads(cluster.files(DAEMONS)["main.json"])["sessionToken"] == "read-token"
+    assert "write-token" not in str(cluster.files(DAEMONS))
+    writer = cluster.ports.writers["main"]
+    assert isinstance(writer, Repository)
+    assert writer.session_token == "write-token"
+    assert "token" not in repr(writer)
+
+
+async def test_without_secrets_each_process_uses_the_credentials_of_its_pod(cluster: Cluster) -> None:
+    keys = [Keys("own", "own-secret", f"token-{number}") for number in range(2)]
+    cluster.ports.own_keys = lambda repository: keys[0]
+    cluster.create(credentials={})
+    await cluster.reconcile()
+    settings = json.loads(cluster.files(DAEMONS)["main.json"])
+    assert not {"accessKeyId", "secretAccessKey", "sessionToken"} & settings.keys()
+    assert "own-secret" not in str(cluster.files(DAEMONS))
+    assert cluster.condition("Writable")[0] == "True"
+    for key in keys:
+        cluster.ports.own_keys = lambda repository, key=key: key  # type: ignore[misc]
+        await cluster.reconcile()
+        writer = cluster.ports.writers["main"]
+        assert isinstance(writer, Repository)
+        assert (writer.access_key_id, writer.session_token) == ("own", key.session_token), "renewed with each probe"
+
+
+async def test_a_pod_without_credentials_is_an_error_of_the_writer(cluster: Cluster) -> None:
+    def none(repository: Repository) -> Keys:
+        raise SpecInvalid("there are no credentials for S3: set AWS_ROLE_ARN")
+
+    cluster.ports.own_keys = none
+    cluster.create(credentials={})
+    await cluster.reconcile()
+    assert cluster.condition("Writable")[:2] == ("False", "SpecInvalid")
+    assert isinstance(cluster.ports.writers["main"], SpecInvalid)
+
+
+# What the server's answers say about its settings.
+
+
+async def test_the_region_that_the_server_names_reaches_nodes_and_signatures(cluster: Cluster) -> None:
+    cluster.probe.region = "eu-central-1"
+    cluster.create(credentials=BOTH)
+    await cluster.reconcile()
+    assert json.loads(cluster.files(DAEMONS)["main.json"])["region"] == "eu-central-1"
+    writer = cluster.ports.writers["main"]
+    assert isinstance(writer, Repository)
+    assert writer.region == "eu-central-1"
+    assert cluster.probe.writes[0].region == "eu-central-1"
+    cluster.probe.read_error = RepositoryUnreachable("down")
+    with pytest.raises(RepositoryUnreachable):
+        await cluster.reconcile()
+    assert json.loads(cluster.files(DAEMONS)["main.json"])["region"] == "eu-central-1", "it is still known"
+
+
+async def test_a_wrong_region_in_the_settings_is_reported(cluster: Cluster) -> None:
+    cluster.probe.region = "eu-central-1"
+    cluster.create(s3={"endpoint": "https://s3.example", "bucket": "kigi", "region": "us-west-2"})
+    await cluster.reconcile()
+    status, _, message = cluster.condition("Ready")
+    assert status == "True"
+    assert "in region eu-central-1: correct spec.s3.region, which is us-west-2" in message
+
+
+async def test_uploads_to_a_server_that_refuses_conditions_are_signed_without_it(cluster: Cluster) -> None:
+    cluster.probe.write_result = ConditionalWrites.REFUSED
+    cluster.create(credentials=BOTH)
+    for error in (None, RepositoryUnreachable("down")):
+        cluster.probe.read_error = error
+        with contextlib.suppress(RepositoryUnreachable):
+            await cluster.reconcile()
+        writer = cluster.ports.writers["main"]
+        assert isinstance(writer, Repository)
+        assert writer.conditional_writes is False
+        request = request_of(writer, "sha256:" + "a" * 64, 5, None, cluster.ports.now())
+        assert "if-none-match" not in request.authorization
+    cluster.probe.read_error = None
+    await cluster.reconcile()
+    assert cluster.condition("Writable")[:2] == ("True", "ConditionalWritesUnsupported")
+    assert cluster.status()["conditionalWrites"] == "Refused"
+
+
+@pytest.mark.parametrize("answer", ["certificate is refused", "too large"])
+async def test_a_wrong_setting_stalls_the_repository(cluster: Cluster, answer: str) -> None:
+    cluster.probe.read_error = RepositoryMisconfigured(f"https://s3: {answer}")
+    cluster.create(credentials=BOTH)
+    with pytest.raises(RepositoryMisconfigured):
+        await cluster.reconcile()
+    assert cluster.condition("Stalled") == ("True", "RepositoryMisconfigured", f"https://s3: {answer}")

@@ -138,3 +138,14 @@ async def test_a_leader_that_slept_past_its_lease_and_was_followed_stays_out() -
     with pytest.raises(LostLeadership):
         first.guard()
     assert not await first.attempt()
+
+
+async def test_the_lease_shows_the_leaders_version_and_keeps_other_annotations() -> None:
+    server, clock = Server(), Clock()
+    old = Election(server, namespace="n", identity="a", version="0.1.0", clock=clock)
+    assert await old.attempt()
+    server.lease["metadata"]["annotations"]["example.org/kept"] = "yes"
+    await old.release()
+    new = Election(server, namespace="n", identity="b", version="0.2.0", clock=clock)
+    assert await new.attempt()
+    assert server.lease["metadata"]["annotations"] == {"kigi.dev/version": "0.2.0", "example.org/kept": "yes"}

@@ -19,7 +19,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_variables_the_defaults_hold() -> None:
     settings = load_settings(Settings)
-    assert (settings.namespace, settings.hook_image, settings.kubeconfig) == ("kigi-system", "kigi:dev", None)
+    assert (settings.namespace, settings.hook_image, settings.kubeconfig) == ("kigi-system", "", None)
     assert (settings.workers, settings.concurrency, settings.http_port) == (8, 32, 8080)
     assert (settings.request_timeout_s, settings.resync_s, settings.lease_s) == (30.0, 240.0, 30.0)
     assert settings.leader_election

@@ -187,6 +187,18 @@ def test_a_vm_that_kubevirt_cannot_start_is_failed_with_its_message(printable: s
     machines = status.machines
     assert {(machine.state, machine.message) for machine in machines} == {("Failed", words or printable)}
     assert (words or printable) in message(status)
+    is_pull = printable in ("ErrImagePull", "ImagePullBackOff")
+    assert message(status).startswith("ImageNotPulled: " if is_pull else "MachinesStarting: ")
+
+
+def test_an_image_that_cannot_be_pulled_is_named_before_other_troubles() -> None:
+    w = world()
+    w.settle()
+    view = with_machines(w.view(), vm={"message": "no such link"}, vmi={"phase": "Scheduling", "ready": False})
+    last = max(machine.vm.machine for machine in view.machines)
+    pull = {"printable_status": "ImagePullBackOff", "message": "image r.example/kigi:1 of its pod cannot be pulled"}
+    view = with_machines(view, last, vm=pull)
+    assert message(status_of(view)).endswith(f": {pull['message']}")
 
 
 def test_the_message_of_a_failed_start_is_kept_until_the_next_start_of_the_same_disk() -> None:

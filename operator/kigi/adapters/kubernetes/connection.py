@@ -15,6 +15,7 @@ from kigi.adapters import bounded_json
 from kigi.adapters.kubernetes.api_errors import decode, no_answer
 from kigi.adapters.kubernetes.api_requests import ACCEPT, Request
 from kigi.adapters.kubernetes.pod_access import certificate_refused, token_refused
+from kigi.adapters.tls import lenient, verification_error
 from kigi.errors import Unreachable
 
 CONNECT_S = 5.0
@@ -42,6 +43,7 @@ class ApiConnection:
         configuration.client_session_kwargs = {"trust_env": False}
         self._configuration = configuration
         self._api = ApiClient(configuration)
+        lenient(self._api.rest_client.ssl_context)
         self._user_agent = user_agent
         self._slots = asyncio.Semaphore(concurrency)
         self._limits = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, CONNECT_S))
@@ -64,8 +66,7 @@ class ApiConnection:
                 response = await self._open(request, self._limits, guard)
                 text = await (response.read() if max_bytes is None else _read(response, max_bytes, str(request)))
         except FAULTS as exc:
-            self._failed(exc)
-            raise no_answer(str(request), exc) from exc
+            raise self._no_answer(request, exc) from exc
         if response.status == 401:
             token_refused(self._configuration)
         return decode(response.status, text, str(request), bounded_json.loads)
@@ -88,8 +89,7 @@ class ApiConnection:
                 decode(response.status, await response.read(), str(request))
             yield response.content
         except FAULTS as exc:
-            self._failed(exc)
-            raise no_answer(str(request), exc) from exc
+            raise self._no_answer(request, exc) from exc
         finally:
             if response is not None:
                 response.close()
@@ -115,9 +115,14 @@ class ApiConnection:
         response: aiohttp.ClientResponse = answer.response
         return response
 
-    def _failed(self, exc: BaseException) -> None:
-        if isinstance(exc, aiohttp.ClientConnectorCertificateError):
-            certificate_refused(self._api, self._configuration)
+    def _no_answer(self, request: Request, exc: BaseException) -> Unreachable:
+        refused = verification_error(exc)
+        if refused is None:
+            return no_answer(str(request), exc)
+        certificate_refused(self._api, self._configuration)
+        authorities = self._configuration.ssl_ca_cert or "the system"
+        hint = f"; the authorities of {authorities} must include the one that issued the API server's certificate"
+        return no_answer(str(request), f"its certificate is refused: {refused.verify_message}", hint)
 
 
 def guarded(request: Request, guard: Guard | None) -> tuple[Request, float | None]:

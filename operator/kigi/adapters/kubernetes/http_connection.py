@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import functools
 import http.client
 import os
+import socket
 import ssl
 import tempfile
-from contextlib import suppress
-from urllib.parse import SplitResult, urlsplit
+from contextlib import ExitStack, suppress
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from kigi.adapters.kubernetes.endpoint import Endpoint
+from kigi.adapters.kubernetes.proxies import SOCKS, proxy_of, shown
+from kigi.adapters.tls import lenient
 from kigi.errors import SpecInvalid
 
 
@@ -31,6 +35,8 @@ def ssl_context(endpoint: Endpoint) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=endpoint.ca.decode() if endpoint.ca else None)
     except (ssl.SSLError, UnicodeDecodeError, ValueError) as exc:
         raise SpecInvalid("kubeconfig: certificate-authority is no PEM certificate; write it anew") from exc
+    lenient(context)
+    lenient(context)
     if endpoint.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -51,51 +57,91 @@ def ssl_context(endpoint: Endpoint) -> ssl.SSLContext:
 
 def connect(endpoint: Endpoint, timeout_s: float) -> http.client.HTTPConnection:
     """A connection through the proxy of the kubeconfig or environment. The first request opens it."""
-    server = urlsplit(endpoint.server)
-    host = server.hostname or ""
-    port = server.port or (443 if server.scheme == "https" else 80)
-    proxy = proxy_of(endpoint, host)
-    reached = (proxy.hostname or "", proxy.port or 80) if proxy is not None else (host, port)
-    connection: http.client.HTTPConnection
-    if server.scheme == "https":
-        connection = _Secure(reached, ssl_context(endpoint), endpoint.server_name or host, timeout_s)
+    context = ssl_context(endpoint) if endpoint.server.startswith("https://") else None
+    return _Connection(endpoint, proxy_of(endpoint.server, endpoint.proxy, os.environ), context, timeout_s)
+
+
+def open_socket(
+    endpoint: Endpoint, proxy: SplitResult | None, context: ssl.SSLContext | None, timeout_s: float
+) -> socket.socket:
+    """A connected socket, through ``proxy``, with TLS if there is a ``context``. Raises OSError."""
+    host, port = address_of(endpoint)
+    if proxy is None:
+        opened = socket.create_connection((host, port), timeout_s)
+    elif proxy.scheme in SOCKS:
+        opened = _through_socks(proxy, host, port, timeout_s)
     else:
-        connection = http.client.HTTPConnection(*reached, timeout=timeout_s)
-    if proxy is not None:
-        headers = {}
-        if proxy.username:
-            pair = f"{proxy.username}:{proxy.password or ''}"
-            headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
-        connection.set_tunnel(host, port, headers)
-    return connection
+        opened = _through_http(proxy, host, port, timeout_s)
+    with suppress(OSError):
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if context is None:
+        return opened
+    with ExitStack() as stack:
+        stack.callback(opened.close)
+        secured = context.wrap_socket(opened, server_hostname=endpoint.server_name or host)
+        stack.pop_all()
+        return secured
 
 
-def proxy_of(endpoint: Endpoint, host: str) -> SplitResult | None:
-    """The proxy for ``host``, or None. Raises SpecInvalid for a proxy that is not an HTTP proxy."""
-    url = endpoint.proxy
-    if url is None and any(name.lower().endswith("_proxy") for name in os.environ):
-        from urllib.request import getproxies, proxy_bypass
-
-        if not proxy_bypass(host):
-            url = getproxies().get(urlsplit(endpoint.server).scheme)
-    if url is None:
-        return None
-    proxy = urlsplit(url if "//" in url else f"http://{url}")
-    if proxy.scheme != "http":
-        raise SpecInvalid(f"proxy {proxy.scheme}://{proxy.hostname}: only HTTP proxies are supported")
-    return proxy
+def open_stream(endpoint: Endpoint, timeout_s: float) -> socket.socket:
+    """As ``open_socket``, through the proxy of the kubeconfig or environment."""
+    context = ssl_context(endpoint) if endpoint.server.startswith("https://") else None
+    return open_socket(endpoint, proxy_of(endpoint.server, endpoint.proxy, os.environ), context, timeout_s)
 
 
-class _Secure(http.client.HTTPConnection):
-    """TLS connection that expects ``server_name`` in the certificate instead of the name in the address."""
+def address_of(endpoint: Endpoint) -> tuple[str, int]:
+    """Host and port of the API server."""
+    server = urlsplit(endpoint.server)
+    return server.hostname or "", server.port or (443 if server.scheme == "https" else 80)
 
-    default_port = 443
 
-    def __init__(self, address: tuple[str, int], context: ssl.SSLContext, server_name: str, timeout_s: float) -> None:
-        super().__init__(*address, timeout=timeout_s)
-        self._tls, self._server_name = context, server_name
+def _through_http(proxy: SplitResult, host: str, port: int, timeout_s: float) -> socket.socket:
+    headers = {}
+    if proxy.username:
+        pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+        headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+    tunnel = http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80, timeout=timeout_s)
+    tunnel.set_tunnel(host, port, headers)
+    try:
+        tunnel.connect()
+    except OSError as exc:
+        tunnel.close()
+        raise OSError(f"proxy {shown(proxy)}: {exc.strerror or exc}") from exc
+    opened: socket.socket = tunnel.sock
+    return opened
+
+
+def _through_socks(proxy: SplitResult, host: str, port: int, timeout_s: float) -> socket.socket:
+    from python_socks import ProxyError, ProxyType
+    from python_socks.sync import Proxy
+
+    user, password = proxy.username, proxy.password
+    through = Proxy(
+        ProxyType.SOCKS5,
+        proxy.hostname or "",
+        proxy.port or 1080,
+        unquote(user) if user else None,
+        unquote(password) if password else None,
+        rdns=True,
+    )
+    try:
+        opened: socket.socket = through.connect(host, port, timeout=timeout_s)
+    except (ProxyError, OSError) as exc:  # of the library, and of the network
+        raise OSError(f"proxy {shown(proxy)}: {exc}") from exc
+    opened.settimeout(timeout_s)
+    return opened
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over ``open_socket``."""
+
+    def __init__(
+        self, endpoint: Endpoint, proxy: SplitResult | None, context: ssl.SSLContext | None, timeout_s: float
+    ) -> None:
+        super().__init__(*address_of(endpoint), timeout=timeout_s)
+        self.default_port = 443 if context is not None else 80
+        self._open = functools.partial(open_socket, endpoint, proxy, context, timeout_s)
 
     def connect(self) -> None:
-        """Opens the connection, through the proxy if a tunnel is set."""
-        super().connect()
-        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._server_name)
+        """Opens the connection."""
+        self.sock = self._open()

@@ -76,6 +76,12 @@ CONFIG_MAP = Resource("v1", "ConfigMap", "configmaps")
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
 HEARTBEAT = Resource("coordination.k8s.io/v1", "Lease", "leases", selector=names.LABEL_HEARTBEAT)
 """The Leases of the nodes' daemons, in Kigi's namespace."""
+WORKLOAD = Resource("apps/v1", "Deployment", "deployments")
+"""Of Kubernetes; DEPLOYMENT is Kigi's."""
+CLUSTER_ROLE_BINDING = Resource(
+    "rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False
+)
+OPERATOR = Resource("apps/v1", "Deployment", "deployments", selector="app.kubernetes.io/name=kigi-operator")
 EVENT = Resource("events.k8s.io/v1", "Event", "events")
 TOKEN_REVIEW = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews", namespaced=False)
 SELF_REVIEW = Resource("authentication.k8s.io/v1", "SelfSubjectReview", "selfsubjectreviews", namespaced=False)

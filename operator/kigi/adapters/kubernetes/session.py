@@ -9,13 +9,14 @@ import http.client
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from kigi.adapters.kubernetes.api_errors import decode, no_answer
 from kigi.adapters.kubernetes.api_requests import (
     ACCEPT,
+    JSON_PATCH,
     Manifest,
     Request,
     apply_request,
@@ -39,6 +40,10 @@ BUSY_PAUSE_S = 0.5
 """Pause before a request is sent again after 429."""
 RENEW_S = 30.0
 """Least time between two renewals of credentials that the API server refuses."""
+LOG_LINES = 20_000
+"""Last lines of a container's log that are read."""
+LOG_LIMIT_BYTES = 16 * 2**20
+"""Longest log that is read; the API server cuts it at its end, so the lines are limited, too."""
 
 
 class KubeSession:
@@ -68,6 +73,7 @@ class KubeSession:
         self._headers = [("Accept", ACCEPT), ("User-Agent", manager), *identity_headers(endpoint)]
         self._connection: http.client.HTTPConnection | None = None
         self._used = 0.0
+        self._server_time = ""
 
     def __enter__(self) -> KubeSession:
         return self
@@ -98,23 +104,60 @@ class KubeSession:
             if not token:
                 return
 
+    def ask(self, path: str) -> dict[str, Any]:
+        """The JSON at a path that is no object's, such as ``/version``."""
+        return self._send(Request("GET", path))
+
+    def read_log(self, namespace: str, pod: str, container: str, *, limit_bytes: int, previous: bool = False) -> bytes:
+        """The last lines of a container's log, at most ``limit_bytes``; ``previous``: of the container before it."""
+        query = {"container": container, "tailLines": str(LOG_LINES), "limitBytes": str(LOG_LIMIT_BYTES)}
+        if previous:
+            query["previous"] = "true"
+        request = Request("GET", f"/api/v1/namespaces/{namespace}/pods/{pod}/log", query=query)
+        try:
+            status, text = self._exchange(request)
+        except (OSError, http.client.HTTPException) as exc:
+            raise self._no_answer(exc) from exc
+        if status >= 300:
+            decode(status, text, str(request))
+        return text[-limit_bytes:]
+
+    @property
+    def server_time(self) -> str:
+        """Header Date of the last answer; empty: there is none."""
+        return self._server_time
+
     def create(self, resource: Resource, manifest: Manifest, *, dry_run: bool = False) -> dict[str, Any]:
         """A new object; Conflict if the name is taken. ``dry_run``: nothing is stored."""
         return self._write(create_request(resource, manifest, manager=self._manager, dry_run=dry_run))
 
     def replace(
-        self, resource: Resource, manifest: Manifest, *, subresource: str = "", dry_run: bool = False
+        self,
+        resource: Resource,
+        manifest: Manifest,
+        *,
+        subresource: str = "",
+        dry_run: bool = False,
+        manager: str | None = None,
     ) -> dict[str, Any]:
         """Replaces the whole object, or its ``subresource``; Conflict if its resourceVersion is not the newest.
 
-        ``dry_run``: nothing is stored.
+        ``dry_run``: nothing is stored. ``manager``: field manager in place of the session's own.
         """
-        request = replace_request(resource, manifest, manager=self._manager, subresource=subresource, dry_run=dry_run)
+        manager = manager or self._manager
+        request = replace_request(resource, manifest, manager=manager, subresource=subresource, dry_run=dry_run)
         return self._write(request)
 
     def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> dict[str, Any]:
         """Server-side apply that takes over fields of other managers; the object afterwards."""
         return self._write(apply_request(resource, namespace, manifest, manager=self._manager))
+
+    def json_patch(
+        self, resource: Resource, namespace: str | None, name: str, operations: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """JSON patch; Conflict if a ``test`` operation fails, NotFound if the object is gone."""
+        path = resource.path(namespace, name)
+        return self._send(Request("PATCH", path, list(operations), JSON_PATCH, {"fieldManager": self._manager}))
 
     def delete(self, resource: Resource, namespace: str | None, name: str, *, uid: str) -> dict[str, Any] | None:
         """Deletes the object with that uid; the object while it waits for its finalizers, None if it is gone."""
@@ -172,6 +215,7 @@ class KubeSession:
         try:
             self._put(self._connection, request)
             response = self._connection.getresponse()
+            self._server_time = response.getheader("Date") or ""
             answer = response.status, response.read()
             complete = True
         finally:

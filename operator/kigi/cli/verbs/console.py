@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import click
 
@@ -17,12 +17,14 @@ from kigi.domain.names import machine_name
 from kigi.errors import DeploymentMissing, Forbidden, KigiError, SpecInvalid, Unreachable
 
 if TYPE_CHECKING:
-    import aiohttp
+    from websockets.sync.client import ClientConnection
 
 LEAVE = b"\x1d"
 """Ctrl-]"""
 READ_BYTES = 4096
 PROTOCOL = "plain.kubevirt.io"
+OPEN_S = 30.0
+"""Time to connect."""
 
 
 @click.command("console")
@@ -39,42 +41,44 @@ def command(access: Access, deployment: str, machine: str, instance: str) -> Non
     DEPLOYMENT: SystemDeployment.
     MACHINE: machine of its state.
     """
-    import asyncio
+    if sys.platform == "win32" and sys.stdin.isatty():
+        raise SpecInvalid("kigi console needs a terminal of Linux or macOS: use WSL, or virtctl console")
+    _open(access, machine_name(deployment, instance, machine))
 
-    asyncio.run(_open(access, machine_name(deployment, instance, machine)))
 
-
-async def _open(access: Access, name: str) -> None:
+def _open(access: Access, name: str) -> None:
     """Runs until Ctrl-], the end of the input, or the end of the VM."""
-    import aiohttp
+    from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
+    from websockets.sync.client import connect
+    from websockets.typing import Subprotocol
 
-    from kigi.adapters.kubernetes.http_connection import identity_headers, proxy_of, ssl_context
+    from kigi.adapters.kubernetes.http_connection import identity_headers, open_stream
 
     namespace, endpoint = access.default_namespace(), access.endpoint()
-    path = f"/apis/subresources.kubevirt.io/v1/namespaces/{namespace}/virtualmachineinstances/{name}/console"
-    proxy = proxy_of(endpoint, urlsplit(endpoint.server).hostname or "")
+    machine, server = f"VM {namespace}/{name}", endpoint.server
+    place = f"{quote(namespace, safe='')}/virtualmachineinstances/{quote(name, safe='', errors='replace')}"
+    path = f"/apis/subresources.kubevirt.io/v1/namespaces/{place}/console"
+    # TLS and proxy are those of the given socket, so that the library must add none.
+    plain = f"ws://{server.partition('://')[2]}{path}"
     try:
-        async with (
-            aiohttp.ClientSession(trust_env=False) as session,
-            session.ws_connect(
-                endpoint.server.replace("http", "ws", 1) + path,
-                headers=identity_headers(endpoint),
-                ssl=ssl_context(endpoint),
-                server_hostname=endpoint.server_name,
-                proxy=proxy.geturl() if proxy is not None else None,
-                protocols=(PROTOCOL,),
-                max_msg_size=0,
-            ) as socket,
-        ):
+        with connect(
+            plain,
+            sock=open_stream(endpoint, OPEN_S),
+            proxy=None,
+            subprotocols=[Subprotocol(PROTOCOL)],
+            additional_headers=identity_headers(endpoint),
+            max_size=None,
+        ) as stream:
             print(f"connected to {namespace}/{name}; leave with Ctrl-]", file=sys.stderr)
             with _raw_terminal():
-                await _forward(socket)
-    except aiohttp.WSServerHandshakeError as exc:
-        raise refusal(exc.status, exc.message, f"VM {namespace}/{name}", endpoint.server) from exc
-    except (aiohttp.ClientError, OSError) as exc:
+                _forward(stream)
+    except InvalidStatus as exc:
+        raise refusal(exc.response.status_code, exc.response.reason_phrase, machine, server) from exc
+    except InvalidHandshake as exc:
+        raise SpecInvalid(f"{machine}: {server} does not open a console: {exc}; is KubeVirt installed?") from exc
+    except (WebSocketException, OSError) as exc:
         raise Unreachable(
-            f"{endpoint.server}: the API server does not answer: {exc}; is the cluster up, and the context the right "
-            "one?"
+            f"{server}: the API server does not answer: {exc}; is the cluster up, and the context the right one?"
         ) from exc
 
 
@@ -93,42 +97,26 @@ def refusal(status: int, message: str, machine: str, server: str) -> KigiError:
     return SpecInvalid(f"{machine}: the API server answers {status} {message}")
 
 
-async def _forward(socket: aiohttp.ClientWebSocketResponse) -> None:
+def _forward(stream: ClientConnection) -> None:
     """Sends keys and prints output until either side ends."""
-    import asyncio
+    import threading
 
-    import aiohttp
+    def send() -> None:
+        while (data := os.read(sys.stdin.fileno(), READ_BYTES)) and LEAVE not in data:
+            stream.send(data)
+        stream.close()
 
-    loop = asyncio.get_running_loop()
-    keys: asyncio.Queue[bytes] = asyncio.Queue()
-    loop.add_reader(sys.stdin.fileno(), lambda: keys.put_nowait(os.read(sys.stdin.fileno(), READ_BYTES)))
-
-    async def send() -> None:
-        while (data := await keys.get()) and LEAVE not in data:
-            await socket.send_bytes(data)
-
-    async def receive() -> None:
-        async for message in socket:
-            if message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT):
-                data = message.data if isinstance(message.data, bytes) else message.data.encode()
-                os.write(sys.stdout.fileno(), data)
-
-    tasks = {asyncio.create_task(send()), asyncio.create_task(receive())}
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        loop.remove_reader(sys.stdin.fileno())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    # A daemon: it waits for a key that may never come when the VM ends first.
+    threading.Thread(target=send, daemon=True).start()
+    for message in stream:
+        sys.stdout.buffer.write(message if isinstance(message, bytes) else message.encode())
+        sys.stdout.buffer.flush()
 
 
 @contextlib.contextmanager
 def _raw_terminal() -> Iterator[None]:
     """Passes each key on unchanged while the context lasts, if stdin is a terminal."""
-    if not sys.stdin.isatty():
+    if sys.platform == "win32" or not sys.stdin.isatty():
         yield
         return
     import termios

@@ -11,20 +11,24 @@ from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
 from kigi.cli.api_trees import read_api_trees
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.completion import complete_states
-from kigi.cli.options import cluster_options, output_option
-from kigi.cli.output import Format, print_data, table
+from kigi.cli.exit_codes import OptionInvalid
+from kigi.cli.options import cluster_options, rows_option
+from kigi.cli.output import Format, Rows, print_data, table
 from kigi.domain.layers import missing_layers, total_bytes, unique_layers
 from kigi.domain.quantities import format_bytes
 from kigi.domain.systems import ResolvedMachine, ResolvedSystem
-from kigi.errors import KigiError, SpecInvalid
+from kigi.errors import KigiError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+COLUMNS = ("name", "change", "from", "to", "bytes")
+
+
 @click.command("diff")
 @click.argument("states", nargs=-1, required=True, shell_complete=complete_states)
-@output_option
+@rows_option
 @cluster_options()
 def command(access: Access, states: tuple[str, ...], form: Format) -> None:
     """Compare two states: machines that differ, and bytes.
@@ -33,14 +37,14 @@ def command(access: Access, states: tuple[str, ...], form: Format) -> None:
     STATES: two states, as A B or A..B.
     """
     data = difference(*_resolve(access, *two_names(states)))
-    print_data(data, lambda: _render(data), form)
+    print_data(data, lambda: _render(data), form, rows=lambda: Rows(COLUMNS, data["machines"]))
 
 
 def two_names(words: Sequence[str]) -> tuple[str, str]:
-    """The states in ``A B`` or ``A..B``; raises SpecInvalid."""
+    """The states in ``A B`` or ``A..B``; raises OptionInvalid."""
     names = words[0].split("..") if len(words) == 1 else words
     if len(names) != 2 or not all(names):
-        raise SpecInvalid(f"{' '.join(words)!r}: name two states as A B or A..B")
+        raise OptionInvalid(f"{' '.join(words)!r}: name two states as A B or A..B")
     return names[0], names[1]
 
 

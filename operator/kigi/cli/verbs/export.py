@@ -14,7 +14,7 @@ from kigi.cli.api_trees import read_api_trees
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.named_layers import read_digests
 from kigi.cli.options import PATH, cluster_options, repository_options
-from kigi.cli.output import print_message
+from kigi.cli.output import Format, print_data, print_message, print_result
 from kigi.cli.progress import Bars, progress_bars
 from kigi.cli.repositories import RepositoryChoice
 from kigi.domain.archive import FORMAT, Selection, declared_layers, select
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kigi.adapters.s3 import LayerBucket
     from kigi.publishing.archive import ArchivedNode
 
+_FORMATS = (Format.TABLE, Format.JSON, Format.YAML)
 _NODE_REFS = frozenset({"parentRef", "imageRef", "memoryRef"})
 Specs = dict[tuple[str, str], dict[str, Any]]
 """(kind, name in the caller's namespace) -> spec, as the API server has it."""
@@ -37,19 +38,21 @@ Specs = dict[tuple[str, str], dict[str, Any]]
 
 @click.command("export")
 @click.argument("node", required=False)
-@click.option("--output", "-o", type=PATH, help="File to write.")
+@click.option("--to", "file", type=PATH, help="File to write.")
 @click.option("--have", type=PATH, help="List of layers to leave out: 'kigi export --list-have' of the other site.")
 @click.option("--children", is_flag=True, help="Include all descendants of the node.")
 @click.option("--list-have", is_flag=True, help="Print the digests that the repository holds, and nothing else.")
+@click.option("--output", "-o", "output", help="json or yaml: print what was written, for programs.")
 @repository_options()
 @cluster_options()
 def command(
     access: Access,
     node: str | None,
-    output: Path | None,
+    file: Path | None,
     have: Path | None,
     children: bool,
     list_have: bool,
+    output: str | None,
     repository: RepositoryChoice,
 ) -> None:
     """Write a state or an image with its layers into a file.
@@ -61,16 +64,34 @@ def command(
     """
     import asyncio
 
+    form, target = file_or_format(output, file)
     if list_have:
-        for digest in asyncio.run(_list_layers(access, repository)):
-            print(digest)
+        digests = asyncio.run(_list_layers(access, repository))
+        print_data([str(digest) for digest in digests], lambda: "\n".join(digests), form)
         return
-    if node is None or output is None:
-        raise click.BadParameter("name a node and a file: kigi export NODE -o FILE")
+    if node is None or target is None:
+        raise click.UsageError("name a node and a file: kigi export NODE --to FILE")
     held = frozenset(read_digests(have)) if have is not None else frozenset[Digest]()
     with progress_bars() as bars:
-        text = asyncio.run(_export(access, node, output, held, repository, bars, children=children))
-    print_message(text)
+        done = asyncio.run(_export(access, node, target, held, repository, bars, children=children))
+    print_message(
+        f"{target}: {format_bytes(done['sizeBytes'])}, {done['images']} images, {done['states']} states, "
+        f"{done['includedLayers']} of {done['layers']} layers"
+    )
+    print_result(done, form)
+
+
+def file_or_format(output: str | None, file: Path | None) -> tuple[Format, Path | None]:
+    """The format of ``-o`` and the file of ``--to``.
+
+    Until 0.2, ``-o`` also takes the file, as it did in the first release; a notice names ``--to``.
+    """
+    if output is None or output in _FORMATS:
+        return Format(output or Format.TABLE), file
+    if file is not None:
+        raise click.BadParameter(f"{output!r} is none of {', '.join(_FORMATS)}", param_hint="'--output' / '-o'")
+    print_message(f"-o {output}: -o names a format in all verbs; write --to {output} (-o FILE ends with release 0.2)")
+    return Format.TABLE, Path(output)
 
 
 async def _list_layers(access: Access, repository: RepositoryChoice) -> list[Digest]:
@@ -90,8 +111,8 @@ async def _export(
     bars: Bars,
     *,
     children: bool,
-) -> str:
-    """Writes the file; a message about what it holds. Raises KigiError, and then there is no file."""
+) -> dict[str, Any]:
+    """Writes the file; what it holds, as JSON. Raises KigiError, and then there is no file."""
     from kigi.adapters.s3 import open_repository
     from kigi.publishing.archive import Manifest, write_archive
 
@@ -122,10 +143,14 @@ async def _export(
             [(layer, opened[repository_of[digest]]) for digest, layer in included.items()],
             bars.add(str(output), sum(layer.size_bytes for layer in included.values())),
         )
-    return (
-        f"{output}: {format_bytes(size_bytes)}, {len(chosen.images)} images, {len(chosen.systems)} states, "
-        f"{len(included)} of {len(layers)} layers"
-    )
+    return {
+        "file": str(output),
+        "sizeBytes": size_bytes,
+        "images": len(chosen.images),
+        "states": len(chosen.systems),
+        "layers": len(layers),
+        "includedLayers": len(included),
+    }
 
 
 def _read(access: Access) -> tuple[dict[str, Image], dict[str, System], Specs]:

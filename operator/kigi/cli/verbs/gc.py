@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kigi.cli.cluster import Access
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.named_layers import Sources, read_named_layers
-from kigi.cli.options import PATH, cluster_options, repository_options, result_option
+from kigi.cli.options import PATH, cluster_options, output_option, repository_options
 from kigi.cli.output import Format
 from kigi.cli.progress import progress_bars
 from kigi.cli.repositories import RepositoryChoice
 from kigi.cli.wait import report
-from kigi.domain.collection import Collection, layer_of
+from kigi.domain.collection import Collection, StoredVersion, layer_of
+from kigi.domain.layers import object_key
 from kigi.domain.quantities import format_bytes
 from kigi.errors import SpecInvalid
 
@@ -36,13 +39,19 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     help="Kubeconfig of another cluster whose trees use this repository; may be repeated.",
 )
 @click.option("--keep-file", type=PATH, multiple=True, help="File of digests to keep, one per line; may be repeated.")
+@click.option(
+    "--versions",
+    is_flag=True,
+    help="In a bucket with versioning: also the versions that remain of deleted layers, which else keep their space.",
+)
 @click.option("--all-unused", is_flag=True, help="Delete even if no tree names any layer of the repository.")
 @repository_options()
-@result_option
+@output_option
 @cluster_options(namespace=False)
 def command(
     access: Access,
     delete: bool,
+    versions: bool,
     grace: str,
     also: tuple[Path, ...],
     keep_file: tuple[Path, ...],
@@ -52,36 +61,41 @@ def command(
 ) -> None:
     """List or delete the layers that no tree names.
 
+    In a bucket that keeps versions, a deleted layer becomes an old version: --versions deletes these, too.
+
     Unfinished uploads of layers are listed or given up as well. Reads the trees of all namespaces.
     """
     import asyncio
 
     sources, age = Sources(access, also, keep_file), parse_age(grace)
     with report(form) as done:
-        asyncio.run(_collect(sources, repository, age, done, delete=delete, all_unused=all_unused, form=form))
+        wanted = Wanted(delete, versions, all_unused)
+        asyncio.run(_collect(sources, repository, age, done, wanted, form))
 
 
 def parse_age(text: str) -> timedelta:
-    """``30m``, ``24h``, ``7d``, ``90s``; raises SpecInvalid."""
+    """``30m``, ``24h``, ``7d``, ``90s``; raises OptionInvalid."""
     found = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if found is None:
-        raise SpecInvalid(f"--grace: {text!r} is no age; write 30m, 24h or 7d")
+        raise OptionInvalid(f"--grace: {text!r} is no age; write 30m, 24h or 7d")
     return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the options ask for."""
+
+    delete: bool
+    versions: bool
+    all_unused: bool
+
+
 async def _collect(
-    sources: Sources,
-    repository: RepositoryChoice,
-    grace: timedelta,
-    done: dict[str, Any],
-    *,
-    delete: bool,
-    all_unused: bool,
-    form: Format,
+    sources: Sources, repository: RepositoryChoice, grace: timedelta, done: dict[str, Any], wanted: Wanted, form: Format
 ) -> None:
     """Puts what was found, and then what was deleted, into ``done``; raises KigiError."""
     from kigi.adapters.s3 import open_repository
-    from kigi.cli.collection import check_unnamed, delete_garbage, find_garbage
+    from kigi.cli.collection import check_unnamed, delete_garbage, delete_versions, find_garbage, find_versions
 
     sources.check()
     async with open_repository(repository.load(sources.access)) as store:
@@ -90,12 +104,15 @@ async def _collect(
             return await read_named_layers(store, sources)
 
         found = await find_garbage(store, read_named, grace)
-        done.update(_data(found))
+        doomed = {item.key for item in found.layers}
+        is_versioned = await store.keeps_versions()
+        left = await find_versions(store, doomed, read_named, grace) if wanted.versions else ()
+        done.update(_data(found, is_versioned, left))
         if form is Format.TABLE:
-            _print(found, delete)
-        if not delete or not (found.layers or found.uploads):
+            _print(found, is_versioned, left, wanted)
+        if not wanted.delete or not (found.layers or found.uploads or left):
             return
-        if found.layers and not found.named and not all_unused:
+        if (found.layers or left) and not found.named and not wanted.all_unused:
             raise SpecInvalid(
                 f"no tree that was read names any of the {_objects(found)} layers of the repository: is this its "
                 "cluster? Name another one with --also, or confirm with --all-unused"
@@ -103,11 +120,13 @@ async def _collect(
         with progress_bars() as bars:
             advance = bars.add("layers deleted", len(found.layers), items=True)
             await delete_garbage(store, found, read_named, done, advance)
+        if wanted.versions:
+            deleted = {object_key(digest) for digest in done["deleted"]}
+            await delete_versions(store, await find_versions(store, deleted, read_named, grace), read_named, done)
+        else:
+            done["freedBytes"] = 0 if is_versioned else done["deletedBytes"]
         if form is Format.TABLE:
-            print(
-                f"deleted {len(done['deleted'])} layers, {format_bytes(done['freedBytes'])}; gave up "
-                f"{done['uploadsGivenUp']} unfinished uploads"
-            )
+            _print_deleted(done, wanted)
         if done["deleted"]:
             await check_unnamed(store, done["deleted"], read_named)
 
@@ -116,8 +135,8 @@ def _objects(found: Collection) -> int:
     return len(found.layers) + found.named + found.young + found.foreign
 
 
-def _data(found: Collection) -> dict[str, Any]:
-    """The result as JSON before anything is deleted."""
+def _data(found: Collection, is_versioned: bool | None, left: tuple[StoredVersion, ...]) -> dict[str, Any]:
+    """The result as JSON before anything is deleted. ``freedBytes`` counts only what the server keeps no longer."""
     return {
         "unused": [
             {"digest": layer_of(item.key), "sizeBytes": item.size_bytes, "stored": item.modified.isoformat()}
@@ -128,12 +147,18 @@ def _data(found: Collection) -> dict[str, Any]:
         "named": found.named,
         "young": found.young,
         "foreign": found.foreign,
+        "versioned": is_versioned,
+        "oldVersions": len(left),
+        "oldVersionBytes": sum(version.size_bytes for version in left),
         "deleted": [],
+        "deletedBytes": 0,
+        "versionsDeleted": 0,
+        "versionsRefused": 0,
         "freedBytes": 0,
     }
 
 
-def _print(found: Collection, delete: bool) -> None:
+def _print(found: Collection, is_versioned: bool | None, left: tuple[StoredVersion, ...], wanted: Wanted) -> None:
     for item in found.layers:
         print(f"{item.key.rpartition('/')[2]}  {item.size_bytes:>14}  {item.modified:%Y-%m-%d %H:%M}")
     for upload in found.uploads:
@@ -143,5 +168,33 @@ def _print(found: Collection, delete: bool) -> None:
         f"and {len(found.uploads)} unfinished uploads; kept: {found.named} named, "
         f"{found.young} younger than the grace period, {found.foreign} other objects"
     )
-    if not delete and (found.layers or found.uploads):
+    if wanted.versions:
+        size_bytes = sum(version.size_bytes for version in left)
+        size = f"{size_bytes} bytes ({format_bytes(size_bytes)})"
+        print(f"{len(left)} versions and delete markers of such layers, {size}")
+    elif is_versioned:
+        print(
+            "the bucket keeps versions: a deleted layer frees no space; --versions finds what remains, and --delete "
+            "--versions deletes it, as a lifecycle rule of the bucket does"
+        )
+    elif is_versioned is None:
+        print(
+            "whether the bucket keeps versions is unknown (no right GetBucketVersioning); if it does, a deleted layer "
+            "frees no space without --versions"
+        )
+    if not wanted.delete and (found.layers or found.uploads or left):
         print("nothing was deleted; --delete does it")
+
+
+def _print_deleted(done: dict[str, Any], wanted: Wanted) -> None:
+    text = f"deleted {len(done['deleted'])} layers, {format_bytes(done['deletedBytes'])}"
+    if wanted.versions:
+        text += f", and {done['versionsDeleted']} versions and delete markers, {format_bytes(done['freedBytes'])}"
+    elif done["versioned"]:
+        text += ", which remain as old versions and keep their space"
+    print(f"{text}; gave up {done['uploadsGivenUp']} unfinished uploads")
+    if done["versionsRefused"]:
+        print(
+            f"{done['versionsRefused']} versions stay: the server refuses to delete them (403), as their retention is "
+            "not over, or the right DeleteObjectVersion is missing"
+        )

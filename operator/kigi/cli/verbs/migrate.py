@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
-from kigi.cli.options import PATH, cluster_options
-from kigi.cli.output import print_message
+from kigi.cli.exit_codes import OptionInvalid
+from kigi.cli.options import PATH, cluster_options, output_option
+from kigi.cli.output import Format, plain, print_data, print_message, print_result
 from kigi.errors import SpecInvalid
 
 if TYPE_CHECKING:
     from kigi.migration.backup import Backup
     from kigi.migration.conversion import Conversion
-    from kigi.migration.run import Cluster
+    from kigi.migration.whole import Convert
 
 _SHOWN = ("finalizers", "annotations")
 
@@ -28,9 +29,10 @@ _SHOWN = ("finalizers", "annotations")
     "--backup",
     type=PATH,
     required=True,
-    help="File for all objects as they were; if it exists, the migration resumes from it.",
+    help="File for all objects as they were; if the migration has begun, it resumes from it.",
 )
 @click.option("--dry-run", is_flag=True, help="Write the backup, show every difference, and change nothing.")
+@click.option("--back", is_flag=True, help="Convert from v1alpha2 to v1alpha1, to go back to the previous release.")
 @click.option(
     "--secret",
     "secrets",
@@ -40,48 +42,82 @@ _SHOWN = ("finalizers", "annotations")
 )
 @click.option("--kigi-namespace", default=KIGI_NAMESPACE, show_default=True, help="Namespace of the operator.")
 @click.option("--config-map", default="kigi-repositories", show_default=True, help="ConfigMap of the repositories.")
+@output_option
 @cluster_options(namespace=False)
 def command(
     access: Access,
     crds: Path,
     backup: Path,
     dry_run: bool,
+    back: bool,
     secrets: tuple[str, ...],
     kigi_namespace: str,
     config_map: str,
+    form: Format,
 ) -> None:
-    """Convert the cluster's objects from v1alpha1 to v1alpha2.
+    """Convert all objects from v1alpha1 to v1alpha2, or back.
 
-    Stop the operator first, and start that of this release afterwards. VMs run on, and their disks stay. After an
-    interruption, call it again with the same --backup.
+    Stop the operator first, and start that of the other release afterwards. VMs run on, and their disks stay. Users
+    cannot change objects meanwhile. After an interruption, call it again with the same --backup.
     """
-    from kigi.migration.conversion import convert
-    from kigi.migration.repositories import DEFAULT_SECRETS
-    from kigi.migration.run import BUSY_S, Cluster
+    from kigi.migration.back_run import go_back, look_back
+    from kigi.migration.freeze import MANAGER
+    from kigi.migration.run import BUSY_S, Cluster, Place
+    from kigi.migration.whole import look, migrate
+    from kigi.runtime.leader import LEASE_NAME
 
-    with open_cluster(access, manager="kigi-migrate", busy_s=BUSY_S) as kube:
+    place = Place(kigi_namespace, LEASE_NAME, config_map)
+    notes: list[str] = []
+    converted = _converter(secrets, notes)
+    with open_cluster(access, manager=MANAGER, busy_s=BUSY_S) as kube:
         cluster = Cluster(kube, read_definitions(crds), report=print_message)
-        saved = _saved(cluster, backup, kigi_namespace, config_map)
-        known = {**DEFAULT_SECRETS, **dict(map(parse_secret, secrets))}
-        conversion = convert(saved.objects, saved.repositories, known)
-        _report(conversion)
         if dry_run:
-            for line in differences(saved, conversion):
-                click.echo(line)
+            shown = look_back(cluster, backup) if back else look(cluster, backup, place, converted)
+            done = _result(backup, len(shown[1].objects), shown[1].findings.notes, migrated=False)
+            lines = list(differences(*shown))
+            print_data({**done, "differences": lines}, lambda: plain("\n".join(lines)), form)
             return
-        _apply(cluster, saved, conversion, kigi_namespace)
+        count = go_back(cluster, backup, place) if back else migrate(cluster, backup, place, converted)
+    print_result(_result(backup, count, notes, migrated=True), form)
+    if back:
+        print_message(f"{count} objects are stored in v1alpha1; now apply the previous release's manifests")
+        return
     print_message(
-        f"{len(conversion.objects)} objects are stored in v1alpha2; now apply this release's manifests. Delete the "
-        "definition nodecaches.kigi.dev when every daemon runs this release"
+        f"{count} objects are stored in v1alpha2; now apply this release's manifests. Delete the definition "
+        "nodecaches.kigi.dev when every daemon runs this release"
     )
 
 
+def _result(backup: Path, count: int, notes: Iterable[str], *, migrated: bool) -> dict[str, Any]:
+    return {"backup": str(backup), "objects": count, "notes": list(notes), "migrated": migrated}
+
+
+def _converter(secrets: tuple[str, ...], notes: list[str]) -> Convert:
+    """Converts a backup; prints what is noted, once, into ``notes``, and raises SpecInvalid for a problem."""
+    from kigi.migration.conversion import convert
+    from kigi.migration.repositories import DEFAULT_SECRETS
+
+    known = {**DEFAULT_SECRETS, **dict(map(parse_secret, secrets))}
+
+    def converted(saved: Backup) -> Conversion:
+        conversion = convert(saved.objects, saved.repositories, known)
+        if conversion.findings.notes != notes:
+            notes[:] = conversion.findings.notes
+            for note in notes:
+                print_message(f"note: {note}")
+        if conversion.findings.problems:
+            raise SpecInvalid("nothing was changed:\n" + "\n".join(conversion.findings.problems))
+        return conversion
+
+    return converted
+
+
 def parse_secret(text: str) -> tuple[str, tuple[str, str | None]]:
-    """``main=reader,writer`` as ("main", ("reader", "writer")). Raises SpecInvalid."""
+    """``main=reader,writer`` as ("main", ("reader", "writer")). Raises OptionInvalid."""
     name, equals, rest = text.partition("=")
     reader, _, writer = rest.partition(",")
     if not (name and equals and reader):
-        raise SpecInvalid(f"--secret {text}: write REPOSITORY=READER or REPOSITORY=READER,WRITER")
+        raise OptionInvalid(f"--secret {text}: write REPOSITORY=READER or REPOSITORY=READER,WRITER")
     return name, (reader, writer or None)
 
 
@@ -104,36 +140,7 @@ def differences(saved: Backup, conversion: Conversion) -> Iterator[str]:
     old = {_key(body): body for body in saved.objects}
     for body in conversion.objects:
         before, after = _text(old.get(_key(body))), _text(body)
-        yield from difflib.unified_diff(before, after, "v1alpha1", " ".join(map(str, _key(body))), n=1, lineterm="")
-
-
-def _saved(cluster: Cluster, path: Path, namespace: str, config_map: str) -> Backup:
-    from kigi.migration.backup import read_backup, write_backup
-    from kigi.migration.run import export
-
-    if path.exists():
-        print_message(f"resuming from {path}")
-        return read_backup(path)
-    backup = export(cluster, namespace, config_map)
-    write_backup(path, backup)
-    print_message(f"{len(backup.objects)} objects are saved in {path}")
-    return backup
-
-
-def _report(conversion: Conversion) -> None:
-    for note in conversion.findings.notes:
-        print_message(f"note: {note}")
-    if conversion.findings.problems:
-        raise SpecInvalid("nothing was changed:\n" + "\n".join(conversion.findings.problems))
-
-
-def _apply(cluster: Cluster, saved: Backup, conversion: Conversion, namespace: str) -> None:
-    from kigi.migration.run import apply, lock, unlock
-    from kigi.runtime.leader import LEASE_NAME
-
-    lock(cluster, namespace, LEASE_NAME)
-    apply(cluster, saved, conversion.objects)
-    unlock(cluster, namespace, LEASE_NAME)
+        yield from difflib.unified_diff(before, after, "before", " ".join(map(str, _key(body))), n=1, lineterm="")
 
 
 def _key(body: Mapping[str, Any]) -> tuple[str, str, str]:

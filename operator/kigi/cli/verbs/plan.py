@@ -31,8 +31,9 @@ from kigi.adapters.kubernetes.resources import (
 )
 from kigi.cli.cluster import SETTINGS, Access, open_cluster, read_heartbeats, read_mirror
 from kigi.cli.completion import complete_states
-from kigi.cli.options import PATH, cluster_options, optional_deployment_argument, output_option
-from kigi.cli.output import Format, print_data, table
+from kigi.cli.exit_codes import OptionInvalid
+from kigi.cli.options import PATH, cluster_options, optional_deployment_argument, rows_option
+from kigi.cli.output import Format, Rows, print_data, table
 from kigi.domain.quantities import format_bytes
 from kigi.domain.tree_names import ref_to
 from kigi.errors import DeploymentMissing, SpecInvalid
@@ -48,13 +49,17 @@ OPTIONAL = (*SETTINGS, POLICY, PREFETCH, PLUGIN, INSTANCETYPE, CLUSTER_INSTANCET
 
 Plan = dict[str, Any]
 """The plan of one object, as ``kigi plan -o json`` prints it."""
+COLUMNS = (
+    *("namespace", "deployment", "instance", "name"),
+    *("node", "system", "action", "missingLayers", "missingBytes"),
+)
 
 
 @click.command("plan")
 @optional_deployment_argument
 @click.option("--file", "-f", type=PATH, help="Objects as YAML that are not applied yet.")
 @click.option("--system", help="Plan a switch to this state.", shell_complete=complete_states)
-@output_option
+@rows_option
 @cluster_options()
 def command(access: Access, deployment: str | None, file: Path | None, system: str | None, form: Format) -> None:
     """Show what a change would move and restart; change nothing.
@@ -68,7 +73,7 @@ def command(access: Access, deployment: str | None, file: Path | None, system: s
     from kigi.cli.change_plan import plan_documents
 
     if (deployment is None) == (file is None):
-        raise SpecInvalid("name a deployment, or a file with -f")
+        raise OptionInvalid("name a deployment, or a file with -f")
     namespace = access.default_namespace()
     with open_cluster(access) as kube:
         mirror, now = read_mirror(kube, (*REQUIRED, *OPTIONAL), optional=OPTIONAL), datetime.now(UTC)
@@ -85,7 +90,7 @@ def command(access: Access, deployment: str | None, file: Path | None, system: s
         if system is not None and document.get("kind") == DEPLOYMENT.kind:
             document["spec"]["systemRef"] = ref_to(system)
     plans = plan_documents(mirror, documents, namespace, now)
-    print_data(plans, lambda: _render(plans), form)
+    print_data(plans, lambda: _render(plans), form, rows=lambda: Rows(COLUMNS, _rows(plans)))
 
 
 def load(file: Path) -> list[dict[str, Any]]:
@@ -100,6 +105,13 @@ def load(file: Path) -> list[dict[str, Any]]:
         if not isinstance(document, dict) or not (document.get("metadata") or {}).get("name"):
             raise SpecInvalid(f"{file}: an object without kind or metadata.name")
     return documents
+
+
+def _rows(plans: list[Plan]) -> Iterator[dict[str, Any]]:
+    """The machines of all plans, each with its deployment."""
+    for plan in plans:
+        where = {"namespace": plan["namespace"], "deployment": plan["name"]}
+        yield from ({**where, **machine} for machine in plan["machines"])
 
 
 def _render(plans: list[Plan]) -> RenderableType:

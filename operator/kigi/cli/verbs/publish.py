@@ -10,6 +10,7 @@ import click
 
 from kigi.adapters.kubernetes.resources import IMAGE
 from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.image_nodes import emit
 from kigi.cli.options import (
     PATH,
@@ -25,7 +26,7 @@ from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.domain.layers import Digest, parse_digest
 from kigi.domain.quantities import format_bytes
 from kigi.domain.tree_names import place_of
-from kigi.errors import ImageMissing, SpecInvalid
+from kigi.errors import ImageMissing
 
 if TYPE_CHECKING:
     from kigi.publishing.publish import Published
@@ -151,7 +152,7 @@ def _parent_digest(options: Options) -> Digest | None:
         try:
             return parse_digest(options.parent_digest)
         except ValueError as exc:
-            raise SpecInvalid(f"--parent-digest: {exc}") from exc
+            raise OptionInvalid(f"--parent-digest: {exc}") from exc
     if options.parent is None:
         return None
     namespace = options.access.default_namespace()

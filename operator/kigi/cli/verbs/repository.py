@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kigi.adapters.kubernetes.resources import REPOSITORY, SECRET
-from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
-from kigi.cli.options import cluster_options, output_option, repository_options
-from kigi.cli.output import Format, print_data, print_message, table
+from kigi.cli.cluster import Access, kigi_namespace, open_cluster
+from kigi.cli.exit_codes import ExitCode
+from kigi.cli.options import cluster_options, repository_options, rows_option
+from kigi.cli.output import Format, Rows, print_data, print_message, table
 from kigi.cli.repositories import RepositoryChoice
 from kigi.errors import Forbidden
 
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
     from kigi.domain.repository_points import Point
 
 Keys = Mapping[str, str]
-"""``access_key_id`` and ``secret_access_key``, or nothing."""
+"""``access_key_id``, ``secret_access_key`` and perhaps ``session_token``, or nothing."""
+_OWN = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+"""Variables that give the caller credentials; those of a machine's metadata are not looked for here."""
+
+
+COLUMNS = ("name", "verdict", "found", "remedy")
 
 
 @click.group("repository")
@@ -35,20 +41,24 @@ def command() -> None:
 
 @command.command("check")
 @click.argument("name", required=False)
-@click.option("--kigi-namespace", default=KIGI_NAMESPACE, show_default=True, help="Namespace of the operator.")
+@click.option(
+    "--kigi-namespace", envvar="KIGI_NAMESPACE", help="Namespace of the operator; default: found by its account."
+)
 @repository_options(name=False)
-@output_option
+@rows_option
 @cluster_options(namespace=False)
-def check(access: Access, name: str | None, kigi_namespace: str, repository: RepositoryChoice, form: Format) -> None:
+def check(
+    access: Access, name: str | None, kigi_namespace: str | None, repository: RepositoryChoice, form: Format
+) -> None:
     """Check whether a bucket loses layers to a stolen node: ok, not ok or unknown for each point.
 
     \b
     NAME: LayerRepository; the users in its Secrets are checked too, if you may read these. Without it, the server
     is the one of --endpoint or KIGI_S3_ENDPOINT.
 
-    Asks as AWS_ACCESS_KEY_ID, best the bucket's owner, or else as the writer. KIGI_READER_ACCESS_KEY_ID and
-    KIGI_WRITER_ACCESS_KEY_ID (and _SECRET_ACCESS_KEY) replace the users in the Secrets. Stores one empty object,
-    layers/kigi-write-probe. Exit code 1 if a point is not ok.
+    Asks as AWS_ACCESS_KEY_ID (or AWS_PROFILE, or a web identity), best the bucket's owner, or else as the writer.
+    KIGI_READER_ACCESS_KEY_ID and KIGI_WRITER_ACCESS_KEY_ID (and _SECRET_ACCESS_KEY, _SESSION_TOKEN) replace the users
+    in the Secrets. Stores one empty object, layers/kigi-write-probe. Exit code 3 if a point is not ok.
     """
     import asyncio
 
@@ -58,14 +68,15 @@ def check(access: Access, name: str | None, kigi_namespace: str, repository: Rep
     chosen = RepositoryChoice(name, repository.endpoint, repository.bucket).load(access)
     secrets = _keys_of_secrets(access, name, kigi_namespace) if name is not None else {}
     users = {user: _with(chosen, _keys_of_environment(user) or secrets.get(user, {})) for user in ("reader", "writer")}
-    has_own = "AWS_ACCESS_KEY_ID" in os.environ
+    has_own = any(os.environ.get(name) for name in _OWN)
     caller = chosen if has_own else users["writer"] or chosen
     answers = asyncio.run(ask_all(caller, users["reader"], users["writer"], os.environ))
     points = points_of(answers)
     where = {"endpoint": chosen.endpoint, "bucket": chosen.bucket}
-    print_data({**where, "points": [asdict(point) for point in points]}, lambda: _table(points), form)
+    found = [asdict(point) for point in points]
+    print_data({**where, "points": found}, lambda: _table(points), form, rows=lambda: Rows(COLUMNS, found))
     if has_failed(points):
-        sys.exit(1)
+        sys.exit(ExitCode.NOT_READY)
 
 
 def _table(points: list[Point]) -> Any:
@@ -81,15 +92,17 @@ def _with(repository: Repository, keys: Keys) -> Repository | None:
 
 
 def _keys_of_environment(user: str) -> Keys:
-    names = {field: f"KIGI_{user.upper()}_{field.upper()}" for field in ("access_key_id", "secret_access_key")}
+    fields = ("access_key_id", "secret_access_key", "session_token")
+    names = {field: f"KIGI_{user.upper()}_{field.upper()}" for field in fields}
     found = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
-    return found if len(found) == len(names) else {}
+    return found if set(fields[:2]) <= found.keys() else {}
 
 
-def _keys_of_secrets(access: Access, name: str, namespace: str) -> dict[str, Keys]:
+def _keys_of_secrets(access: Access, name: str, namespace: str | None) -> dict[str, Keys]:
     """Credentials by user, of the Secrets that the caller may read."""
     found: dict[str, Keys] = {}
     with open_cluster(access) as kube:
+        namespace = namespace or kigi_namespace(kube)
         credentials = (kube.get(REPOSITORY, None, name) or {}).get("spec", {}).get("credentials", {})
         for user in ("reader", "writer"):
             secret = (credentials.get(f"{user}SecretRef") or {}).get("name")
@@ -110,4 +123,5 @@ def _read_secret(kube: KubeSession, namespace: str, name: str) -> Keys:
     if not (texts.get("accessKeyId") and texts.get("secretAccessKey")):
         print_message(f"Secret {namespace}/{name} does not exist, or lacks accessKeyId or secretAccessKey")
         return {}
-    return {"access_key_id": texts["accessKeyId"], "secret_access_key": texts["secretAccessKey"]}
+    token = {"session_token": texts["sessionToken"]} if texts.get("sessionToken") else {}
+    return {"access_key_id": texts["accessKeyId"], "secret_access_key": texts["secretAccessKey"], **token}

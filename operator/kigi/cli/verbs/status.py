@@ -9,8 +9,8 @@ import click
 
 from kigi.adapters.kubernetes.resources import DEPLOYMENT, INSTANCE
 from kigi.cli.cluster import Access, list_objects, open_cluster
-from kigi.cli.options import cluster_options, optional_deployment_argument, output_option
-from kigi.cli.output import Format, print_data, table
+from kigi.cli.options import cluster_options, listing_option, optional_deployment_argument
+from kigi.cli.output import Format, Rows, object_name, print_data, table
 from kigi.domain.names import instance_order
 from kigi.domain.quantities import format_bytes
 from kigi.domain.tree_names import referred
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 HISTORY_ENTRIES = 5
-"""Newest entries of the history that the screen of one deployment shows."""
+"""Newest entries of the history that the screen of one deployment shows; ``-o wide`` shows all."""
+COLUMNS = (
+    *("namespace", "name", "system", "ready", "reason", "message"),
+    *("instances", "readyInstances", "cachedPercent"),
+)
+MACHINE_COLUMNS = ("instance", "name", "state", "systemName", "revision", "nodeName", "message")
+COSTS = ("movedBytes", "missingBytes", "totalBytes")
+"""Of the last change."""
 
 
 @click.command("status")
 @optional_deployment_argument
-@output_option
+@listing_option
 @cluster_options(all_namespaces=True)
 def command(access: Access, deployment: str | None, form: Format) -> None:
     """Show all deployments, or one with its machines and history.
@@ -36,7 +43,14 @@ def command(access: Access, deployment: str | None, form: Format) -> None:
     DEPLOYMENT: SystemDeployment.
     """
     data = _read(access, deployment)
-    print_data(data, lambda: _render_one(data[0]) if deployment is not None else _render_all(data), form)
+    one, wide = deployment is not None, form is Format.WIDE
+    print_data(
+        data,
+        lambda: _render_one(data[0], wide=wide) if one else _render_all(data, wide=wide),
+        form,
+        rows=lambda: Rows(MACHINE_COLUMNS, data[0]["machines"]) if one else Rows(COLUMNS, data),
+        names=lambda: [object_name(DEPLOYMENT.kind, each["name"]) for each in data],
+    )
 
 
 def _read(access: Access, name: str | None) -> list[dict[str, Any]]:
@@ -88,12 +102,13 @@ def _details(instances: list[dict[str, Any]]) -> dict[str, Any]:
     return {"machines": machines, "history": sorted(history, key=lambda entry: str(entry["decisionTime"]))}
 
 
-def _render_all(data: list[dict[str, Any]]) -> RenderableType:
+def _render_all(data: list[dict[str, Any]], *, wide: bool = False) -> RenderableType:
     from rich.text import Text
 
     if not data:
         return "no deployments"
-    columns = ("NAMESPACE", "NAME", "SYSTEM", "READY", "INSTANCES#", "CACHED#", "STATE", "MESSAGE")
+    more = ("MOVED#", "MISSING#", "TOTAL#") if wide else ()
+    columns = ("NAMESPACE", "NAME", "SYSTEM", "READY", "INSTANCES#", "CACHED#", *more, "STATE", "MESSAGE")
     return table(
         columns,
         (
@@ -104,6 +119,7 @@ def _render_all(data: list[dict[str, Any]]) -> RenderableType:
                 Text("yes", "green") if one["ready"] else Text("no", "red"),
                 f"{one['readyInstances']}/{one['instances']}",
                 f"{one['cachedPercent']}%" if one["cachedPercent"] is not None else "",
+                *([_cost(one, field) for field in COSTS] if wide else ()),
                 one["reason"],
                 one["message"],
             )
@@ -112,13 +128,16 @@ def _render_all(data: list[dict[str, Any]]) -> RenderableType:
     )
 
 
-def _render_one(data: dict[str, Any]) -> RenderableType:
+def _cost(one: dict[str, Any], field: str) -> str:
+    return format_bytes(one["plan"].get(field, 0)) if one["plan"] else ""
+
+
+def _render_one(data: dict[str, Any], *, wide: bool = False) -> RenderableType:
     from rich.console import Group
 
-    plan = data["plan"]
     cost = ""
-    if plan:
-        moved, missing, total = (format_bytes(plan.get(k, 0)) for k in ("movedBytes", "missingBytes", "totalBytes"))
+    if data["plan"]:
+        moved, missing, total = (_cost(data, field) for field in COSTS)
         cost = f"last change: {moved} of {missing} moved, instead of {total}"
     return Group(
         f"[bold]{data['namespace']}/{data['name']}[/bold]  {data['system']}  "
@@ -128,7 +147,7 @@ def _render_one(data: dict[str, Any]) -> RenderableType:
         "",
         _machines_table(data["machines"]),
         "",
-        *(_history_line(entry) for entry in data["history"][-HISTORY_ENTRIES:]),
+        *(_history_line(entry) for entry in data["history"][0 if wide else -HISTORY_ENTRIES :]),
     )
 
 
@@ -138,8 +157,7 @@ def _conditions_table(conditions: Sequence[dict[str, Any]]) -> Table:
 
 
 def _machines_table(machines: Sequence[dict[str, Any]]) -> Table:
-    fields = ("instance", "name", "state", "systemName", "revision", "nodeName", "message")
-    rows = ([machine.get(field) for field in fields] for machine in machines)
+    rows = ([machine.get(field) for field in MACHINE_COLUMNS] for machine in machines)
     return table(("INSTANCE", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "MESSAGE"), rows)
 
 

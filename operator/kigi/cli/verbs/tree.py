@@ -11,8 +11,8 @@ import click
 from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, INSTANCE, NODE_CACHE, PREFETCH, SYSTEM
 from kigi.cli.api_trees import ApiTrees, read_api_trees
 from kigi.cli.cluster import Access, open_cluster
-from kigi.cli.options import cluster_options, output_option
-from kigi.cli.output import Format, print_data
+from kigi.cli.options import cluster_options, listing_option
+from kigi.cli.output import Format, Rows, object_name, print_data
 from kigi.domain.images import Image
 from kigi.domain.layers import missing_layers, total_bytes
 from kigi.domain.quantities import format_bytes
@@ -27,8 +27,15 @@ Node = dict[str, Any]
 """One image or state as JSON; with ``problem`` if it is not valid."""
 
 
+COLUMNS = (
+    *("namespace", "kind", "name", "parent", "digest", "layerBytes", "chainBytes", "depth", "cachedOn"),
+    *("machines", "uniqueBytes", "addedBytes", "deployments", "prefetches", "problem"),
+)
+"""Of images and states together: each leaves those of the other empty."""
+
+
 @click.command("tree")
-@output_option
+@listing_option
 @cluster_options(all_namespaces=True)
 def command(access: Access, form: Format) -> None:
     """Show both trees with sizes, cached layers and users.
@@ -39,7 +46,13 @@ def command(access: Access, form: Format) -> None:
     with open_cluster(access) as kube:
         api_trees = read_api_trees(kube, (IMAGE, SYSTEM, DEPLOYMENT, INSTANCE, PREFETCH, NODE_CACHE), access.scope())
     data = trees_of(api_trees)
-    print_data(data, lambda: _render(data), form)
+    print_data(
+        data,
+        lambda: _render(data, wide=form is Format.WIDE),
+        form,
+        rows=lambda: Rows(COLUMNS, list(_rows(data))),
+        names=lambda: [object_name(row["kind"], row["name"]) for row in _rows(data)],
+    )
 
 
 def trees_of(api_trees: ApiTrees) -> list[dict[str, Any]]:
@@ -114,14 +127,23 @@ def _parents_first(parents: Mapping[str, str | None]) -> list[str]:
     return [*order, *sorted(parents.keys() - set(order))]
 
 
-def _render(data: list[dict[str, Any]]) -> RenderableType:
+def _rows(data: list[dict[str, Any]]) -> Iterator[Node]:
+    """Images and states of all namespaces, each with its namespace and kind."""
+    for space in data:
+        for kind, nodes in ((IMAGE.kind, space["images"]), (SYSTEM.kind, space["systems"])):
+            yield from ({"namespace": space["namespace"], "kind": kind, **node} for node in nodes)
+
+
+def _render(data: list[dict[str, Any]], *, wide: bool = False) -> RenderableType:
     from rich.console import Group
 
     if not data:
         return "no images and no states"
     parts: list[RenderableType] = []
     for space in data:
-        parts.append(_draw(f"[bold]images in {space['namespace']}", space["images"], _image_line))
+        parts.append(
+            _draw(f"[bold]images in {space['namespace']}", space["images"], _wide_image_line if wide else _image_line)
+        )
         parts.append(_draw(f"[bold]states in {space['namespace']}", space["systems"], _system_line))
     return Group(*parts)
 
@@ -145,6 +167,12 @@ def _image_line(node: Node) -> str:
     cached = f"  on {len(node['cachedOn'])} nodes" if node["cachedOn"] else ""
     size, chain = format_bytes(node["layerBytes"]), format_bytes(node["chainBytes"])
     return f"{node['name']}  {size}[dim], chain {chain}{cached}"
+
+
+def _wide_image_line(node: Node) -> str:
+    if "problem" in node:
+        return _image_line(node)
+    return f"{_image_line(node)}[dim]  {node['digest']}  {' '.join(node['cachedOn'])}".rstrip()
 
 
 def _system_line(node: Node) -> str:

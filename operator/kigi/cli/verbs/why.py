@@ -24,9 +24,10 @@ from kigi.adapters.kubernetes.resources import (
 from kigi.cli.causes import CAUSES
 from kigi.cli.cluster import Access, list_objects, open_cluster
 from kigi.cli.completion import complete_deployments
+from kigi.cli.exit_codes import ExitCode
 from kigi.cli.explain import Bodies, Entry, Key, explain
-from kigi.cli.options import cluster_options, output_option
-from kigi.cli.output import Format, print_data
+from kigi.cli.options import cluster_options, format_option
+from kigi.cli.output import Format, Rows, object_name, print_data
 from kigi.errors import Forbidden, SpecInvalid
 
 if TYPE_CHECKING:
@@ -49,18 +50,20 @@ KINDS = {
 """Kinds that can be asked about, by their short names in the API."""
 ADMINISTRATORS = (NODE_CACHE, REPOSITORY, QUOTA)
 """Kinds of the cluster, which are left out if the caller may not read them."""
+COLUMNS = ("object", "reason", "stalled", "message", "cause", "remedy", "explains")
+"""``explains``: the object that is not Ready because of this one."""
 NO_REMEDY = "nothing to do: it continues by itself"
 
 
 @click.command("why")
 @click.argument("subject", required=False, shell_complete=complete_deployments)
-@output_option
+@format_option(Format.NAME, Format.CSV, text="Text for people; name, csv, json or yaml for programs.")
 @cluster_options()
 @click.pass_context
 def command(ctx: click.Context, access: Access, subject: str | None, form: Format) -> None:
     """Explain what is not Ready, with cause and remedy.
 
-    Follows each cause to its origin. The exit code is 1 if anything is not Ready.
+    Follows each cause to its origin. The exit code is 3 if anything is not Ready.
 
     \b
     SUBJECT: deployment, KIND/NAME, or a reason such as NoRoom; default: everything in the namespace.
@@ -69,18 +72,26 @@ def command(ctx: click.Context, access: Access, subject: str | None, form: Forma
 
 
 def print_explanation(access: Access, subject: str | None, form: Format) -> int:
-    """Prints the explanation; the exit code: 1 if something is not Ready. Raises KigiError.
+    """Prints the explanation; the exit code: NOT_READY if something is not Ready. Raises KigiError.
 
     A reason (of an event, a log, an error) is explained without a cluster: no deployment has such a name.
     """
     if subject in CAUSES:
         known = {"reason": subject, **CAUSES[subject]._asdict()}
-        print_data(known, lambda: _render_reason(known), form)
-        return 0
+        print_data(
+            known, lambda: _render_reason(known), form, rows=lambda: Rows(tuple(known), [known]), names=lambda: ()
+        )
+        return ExitCode.DONE
     bodies = _read(access)
     data = explain(bodies, chosen(bodies, subject))
-    print_data(data, lambda: _render(data, subject), form)
-    return 1 if data else 0
+    print_data(
+        data,
+        lambda: _render(data, subject),
+        form,
+        rows=lambda: Rows(COLUMNS, _rows(data, None)),
+        names=lambda: [object_name(*entry["object"].split("/", 1)) for entry in data],
+    )
+    return ExitCode.NOT_READY if data else ExitCode.DONE
 
 
 def _read(access: Access) -> Bodies:
@@ -116,6 +127,13 @@ def _resource(word: str) -> Resource:
         if word == short or word.lower() in (resource.kind.lower(), resource.plural, resource.plural.removesuffix("s")):
             return resource
     raise SpecInvalid(f"{word!r} is none of Kigi's kinds: {', '.join(each.plural for each in KINDS.values())}")
+
+
+def _rows(data: list[Entry], explains: str | None) -> Iterator[Entry]:
+    """Every entry, followed by those of what it depends on."""
+    for entry in data:
+        yield {**entry, "explains": explains}
+        yield from _rows(entry["because"], entry["object"])
 
 
 def _render(data: list[Entry], subject: str | None) -> RenderableType:

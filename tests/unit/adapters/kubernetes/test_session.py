@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kigi.adapters.kubernetes.endpoint import Endpoint
-from kigi.adapters.kubernetes.http_connection import connect, proxy_of, ssl_context
+from kigi.adapters.kubernetes.http_connection import ssl_context
 from kigi.adapters.kubernetes.resources import DEPLOYMENT, SYSTEM
 from kigi.adapters.kubernetes.session import KubeSession
 from kigi.errors import Conflict, Forbidden, SpecInvalid, Throttled, Unreachable, Waiting
@@ -118,24 +118,6 @@ def test_several_groups_and_a_password_are_passed_on(server: AnsweringServer) ->
     headers = server.asked[0][2]
     assert headers["Authorization"] == "Basic dTpw"
     assert headers["Impersonate-User"] == "eve"
-
-
-def test_a_proxy_is_that_of_the_kubeconfig_or_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    endpoint = Endpoint("https://lab.example")
-    assert proxy_of(endpoint, "lab.example") is None
-    monkeypatch.setenv("HTTPS_PROXY", "http://env:1")
-    found = proxy_of(endpoint, "lab.example")
-    assert found is not None
-    assert found.hostname == "env"
-    monkeypatch.setenv("NO_PROXY", "lab.example")
-    assert proxy_of(endpoint, "lab.example") is None
-    named = Endpoint("https://lab.example:6443", proxy="http://u:p@named:3128")
-    connection = connect(named, 1)
-    assert (connection.host, connection.port) == ("named", 3128)
-    with pytest.raises(SpecInvalid, match="only HTTP proxies"):
-        proxy_of(Endpoint("https://lab.example", proxy="socks5://x"), "lab.example")
 
 
 def test_damaged_certificates_are_reported() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kigi.api.node_cache import LayerUpload, PartUpload, SignedRequest
+from kigi.api.layer_upload import LayerUpload, PartUpload, SignedRequest
 from kigi.domain.layers import Digest, digest_of_hex, layer_file_name
 from kigi.domain.signed_put import time_text
 from kigi.errors import AccessDenied, KigiError, LayerCorrupt, RepositoryUnreachable
@@ -449,3 +449,19 @@ async def test_a_layer_whose_repository_is_unknown_is_tried_at_a_bounded_pace(la
     assert await large.step() == ["c1"]
     assert large.result()["state"] == "Storing"
     assert large.made == 1
+
+
+async def test_parts_that_were_deleted_before_the_join_are_sent_again(large: LargeNode) -> None:
+    large.copy()
+    await large.step()
+    large.permit_parts()
+    await large.step()
+    write_json(large.files.directory("c1") / UPLOAD, {"digest": large.digest, "sizeBytes": 12 * MIB})
+    large.store.stored.discard(large.parts[1])  # gc
+    large.time.advance(JOIN_CHECK_S)
+    await large.step()
+    assert "uploadedBytes" not in large.result(), "so that the operator signs requests again"
+    large.permit_parts(minute=5)
+    await large.step()
+    assert large.result()["uploadedBytes"] == 12 * MIB
+    assert [request.authorization.partition(" ")[0] for request in large.store.sent] == [*large.parts, large.parts[1]]

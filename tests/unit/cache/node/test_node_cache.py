@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from kigi.api.base import Metadata
-from kigi.api.node_cache import CachedLayer, CaptureReport, NodeCache, NodeCacheSpec, NodeCacheStatus, WantedLayer
+from kigi.api.node_cache import (
+    CachedLayer,
+    CaptureReport,
+    NodeCache,
+    NodeCacheSpec,
+    NodeCacheStatus,
+    WantedLayer,
+)
+from kigi.api.node_facts import NodeFacts
 from kigi.errors import OverlayRejected, Unreachable, VolumeInUse
 from kigi_cache.disks.volumes import Volume
 from kigi_cache.layers.report import FillState
@@ -529,3 +537,26 @@ async def test_a_restored_object_gets_its_status_again_and_its_spec_is_acted_on_
     await world.run_for(60)
     assert world.api.lists > lists
     assert len(world.api.writes) == 1, "a status that is stored as it was written is not written again"
+
+
+async def test_an_operator_two_minor_versions_away_is_reported_and_obeyed(world: World) -> None:
+    world.keeper._version = "0.1.4"
+    world.api.put(1, layers=[WANTED], operator_version="0.2.0")
+    status = await world.until(lambda s: s.observed_generation == 1)
+    assert {c.type: c.status for c in status.conditions}["VersionSkew"] == "False"
+    world.api.put(2, layers=[WANTED], operator_version="0.3.0")
+    status = await world.until(lambda s: s.observed_generation == 2)
+    found = next(c for c in status.conditions if c.type == "VersionSkew")
+    assert (found.status, found.reason) == ("True", "VersionSkew")
+    assert "0.1.4" in found.message
+    assert "upgrade the daemon" in found.message
+
+
+async def test_what_was_found_on_the_node_is_reported(world: World) -> None:
+    world.api.put(1)
+    status = await world.until(lambda s: s.observed_generation == 1)
+    assert status.node is None
+    world.keeper.facts = NodeFacts(file_system="xfs", features=["HardLinks"])
+    await world.announce()
+    status = await world.until(lambda s: s.node is not None)
+    assert status.node == NodeFacts(file_system="xfs", features=["HardLinks"])

@@ -49,6 +49,15 @@ async def test_the_next_certificate_is_used_when_it_is_published() -> None:
         assert await time.next_wake() == 2 * RENEW_S
 
 
+async def test_a_certificate_is_known_when_the_lease_has_it() -> None:
+    time = ManualClock()
+    async with renewing(time) as certificates:
+        certificates.published(("0" * 64,))  # the Lease of the process before
+        assert not certificates.is_known.is_set()
+        certificates.published(certificates.fingerprints())
+        assert certificates.is_known.is_set()
+
+
 async def test_while_nothing_is_published_the_first_one_stays() -> None:
     time = ManualClock()
     async with renewing(time) as certificates:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kigi.errors import Unreachable
-from kigi_cache.sources.peer_members import REFRESH_S, Members, address
+from kigi_cache.sources.peer_members import REFRESH_S, Members, address, one_for_each_node
 from tests.support.manual_clock import ManualClock
 
 
@@ -26,7 +26,7 @@ class Api:
 
 @asynccontextmanager
 async def listing(api: Api, time: ManualClock) -> AsyncIterator[Members]:
-    members = Members(api, "kigi-system", "kigi-peers", "10.0.0.9:9781", time.clock)
+    members = Members(api, "kigi-system", "kigi-peers", ips=("10.0.0.9",), port=9781, clock=time.clock)
     task = asyncio.create_task(members.run())
     try:
         assert await time.next_wake() == REFRESH_S
@@ -57,6 +57,29 @@ async def test_members_are_listed_again_and_stay_while_the_api_server_is_silent(
         time.advance(REFRESH_S)
         assert await time.next_wake() == 3 * REFRESH_S
         assert set(members()) == {"10.0.0.3:9781"}
+
+
+DUAL = {"10.0.0.1": "a", "fd00::1": "a", "fd00::2": "b", "10.0.0.3": "c", "10.0.0.9": "me", "fd00::9": "me"}
+
+
+@pytest.mark.parametrize(
+    ("own", "peers"),
+    [
+        (("10.0.0.9", "fd00::9"), {"10.0.0.1": "a", "fd00::2": "b", "10.0.0.3": "c"}),
+        (("fd00::9", "10.0.0.9"), {"fd00::1": "a", "fd00::2": "b", "10.0.0.3": "c"}),
+        (("fd00::9",), {"fd00::1": "a", "fd00::2": "b", "10.0.0.3": "c"}),
+    ],
+    ids=["IPv4 first", "IPv6 first", "one own address is known"],
+)
+def test_a_dual_stack_node_is_one_peer_at_an_address_of_the_preferred_family(
+    own: tuple[str, ...], peers: dict[str, str]
+) -> None:
+    assert one_for_each_node(DUAL, own) == peers
+    assert one_for_each_node(dict(reversed(DUAL.items())), own) == peers
+
+
+def test_a_daemon_that_is_not_yet_an_endpoint_is_no_peer_of_itself() -> None:
+    assert one_for_each_node({"10.0.0.1": "a"}, ("10.0.0.9",)) == {"10.0.0.1": "a"}
 
 
 @pytest.mark.parametrize(("ip", "text"), [("10.0.0.1", "10.0.0.1:9781"), ("fd00::2", "[fd00::2]:9781")])

@@ -19,6 +19,7 @@ from kigi.domain.layers import Digest, Layer
 from kigi_cache.sources.pace import cut
 from kigi_cache.sources.peer_certificates import Certificate, make_certificate
 from kigi_cache.sources.peer_connections import PeerConnections, serve_peers
+from kigi_cache.sources.peer_members import address
 from kigi_cache.sources.peer_pins import AGAIN_S, Pins, PublishedPins
 from kigi_cache.sources.peer_server import build_peer_app
 from kigi_cache.sources.peer_source import DEFAULT_TIMEOUTS, PeerSource, PeerTimeouts
@@ -81,10 +82,11 @@ class Daemon:
     certificate: Certificate
     port: int = field(default_factory=free_port)
     tokens: list[str] = field(default_factory=list)
+    ip: str = "127.0.0.1"
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return address(self.ip, self.port)
 
     async def peer_of(self, token: str) -> str:
         self.tokens.append(token)
@@ -92,11 +94,11 @@ class Daemon:
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[Daemon]:
+async def serving(directory: Path, host: str = "127.0.0.1") -> AsyncIterator[Daemon]:
     daemon, connections = Daemon(make_certificate(0.0)), PeerConnections()
     app = build_peer_app(Supply(directory), daemon.peer_of, connections)
     context: Callable[[], ssl.SSLContext] = lambda: daemon.certificate.context  # noqa: E731
-    task = asyncio.create_task(serve_peers(app, connections, context, "127.0.0.1", daemon.port))
+    task = asyncio.create_task(serve_peers(app, connections, context, host, daemon.port))
     await until_listening(connections, task)
     try:
         yield daemon
@@ -144,6 +146,14 @@ def listener(target: str) -> Iterator[tuple[str, bytearray]]:
         yield f"127.0.0.1:{server.getsockname()[1]}", seen
     finally:
         server.close()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the machine has no IPv6")
+@pytest.mark.parametrize(("host", "ip"), [("::1", "::1"), ("", "::1"), ("", "127.0.0.1")])
+async def test_layers_pass_over_both_families(tmp_path: Path, host: str, ip: str) -> None:
+    async with serving(tmp_path, host) as daemon:
+        daemon.ip = ip
+        assert await read(daemon.address, Published({daemon.certificate.fingerprint})) == 0, daemon.address
 
 
 async def test_a_listener_reads_neither_token_nor_layer(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from kigi.api.repositories import Repository
 from kigi.domain.layers import Digest, Layer
+from kigi.domain.s3_answers import read_answer
 from kigi.errors import (
     AccessDenied,
     KigiError,
     LayerCorrupt,
     LayerNotInRepository,
+    RepositoryMisconfigured,
     RepositoryUnknown,
     RepositoryUnreachable,
 )
@@ -40,11 +42,14 @@ def xml(code: str) -> bytes:
         pytest.param(416, xml("InvalidRange"), LayerCorrupt, "shorter than 1000 bytes", id="shorter"),
         pytest.param(503, xml("SlowDown"), RepositoryUnreachable, "SlowDown", id="busy"),
         pytest.param(500, b"\xff\xfe", RepositoryUnreachable, "500", id="broken"),
-        pytest.param(301, xml("PermanentRedirect"), RepositoryUnreachable, "PermanentRedirect", id="region"),
+        pytest.param(301, xml("PermanentRedirect"), RepositoryMisconfigured, "than eu-test-1", id="region"),
+        pytest.param(403, xml("AccessDenied"), AccessDenied, "or they lack ListBucket", id="right"),
+        pytest.param(400, xml("ExpiredToken"), AccessDenied, "sessionToken", id="token"),
+        pytest.param(403, xml("RequestTimeTooSkewed"), RepositoryMisconfigured, "clock", id="clock"),
     ],
 )
 def test_each_refusal_has_its_error(status: int, body: bytes, error: type[KigiError], words: str) -> None:
-    refused = refusal(status, body, REPOSITORY, LAYER)
+    refused = refusal(read_answer(status, {}, body), REPOSITORY, LAYER, "eu-test-1")
     assert type(refused) is error
     assert words in str(refused)
     if error is not LayerCorrupt:
@@ -53,7 +58,7 @@ def test_each_refusal_has_its_error(status: int, body: bytes, error: type[KigiEr
 
 @given(st.integers(300, 599), st.binary(max_size=200))
 def test_whatever_is_answered_is_an_error_with_a_message(status: int, body: bytes) -> None:
-    assert str(refusal(status, body, REPOSITORY, LAYER))
+    assert str(refusal(read_answer(status, {}, body), REPOSITORY, LAYER, "eu-test-1"))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_kinds_of_the_cluster_are_left_out_for_those_who_may_not_read_them(plura
         assert print_explanation(Access(str(server.kubeconfig(tmp_path / "kubeconfig"))), None, Format.TABLE) == 0
 
 
-@pytest.mark.parametrize(("status", "code"), [("True", 0), ("False", 1)])
+@pytest.mark.parametrize(("status", "code"), [("True", 0), ("False", 3)])
 def test_the_exit_code_tells_whether_everything_is_ready(
     status: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,4 +106,4 @@ def test_the_exit_code_tells_whether_everything_is_ready(
         access = Access(str(server.kubeconfig(tmp_path / "kubeconfig")))
         assert print_explanation(access, None, Format.TABLE) == code
     text = capsys.readouterr().out
-    assert ("0 of 2 [nodes]" in text, "everything is ready" in text) == (code == 1, code == 0)
+    assert ("0 of 2 [nodes]" in text, "everything is ready" in text) == (code == 3, code == 0)

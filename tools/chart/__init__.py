@@ -1,0 +1,1 @@
+"""The Helm chart, made from ``manifests/``, ``crds/`` and the settings models: ``python -m tools.chart OUT``."""
