@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := operator node-cache-daemon localcluster scenario demo soak tools tests benchmarks
 CLUSTER ?= local
+EXERCISE ?= tiny
 KUBEVIRT ?= 1.7
 MINUTES ?= 60
 SEED ?= 1
@@ -23,8 +24,8 @@ help:  ## List the targets
 
 test: check unit integration  ## Format, lint, types, contracts, and all tests except the e2e tier
 
-demo: $(VENV)/ready packages  ## Run ten VMs through three states on a real cluster; CLUSTER=kind with Docker
-	$(BIN)/python -m demo --cluster $(CLUSTER)
+demo: $(VENV)/ready packages  ## Run ten VMs through three states on a real cluster; EXERCISE=real or both, CLUSTER=kind with Docker
+	$(BIN)/python -m demo --cluster $(CLUSTER) --exercise $(EXERCISE)
 
 try: $(VENV)/ready packages  ## Start the local cluster with Kigi and the tiny exercise, for docs/tutorial.md; `make down` removes it
 	$(BIN)/python -m demo --prepare

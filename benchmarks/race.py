@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.race_ways import WAYS, Track, Way
-from demo.__main__ import prepare
+from demo.prepare import prepare
 from demo.targets import Target, install_kigi
 from localcluster.build import binary
 from localcluster.cluster import Cluster

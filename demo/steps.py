@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.console import read_guest
-from demo.costs import Ledger, Step
 from demo.targets import DemoFailed, Target
+from kigi.cli.demo.costs import Ledger, Step
 from scenario import kubernetes
 from scenario.manifest import Manifest
+from scenario.tree import resolved_images
 
 NAME = "exercise"
 READY_S = 1800
+_NODE = "kigi-1"
+"""The only node."""
 Progress = Callable[[str], None]
 
 
@@ -48,8 +51,7 @@ def run_steps(target: Target, published: PublishedExercise, progress: Progress, 
     first, second, third = (system.name for system in published.manifest.systems)
     target.kubectl("delete", "systemdeployment", "--all", "-n", published.namespace, "--timeout=600s")
     held = held_layers(target)
-    cached = [image for image, digest in published.digests.items() if digest in held]
-    ledger = Ledger(published.manifest, published.layer_bytes, cached)
+    ledger = _ledger(published, [image for image, digest in published.digests.items() if digest in held])
     target.apply(*kubernetes.system_nodes(published.manifest, published.namespace))
     steps: list[tuple[str, str, dict[str, Any], int]] = [
         (f"deploy {first}", first, {}, 1),
@@ -64,6 +66,17 @@ def run_steps(target: Target, published: PublishedExercise, progress: Progress, 
         if step.moved_bytes != step.minimum_bytes:
             raise DemoFailed(f"{name}: {step.moved_bytes} bytes moved, but the minimum is {step.minimum_bytes}")
         done(step)
+
+
+def _ledger(published: PublishedExercise, cached: Sequence[str]) -> Ledger:
+    """``cached``: images whose layers the node has."""
+    images = published.manifest.images
+    return Ledger(
+        {image.name: [layer.name for layer in published.manifest.chain(image.name)] for image in images},
+        published.layer_bytes,
+        {image.name: image.flat_size_bytes for image in images},
+        [(_NODE, image) for image in cached],
+    )
 
 
 def _step(
@@ -81,7 +94,7 @@ def _step(
     target.apply(*_instances(published, replicas), deployment)
     status = wait_ready(target, published.namespace, NAME)
     guests_s = _check_guests(target, published, state, replicas, started)
-    minimum, full, image_cache = ledger.book(state)
+    minimum, full, image_cache = ledger.book([(_NODE, image) for image in resolved_images(state).values()])
     times = status.get("lastChange", {})
     return Step(
         variant=published.variant,

@@ -20,6 +20,7 @@ from kigi.domain.names import API_VERSION
 from localcluster.bounded import KUBECTL_S, QUICK_S, TimedOut, run
 from localcluster.build import binary
 from localcluster.cluster import Cluster
+from localcluster.timeline import Timeline
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _KIND = REPOSITORY / "localcluster" / "kind" / "cluster.sh"
@@ -72,11 +73,14 @@ class Target:
         )
 
 
-def start(kind: str) -> Target:
-    """Start the cluster of this kind, ``local`` or ``kind``, or use the running one. Raises DemoFailed."""
+def start(kind: str, timeline: Timeline | None = None) -> Target:
+    """Start the cluster of this kind, ``local`` or ``kind``, or use the running one. Raises DemoFailed.
+
+    ``timeline`` gets the phases of the start.
+    """
     if kind == "local":
         cluster = Cluster()
-        cluster.up()
+        cluster.up(timeline=timeline)
         cluster.load_kigi()
         return Target(cluster.environment(), str(binary("kubectl")))
     for program in ("docker", "kind", "kubectl"):

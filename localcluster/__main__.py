@@ -7,10 +7,11 @@ import shlex
 import sys
 
 from localcluster.build import PROGRAMS, BuildFailed, binary
-from localcluster.cluster import Cluster, ClusterError, Progress, build_images, build_programs
+from localcluster.cluster import Cluster, ClusterError, build_images, build_programs
 from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES
 from localcluster.processes import StartFailed
 from localcluster.system import PackagesMissing
+from localcluster.timeline import Timeline
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +56,7 @@ def main() -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     cluster = Cluster()
-    progress = Progress()
+    progress = Timeline()
     match arguments.verb:
         case "up":
             cluster.up(without=arguments.without, nodes=arguments.nodes, release=arguments.kubevirt)

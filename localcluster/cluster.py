@@ -11,7 +11,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from localcluster.paths import cache_dir, state_dir
 from localcluster.processes import Processes
 from localcluster.s3 import READER, S3Server
 from localcluster.system import ensure_apt_packages
+from localcluster.timeline import Timeline
 
 BUCKET = "kigi"
 _S3_PORT = 9000
@@ -39,17 +39,6 @@ _WEBHOOK_WITHIN_S = 300.0
 
 class ClusterError(RuntimeError):
     """An operation on the cluster failed; the message has the command and its error output."""
-
-
-@dataclass
-class Progress:
-    """Prints each step with the seconds since the start."""
-
-    started: float = field(default_factory=time.monotonic)
-
-    def __call__(self, text: str) -> None:
-        """Print ``text`` after the elapsed seconds."""
-        print(f"[{time.monotonic() - self.started:6.1f} s] {text}", flush=True)
 
 
 class Cluster:
@@ -73,20 +62,28 @@ class Cluster:
         """What kubectl remembers of the API, which ends with this cluster: the next one has the same address."""
         return self.directory / "kubectl-cache"
 
-    def up(self, *, without: Sequence[str] = (), nodes: int = 1, release: str | None = None) -> None:
+    def up(
+        self,
+        *,
+        without: Sequence[str] = (),
+        nodes: int = 1,
+        release: str | None = None,
+        timeline: Timeline | None = None,
+    ) -> None:
         """Start the parts that are not running; idempotent. ``without`` may name ``kubevirt`` and ``kigi``.
 
         ``release`` is a key of ``kubevirt.RELEASES``; a cluster keeps its release until `down`. Raises ClusterError,
         BuildFailed, StartFailed, PackagesMissing or RuntimeError. After an error the started parts keep running, for
-        inspection and for the next attempt.
+        inspection and for the next attempt. ``timeline`` gets the phases.
         """
         _require_root()
         ensure_apt_packages(_PACKAGES)
-        progress = Progress()
+        progress = timeline or Timeline()
         self.directory.mkdir(parents=True, exist_ok=True)
         with locked(self.directory / "lock", "starting or changing the cluster"):
             chosen = None if "kubevirt" in without else self._choose(release)
-            build_programs(chosen)
+            with progress.phase("build programs"):
+                build_programs(chosen)
             progress("programs are built")
             images = _InBackground(lambda: list(build_images(chosen, kigi="kigi" not in without)))
             plane = self._start_control_plane()
@@ -98,17 +95,19 @@ class Cluster:
                 self._enable_forwarding()
             for member in members:
                 member.start()
-            built = images.result()
-            progress("images are built")
-            for member in members:
-                self._load(member, built)
+            with progress.phase("build and import images"):
+                built = images.result()
+                progress("images are built")
+                for member in members:
+                    self._load(member, built)
             names = [one.name for one in members]
             for condition in ("create", "condition=Ready"):
                 self.kubectl("wait", f"--for={condition}", "--timeout=120s", *(f"node/{name}" for name in names))
             self.kubectl("label", "node", *names, "--overwrite", "node-role.kubernetes.io/control-plane=")
             progress(f"{len(members)} node(s) ready, images imported")
             if chosen is not None:
-                self._deploy_kubevirt(chosen)
+                with progress.phase("deploy KubeVirt"):
+                    self._deploy_kubevirt(chosen)
                 progress(f"KubeVirt {chosen.version} is deployed")
             (self.directory / "up").write_text(json.dumps({"without": list(without), "nodes": nodes}))
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from demo.__main__ import prepare
 from demo.console import read_guest
+from demo.prepare import prepare
 from demo.serial import NoAnswer, ask, terminal
 from demo.steps import NAME, PublishedExercise, wait_ready
 from demo.targets import DemoFailed, Target, install_kigi

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from demo.__main__ import prepare
 from demo.console import read_report
+from demo.prepare import prepare
 from demo.serial import ask, terminal
 from demo.steps import NAME, PublishedExercise, wait_ready
 from demo.targets import SYSTEM_NAMESPACE, Target, install_kigi

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from demo.__main__ import prepare
+from demo.prepare import prepare
 from demo.targets import Target, install_kigi
 from kigi.domain.heartbeat import SILENT_AFTER_S
 from kigi.hook.launcher import APPEARS_WITHIN_S, MISSES, PERIOD_S, read_sockets

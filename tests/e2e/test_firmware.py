@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from demo.__main__ import prepare
+from demo.prepare import prepare
 from demo.steps import NAME, wait_ready
 from demo.targets import Target, install_kigi
 from kigi.domain.names import API_VERSION

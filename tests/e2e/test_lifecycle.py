@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from demo.__main__ import prepare
+from demo.prepare import prepare
 from demo.steps import NAME
 from demo.targets import DemoFailed, Target, install_kigi
 from kigi.planning.plugin import build_plugin

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from demo.__main__ import prepare
+from demo.prepare import prepare
 from demo.targets import DemoFailed, Target, install_kigi
 from localcluster.bounded import QUICK_S, run
 from localcluster.build import binary

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from demo.__main__ import prepare
+from demo.prepare import prepare
 from demo.steps import PublishedExercise, wait_ready
 from demo.targets import Target, install_kigi
 from kigi.domain.names import API_VERSION

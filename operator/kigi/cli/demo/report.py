@@ -1,15 +1,19 @@
-"""The report of the demo: a table for the terminal and an SVG figure."""
+"""The report of a run: a table for the terminal, an SVG figure, and a Markdown page with both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
-from rich.table import Table
+from kigi.cli.demo.costs import Step
 
-from demo.costs import Step
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PHASES = ("placed", "cached", "machines", "ready", "guests")
+COLUMNS = ("exercise", "step", "moved", "minimum", "each VM's full image", "flat images, cached", "saved", *PHASES)
+TITLE = "Data moved (MB = 10^6 bytes) and duration (s) of each step"
 _COLOURS = {"full": "#c9ced6", "image cache": "#8fa3bf", "moved": "#1f7a4d"}
 
 
@@ -18,16 +22,11 @@ def mb(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.1f}" if size_bytes >= 1e5 or size_bytes == 0 else f"{size_bytes / 1e6:.3f}"
 
 
-def build_table(steps: Sequence[Step]) -> Table:
-    """Table with one row per step."""
-    table = Table(title="Data moved (MB = 10^6 bytes) and duration (s) of each step", title_justify="left")
-    table.add_column("exercise")
-    table.add_column("step")
-    for name in ("moved", "minimum", "each VM's full image", "flat images, cached", "saved", *PHASES):
-        table.add_column(name, justify="right")
+def rows(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
+    """The cells of each step, in the order of ``COLUMNS``."""
     for step in steps:
         times = [step.seconds.get(phase) for phase in PHASES]
-        table.add_row(
+        yield (
             step.variant,
             step.name,
             mb(step.moved_bytes),
@@ -37,13 +36,41 @@ def build_table(steps: Sequence[Step]) -> Table:
             f"{step.saved:.2%}",
             *(f"{seconds:.1f}" if seconds is not None else "-" for seconds in times),
         )
+
+
+def build_table(steps: Sequence[Step]) -> Table:
+    """Table with one row per step."""
+    from rich.table import Table
+
+    table = Table(title=TITLE, title_justify="left")
+    for number, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if number < 2 else "right")
+    for cells in rows(steps):
+        table.add_row(*cells)
     return table
+
+
+def build_markdown(steps: Sequence[Step], title: str, figure: str) -> str:
+    """Markdown page with the table and a link to the SVG file ``figure``."""
+    lines = [
+        f"# {title}",
+        "",
+        f"{TITLE}. *minimum*: the layers that the nodes lacked, each once per node.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|" + "---|" * 2 + "---:|" * (len(COLUMNS) - 2),
+        *(f"| {' | '.join(cells)} |" for cells in rows(steps)),
+        "",
+        f"![bytes moved in each step]({figure})",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def build_svg(steps: Sequence[Step], title: str) -> str:
     """SVG figure with three horizontal bars per step on a linear scale; every bar has at least two pixels."""
     width, left, row, top = 860, 210, 62, 56
-    scale = (width - left - 130) / max(step.full_bytes for step in steps)
+    scale = (width - left - 130) / max(1, *(step.full_bytes for step in steps))
 
     def length(size_bytes: int) -> float:
         return max(2.0, scale * size_bytes)

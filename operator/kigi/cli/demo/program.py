@@ -1,0 +1,15 @@
+"""Machine code of the guest, assembled from ``guest.S``; a test assembles it again."""
+
+from __future__ import annotations
+
+CODE = bytes.fromhex(
+    "fa31c08ed88ec08ed0bc007cfbfc88161b7dbee97cad85c0740c0fb6d081c2f80388e0eeebefb80001ba0206efb442c7"
+    "06247d0080c606287d80e86b00b442c706247d0082c706287d0001e85a00ff060082b80043e85000bef97ce86f00be00"
+    "80e86900be057de86300a10082e84900803e1c7d007406be0c7de85000be187de84a00668b1e6c04ba0006eda9000174"
+    "07b80020ba0406eff466a16c046629d86683f85b72e2ebb0be207d8a161b7dcd137305c6061c7d01c3b90a0031d2f7f1"
+    "5285c07403e8f1ff580430eb0bac84c07405e80300ebf6c388c4bafd03eca82074fbbaf80388e0eec301000380000101"
+    "00030302c7040300004b4947492d4755455354200020626f6f743d00206469736b3d6572726f72000d0a0000008d7400"
+    "10000100000000000000000000000000"
+)
+SECTOR = CODE.ljust(510, b"\0") + b"\x55\xaa"
+"""First sector of a disk. The last two bytes are the mark by which a BIOS recognises a boot sector."""
