@@ -97,6 +97,7 @@ def install_kigi(target: Target, *, repository: bool = True) -> None:
 
     ``repository``: add the S3 server as the default repository; False if the cluster has its repositories already.
     """
+    is_new = not target.get("deployments", "-n", SYSTEM_NAMESPACE)["items"]
     roles = {"kigi-repository-writer": "AWS"}
     roles["kigi-repository-reader"] = "KIGI_READER" if "KIGI_READER_ACCESS_KEY_ID" in target.environment else "AWS"
     target.kubectl(
@@ -113,7 +114,10 @@ def install_kigi(target: Target, *, repository: bool = True) -> None:
     target.kubectl(
         "-n", SYSTEM_NAMESPACE, "set", "env", "daemonset/kigi-node-cache", "-c", "cache", "KIGI_MIN_FREE=1Gi"
     )
-    _restart(target, "deployment/kigi-operator")
+    if is_new:
+        _wait_for_rollout(target, "deployment/kigi-operator")
+    else:
+        _restart(target, "deployment/kigi-operator")  # the image may have changed under the same name
     target.kubectl("wait", "--for=condition=Ready", "layerrepository", "--all", "--timeout=120s")
     # New pods mount the credentials immediately; running ones get them a minute later.
     _restart(target, "daemonset/kigi-node-cache")
@@ -122,6 +126,10 @@ def install_kigi(target: Target, *, repository: bool = True) -> None:
 
 def _restart(target: Target, workload: str) -> None:
     target.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "restart", workload)
+    _wait_for_rollout(target, workload)
+
+
+def _wait_for_rollout(target: Target, workload: str) -> None:
     target.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "status", workload, "--timeout=300s")
 
 

@@ -7,7 +7,8 @@ import shlex
 import sys
 
 from localcluster.build import PROGRAMS, BuildFailed, binary
-from localcluster.cluster import Cluster, ClusterError, build_images, build_programs
+from localcluster.builds import build_images, build_programs
+from localcluster.cluster import Cluster, ClusterError
 from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES
 from localcluster.processes import StartFailed
 from localcluster.system import PackagesMissing

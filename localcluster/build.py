@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from localcluster.bounded import BUILD_S, QUICK_S, locked, run
+from localcluster.bounded import BUILD_S, DOWNLOAD_S, QUICK_S, locked, run
 from localcluster.paths import cache_dir
 from localcluster.system import ensure_apt_packages
 
 _CONTAINERD_STAMP = "-X github.com/containerd/containerd/v2/version.Version=v2.4.2"
+_NO_DEBUG = "-gcflags=all=-dwarf=false"
+"""The compiler makes no debug information, which the linker would drop (-w): a tenth less processor time, measured with
+etcd. The programs are the same, so the flag is not part of their folder's name."""
 _GO = Path(__file__).parent / "go"
 _KUBERNETES = "v1.36.3"
 _STAMPS = {"gitVersion": _KUBERNETES, "gitMajor": "1", "gitMinor": "36", "gitTreeState": "clean"}
@@ -120,6 +123,17 @@ def binary(name: str) -> Path:
     return path
 
 
+def download(name: str) -> None:
+    """Download the modules that an unbuilt program needs into Go's module cache; a failure is left to the build."""
+    module = _MODULE_OF[name]
+    if (directory(module) / name).exists():
+        return
+    # Reads the packages' imports, and so downloads exactly the modules that the build uses.
+    command = ["go", "list", "-deps", "-f", "{{.Name}}", *(package for _, package in module.programs)]
+    environment = {**os.environ, "CGO_ENABLED": "1" if module.cgo else "0"}
+    run(command, timeout_s=DOWNLOAD_S, cwd=_GO / module.folder, env=environment, check=False)
+
+
 def directory(module: Module) -> Path:
     """Folder of the module's programs; its name is a hash of all inputs of the build."""
     key = hashlib.sha256()
@@ -170,7 +184,7 @@ def _report(text: str) -> None:
 
 def _go_build(module: Module, scratch: Path, log: Path) -> None:
     """Run one ``go build`` for all programs of the module, then give them the names of ``Module.programs``."""
-    command = ["go", "build", "-trimpath", "-ldflags", module.ldflags, "-o", f"{scratch}/"]
+    command = ["go", "build", "-trimpath", _NO_DEBUG, "-ldflags", module.ldflags, "-o", f"{scratch}/"]
     if module.tags:
         command += ["-tags", module.tags]
     command += [package for _, package in module.programs]

@@ -8,17 +8,25 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from localcluster import kubevirt, node
-from localcluster.bounded import BUILD_S, KUBECTL_S, QUICK_S, TimedOut, locked, run
+from localcluster.bounded import KUBECTL_S, QUICK_S, TimedOut, locked, run
 from localcluster.build import binary
+from localcluster.builds import (
+    PACKAGES,
+    InBackground,
+    build_first_images,
+    build_roots,
+    download_modules,
+    first_programs,
+    kubevirt_programs,
+)
 from localcluster.controlplane import SERVICE_ADDRESS, ControlPlane, Options
 from localcluster.images import Image
 from localcluster.kigi_image import build_kigi_image
@@ -32,7 +40,6 @@ from localcluster.timeline import Timeline
 
 BUCKET = "kigi"
 _S3_PORT = 9000
-_PACKAGES = ("debootstrap", "gcc", "iproute2", "libc6-dev", "mount", "util-linux")
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _WEBHOOK_WITHIN_S = 300.0
 
@@ -77,15 +84,50 @@ class Cluster:
         inspection and for the next attempt. ``timeline`` gets the phases.
         """
         _require_root()
-        ensure_apt_packages(_PACKAGES)
+        ensure_apt_packages(PACKAGES)
         progress = timeline or Timeline()
         self.directory.mkdir(parents=True, exist_ok=True)
         with locked(self.directory / "lock", "starting or changing the cluster"):
             chosen = None if "kubevirt" in without else self._choose(release)
+            # Debian's packages and Go's modules are downloaded while Go compiles.
+            InBackground(lambda: download_modules(chosen))
+            roots = InBackground(lambda: build_roots(chosen, progress, kigi="kigi" not in without))
             with progress.phase("build programs"):
-                build_programs(chosen)
+                for name in (*first_programs(), *kubevirt_programs(chosen)[:1]):
+                    binary(name)
             progress("programs are built")
-            images = _InBackground(lambda: list(build_images(chosen, kigi="kigi" not in without)))
+            members = self._start_parts(nodes, progress)
+            with progress.phase("wait for images"):
+                roots.result()
+                built = list(build_first_images(chosen, kigi="kigi" not in without))
+            with progress.phase("import images"):
+                self._load_all(members, built)
+            with progress.phase("wait for nodes"):
+                self._wait_for_nodes([one.name for one in members])
+            progress(f"{len(members)} node(s) ready, images imported")
+            if chosen is not None:
+                self._start_kubevirt(chosen, members, progress)
+                progress(f"KubeVirt {chosen.version} is deployed")
+            (self.directory / "up").write_text(json.dumps({"without": list(without), "nodes": nodes}))
+
+    def _start_kubevirt(self, chosen: Release, members: Sequence[Node], progress: Timeline) -> None:
+        """Deploys KubeVirt; while its API starts, the programs and images of its node components are built."""
+        with progress.phase("start KubeVirt's operator"):
+            self._apply_kubevirt(chosen)
+        with progress.phase("build and import KubeVirt's node images"):
+            for name in kubevirt_programs(chosen):
+                binary(name)
+            self._load_all(members, kubevirt.build_node_images(cache_dir(), chosen))
+        with progress.phase("wait for KubeVirt"):
+            self._wait_for_kubevirt()
+
+    def _load_all(self, members: Sequence[Node], images: Sequence[Image]) -> None:
+        for member in members:
+            self._load(member, images)
+
+    def _start_parts(self, nodes: int, progress: Timeline) -> list[Node]:
+        """Starts control plane, S3 server and nodes; the nodes need not be ready yet."""
+        with progress.phase("start control plane, S3 and nodes"):
             plane = self._start_control_plane()
             progress(f"API server is ready at {plane.server}")
             server = self._start_s3()
@@ -95,21 +137,12 @@ class Cluster:
                 self._enable_forwarding()
             for member in members:
                 member.start()
-            with progress.phase("build and import images"):
-                built = images.result()
-                progress("images are built")
-                for member in members:
-                    self._load(member, built)
-            names = [one.name for one in members]
-            for condition in ("create", "condition=Ready"):
-                self.kubectl("wait", f"--for={condition}", "--timeout=120s", *(f"node/{name}" for name in names))
-            self.kubectl("label", "node", *names, "--overwrite", "node-role.kubernetes.io/control-plane=")
-            progress(f"{len(members)} node(s) ready, images imported")
-            if chosen is not None:
-                with progress.phase("deploy KubeVirt"):
-                    self._deploy_kubevirt(chosen)
-                progress(f"KubeVirt {chosen.version} is deployed")
-            (self.directory / "up").write_text(json.dumps({"without": list(without), "nodes": nodes}))
+        return members
+
+    def _wait_for_nodes(self, names: Sequence[str]) -> None:
+        for condition in ("create", "condition=Ready"):
+            self.kubectl("wait", f"--for={condition}", "--timeout=120s", *(f"node/{name}" for name in names))
+        self.kubectl("label", "node", *names, "--overwrite", "node-role.kubernetes.io/control-plane=")
 
     def load_kigi(self) -> None:
         """Build Kigi's image from the current source and import it on every node; takes seconds after a change."""
@@ -274,11 +307,13 @@ class Cluster:
         record = self.directory / "kubevirt"
         return record.read_text() if record.exists() else None
 
-    def _deploy_kubevirt(self, release: Release) -> None:
+    def _apply_kubevirt(self, release: Release) -> None:
         objects = kubevirt.operator_manifests(release)
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input_text=yaml.safe_dump_all(objects))
         self.kubectl("wait", "--for=condition=Established", "crd/kubevirts.kubevirt.io", "--timeout=60s")
         self._apply_kubevirt_object(release)
+
+    def _wait_for_kubevirt(self) -> None:
         arguments = ("-n", kubevirt.NAMESPACE, "kubevirt/kubevirt", "--for=jsonpath={.status.phase}=Deployed")
         try:
             self.kubectl("wait", *arguments, "--timeout=900s")
@@ -321,51 +356,6 @@ class Cluster:
         except FileNotFoundError:
             return None
         return wanted
-
-
-class _InBackground:
-    """A function that runs in a thread; ``result`` returns its value or raises its error."""
-
-    def __init__(self, function: Callable[[], list[Image]]) -> None:
-        self._function = function
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._value: list[Image] = []
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._value = self._function()
-        except Exception as error:  # raised again in result()
-            self._error = error
-
-    def result(self) -> list[Image]:
-        self._thread.join(BUILD_S)
-        if self._thread.is_alive():
-            raise TimedOut(f"the images were not built within {BUILD_S:.0f} s")
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-
-def build_programs(release: Release | None) -> None:
-    """Build every program of the cluster that is not in the cache: about 20 minutes on two cores the first time."""
-    for name in ("etcd", "kube-apiserver", "versitygw", "containerd", "bridge", "runc"):
-        binary(name)
-    if release is not None:
-        for name in ("virt-api", "virt-handler"):
-            release.command(name)
-
-
-def build_images(release: Release | None, *, kigi: bool = True) -> Iterator[Image]:
-    """All images of the cluster; missing ones are built. ``release`` None leaves out KubeVirt."""
-    ensure_apt_packages(_PACKAGES)
-    cache = cache_dir()
-    yield node.build_pause_image(cache)
-    if release is not None:
-        yield from kubevirt.build_images(cache, release)
-    if kigi:
-        yield build_kigi_image(cache)
 
 
 def _is_ready(item: dict[str, Any]) -> bool:

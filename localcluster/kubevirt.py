@@ -109,11 +109,21 @@ RELEASES: Mapping[str, Release] = {
 DEFAULT_RELEASE = "1.7"
 
 
-def build_images(cache: Path, release: Release) -> list[Image]:
-    """Images of all components. Takes a minute the first time (Debian packages), then about a second."""
+def build_root(cache: Path) -> rootfs.Root:
+    """The root file system of all images: Debian with libvirt and QEMU. Takes minutes the first time."""
+    return rootfs.extend(cache, rootfs.base(cache), "kubevirt", _ROOT_SCRIPT)
+
+
+def build_service_images(cache: Path, release: Release) -> list[Image]:
+    """Images of operator, API and controller; needs only the commands without cgo."""
+    command = release.command
+    return [_image(cache, release, name, {f"usr/bin/{name}": command(name)}, "1001") for name in release.deployments]
+
+
+def build_node_images(cache: Path, release: Release) -> list[Image]:
+    """Images of the components that run on each node, and in each VM's pod."""
     command, module = release.command, release.source()
     source = module / "cmd/virt-launcher"
-    root = rootfs.extend(cache, rootfs.base(cache), "kubevirt", _ROOT_SCRIPT)
     launcher: dict[str, Path | str | bytes] = {f"usr/bin/{name}": command(name) for name in release.launcher}
     launcher |= {
         "usr/bin/container-disk": _build_container_disk(cache, release.version, module),
@@ -124,28 +134,32 @@ def build_images(cache: Path, release: Release) -> list[Image]:
         "etc/libvirt/virtlogd.conf": b"",
         "etc/libvirt/hooks/qemu": source / "qemu",
     }
-    # The path of a built command contains a hash of all its inputs.
-    state = rootfs.key(
-        str(command("virt-api")), str(command("virt-handler")), _VIRTQEMUD, repr(_CAPABILITIES), repr(release)
-    )
-
-    def image(
-        name: str, files: Mapping[str, Path | str | bytes], user: str = "", directories: Mapping[str, int] | None = None
-    ) -> Image:
-        prefix = f"{release.folder}-{name}-"
-        target = cache / "layers" / f"{prefix}{state}.tar"
-        layer = images.load(target) or images.pack_files(
-            files, target, capabilities=_CAPABILITIES, directories=directories
-        )
-        rootfs.forget(cache, prefix, {target.stem})
-        return Image(release.image_name(name), (*root.layers, layer), entrypoint=(f"/usr/bin/{name}",), user=user)
-
+    handler = {f"usr/bin/{name}": command(name) for name in ("virt-handler", "virt-chroot")}
     return [
-        *(image(name, {f"usr/bin/{name}": command(name)}, "1001") for name in release.deployments),
-        image("virt-handler", {f"usr/bin/{name}": command(name) for name in ("virt-handler", "virt-chroot")}),
-        image("virt-launcher", launcher, directories=release.directories),
-        image("sidecar-shim", {"usr/bin/sidecar-shim": command("sidecars")}, "1001"),
+        _image(cache, release, "virt-handler", handler),
+        _image(cache, release, "virt-launcher", launcher, directories=release.directories),
+        _image(cache, release, "sidecar-shim", {"usr/bin/sidecar-shim": command("sidecars")}, "1001"),
     ]
+
+
+def _image(
+    cache: Path,
+    release: Release,
+    name: str,
+    files: Mapping[str, Path | str | bytes],
+    user: str = "",
+    directories: Mapping[str, int] | None = None,
+) -> Image:
+    """The image of one component; its own layer is built again when a file changes."""
+    root = build_root(cache)
+    # The path of a built command contains a hash of all its inputs.
+    contents = [str(value) if isinstance(value, Path) else value for value in files.values()]
+    state = rootfs.key(*files, *contents, repr(_CAPABILITIES), repr(release))
+    prefix = f"{release.folder}-{name}-"
+    target = cache / "layers" / f"{prefix}{state}.tar"
+    layer = images.load(target) or images.pack_files(files, target, capabilities=_CAPABILITIES, directories=directories)
+    rootfs.forget(cache, prefix, {target.stem})
+    return Image(release.image_name(name), (*root.layers, layer), entrypoint=(f"/usr/bin/{name}",), user=user)
 
 
 def _build_container_disk(cache: Path, version: str, module: Path) -> Path:
@@ -199,7 +213,11 @@ def _operator_deployment(release: Release) -> dict[str, Any]:
             },
         ],
         "ports": [{"containerPort": 8443, "name": "metrics"}, {"containerPort": 8444, "name": "webhooks"}],
-        "readinessProbe": {"httpGet": {"path": "/metrics", "port": 8443, "scheme": "HTTPS"}, "timeoutSeconds": 30},
+        "readinessProbe": {
+            "httpGet": {"path": "/metrics", "port": 8443, "scheme": "HTTPS"},
+            "timeoutSeconds": 30,
+            "periodSeconds": 2,
+        },
         "resources": {"requests": {"cpu": "10m", "memory": "100Mi"}},
         "volumeMounts": [
             {"name": "certificates", "mountPath": "/etc/virt-operator/certificates", "readOnly": True},
@@ -258,17 +276,25 @@ def kubevirt_object(release: Release) -> dict[str, Any]:
             },
             "customizeComponents": {
                 "patches": [
-                    _cpu_request("Deployment", "virt-api", "100m"),
-                    _cpu_request("Deployment", "virt-controller", "300m"),
-                    _cpu_request("DaemonSet", "virt-handler", "300m"),
+                    _patch("Deployment", "virt-api", "100m"),
+                    _patch("Deployment", "virt-controller", "300m"),
+                    _patch("DaemonSet", "virt-handler", "300m"),
                 ]
             },
         },
     }
 
 
-def _cpu_request(kind: str, component: str, cpu: str) -> dict[str, str]:
-    """Patch of a component's CPU request: with KubeVirt's 10m, ten booting guests leave it a fiftieth of the CPU."""
-    container = {"name": component, "resources": {"requests": {"cpu": cpu}}}
+def _patch(kind: str, component: str, cpu: str) -> dict[str, str]:
+    """Patch of a component's CPU request and readiness probe.
+
+    With KubeVirt's request of 10m, ten booting guests leave it a fiftieth of the CPU. Its probes begin after 15 s and
+    repeat after 10 s, and virt-operator starts one component after another.
+    """
+    container = {
+        "name": component,
+        "resources": {"requests": {"cpu": cpu}},
+        "readinessProbe": {"initialDelaySeconds": 1, "periodSeconds": 2},
+    }
     patch = {"spec": {"template": {"spec": {"containers": [container]}}}}
     return {"resourceType": kind, "resourceName": component, "type": "strategic", "patch": json.dumps(patch)}
