@@ -31,7 +31,7 @@ from kigi.adapters.kubernetes.api_requests import (
 )
 from kigi.adapters.kubernetes.endpoint import Endpoint
 from kigi.adapters.kubernetes.http_connection import connect, identity_headers
-from kigi.adapters.kubernetes.resources import POD, Resource
+from kigi.adapters.kubernetes.resources import Resource
 from kigi.errors import Conflict, NotFound, SpecInvalid, Throttled, Unauthorized, Unreachable
 
 IDLE_S = 5.0
@@ -44,14 +44,6 @@ LOG_LINES = 20_000
 """Last lines of a container's log that are read."""
 LOG_LIMIT_BYTES = 16 * 2**20
 """Longest log that is read; the API server cuts it at its end, so the lines are limited, too."""
-
-
-Decode = Callable[[int, bytes, str], dict[str, Any]]
-"""Status, body and name of a request -> its result; raises the error of an answer that is none."""
-
-
-def _decode_log(status: int, text: bytes, what: str) -> dict[str, Any]:
-    return {"log": text.decode(errors="replace")} if status < 300 else decode(status, text, what)
 
 
 class KubeSession:
@@ -174,36 +166,30 @@ class KubeSession:
         except (Conflict, NotFound):
             return None
 
-    def read_log(self, namespace: str, pod: str, container: str, *, lines: int) -> str:
-        """The last ``lines`` of a container's log. Raises SpecInvalid if the container has not started."""
-        query = {"container": container, "tailLines": str(lines)}
-        request = Request("GET", POD.path(namespace, pod, "log"), query=query)
-        return str(self._send(request, _decode_log)["log"])
-
     def _write(self, request: Request) -> dict[str, Any]:
         try:
             return self._send(request)
         except NotFound as exc:
             raise NotFound(f"{exc}; is Kigi installed, and does the namespace exist?") from exc
 
-    def _send(self, request: Request, read: Decode = decode) -> dict[str, Any]:
+    def _send(self, request: Request) -> dict[str, Any]:
         for _ in range(int(self._busy_s / BUSY_PAUSE_S)):
             try:
-                return self._send_once(request, read)
+                return self._send_once(request)
             except Throttled:
                 self._sleep(BUSY_PAUSE_S)
-        return self._send_once(request, read)
+        return self._send_once(request)
 
-    def _send_once(self, request: Request, read: Decode) -> dict[str, Any]:
+    def _send_once(self, request: Request) -> dict[str, Any]:
         try:
             status, text = self._exchange(request)
         except (OSError, http.client.HTTPException) as exc:
             raise self._no_answer(exc) from exc
         try:
-            return read(status, text, str(request))
+            return decode(status, text, str(request))
         except Unauthorized as exc:
             if self._renewed():
-                return self._send(request, read)
+                return self._send(request)
             raise SpecInvalid(
                 f"{self._endpoint.server}: the API server does not accept the kubeconfig's credentials; log in again, "
                 "or give another --context"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 CONTAINER = "guest-console-log"
 CREATED_BY = "kubevirt.io/created-by"
 """Label of a VM's pod: uid of its VirtualMachineInstance."""
-LINES = 20
+LOG_BYTES = 4096
+"""Bytes of a console's log that are read: some minutes of reports."""
 _LINE = re.compile(r"^KIGI-GUEST (machine=.*)$", re.MULTILINE)
 
 Machine = tuple[str, str]
@@ -76,7 +77,7 @@ def read_reports(kube: KubeSession, namespace: str, wanted: Mapping[str, Machine
                 "enable them (spec.configuration.virtualMachineOptions), or call kigi demo with --no-guests"
             )
         try:
-            report = report_in(kube.read_log(namespace, pod, CONTAINER, lines=LINES))
+            report = report_in(kube.read_log(namespace, pod, CONTAINER, limit_bytes=LOG_BYTES).decode(errors="replace"))
         except (NotFound, SpecInvalid, Waiting):  # the container is starting, or its VM has just ended
             continue
         if report is not None:
