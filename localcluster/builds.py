@@ -75,19 +75,17 @@ def build_programs(release: Release | None) -> None:
         binary(name)
 
 
-def build_images(release: Release | None, *, kigi: bool = True) -> Iterator[Image]:
+def build_images(release: Release | None) -> Iterator[Image]:
     """All images of the cluster; missing ones are built. ``release`` None leaves out KubeVirt."""
-    yield from build_first_images(release, kigi=kigi)
+    yield from build_first_images(release)
     if release is not None:
         yield from kubevirt.build_node_images(cache_dir(), release)
+    yield build_kigi_image(cache_dir())
 
 
-def build_first_images(release: Release | None, *, kigi: bool = True) -> Iterator[Image]:
-    """The images that a cluster starts with: all but those that KubeVirt runs when its API is ready."""
+def build_first_images(release: Release | None) -> Iterator[Image]:
+    """The images that a cluster starts with: all but Kigi's, and those that KubeVirt runs when its API is ready."""
     ensure_apt_packages(PACKAGES)
-    cache = cache_dir()
-    yield node.build_pause_image(cache)
+    yield node.build_pause_image(cache_dir())
     if release is not None:
-        yield from kubevirt.build_service_images(cache, release)
-    if kigi:
-        yield build_kigi_image(cache)
+        yield from kubevirt.build_service_images(cache_dir(), release)

@@ -97,29 +97,31 @@ class Cluster:
                     binary(name)
             progress("programs are built")
             members = self._start_parts(nodes, progress)
-            with progress.phase("wait for images"):
-                roots.result()
-                built = list(build_first_images(chosen, kigi="kigi" not in without))
-            with progress.phase("import images"):
-                self._load_all(members, built)
+            with progress.phase("build and import first images"):
+                self._load_all(members, list(build_first_images(chosen)))
             with progress.phase("wait for nodes"):
                 self._wait_for_nodes([one.name for one in members])
             progress(f"{len(members)} node(s) ready, images imported")
             if chosen is not None:
                 self._start_kubevirt(chosen, members, progress)
+            with progress.phase("wait for Kigi's image"):
+                roots.result()
+                if "kigi" not in without:
+                    self._load_all(members, [build_kigi_image(cache_dir())])
+            if chosen is not None:
+                with progress.phase("wait for KubeVirt"):
+                    self._wait_for_kubevirt()
                 progress(f"KubeVirt {chosen.version} is deployed")
             (self.directory / "up").write_text(json.dumps({"without": list(without), "nodes": nodes}))
 
     def _start_kubevirt(self, chosen: Release, members: Sequence[Node], progress: Timeline) -> None:
-        """Deploys KubeVirt; while its API starts, the programs and images of its node components are built."""
+        """Applies KubeVirt; while its API starts, the programs and images of its node components are built."""
         with progress.phase("start KubeVirt's operator"):
             self._apply_kubevirt(chosen)
         with progress.phase("build and import KubeVirt's node images"):
             for name in kubevirt_programs(chosen):
                 binary(name)
             self._load_all(members, kubevirt.build_node_images(cache_dir(), chosen))
-        with progress.phase("wait for KubeVirt"):
-            self._wait_for_kubevirt()
 
     def _load_all(self, members: Sequence[Node], images: Sequence[Image]) -> None:
         for member in members:

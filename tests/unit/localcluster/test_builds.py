@@ -18,7 +18,7 @@ def test_an_error_of_a_background_task_is_raised_where_its_result_is_needed():
 
 
 @pytest.mark.parametrize("release", RELEASES.values(), ids=RELEASES)
-def test_the_cluster_builds_the_programs_that_its_images_contain(release):
+def test_the_cluster_builds_the_programs_of_its_images(release):
     named = {*first_programs(), *kubevirt_programs(release)}
     modules = [{name for name, _ in module.programs} for module in MODULES]
     built = {name for programs in modules if programs & named for name in programs}
