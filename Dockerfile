@@ -1,15 +1,39 @@
-# One image for the operator (`kigi-operator`), the node cache daemon (`kigi-cache`) and the disk hook (`kigi-disk-hook`).
-FROM debian:trixie-slim
+# For development and for registries of your own: `docker build .` makes one image with all programs, and `--target operator`,
+# `--target daemon` and `--target hook` one for each. A release's images come from `make release`: their Debian packages are
+# pinned, too (docs/decisions/0039).
+FROM scratch AS sources
+COPY pyproject.toml README.md LICENSE /
+COPY operator /operator
+COPY node-cache-daemon /node-cache-daemon
 
-COPY requirements.lock /tmp/kigi/
-COPY image /tmp/kigi/image
-RUN /tmp/kigi/image/install.sh dependencies /tmp/kigi
-
-COPY pyproject.toml README.md LICENSE /tmp/kigi/
-COPY operator /tmp/kigi/operator
-COPY node-cache-daemon /tmp/kigi/node-cache-daemon
-RUN /tmp/kigi/image/install.sh kigi /tmp/kigi && rm -rf /tmp/kigi
-
+FROM debian:trixie-slim@sha256:a29215f6a35e51e22adffa17f89e9d2ef06214e64a2bad10d765c46aea49f11f AS base
+COPY requirements.lock /opt/build/
+COPY image /opt/build/image
 ENV PATH=/opt/kigi/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1
+LABEL org.opencontainers.image.licenses=Apache-2.0 \
+      org.opencontainers.image.title=Kigi
+
+FROM base AS operator
+RUN /opt/build/image/install.sh operator /opt/build
+RUN --mount=type=bind,from=sources,target=/sources /opt/build/image/install.sh kigi /sources
+USER 65532:65532
+ENTRYPOINT ["kigi-operator"]
+
+FROM base AS daemon
+RUN /opt/build/image/install.sh daemon /opt/build
+RUN --mount=type=bind,from=sources,target=/sources /opt/build/image/install.sh kigi /sources
+USER 65532:65532
+ENTRYPOINT ["kigi-cache"]
+
+FROM base AS hook
+RUN /opt/build/image/install.sh hook /opt/build
+RUN --mount=type=bind,from=sources,target=/sources /opt/build/image/install.sh kigi /sources
+USER 65532:65532
+ENTRYPOINT ["kigi-disk-hook"]
+
+FROM base AS all
+RUN /opt/build/image/install.sh dependencies /opt/build
+RUN --mount=type=bind,from=sources,target=/sources /opt/build/image/install.sh kigi /sources
+USER 65532:65532
 CMD ["kigi-operator"]

@@ -15,9 +15,10 @@ SEED ?= 1
 SPREAD := --dist loadfile --no-loadscope-reorder
 PARALLEL ?= -n auto --maxprocesses 4 $(SPREAD)
 WAITING ?= -n $(shell expr $$(nproc) + 1) --maxprocesses 5 $(SPREAD)
+LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests campaign-upgrade bench race up down clean chart
+.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests campaign-upgrade bench race up down clean chart release image-lock
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -63,7 +64,7 @@ unit: $(VENV)/ready packages  ## Run unit and property tests; seconds to minutes
 	$(BIN)/python -m tools.twice $(PARALLEL) tests/property tests/unit
 
 integration: $(VENV)/ready packages  ## Run integration tests with a real API server, etcd, S3 and qemu-img
-	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check gitops-check kustomize helm
+	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw csi-sanity plugin-check gitops-check kustomize helm crane
 	$(BIN)/python -m tools.twice $(WAITING) tests/integration
 
 e2e: $(VENV)/ready packages  ## Run tests with real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release
@@ -140,11 +141,19 @@ docs: $(VENV)/ready  ## Generate the reference pages of docs/reference/ from mod
 site: $(VENV)/ready  ## Build the documentation site in .out/site; needs npm for the diagrams' script, which it fetches once
 	$(BIN)/python -m tools.site .out/site
 
-lock:  ## Update requirements.lock and requirements-dev.lock from pyproject.toml; needs uv
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--extra all pyproject.toml image/build.in -o requirements.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--extra dev -c requirements.lock pyproject.toml image/build.in -o requirements-dev.lock
+lock: $(VENV)/ready  ## Update the lock files of Python packages from pyproject.toml
+	$(LOCK) --python-version 3.11 --extra all pyproject.toml image/build.in -o requirements.lock
+	$(LOCK) --python-version 3.11 --extra dev -c requirements.lock pyproject.toml image/build.in -o requirements-dev.lock
+	$(LOCK) --python-version 3.13 --extra operator --extra publish -c requirements.lock pyproject.toml -o image/operator.lock
+	$(LOCK) --python-version 3.13 -c requirements.lock image/build.in -o image/build.lock
+	$(LOCK) --python-version 3.13 --extra daemon -c requirements.lock pyproject.toml -o image/daemon.lock
+	$(BIN)/python -m tools.release.extra hook | $(LOCK) --python-version 3.13 -c requirements.lock - -o image/hook.lock
+
+image-lock: $(VENV)/ready  ## Update image/debian.lock: the Debian packages of the images
+	$(BIN)/python -m tools.release.debian
+
+release: $(VENV)/ready packages  ## Build images, wheel, install.yaml, chart, SBOM, checksums and notes into dist/; IMAGES=registry.example/kigi
+	$(BIN)/python -m tools.release dist $(if $(IMAGES),--images $(IMAGES))
 
 clean:  ## Remove the virtual environment and the files of test runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .out

@@ -76,6 +76,7 @@ MODULES = (
     ),
     Module("etcd", (("etcd", "go.etcd.io/etcd/server/v3"),)),
     Module("versitygw", _programs("github.com/versity/versitygw/cmd", "versitygw")),
+    Module("crane", _programs("github.com/google/go-containerregistry/cmd", "crane")),
     Module("helm", _programs("helm.sh/helm/v4/cmd", "helm")),
     Module("csi-sanity", _programs("github.com/kubernetes-csi/csi-test/v5/cmd", "csi-sanity")),
     Module("kustomize", (("kustomize", "sigs.k8s.io/kustomize/kustomize/v5"),)),

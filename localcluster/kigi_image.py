@@ -22,10 +22,10 @@ def build_kigi_image(cache: Path) -> Image:
     """
     image = REPOSITORY / "image"
     lock = REPOSITORY / "requirements.lock"
-    recipe = b"".join(path.read_bytes() for path in sorted(image.iterdir()) if path.is_file())
+    recipe = b"".join((image / name).read_bytes() for name in ("install.sh", "build.lock"))
     below = rootfs.extend(
         cache, rootfs.base(cache), "kigi-dependencies",
-        "mkdir -p /tmp/kigi && cp /run/kigi-build/repository/requirements.lock /tmp/kigi/\n"
+        "mkdir -p /tmp/kigi && cd /run/kigi-build/repository && cp -r requirements.lock image /tmp/kigi/\n"
         "sh /run/kigi-build/repository/image/install.sh dependencies /tmp/kigi",
         binds={"repository": REPOSITORY}, salt=(recipe, lock.read_bytes()),
     )  # fmt: skip

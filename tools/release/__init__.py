@@ -1,0 +1,1 @@
+"""Everything that a release consists of, made from a clean checkout: ``python -m tools.release OUT``."""
