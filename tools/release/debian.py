@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "image/debian.lock"
 ARCHITECTURES = ("amd64", "arm64")
 SETS: Mapping[str, tuple[str, ...]] = {
-    "base": ("base-files", "ca-certificates", "python3"),
+    "base": ("base-files", "ca-certificates", "libstdc++6", "python3"),
     "qemu": ("qemu-utils",),
 }
 """Part of an image -> packages that it asks for; ``qemu`` lies above ``base``."""
