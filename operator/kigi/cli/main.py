@@ -35,7 +35,7 @@ VERBS = {
     "repository": Verb("kigi.cli.verbs.repository", "Check the bucket of a repository"),
     "export": Verb("kigi.cli.verbs.export", "Write a state or an image with its layers into a file"),
     "import": Verb("kigi.cli.verbs.import_", "Store the layers of an export and create its objects"),
-    "demo": Verb("kigi.cli.verbs.demo", "Run ten small VMs through three states, and show what was moved"),
+    "demo": Verb("kigi.cli.verbs.demo", "Run ten small VMs through three states, then remove them"),
     "migrate": Verb("kigi.cli.verbs.migrate", "Convert all objects from v1alpha1 to v1alpha2, or back"),
     "completion": Verb("kigi.cli.verbs.completion", "Print the completion script of a shell"),
     "version": Verb("kigi.cli.verbs.version", "Print the versions of kigi, operator and daemons"),

@@ -126,7 +126,7 @@ deployment_argument = click.argument("deployment", shell_complete=complete_deplo
 optional_deployment_argument = click.argument("deployment", required=False, shell_complete=complete_deployments)
 
 
-def _number(value: float) -> float:
+def number_of_seconds(value: float) -> float:
     """Refuses NaN, which no comparison of a range does."""
     if value != value:
         raise click.BadParameter("'nan' is no number of seconds, such as 60")
@@ -141,7 +141,7 @@ wait_option = click.option(
     "wait_s",
     type=click.FloatRange(min=0, max=MAX_WAIT_S),
     default=0.0,
-    callback=lambda ctx, param, value: _number(value),
+    callback=lambda ctx, param, value: number_of_seconds(value),
     help="Seconds to wait until it is Ready; default: do not wait.",
 )
 apply_option = click.option("--apply/--print", help="Apply the VMImageNodes, or print them as YAML.")

@@ -73,7 +73,8 @@ def check(request: Request) -> Site:
     if not missing:
         missing = list(_missing_in_repository(request))
     if missing:
-        raise PrerequisitesMissing("the demo needs:\n" + "\n".join(f"- {line}" for line in missing))
+        listed = missing[0] if len(missing) == 1 else "".join(f"\n- {line}" for line in missing)
+        raise PrerequisitesMissing(f"the demo needs {listed}")
     return site
 
 

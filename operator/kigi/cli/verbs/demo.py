@@ -14,7 +14,7 @@ import click
 
 from kigi.cli.cluster import Access
 from kigi.cli.exit_codes import ExitCode, OptionInvalid, code_of
-from kigi.cli.options import PATH, cluster_options, output_option, repository_options
+from kigi.cli.options import MAX_WAIT_S, PATH, cluster_options, number_of_seconds, output_option, repository_options
 from kigi.cli.output import Format, print_data, print_message
 from kigi.cli.repositories import RepositoryChoice
 from kigi.errors import KigiError
@@ -45,18 +45,24 @@ class Options:
 @click.option("--guests/--no-guests", default=True, help="Wait until each guest has reported on its serial console.")
 @click.option("--label", multiple=True, metavar="KEY=VALUE", help="Label of the demo's namespace; may be repeated.")
 @click.option(
-    "--timeout", "timeout_s", type=float, default=1800.0, show_default=True, help="Seconds that one step may take."
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=1, max=MAX_WAIT_S),
+    default=1800.0,
+    callback=lambda ctx, param, value: number_of_seconds(value),
+    show_default=True,
+    help="Seconds that one step may take.",
 )
 @click.option("--out", type=PATH, help="Folder for report.json, report.md and report.svg.")
 @repository_options()
 @output_option
 @cluster_options(namespace=False)
 def command(**values: Any) -> None:
-    """Run ten small VMs through three states, and show what was moved.
+    """Run ten small VMs through three states, then remove them.
 
-    Publishes 44 MB of generated layers, deploys a state, switches twice, resets, adds an instance and removes
-    everything again, also after Ctrl-C. It uses a namespace of its own, kigi-demo-NAME. The guests are programs of
-    304 bytes that boot in a second, also under emulation.
+    Publishes 44 MB of generated layers, deploys a state, switches twice, resets, adds an instance, shows what each step
+    moved, and removes everything again, also after Ctrl-C. It uses a namespace of its own, kigi-demo-NAME. The guests
+    are programs of 304 bytes that boot in a second, also under emulation.
     """
     options = Options(**values)
     with _interruptible():
