@@ -18,7 +18,7 @@ WAITING ?= -n $(shell expr $$(nproc) + 1) --maxprocesses 5 $(SPREAD)
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests campaign-upgrade bench race up down clean chart release image-lock
+.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site pictures lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests campaign-upgrade bench race up down clean chart release image-lock
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -140,6 +140,10 @@ docs: $(VENV)/ready  ## Generate the reference pages of docs/reference/ from mod
 
 site: $(VENV)/ready  ## Build the documentation site in .out/site; needs npm for the diagrams' script, which it fetches once
 	$(BIN)/python -m tools.site .out/site
+
+pictures: $(VENV)/ready packages  ## Draw the pages' pictures of commands again, into docs/images
+	$(BIN)/python -m localcluster build etcd kube-apiserver versitygw
+	KIGI_PICTURES=docs/images $(BIN)/pytest tests/integration/operator/test_tutorials.py
 
 lock: $(VENV)/ready  ## Update the lock files of Python packages from pyproject.toml
 	$(LOCK) --python-version 3.11 --extra all pyproject.toml image/build.in -o requirements.lock

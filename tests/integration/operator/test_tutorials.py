@@ -1,4 +1,7 @@
-"""The commands of both tutorials, one after the other, with a running operator; VMs and nodes are simulated."""
+"""The commands of both tutorials, one after the other, with a running operator; VMs and nodes are simulated.
+
+The pages' pictures of commands are made or compared at the same places.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,15 @@ from localcluster.s3 import S3Server
 from tests.support.actors import Actors
 from tests.support.documented import ROOT
 from tests.support.operator_run import OperatorRun
+from tests.support.pictures import COLUMNS, check_or_write, draw
 
 PAGES = ("docs/tutorials/first-image.md", "docs/tutorials/first-class.md")
+PICTURES = {
+    "kigi tree": "tree",
+    "kigi plan shop --system shop-broken": "plan",
+    "kigi status class": "status",
+}
+"""Commands of the pages that are drawn where they stand, with the names of their pictures."""
 _BLOCK = re.compile(r"^```(sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHANGES = {
     "virt-customize -a web.qcow2 ": "qemu-io -c 'write -P 1 0 1M' web.qcow2",
@@ -66,7 +76,18 @@ class Reader:
             ["qemu-io", "-c", "write -P 7 0 3M", "debian-12.qcow2"], cwd=folder, check=True, stdout=subprocess.DEVNULL
         )
 
-    async def run(self, text: str) -> str:
+    async def read(self, text: str) -> str:
+        """Output of all commands of a page, and its pictures."""
+        out, waiting = "", ""
+        for line in script(text).splitlines(keepends=True):
+            waiting += line
+            if name := PICTURES.get(line.strip()):
+                out, waiting = out + await self.run(waiting), ""
+                shown = await self.run(f"set +x; script -qec '{line.strip()}' /dev/null", TERM="xterm-256color")
+                check_or_write(name, draw(name, line.strip(), shown.partition("\n")[2]))
+        return out + await self.run(waiting)
+
+    async def run(self, text: str, **variables: str) -> str:
         """Output of a script. AssertionError if one of its commands fails."""
         named = "export KIGI_S3_ENDPOINT=https://s3.example KIGI_S3_BUCKET=kigi"
         text = text.replace(named, f"export KIGI_S3_ENDPOINT={self.endpoint} KIGI_S3_BUCKET=kigi")
@@ -81,6 +102,8 @@ class Reader:
             "KIGI_S3_ENDPOINT": self.endpoint,
             "KIGI_S3_BUCKET": "kigi",
             "PYTHONPATH": str(ROOT / "operator"),
+            "COLUMNS": str(COLUMNS),
+            **variables,
         }
         process = await asyncio.create_subprocess_exec(
             "bash",
@@ -114,10 +137,10 @@ async def test_from_the_first_image_to_the_end_of_the_first_class(
     first, clean_up, rest = page(PAGES[0]).partition("## 6. Clean up")
     assert rest
     async with OperatorRun(operator_kubeconfig):
-        out = await reader.run(script(first))
+        out = await reader.read(first)
         assert await names(kube, IMAGE) == {"debian-12", "web", "web-broken"}
         assert "web1" in out
-        out = await reader.run(script(page(PAGES[1])))
+        out = await reader.read(page(PAGES[1]))
         assert re.search(r"^yes$", out, re.MULTILINE), out  # what the instructor may do, and what not
         assert re.search(r"^no", out, re.MULTILINE), out
         assert await names(kube, DEPLOYMENT) == {"shop"}
