@@ -1,6 +1,6 @@
 # For development and for registries of your own: `docker build .` makes one image with all programs, and `--target operator`,
-# `--target daemon` and `--target hook` one for each. A release's images come from `make release`: their Debian packages are
-# pinned, too (docs/decisions/0039).
+# `--target daemon` and `--target hook` one for each; docs/install.md has how to install one or three. A release's images come
+# from `make release`: their Debian packages are pinned, too, and they have no shell (docs/decisions, 39).
 FROM scratch AS sources
 COPY pyproject.toml README.md LICENSE /
 COPY operator /operator

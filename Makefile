@@ -18,12 +18,12 @@ WAITING ?= -n $(shell expr $$(nproc) + 1) --maxprocesses 5 $(SPREAD)
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site pictures lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests campaign-upgrade bench race up down clean chart release image-lock
+.PHONY: help test demo try check lint format type contracts metrics schemas packages unit integration crds proto docs site pictures lock e2e soak model campaign-faults campaign-images campaign-objects campaign-peers campaign-power campaign-stolen campaign-leadership campaign-tenants campaign-layers campaign-guests campaign-upgrade bench race up down clean chart release test-release image-lock
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-test: check unit integration  ## Format, lint, types, contracts, and all tests except the e2e tier
+test: check unit integration  ## Format, lint, types, contracts, and all tests except the slow tiers
 
 demo: $(VENV)/ready packages  ## Run ten VMs through three states on a real cluster; EXERCISE=real or both, CLUSTER=kind with Docker
 	$(BIN)/python -m demo --cluster $(CLUSTER) --exercise $(EXERCISE)
@@ -69,7 +69,7 @@ integration: $(VENV)/ready packages  ## Run integration tests with a real API se
 
 e2e: $(VENV)/ready packages  ## Run tests with real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release
 	$(BIN)/python -m localcluster up --kubevirt $(KUBEVIRT)
-	$(BIN)/python -m localcluster build plugin-check multus
+	$(BIN)/python -m localcluster build plugin-check multus helm
 	$(BIN)/pytest -m e2e tests/e2e
 
 soak: $(VENV)/ready packages  ## Observe ten undisturbed VMs for an hour: only heartbeats may change; MINUTES=30, KUBEVIRT=1.9
@@ -158,6 +158,11 @@ image-lock: $(VENV)/ready  ## Update image/debian.lock: the Debian packages of t
 
 release: $(VENV)/ready packages  ## Build images, wheel, install.yaml, chart, SBOM, checksums and notes into dist/; IMAGES=registry.example/kigi
 	$(BIN)/python -m tools.release dist $(if $(IMAGES),--images $(IMAGES))
+
+test-release: $(VENV)/ready packages  ## Build a release twice, compare both, and start the programs of its images; needs root; KIGI_DIST=dist for one that exists
+	$(BIN)/python -m localcluster.system qemu-user-static
+	$(BIN)/python -m localcluster build crane
+	$(BIN)/pytest -m release tests/release
 
 clean:  ## Remove the virtual environment and the files of test runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .out

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -30,8 +31,16 @@ DEFAULT_PREFIX = "kigi"
 """``kigi-operator:VERSION``; with ``registry.example/kigi``, ``registry.example/kigi-operator:VERSION``."""
 
 
+_MADE = ("kigi-*", "install.yaml", "RELEASE_NOTES.md", "SHA256SUMS*")
+"""Names of the files that a release has, and of their signatures."""
+
+
 class NotClean(RuntimeError):
     """The checkout has changes that are in no commit."""
+
+
+class OtherFiles(RuntimeError):
+    """The directory has files that a release would remove, or list in its checksums."""
 
 
 def commit(*, dirty: bool) -> tuple[str, int]:
@@ -49,19 +58,26 @@ def build(directory: Path, prefix: str, *, dirty: bool = False) -> None:
     os.environ["SOURCE_DATE_EPOCH"] = str(epoch)
     version = project_version()
     release_notes((ROOT / "CHANGELOG.md").read_text(), version, {})  # before the long part
-    directory.mkdir(parents=True, exist_ok=True)
-    for old in directory.glob("*"):
-        if old.is_file():
-            old.unlink()
+    clear(directory)
     step = _Steps()
     wheel = build_wheel(directory, epoch)
     step(wheel.name)
     layers = build_layers(wheel, cache_dir() / "debs", epoch)
     step("layers")
-    digests = write_images(layers, directory, version, _time(epoch), _labels(version, revision))
+    digests = write_images(layers, directory, version, _time(epoch), image_labels(version, revision))
     step("images")
     write_others(directory, prefix, version, wheel, digests, epoch)
     step("install.yaml, chart, bill of materials, notes, checksums")
+
+
+def clear(directory: Path) -> None:
+    """An existing directory without the files of an earlier release. Raises OtherFiles, and removes none then."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files = [path for path in directory.iterdir() if path.is_file()]
+    if others := sorted(path.name for path in files if not any(path.match(pattern) for pattern in _MADE)):
+        raise OtherFiles(f"{directory}: {', '.join(others)}: no file of a release; move it, or name another directory")
+    for path in files:
+        path.unlink()
 
 
 def write_others(
@@ -83,7 +99,8 @@ def write_checksums(directory: Path) -> None:
     (directory / "SHA256SUMS").write_text("".join(f"{_sha256(path)}  {path.name}\n" for path in files))
 
 
-def _labels(version: str, revision: str) -> Mapping[str, str]:
+def image_labels(version: str, revision: str) -> Mapping[str, str]:
+    """Labels of all images. ``revision``: the commit."""
     label = "org.opencontainers.image."
     return {
         f"{label}version": version,
@@ -124,8 +141,11 @@ def main() -> int:
     options = parser.parse_args()
     try:
         build(options.directory, options.images, dirty=options.dirty)
-    except (NotClean, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         sys.stderr.write(f"release: {error}\n")
+        return 1
+    except subprocess.CalledProcessError as error:
+        sys.stderr.write(f"release: {error}\n{error.stderr or ''}")
         return 1
     return 0
 

@@ -50,7 +50,7 @@ class Package:
     @property
     def name(self) -> str:
         """Name of the binary package."""
-        return Path(self.path).name.split("_")[0]
+        return urllib.parse.unquote(Path(self.path).name.split("_")[0])
 
     @property
     def version(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
 import io
@@ -72,26 +73,29 @@ class Tree:
 
     def blob(self, epoch: int) -> Blob:
         """The layer, with no time after ``epoch``."""
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for path, (info, data) in sorted(self._entries.items()):
-                info.name, info.uname, info.gname, info.pax_headers = path, "", "", {}
-                info.mtime = min(int(info.mtime) or epoch, epoch)
-                tar.addfile(info, io.BytesIO(data) if info.isreg() else None)
-        raw = packed.getvalue()
+        raw = self._tar(epoch)
         data = gzip.compress(raw, compresslevel=_GZIP_LEVEL, mtime=0)
         return Blob(data, _digest(data), _digest(raw))
 
     def extract(self, root: Path) -> None:
         """Write the files below ``root``, which earlier trees may have filled."""
-        packed = io.BytesIO(gzip.decompress(self.blob(0).data))
-        with tarfile.open(fileobj=packed) as tar:
+        with tarfile.open(fileobj=io.BytesIO(self._tar(0))) as tar:
             for member in tar:
                 place = root / member.name
                 if not member.isdir() and place.is_symlink():
                     place.unlink()
                 if not (member.isdir() and place.is_dir()):
                     tar.extract(member, root, numeric_owner=True, filter="fully_trusted")
+
+    def _tar(self, epoch: int) -> bytes:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for path, (entry, data) in sorted(self._entries.items()):
+                info = copy.copy(entry)
+                info.name, info.uname, info.gname, info.pax_headers = path, "", "", {}
+                info.mtime = min(int(info.mtime) or epoch, epoch)
+                tar.addfile(info, io.BytesIO(data) if info.isreg() else None)
+        return packed.getvalue()
 
     def _put(self, path: str, info: tarfile.TarInfo, data: bytes) -> None:
         for parent in reversed(PurePosixPath(path).parents):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import subprocess
 import tarfile
 import tomllib
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 from localcluster.rootfs import Mirrors
+from tools.release.__main__ import OtherFiles, clear
 from tools.release.debian import ARCHITECTURES, SETS, UNUSED, Package, PackageUnavailable, fetch, read_lock
 from tools.release.extra import requirements
 from tools.release.images import LOCKS
@@ -87,6 +90,26 @@ def test_a_layer_depends_on_its_files_alone(tmp_path: Path) -> None:
     assert found == [("usr", 0o755, 0, EPOCH), ("usr/a", 0o755, 0, EPOCH), ("usr/b", 0o755, 0, EPOCH)]
 
 
+def test_a_package_keeps_the_times_of_its_files(tmp_path: Path) -> None:
+    """Also after it was unpacked for the compiler, which only the tree of this machine's architecture is."""
+    source = tmp_path / "source"
+    (source / "DEBIAN").mkdir(parents=True)
+    (source / "DEBIAN/control").write_text("Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\n")
+    (source / "file").write_text("x")
+    os.utime(source / "file", (EPOCH - 5, EPOCH - 5))
+    deb = tmp_path / "x.deb"
+    subprocess.run(["dpkg-deb", "--build", str(source), str(deb)], check=True, capture_output=True, timeout=60)
+    tree = Tree()
+    tree.add_package(deb, "x")
+    before = tree.blob(EPOCH)
+    (tmp_path / "root").mkdir()
+    tree.extract(tmp_path / "root")
+    assert (tmp_path / "root/file").read_text() == "x"
+    assert tree.blob(EPOCH) == before
+    with tarfile.open(fileobj=io.BytesIO(before.data)) as tar:
+        assert tar.getmember("file").mtime == EPOCH - 5
+
+
 def test_a_file_of_a_later_layer_does_not_write_through_a_link(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("kept")
@@ -109,11 +132,28 @@ def test_the_workflow_pins_every_action_and_grants_no_more_than_it_uses() -> Non
         assert re.fullmatch(r"[^@]+@[0-9a-f]{40}", action), action
         assert re.search(r"# v[0-9.]+$", comment), f"{action}: name its version"
     assert workflow["permissions"] == {}
-    (job,) = workflow["jobs"].values()
-    assert set(job["permissions"]) == {"contents", "packages", "id-token", "attestations"}
-    run = "\n".join(step.get("run", "") for step in job["steps"])
+    assert workflow["jobs"]["build"]["permissions"] == {"contents": "read"}, "what runs the tests signs nothing"
+    assert re.search("@sha256:[0-9a-f]{64}$", workflow["jobs"]["build"]["container"]["image"])
+    publish = workflow["jobs"]["publish"]
+    assert set(publish["permissions"]) == {"contents", "packages", "id-token", "attestations"}
+    assert publish["needs"] == "build"
+    run = "\n".join(step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"])
     assert "${{" not in run, "an expression in a script is a way to inject commands"
-    assert all(word in run for word in ("make release", "crane push", "helm push", "cosign sign", "cosign sign-blob"))
+    steps = ("make test\n", "make release", "make test-release", "crane push", "helm push", "cosign sign ", "sign-blob")
+    places = [run.index(step) for step in steps]
+    assert places == sorted(places)
+
+
+def test_a_directory_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
+    for name in ("kigi-0.0.9.tgz", "install.yaml", "SHA256SUMS.sigstore.json"):
+        (tmp_path / name).write_text("of an earlier release")
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(OtherFiles, match=r"letter\.txt: no file of a release"):
+        clear(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    (tmp_path / "letter.txt").unlink()
+    clear(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_dockerfile_has_a_target_for_each_image_and_a_pinned_base() -> None:
