@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tools.chart.__main__ import own_images
 from tools.chart.build import KUBERNETES, default_values
 from tools.chart.values import rows
 from tools.configdoc import render_table
@@ -40,7 +41,7 @@ _SETTINGS = {
 def render_chart() -> str:
     """The whole page."""
     lines = []
-    for path, default, meaning in rows(default_values()):
+    for path, default, meaning in rows(default_values(images=own_images("VERSION"))):
         if path in _SETTINGS:
             meaning += f" [Configuration]({_SETTINGS[path]}) lists them; those that the pod defines are refused."
         lines.append((f"`{path}`", f"`{default}`" if default else "", meaning))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,11 @@ from localcluster.controlplane import ControlPlane
 from localcluster.processes import free_port, is_listening
 from tests.support.cluster import ensure_namespace, eventually
 from tests.support.helm import Helm, HelmFailed, Object, by_label, without_policy
+from tools.chart.__main__ import own_images, project_version
 from tools.chart.build import Release, default_values
 from tools.chart.settings import PROGRAMS, offered
 from tools.chart.values import rows
+from tools.chart.workloads import is_workload
 
 ROOT = Path(__file__).parents[2]
 DIGEST = "sha256:" + "0" * 64
@@ -102,6 +105,17 @@ def test_helm_finds_no_fault(helm: Helm) -> None:
     out = helm("lint", "--strict", str(helm.folder))
     assert "0 chart(s) failed" in out
     assert "WARNING" not in out
+
+
+def test_the_chart_of_make_chart_has_the_image_of_the_readme(tmp_path: Path) -> None:
+    """docs/install.md installs it with this value and no other."""
+    version = project_version()
+    chart = Helm(tmp_path, Release(version, own_images(version)))
+    objects = chart.template("images.registry=registry.example")
+    pods = [each["spec"]["template"]["spec"] for each in objects if is_workload(each)]
+    images = {container["image"] for pod in pods for container in pod["containers"]}
+    (built,) = re.findall(r"docker build -t (\S+) \.", (ROOT / "README.md").read_text())
+    assert images == {built}
 
 
 S3 = "s3.enabled=true"

@@ -100,6 +100,27 @@ def test_an_image_is_set_in_one_place(tmp_path: Path) -> None:
     assert "kigi:dev" not in yaml.safe_dump_all(objects)
 
 
+def test_three_images_are_set_in_one_place(tmp_path: Path) -> None:
+    """Also that of the hook, which is a variable of the operator."""
+    folder = overlay(tmp_path / "o", namespace=OTHER, components=["three-images"])
+    names = {name: f"registry.example/kigi-{name}:0.1.0" for name in ("operator", "daemon", "hook")}
+    for name, image in names.items():
+        edit = ["edit", "set", "image", f"kigi-{name}={image}"]
+        subprocess.run([binary("kustomize"), *edit], check=True, cwd=folder, timeout=60)
+    objects = build(folder)
+    found = {}
+    for kind in ("Deployment", "DaemonSet"):
+        for container in find(objects, kind)["spec"]["template"]["spec"]["containers"]:
+            found[container["name"]] = container["image"]
+            found |= {each["name"]: each["value"] for each in container["env"] if each["name"] == "KIGI_HOOK_IMAGE"}
+    assert found == {
+        "operator": names["operator"],
+        "cache": names["daemon"],
+        "capture-publisher": names["daemon"],
+        "KIGI_HOOK_IMAGE": names["hook"],
+    }
+
+
 @pytest.mark.parametrize(
     ("component", "root"),
     [

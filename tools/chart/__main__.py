@@ -37,6 +37,11 @@ def write_chart(directory: Path, release: Release) -> Path:
     return packed
 
 
+def own_images(version: str) -> dict[str, str]:
+    """The one image that `docker build` makes, with the tag of the version; the hook has the operator's."""
+    return dict.fromkeys(("operator", "daemon"), f"kigi:{version}")
+
+
 def main() -> None:
     """Write the chart."""
     parser = argparse.ArgumentParser(prog="python -m tools.chart", description=__doc__)
@@ -45,6 +50,7 @@ def main() -> None:
     parser.add_argument("--image", action="append", default=[], metavar="PART=NAME", help="operator, daemon or hook")
     options = parser.parse_args()
     images = dict(pair.split("=", 1) for pair in options.image)
+    images = own_images(options.version) | images
     print(write_chart(options.directory, Release(options.version, images)))
 
 

@@ -55,14 +55,15 @@ def check_hook_setting(facts: Facts) -> Iterator[Diagnosis]:
         return
     for container in body["spec"]["template"]["spec"].get("containers") or ():
         for variable in container.get("env") or ():
-            value = variable.get("value")
-            if variable.get("name") == HOOK_VARIABLE and value and _tag(value) != _tag(str(container.get("image"))):
-                text = f"{HOOK_VARIABLE} is {value}, and the operator's image {container.get('image')}"
+            value, operator = str(variable.get("value") or ""), str(container.get("image"))
+            tags = {_tag(value), _tag(operator)} - {""}  # a digest alone has no version to compare
+            if variable.get("name") == HOOK_VARIABLE and len(tags) > 1:
+                text = f"{HOOK_VARIABLE} is {value}, and the operator's image {operator}"
                 remedy = f"remove {HOOK_VARIABLE}, or give it the same tag: another version's hook may not suit"
                 yield Diagnosis("hook image", "warning", "Deployment/kigi-operator", text, remedy)
 
 
 def _tag(image: str) -> str:
-    """``0.1.0`` of ``registry.example:5000/kigi:0.1.0``; empty if there is none, or a digest."""
-    name = image.rpartition("/")[2]
-    return "" if "@" in name else name.partition(":")[2]
+    """``0.1.0`` of ``registry.example:5000/kigi:0.1.0``, also with a digest behind it; empty if there is none."""
+    name = image.partition("@")[0].rpartition("/")[2]
+    return name.partition(":")[2]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kigi.adapters.kubernetes.installation import DEFINITION
+from kigi.adapters.kubernetes.installation import DEFINITION, OPERATOR
 from kigi.adapters.kubernetes.resources import KUBEVIRT, LEASE, PLUGIN, REPOSITORY
 from kigi.cli.installation_facts import seconds_ahead
 from kigi.doctor.clocks import check_clocks
@@ -16,6 +16,7 @@ from kigi.doctor.cluster import check_feature_gate, check_kubernetes
 from kigi.doctor.examine import examine
 from kigi.doctor.facts import Facts, Listing, RepositoryAnswer
 from kigi.doctor.findings import Diagnosis, has_errors, in_order
+from kigi.doctor.images import check_hook_setting
 from kigi.doctor.leases import age_s, ahead_s
 from kigi.doctor.repositories import check_repositories
 
@@ -63,6 +64,25 @@ def test_the_gate_that_the_release_needs_is_named(version: str, gates: tuple[str
     assert bool(errors) == bool(missing)
     assert all(f"adds {missing} to spec.configuration" in each.remedy for each in errors)
     assert all("beside the gates that are set" in each.remedy for each in errors)
+
+
+@pytest.mark.parametrize(
+    ("operator", "hook", "is_named"),
+    [
+        ("r.example:5000/kigi:0.2.0", "r.example:5000/kigi-hook:0.1.0", True),
+        (f"kigi-operator:0.2.0@sha256:{'1' * 64}", f"kigi-hook:0.1.0@sha256:{'2' * 64}", True),
+        (f"kigi-operator:0.2.0@sha256:{'1' * 64}", f"kigi-hook:0.2.0@sha256:{'2' * 64}", False),
+        (f"kigi-operator@sha256:{'1' * 64}", "kigi-hook:0.2.0", False),
+        ("kigi:0.2.0", "", False),
+    ],
+)
+def test_a_hook_of_another_version_is_named(operator: str, hook: str, is_named: bool) -> None:
+    """With digests too, as a release has them; a digest alone has no version."""
+    container = {"name": "operator", "image": operator, "env": [{"name": "KIGI_HOOK_IMAGE", "value": hook}]}
+    workload = {"metadata": {"name": "kigi-operator"}, "spec": {"template": {"spec": {"containers": [container]}}}}
+    listings = {OPERATOR: Listing((workload,)), KUBEVIRT: Listing((kubevirt("v1.7.0", "Sidecar"),))}
+    found = list(check_hook_setting(replace(FACTS, listings=listings)))
+    assert [each.state for each in found] == ["warning"] * is_named
 
 
 def test_a_plugin_that_the_operator_has_not_created() -> None:
