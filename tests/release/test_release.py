@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import struct
 import subprocess
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ HOSTS = {"x86_64": "amd64", "aarch64": "arm64"}
 EMULATORS = {"amd64": "qemu-x86_64-static", "arm64": "qemu-aarch64-static"}
 """Programs of Debian's qemu-user-static."""
 SITE = "usr/local/lib/python3.13/dist-packages"
+DEVICES = {"null": 3, "urandom": 9}
+"""Devices that a container runtime makes, and that programs here need -> minor number; the major one is 1."""
 START_S = 300
 pytestmark = [pytest.mark.release, pytest.mark.timeout(3600)]
 Roots = dict[tuple[str, str], Path]
@@ -90,7 +93,7 @@ def test_programs_and_libraries_are_those_of_the_architecture(roots: Roots, arch
 
 
 EXPECTED = {
-    "shell": "usr/bin/*sh",
+    "shell": "usr/bin/sh",
     "apt": "usr/bin/apt*",
     "qemu-img": "usr/bin/qemu-img",
     "operator": f"{SITE}/kopf",
@@ -133,6 +136,10 @@ class Container:
         if os.geteuid() != 0:
             pytest.skip("chroot needs root")
         self.root = root
+        for name, minor in DEVICES.items():
+            if not (root / "dev" / name).exists():
+                os.mknod(root / "dev" / name, stat.S_IFCHR | 0o666, os.makedev(1, minor))
+                (root / "dev" / name).chmod(0o666)
         self._emulator: list[str] = []
         if HOSTS[platform.machine()] != architecture:
             found = shutil.which(EMULATORS[architecture])

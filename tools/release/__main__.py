@@ -29,8 +29,6 @@ from tools.release.wheels import build_wheel
 
 DEFAULT_PREFIX = "kigi"
 """``kigi-operator:VERSION``; with ``registry.example/kigi``, ``registry.example/kigi-operator:VERSION``."""
-
-
 _MADE = ("kigi-*", "install.yaml", "RELEASE_NOTES.md", "SHA256SUMS*")
 """Names of the files that a release has, and of their signatures."""
 
