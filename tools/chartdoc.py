@@ -12,7 +12,7 @@ _HEADER = f"""\
 <!-- Made by 'make docs' from tools/chart/values.py and manifests/; do not edit. -->
 # Helm chart
 
-`make chart` makes the chart `dist/kigi-VERSION.tgz` from [manifests](../../manifests), which `kubectl apply -k`
+`make chart` makes the chart `dist/kigi-VERSION.tgz` from `manifests/`, which `kubectl apply -k`
 installs, too: with default values both install the same objects, but for the Namespace. It needs Kubernetes
 {_KUBERNETES} or later, and Helm 3.18 or 4.
 

@@ -350,7 +350,7 @@ def test_objects_that_wait_for_a_deleted_operator_are_freed_by_the_documented_co
     assert (OTHERS in other["finalizers"], "deletionTimestamp" in other) == (True, False)
     world.api.patch(f"{KINDS}/systemnodes/office-infected", {"metadata": {"finalizers": None}})
     eventually(
-        lambda: "kigi.dev" not in world.run("kubectl get crd -o name").stdout, 60, "the last CRD of Kigi is gone"
+        lambda: "kigi.dev" not in world.run("kubectl get crd -o name").stdout, 180, "the last CRD of Kigi is gone"
     )
     assert "no object waits" in world.run("kigi release --yes").stderr
 

@@ -22,8 +22,8 @@ MANIFESTS = ROOT / "manifests"
 USER = ("--as=alice", "--as-group=system:masters", "--as-group=system:authenticated")
 """The examples name alice as the user who makes requests."""
 FOREIGN_CRDS = {
-    "github.com/fluxcd/kustomize-controller@v1.10.1": "config/crd/bases/*.yaml",
-    "github.com/fluxcd/source-controller@v1.10.1": "config/crd/bases/*gitrepositories.yaml",
+    "github.com/fluxcd/kustomize-controller@v1.7.3": "config/crd/bases/*.yaml",
+    "github.com/fluxcd/source-controller@v1.8.0": "config/crd/bases/*gitrepositories.yaml",
     "github.com/argoproj/argo-cd/v3@v3.2.6": "manifests/crds/application-crd.yaml",
 }
 """Go modules that have the definitions of the kinds that the GitOps samples use."""

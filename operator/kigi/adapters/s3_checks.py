@@ -21,8 +21,8 @@ from kigi.errors import RepositoryMisconfigured, RepositoryUnknown
 
 CONTENT_KEY = "layers/kigi-content-probe"
 DELETE_KEY = "layers/kigi-delete-probe"
-NO_VERSION = "00000000-0000-0000-0000-000000000000"
-"""No object has a version of this id."""
+NO_VERSION = "null"
+"""An id of a form that every server knows. No object has ``DELETE_KEY``, so none has such a version."""
 ATTEMPTS = 2
 
 
