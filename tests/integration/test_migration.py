@@ -299,7 +299,7 @@ def test_a_call_after_the_end_changes_nothing(plane: ControlPlane, old: RawApi, 
     run(plane, tmp_path / "backup.json")
     path = "/apis/kigi.dev/v1alpha2/namespaces/class-a/systemdeployments/office"
     order = {"spec": {"systemRef": {"name": "after-lunch"}}}
-    eventually(lambda: old.patch(path, order).code == 200, 60, "the API server has forgotten the policy of the migration")
+    eventually(lambda: old.patch(path, order).code == 200, 60, "the policy of the migration has ended")
     run(plane, tmp_path / "backup.json")
     assert old.get(path).object()["spec"]["systemRef"] == {"name": "after-lunch"}
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from localcluster.bounded import DOWNLOAD_S, run
-from localcluster.controlplane import ControlPlane
+from localcluster.controlplane import ESTABLISHED, ControlPlane
 from tests.support.cluster import ensure_namespace, install_crds
 from tests.support.gitops import GitOps
 
@@ -68,7 +68,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         install_crds(server)
         files = [path for module, pattern in FOREIGN_CRDS.items() for path in files_of(module, pattern)]
         server.kubectl("apply", "--server-side", *(f"--filename={path}" for path in files))
-        server.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+        server.kubectl("wait", ESTABLISHED, "--timeout=60s", "crd", "--all")
         for path in [each for paths in FOLDERS.values() for each in paths]:
             for document in objects_of(path):
                 ensure_namespace(server, document["metadata"].get("namespace", "default"))
@@ -198,7 +198,7 @@ def test_the_sample_applies_in_its_order_to_an_empty_server(tmp_path: Path) -> N
             server.kubectl("apply", "--server-side", f"--kustomize={folders[-1]}")
         for folder in folders:
             server.kubectl("apply", "--server-side", f"--kustomize={folder}")
-            server.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+            server.kubectl("wait", ESTABLISHED, "--timeout=60s", "crd", "--all")
         found = server.kubectl("get", "systemdeployments,systemnodes,vmimagenodes", "--all-namespaces", "--output=name")
         assert len(found.split()) == 6
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from localcluster.controlplane import ControlPlane
+from localcluster.controlplane import ESTABLISHED, ControlPlane
 from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES
 
 VERSION = RELEASES[DEFAULT_RELEASE].version
@@ -58,7 +58,7 @@ def install_kubevirt_crds(api: ControlPlane) -> None:
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": crds})
     api.kubectl("apply", "--server-side", "-f", "-", input_text=text)
     names = [f"crd/{crd['metadata']['name']}" for crd in crds]  # type: ignore[index]
-    api.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+    api.kubectl("wait", ESTABLISHED, "--timeout=60s", *names)
 
 
 def install_plugin_crd(api: ControlPlane) -> None:
@@ -77,7 +77,7 @@ def install_plugin_crd(api: ControlPlane) -> None:
         "spec": {"group": "plugin.kubevirt.io", "names": names, "scope": "Cluster", "versions": [version]},
     }
     api.kubectl("apply", "--server-side", "-f", "-", input_text=json.dumps(crd))
-    api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/plugins.plugin.kubevirt.io")
+    api.kubectl("wait", ESTABLISHED, "--timeout=60s", "crd/plugins.plugin.kubevirt.io")
 
 
 def install_kubevirt_object(api: ControlPlane, version: str = VERSION, gates: tuple[str, ...] = ("Sidecar",)) -> None:
