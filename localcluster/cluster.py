@@ -27,7 +27,8 @@ from localcluster.builds import (
     first_programs,
     kubevirt_programs,
 )
-from localcluster.controlplane import ESTABLISHED, SERVICE_ADDRESS, ControlPlane, Options
+from localcluster.controlplane import SERVICE_ADDRESS, ControlPlane, Options
+from localcluster.definitions import wait_until_served
 from localcluster.images import Image
 from localcluster.kigi_image import build_kigi_image
 from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES, Release
@@ -312,7 +313,7 @@ class Cluster:
     def _apply_kubevirt(self, release: Release) -> None:
         objects = kubevirt.operator_manifests(release)
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input_text=yaml.safe_dump_all(objects))
-        self.kubectl("wait", ESTABLISHED, "crd/kubevirts.kubevirt.io", "--timeout=60s")
+        wait_until_served(self.kubectl)
         self._apply_kubevirt_object(release)
 
     def _wait_for_kubevirt(self) -> None:

@@ -20,8 +20,6 @@ from localcluster.processes import Processes, StopFailed, free_port, is_listenin
 
 Part = Literal["controller-manager", "scheduler"]
 SERVICE_ADDRESS = "10.96.0.1"
-ESTABLISHED = "--for=jsonpath={.status.conditions[?(@.type=='Established')].status}=True"
-"""Argument of ``kubectl wait`` for definitions. ``--for=condition`` is an error while a new one has no conditions."""
 _ISSUER = "https://kubernetes.default.svc.cluster.local"
 _SERVER_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 

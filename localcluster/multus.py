@@ -12,7 +12,7 @@ import yaml
 
 from localcluster.build import binary
 from localcluster.cluster import Cluster
-from localcluster.controlplane import ESTABLISHED
+from localcluster.definitions import wait_until_served
 from localcluster.node import Node, pod_network
 
 BRIDGE = "kigi900"
@@ -22,7 +22,7 @@ BRIDGE = "kigi900"
 def add_multus(cluster: Cluster) -> None:
     """Let Multus set up the networks of all new pods on the current nodes. Idempotent."""
     cluster.kubectl("apply", "--server-side", "-f", "-", input_text=yaml.safe_dump(_definition()))
-    cluster.kubectl("wait", ESTABLISHED, "crd/network-attachment-definitions.k8s.cni.cncf.io", "--timeout=60s")
+    wait_until_served(cluster.kubectl)
     for member in cluster.nodes():
         member.extra_plugins.mkdir(exist_ok=True)
         shutil.copy2(binary("multus"), member.extra_plugins / "multus")

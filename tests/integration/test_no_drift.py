@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from localcluster.bounded import DOWNLOAD_S, run
-from localcluster.controlplane import ESTABLISHED, ControlPlane
+from localcluster.controlplane import ControlPlane
+from localcluster.definitions import wait_until_served
 from tests.support.cluster import ensure_namespace, install_crds
 from tests.support.gitops import GitOps
 
@@ -68,7 +69,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         install_crds(server)
         files = [path for module, pattern in FOREIGN_CRDS.items() for path in files_of(module, pattern)]
         server.kubectl("apply", "--server-side", *(f"--filename={path}" for path in files))
-        server.kubectl("wait", ESTABLISHED, "--timeout=60s", "crd", "--all")
+        wait_until_served(server.kubectl)
         for path in [each for paths in FOLDERS.values() for each in paths]:
             for document in objects_of(path):
                 ensure_namespace(server, document["metadata"].get("namespace", "default"))
@@ -198,7 +199,7 @@ def test_the_sample_applies_in_its_order_to_an_empty_server(tmp_path: Path) -> N
             server.kubectl("apply", "--server-side", f"--kustomize={folders[-1]}")
         for folder in folders:
             server.kubectl("apply", "--server-side", f"--kustomize={folder}")
-            server.kubectl("wait", ESTABLISHED, "--timeout=60s", "crd", "--all")
+            wait_until_served(server.kubectl)
         found = server.kubectl("get", "systemdeployments,systemnodes,vmimagenodes", "--all-namespaces", "--output=name")
         assert len(found.split()) == 6
 

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import yaml
 
 from kigi.domain.names import API_VERSION
-from localcluster.controlplane import ESTABLISHED, ControlPlane
+from localcluster.controlplane import ControlPlane
+from localcluster.definitions import wait_until_served
 from tests.support.bodies import repository_body
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -63,8 +64,7 @@ def ensure_namespace(api: ControlPlane, name: str) -> None:
 def install_crds(api: ControlPlane, directory: Path = REPOSITORY / "crds") -> None:
     """Apply every CRD of ``directory`` and wait until the server serves them."""
     api.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(directory))
-    names = [yaml.safe_load(path.read_text())["metadata"]["name"] for path in sorted(directory.glob("*.yaml"))]
-    api.kubectl("wait", ESTABLISHED, "--timeout=60s", *(f"crd/{name}" for name in names))
+    wait_until_served(api.kubectl)
 
 
 def install_repository(api: ControlPlane) -> None:

@@ -13,7 +13,8 @@ from kigi.domain.heartbeat import build_lease, lease_name
 from kigi.domain.names import ANNOTATION_VERSION, API_VERSION, CSI_DRIVER, NODE_API_VERSION
 from kigi.domain.node_protocol import PROTOCOL
 from kigi.runtime.leader import LEASE_NAME
-from localcluster.controlplane import ESTABLISHED, ControlPlane
+from localcluster.controlplane import ControlPlane
+from localcluster.definitions import wait_until_served
 from localcluster.s3 import S3Server
 from tests.campaigns.stolen_s3 import SETUPS, USERS
 from tests.support.cluster import REPOSITORY
@@ -57,7 +58,7 @@ class Installation:
         self.plane.kubectl("apply", "--server-side", "-f", str(manifests / "namespace.yaml"))
         crds = ["--server-side", "--force-conflicts"]
         self.plane.kubectl("apply", *crds, "-f", str(REPOSITORY / "crds"))
-        self.plane.kubectl("wait", ESTABLISHED, "--timeout=60s", "crd", "--all")
+        wait_until_served(self.plane.kubectl)
         self.plane.kubectl("apply", *crds, "-k", str(manifests))
         install_kubevirt_crds(self.plane)
         self.plane.kubectl("create", "namespace", "kubevirt")

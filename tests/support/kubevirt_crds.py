@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from localcluster.controlplane import ESTABLISHED, ControlPlane
+from localcluster.controlplane import ControlPlane
+from localcluster.definitions import wait_until_served
 from localcluster.kubevirt import DEFAULT_RELEASE, RELEASES
 
 VERSION = RELEASES[DEFAULT_RELEASE].version
@@ -58,7 +59,7 @@ def install_kubevirt_crds(api: ControlPlane) -> None:
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": crds})
     api.kubectl("apply", "--server-side", "-f", "-", input_text=text)
     names = [f"crd/{crd['metadata']['name']}" for crd in crds]  # type: ignore[index]
-    api.kubectl("wait", ESTABLISHED, "--timeout=60s", *names)
+    wait_until_served(api.kubectl)
 
 
 def install_plugin_crd(api: ControlPlane) -> None:
@@ -77,7 +78,7 @@ def install_plugin_crd(api: ControlPlane) -> None:
         "spec": {"group": "plugin.kubevirt.io", "names": names, "scope": "Cluster", "versions": [version]},
     }
     api.kubectl("apply", "--server-side", "-f", "-", input_text=json.dumps(crd))
-    api.kubectl("wait", ESTABLISHED, "--timeout=60s", "crd/plugins.plugin.kubevirt.io")
+    wait_until_served(api.kubectl)
 
 
 def install_kubevirt_object(api: ControlPlane, version: str = VERSION, gates: tuple[str, ...] = ("Sidecar",)) -> None:
