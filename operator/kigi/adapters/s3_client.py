@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError
 
@@ -17,6 +18,26 @@ from kigi.api.repositories import Repository
 from kigi.errors import RepositoryUnreachable, SpecInvalid
 
 ATTEMPTS = 4
+
+
+class _Direct:
+    """An HTTP session that returns a redirect as the answer."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def request(self, method: str, **options: Any) -> Any:
+        return self._session.request(method, **options, allow_redirects=False)
+
+
+class _NoRedirects(AIOHTTPSession):  # type: ignore[misc]
+    """aiobotocore 3.10 sends a redirected request, with its body, to any server that the answer names.
+
+    botocore itself takes the other region of a redirect, and signs anew for the same endpoint.
+    """
+
+    async def _get_session(self, proxy_url: str | None) -> _Direct:
+        return _Direct(await super()._get_session(proxy_url))
 
 
 @asynccontextmanager
@@ -40,6 +61,7 @@ async def open_client(
     proxy = proxy_for(repository.endpoint, environment)
     config = AioConfig(
         s3={"addressing_style": "path" if repository.addressing == "Path" else "virtual"},
+        http_session_cls=_NoRedirects,
         connect_timeout=5,
         read_timeout=read_timeout_s,
         retries={"total_max_attempts": attempts, "mode": "standard"},

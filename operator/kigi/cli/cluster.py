@@ -64,7 +64,7 @@ class Access:
             return self.namespace
         from kigi.adapters.kubernetes.endpoint import pod_namespace
 
-        return pod_namespace() if self._is_pod() else self._context().namespace
+        return pod_namespace() if self.is_pod() else self._context().namespace
 
     def scope(self) -> str | None:
         """The namespace to read; None: all."""
@@ -74,9 +74,10 @@ class Access:
         """Server and identity; raises SpecInvalid if no cluster is configured."""
         from kigi.adapters.kubernetes.endpoint import endpoint_of, pod_endpoint
 
-        return pod_endpoint(os.environ) if self._is_pod() else endpoint_of(self._context())
+        return pod_endpoint(os.environ) if self.is_pod() else endpoint_of(self._context())
 
-    def _is_pod(self) -> bool:
+    def is_pod(self) -> bool:
+        """Whether this process runs in a pod of that cluster, and uses the pod's account."""
         from kigi.adapters.kubernetes.endpoint import is_pod
 
         return self.kubeconfig is None and self.context is None and is_pod(os.environ)

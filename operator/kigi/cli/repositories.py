@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kigi.adapters.kubernetes.resources import NAMESPACE, REPOSITORY, Resource
 from kigi.cli.cluster import Access, list_objects, open_cluster
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 OTHER_WAY = "or set KIGI_S3_ENDPOINT and KIGI_S3_BUCKET"
 
 
+class Chosen(NamedTuple):
+    """A repository, and the LayerRepository that it is; None: its server is one of options or environment."""
+
+    settings: Repository
+    spec: LayerRepositorySpec | None
+
+
 @dataclass(frozen=True, slots=True)
 class RepositoryChoice:
     """The server of ``--endpoint``, else ``--repository``, else KIGI_S3_ENDPOINT, else the namespace's default."""
@@ -31,17 +38,21 @@ class RepositoryChoice:
     bucket: str | None = None
 
     def load(self, access: Access) -> Repository:
+        """The settings of ``chosen``."""
+        return self.chosen(access).settings
+
+    def chosen(self, access: Access) -> Chosen:
         """The chosen repository. Credentials and further authorities come from the environment (AWS_*).
 
         Raises OptionInvalid, SpecInvalid, RepositoryUnknown, NoDefaultRepository, or Forbidden with the missing right.
         """
-        return self.find(access, None) if self.name is None else self._find(access, self.name, self.endpoint)
+        return self.of_image(access, None) if self.name is None else self._find(access, self.name, self.endpoint)
 
-    def find(self, access: Access, name: str | None) -> Repository:
-        """The repository that an image names; a server of option or environment replaces any. Raises as ``load``."""
+    def of_image(self, access: Access, name: str | None) -> Chosen:
+        """The repository that an image names; a server of option or environment replaces any. Raises as ``chosen``."""
         return self._find(access, name or self.name, self.endpoint or os.environ.get("KIGI_S3_ENDPOINT"))
 
-    def _find(self, access: Access, name: str | None, endpoint: str | None) -> Repository:
+    def _find(self, access: Access, name: str | None, endpoint: str | None) -> Chosen:
         from kigi.api.repositories import VARIABLES, environment_repository, repository_of, repository_of_spec
 
         options = {"endpoint": self.endpoint, "bucket": self.bucket}
@@ -49,12 +60,15 @@ class RepositoryChoice:
         try:
             if endpoint:
                 bucket, limit = os.environ.get("KIGI_S3_BUCKET"), os.environ.get("KIGI_S3_MAX_PUT_BYTES")
-                return environment_repository(endpoint, self.bucket or bucket, limit, names)
+                return Chosen(environment_repository(endpoint, self.bucket or bucket, limit, names), None)
         except SpecInvalid as exc:
             raise OptionInvalid(str(exc)) from exc
-        found = repository_of_spec(_read(access, name))
+        spec = _read(access, name)
+        found = repository_of_spec(spec)
         try:
-            return repository_of({**found.to_api(), "bucket": self.bucket}, names) if self.bucket else found
+            return Chosen(
+                repository_of({**found.to_api(), "bucket": self.bucket}, names) if self.bucket else found, spec
+            )
         except SpecInvalid as exc:
             raise OptionInvalid(str(exc)) from exc
 

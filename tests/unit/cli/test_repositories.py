@@ -114,10 +114,10 @@ def test_an_image_names_its_repository_unless_a_server_is_given(
     cluster = Cluster(repository("main"), repository("cold", defaultFor="None"))
     with cluster.server:
         access = cluster.access(tmp_path)
-        assert RepositoryChoice().find(access, "cold").endpoint == "http://cold"
-        assert RepositoryChoice().find(access, None).endpoint == "http://main"
+        assert RepositoryChoice().of_image(access, "cold").settings.endpoint == "http://cold"
+        assert RepositoryChoice().of_image(access, None).settings.endpoint == "http://main"
         monkeypatch.setenv("KIGI_S3_ENDPOINT", "http://env")
-        assert RepositoryChoice().find(access, "cold").endpoint == "http://env"
+        assert RepositoryChoice().of_image(access, "cold").settings.endpoint == "http://env"
 
 
 def test_the_default_is_that_of_the_namespace(tmp_path: Path) -> None:

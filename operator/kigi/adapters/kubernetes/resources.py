@@ -72,6 +72,7 @@ CLUSTER_INSTANCETYPE = Resource(
     namespaced=False,
 )
 SECRET = Resource("v1", "Secret", "secrets")
+SERVICE = Resource("v1", "Service", "services")
 CONFIG_MAP = Resource("v1", "ConfigMap", "configmaps")
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases")
 HEARTBEAT = Resource("coordination.k8s.io/v1", "Lease", "leases", selector=names.LABEL_HEARTBEAT)

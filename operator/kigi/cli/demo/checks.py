@@ -25,7 +25,8 @@ from kigi.adapters.kubernetes.resources import (
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.demo.exercise import image_branches
 from kigi.cli.demo.objects import ARCHITECTURE, namespace_name, namespace_object
-from kigi.cli.repositories import RepositoryChoice
+from kigi.cli.reach import reachable
+from kigi.cli.repositories import Chosen, RepositoryChoice
 from kigi.domain.layers import digest_of_hex
 from kigi.errors import Forbidden, KigiError, SpecInvalid
 
@@ -159,12 +160,14 @@ def _missing_nodes(kube: KubeSession) -> Iterator[str]:
 
 def _missing_in_repository(request: Request) -> Iterator[str]:
     try:
-        repository = load_repository(request)
+        chosen = choose_repository(request)
+        repository = chosen.settings
         depth = max(_depth(branch.name) for branch in image_branches())
         if repository.max_depth < depth:
             yield f"a repository that takes chains of {depth} layers: its maxDepth is {repository.max_depth}"
             return
-        asyncio.run(_answers(repository))
+        with reachable(chosen, request.access) as reached:
+            asyncio.run(_answers(reached))
     except KigiError as exc:
         yield f"a repository that you may write: {exc.reason}: {exc}"
 
@@ -175,16 +178,16 @@ def _depth(image: str) -> int:
     return 1 if parent is None else 1 + _depth(parent)
 
 
-def load_repository(request: Request) -> Repository:
+def choose_repository(request: Request) -> Chosen:
     """The repository of the run: as ``--repository`` and the others choose, else the default of its namespace.
 
-    The namespace need not exist. Raises as ``RepositoryChoice.load``.
+    The namespace need not exist. Raises as ``RepositoryChoice.chosen``.
     """
     import os
 
     choice = request.repository
     if choice.name is not None or choice.endpoint or os.environ.get("KIGI_S3_ENDPOINT"):
-        return choice.load(request.access)
+        return choice.chosen(request.access)
     from kigi.api.layer_repository import LayerRepositorySpec
     from kigi.planning.repositories import resolve_repository
 
@@ -196,7 +199,7 @@ def load_repository(request: Request) -> Repository:
             for body in kube.list_all(REPOSITORY)
         }
     name = resolve_repository(specs, namespace, labels, None, "--repository")
-    return RepositoryChoice(name, None, choice.bucket).load(request.access)
+    return RepositoryChoice(name, None, choice.bucket).chosen(request.access)
 
 
 async def _answers(repository: Repository) -> None:

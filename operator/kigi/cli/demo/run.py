@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kigi.adapters.kubernetes.resources import IMAGE, NAMESPACE, SYSTEM
 from kigi.cli.cluster import PUBLISH_MANAGER, open_cluster
-from kigi.cli.demo.checks import Request, Site, load_repository
+from kigi.cli.demo.checks import Request, Site, choose_repository
 from kigi.cli.demo.cleanup import find_runs, remove_layers, remove_run
 from kigi.cli.demo.costs import Step
 from kigi.cli.demo.disks import DemoLayer, make_layers
@@ -28,6 +28,7 @@ from kigi.cli.demo.objects import (
 from kigi.cli.demo.report import build_markdown, build_svg, mb
 from kigi.cli.demo.steps import ACTIONS, Exercise, phases
 from kigi.cli.output import print_message
+from kigi.cli.reach import reachable
 from kigi.errors import KigiError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def all_phases(*, removes: bool) -> list[Phase]:
 def carry_out(request: Request, result: Result, display: Display, timeout_s: float) -> None:
     """Publishes, deploys, switches, resets; ``result`` is up to date at any time. Raises KigiError."""
     namespace = namespace_name(request.run)
-    repository = load_repository(request)
+    chosen = choose_repository(request)
     with (
         tempfile.TemporaryDirectory(prefix="kigi-demo-") as scratch,
         open_cluster(request.access, manager=PUBLISH_MANAGER, busy_s=BUSY_S) as kube,
@@ -85,7 +86,7 @@ def carry_out(request: Request, result: Result, display: Display, timeout_s: flo
         kube.create(NAMESPACE, namespace_object(request.run, request.labels, request.repository.name))
         with display.phase("make layers"):
             layers = make_layers(Path(scratch), request.run)
-        with display.phase("publish"):
+        with display.phase("publish"), reachable(chosen, request.access) as repository:
             result.published_bytes = asyncio.run(_publish(repository, layers, display))
             _apply_trees(kube, namespace, layers, request.repository.name)
         exercise = Exercise(kube, namespace, layers, display, request.reads_guests, timeout_s)
@@ -158,12 +159,13 @@ def _remove_stored(request: Request, namespace: Mapping[str, Any]) -> list[str]:
         choice = replace(choice, name=recorded)
     labels = namespace["metadata"].get("labels") or {}
     try:
-        repository = load_repository(replace(request, repository=choice, labels=labels))
+        chosen = choose_repository(replace(request, repository=choice, labels=labels))
+        with tempfile.TemporaryDirectory(prefix="kigi-demo-") as scratch:
+            digests = [made.layer.digest for made in make_layers(Path(scratch), request.run).values()]
+        with reachable(chosen, request.access) as repository:
+            return remove_layers(repository, digests)
     except KigiError as exc:
         return [f"layers of run {request.run}: {exc}"]
-    with tempfile.TemporaryDirectory(prefix="kigi-demo-") as scratch:
-        digests = [made.layer.digest for made in make_layers(Path(scratch), request.run).values()]
-    return remove_layers(repository, digests)
 
 
 def earlier_runs(request: Request) -> list[str]:

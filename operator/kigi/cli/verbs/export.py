@@ -16,6 +16,7 @@ from kigi.cli.named_layers import read_digests
 from kigi.cli.options import PATH, cluster_options, repository_options
 from kigi.cli.output import Format, print_data, print_message, print_result
 from kigi.cli.progress import Bars, progress_bars
+from kigi.cli.reach import check_extra, open_chosen, open_of_image
 from kigi.cli.repositories import RepositoryChoice
 from kigi.domain.archive import FORMAT, Selection, declared_layers, select
 from kigi.domain.collection import layer_of
@@ -95,9 +96,7 @@ def file_or_format(output: str | None, file: Path | None) -> tuple[Format, Path 
 
 
 async def _list_layers(access: Access, repository: RepositoryChoice) -> list[Digest]:
-    from kigi.adapters.s3 import open_repository
-
-    async with open_repository(repository.load(access)) as store:
+    async with open_chosen(repository, access, writes=False) as store:
         objects, _ = await store.objects()
     return sorted(digest for item in objects if (digest := layer_of(item.key)) is not None)
 
@@ -113,9 +112,9 @@ async def _export(
     children: bool,
 ) -> dict[str, Any]:
     """Writes the file; what it holds, as JSON. Raises KigiError, and then there is no file."""
-    from kigi.adapters.s3 import open_repository
     from kigi.publishing.archive import Manifest, write_archive
 
+    check_extra()
     images, systems, specs = _read(access)
     state, image = which(node, images, systems)
     chosen = select(images, systems, state=state, image=image, children=children)
@@ -136,7 +135,7 @@ async def _export(
     async with AsyncExitStack() as stack:
         opened: dict[str | None, LayerBucket] = {}
         for name in {repository_of[digest] for digest in included}:
-            opened[name] = await stack.enter_async_context(open_repository(repository.find(access, name)))
+            opened[name] = await stack.enter_async_context(open_of_image(repository, access, name, writes=False))
         size_bytes = await write_archive(
             output,
             manifest,

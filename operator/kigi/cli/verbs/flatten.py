@@ -15,6 +15,7 @@ from kigi.cli.image_nodes import emit
 from kigi.cli.options import apply_option, cluster_options, layers_dir_option, repository_options, result_option
 from kigi.cli.output import Format, print_message
 from kigi.cli.progress import Bars, progress_bars
+from kigi.cli.reach import check_extra, open_of_image
 from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.domain.images import Image, image_path
 from kigi.domain.quantities import format_bytes
@@ -88,15 +89,15 @@ async def _flatten(
     bars: Bars,
 ) -> dict[str, Any]:
     """The VMImageNode of the new layer; raises KigiError."""
-    from kigi.adapters.s3 import open_repository
     from kigi.publishing.flatten import flatten_image, layers_above
     from kigi.publishing.layer_folder import LayerFolder
 
+    check_extra()
     chain = _read(access, image, name)
     layers_above(chain.path, parent)
     if len({each.repository for each in chain.path}) > 1:
         raise SpecInvalid(f"VMImageNode {image}: its layers are in several repositories; flatten needs them in one")
-    async with open_repository(repository.find(access, chain.top.repository)) as store:
+    async with open_of_image(repository, access, chain.top.repository) as store:
         fetched, stored = bars.add(f"{len(chain.path)} layers", chain.size_bytes), bars.add("stored")
         published = await flatten_image(chain.path, parent, LayerFolder(layers_dir, fetched), store, stored)
     print_message(

@@ -16,6 +16,7 @@ from kigi.cli.named_layers import Sources, read_named_layers
 from kigi.cli.options import PATH, cluster_options, output_option, repository_options
 from kigi.cli.output import Format
 from kigi.cli.progress import progress_bars
+from kigi.cli.reach import check_extra, open_chosen
 from kigi.cli.repositories import RepositoryChoice
 from kigi.cli.wait import report
 from kigi.domain.collection import Collection, StoredVersion, layer_of
@@ -94,11 +95,11 @@ async def _collect(
     sources: Sources, repository: RepositoryChoice, grace: timedelta, done: dict[str, Any], wanted: Wanted, form: Format
 ) -> None:
     """Puts what was found, and then what was deleted, into ``done``; raises KigiError."""
-    from kigi.adapters.s3 import open_repository
     from kigi.cli.collection import check_unnamed, delete_garbage, delete_versions, find_garbage, find_versions
 
+    check_extra()
     sources.check()
-    async with open_repository(repository.load(sources.access)) as store:
+    async with open_chosen(repository, sources.access) as store:
 
         async def read_named() -> set[Digest]:
             return await read_named_layers(store, sources)

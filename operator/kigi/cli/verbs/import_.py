@@ -17,6 +17,7 @@ from kigi.cli.cluster import PUBLISH_MANAGER, Access, open_cluster
 from kigi.cli.options import PATH, cluster_options, layers_dir_option, repository_options, result_option
 from kigi.cli.output import Format, print_message, print_result
 from kigi.cli.progress import Bars, progress_bars
+from kigi.cli.reach import check_extra, open_chosen
 from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.domain import names
 from kigi.domain.archive import declared_layers
@@ -65,14 +66,14 @@ async def _import(file: Path, access: Access, folder: Path, repository: Reposito
     """What was done, as JSON; raises KigiError. No node is created before every layer is stored."""
     import asyncio
 
-    from kigi.adapters.s3 import open_repository
     from kigi.publishing.archive import open_archive, verify_archive
     from kigi.publishing.archive_layers import check_left_out, store_layers
 
+    check_extra()
     archive = await asyncio.to_thread(open_archive, file)
     images, systems = _parse(archive)
     namespace = access.default_namespace()
-    async with open_repository(repository.load(access)) as store:
+    async with open_chosen(repository, access) as store:
         with open_cluster(access, manager=PUBLISH_MANAGER) as kube:
             layers = declared_layers(images, systems, store.max_depth)
             nodes = _nodes(archive, images, systems, namespace, repository.name)

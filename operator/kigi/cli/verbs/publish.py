@@ -22,6 +22,7 @@ from kigi.cli.options import (
 )
 from kigi.cli.output import Format, print_message
 from kigi.cli.progress import progress_bars
+from kigi.cli.reach import check_extra, open_chosen
 from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.domain.layers import Digest, parse_digest
 from kigi.domain.quantities import format_bytes
@@ -120,15 +121,14 @@ def command(**values: Any) -> None:
 
 async def _publish(options: Options) -> list[Published]:
     """One layer, or with ``--levels`` one per file, the root first."""
-    from kigi.adapters.s3 import open_repository
     from kigi.publishing.layer_folder import LayerFolder
     from kigi.publishing.levels import publish_levels
     from kigi.publishing.publish import publish_image
 
-    settings = options.repository.load(options.access)
+    check_extra()
     parent = _parent_digest(options)
     folder = LayerFolder(options.layers_dir or default_layers_dir())
-    async with open_repository(settings) as store:
+    async with open_chosen(options.repository, options.access) as store:
         with progress_bars() as bars:
             progress = bars.add("stored")
             if options.levels:

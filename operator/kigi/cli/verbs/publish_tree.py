@@ -19,6 +19,7 @@ from kigi.cli.options import (
 )
 from kigi.cli.output import Format, print_message
 from kigi.cli.progress import Bars, progress_bars
+from kigi.cli.reach import check_extra, open_chosen
 from kigi.cli.repositories import RepositoryChoice, default_layers_dir
 from kigi.domain.quantities import format_bytes
 
@@ -59,10 +60,10 @@ def command(
 async def _publish(
     folder: Path, layers_dir: Path, repository: RepositoryChoice, access: Access, bars: Bars
 ) -> list[dict[str, Any]]:
-    from kigi.adapters.s3 import open_repository
     from kigi.publishing.image_tree import load_manifest, publish_tree
     from kigi.publishing.layer_folder import LayerFolder
 
+    check_extra()
     images = load_manifest(folder).images
     advance, send = bars.add("images", len(images), items=True), bars.add("stored")
 
@@ -71,6 +72,6 @@ async def _publish(
         what = "stored" if published.sent else "was there"
         print_message(f"{image.name:24} {format_bytes(published.layer.size_bytes):>10}  {what}")
 
-    async with open_repository(repository.load(access)) as store:
+    async with open_chosen(repository, access) as store:
         layers = LayerFolder(layers_dir)
         return await publish_tree(folder, layers, store, report, send, repository_name=repository.name)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +14,9 @@ from kigi.cli.cluster import Access, kigi_namespace, open_cluster
 from kigi.cli.exit_codes import ExitCode
 from kigi.cli.options import cluster_options, repository_options, rows_option
 from kigi.cli.output import Format, Rows, print_data, print_message, table
+from kigi.cli.reach import reachable
 from kigi.cli.repositories import RepositoryChoice
+from kigi.cli.secret_keys import Keys, keys_of_secret
 from kigi.errors import Forbidden
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from kigi.api.repositories import Repository
     from kigi.domain.repository_points import Point
 
-Keys = Mapping[str, str]
-"""``access_key_id``, ``secret_access_key`` and perhaps ``session_token``, or nothing."""
 _OWN = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
 """Variables that give the caller credentials; those of a machine's metadata are not looked for here."""
 
@@ -65,14 +62,16 @@ def check(
     from kigi.adapters.s3_checks import ask_all
     from kigi.domain.repository_points import has_failed, points_of
 
-    chosen = RepositoryChoice(name, repository.endpoint, repository.bucket).load(access)
+    chosen = RepositoryChoice(name, repository.endpoint, repository.bucket).chosen(access)
     secrets = _keys_of_secrets(access, name, kigi_namespace) if name is not None else {}
-    users = {user: _with(chosen, _keys_of_environment(user) or secrets.get(user, {})) for user in ("reader", "writer")}
-    has_own = any(os.environ.get(name) for name in _OWN)
-    caller = chosen if has_own else users["writer"] or chosen
-    answers = asyncio.run(ask_all(caller, users["reader"], users["writer"], os.environ))
+    with reachable(chosen, access, keys=False) as reached:
+        keys = {user: _keys_of_environment(user) or secrets.get(user, {}) for user in ("reader", "writer")}
+        users = {user: _with(reached, found) for user, found in keys.items()}
+        has_own = any(os.environ.get(name) for name in _OWN)
+        caller = reached if has_own else users["writer"] or reached
+        answers = asyncio.run(ask_all(caller, users["reader"], users["writer"], os.environ))
     points = points_of(answers)
-    where = {"endpoint": chosen.endpoint, "bucket": chosen.bucket}
+    where = {"endpoint": chosen.settings.endpoint, "bucket": chosen.settings.bucket}
     found = [asdict(point) for point in points]
     print_data({**where, "points": found}, lambda: _table(points), form, rows=lambda: Rows(COLUMNS, found))
     if has_failed(points):
@@ -113,15 +112,10 @@ def _keys_of_secrets(access: Access, name: str, namespace: str | None) -> dict[s
 
 def _read_secret(kube: KubeSession, namespace: str, name: str) -> Keys:
     try:
-        data = (kube.get(SECRET, namespace, name) or {}).get("data") or {}
-        texts = {key: base64.b64decode(data.get(key) or "", validate=True).decode().strip() for key in data}
+        keys = keys_of_secret(kube.get(SECRET, namespace, name))
     except Forbidden as exc:
         print_message(f"Secret {namespace}/{name} is not read: {exc}")
         return {}
-    except (binascii.Error, UnicodeDecodeError):
-        texts = {}
-    if not (texts.get("accessKeyId") and texts.get("secretAccessKey")):
+    if not keys:
         print_message(f"Secret {namespace}/{name} does not exist, or lacks accessKeyId or secretAccessKey")
-        return {}
-    token = {"session_token": texts["sessionToken"]} if texts.get("sessionToken") else {}
-    return {"access_key_id": texts["accessKeyId"], "secret_access_key": texts["secretAccessKey"], **token}
+    return keys
