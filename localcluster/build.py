@@ -74,6 +74,8 @@ MODULES = (
         ),
         ldflags=f"-s -w {_STAMP}",
     ),
+    Module("kube-proxy", _programs("k8s.io/kubernetes/cmd", "kube-proxy"), ldflags=f"-s -w {_STAMP}"),
+    Module("coredns", (("coredns", "kigi.dev/localcluster/coredns"),)),
     Module("etcd", (("etcd", "go.etcd.io/etcd/server/v3"),)),
     Module("versitygw", _programs("github.com/versity/versitygw/cmd", "versitygw")),
     Module("crane", _programs("github.com/google/go-containerregistry/cmd", "crane")),

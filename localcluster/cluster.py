@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from localcluster import kubevirt, node
+from localcluster import iptables, kubevirt, node
 from localcluster.bounded import KUBECTL_S, QUICK_S, TimedOut, locked, run
 from localcluster.build import binary
 from localcluster.builds import (
@@ -137,7 +137,7 @@ class Cluster:
             progress(f"S3 server is ready at {server.endpoint}")
             members = [self._node(plane, number) for number in range(1, nodes + 1)]
             if nodes > 1:
-                self._enable_forwarding()
+                self.enable_forwarding()
             for member in members:
                 member.start()
         return members
@@ -146,6 +146,14 @@ class Cluster:
         for condition in ("create", "condition=Ready"):
             self.kubectl("wait", f"--for={condition}", "--timeout=120s", *(f"node/{name}" for name in names))
         self.kubectl("label", "node", *names, "--overwrite", "node-role.kubernetes.io/control-plane=")
+
+    def load_images(self, images: Sequence[Image]) -> None:
+        """Import images on every node."""
+        self._load_all(self.nodes(), images)
+
+    def user_kubeconfig(self, user: str) -> Path:
+        """A kubeconfig with a client certificate of this user."""
+        return self._control_plane().user_kubeconfig(user)
 
     def load_kigi(self) -> None:
         """Build Kigi's image from the current source and import it on every node; takes seconds after a change."""
@@ -163,12 +171,13 @@ class Cluster:
         nodes = sorted((directory / "nodes").glob("*")) if directory.exists() else []
         for path in nodes:
             node.stop(path)
-        for part in ("control-plane", "s3"):
+        for part in ("control-plane", "s3", "services"):
             if (directory / part).exists():
                 processes = Processes(directory / part, detached=True)
                 for name in processes.names():
                     processes.stop(name, sig=signal.SIGKILL)  # a clean end is not needed: the data is removed
         node.kill_strays(directory)
+        iptables.remove_chains()
         node.clean_machine()
         _service_address("delete")
         self._restore_forwarding()
@@ -180,6 +189,7 @@ class Cluster:
     def leftovers(self) -> list[str]:
         """Remains of a cluster on this machine: processes, mounts, cgroups, links, addresses, files."""
         found = node.leftovers(self.directory)
+        found += [f"chain {name}" for name in iptables.chains()]
         return [*found, f"address {SERVICE_ADDRESS}"] if _has_service_address() else found
 
     def status(self) -> dict[str, Any]:
@@ -334,14 +344,14 @@ class Cluster:
         end = time.monotonic() + _WEBHOOK_WITHIN_S
         while True:
             try:
-                self.kubectl("apply", "--server-side", "-f", "-", input_text=text)
+                self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input_text=text)
                 return
             except ClusterError as error:
                 if "failed calling webhook" not in str(error) or time.monotonic() > end:
                     raise
                 time.sleep(1)
 
-    def _enable_forwarding(self) -> None:
+    def enable_forwarding(self) -> None:
         """Let the machine forward packets between the bridges of several nodes, until `down`."""
         record = self.directory / "ip_forward"
         if not record.exists():

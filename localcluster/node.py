@@ -33,6 +33,7 @@ _BRIDGE = re.compile(r"kigi\d+")
 _CGROUPS = Path("/sys/fs/cgroup")
 _PROGRAMS = {
     *("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "versitygw"),
+    *("kube-proxy", "coredns"),
     *("containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "nsenter"),
 }
 _LINKS = Path("/sys/class/net")
@@ -198,6 +199,34 @@ def find_init(directory: Path) -> int | None:
         if arguments[-3:] == ["-m", "localcluster.node_init", str(directory)] and "unshare" not in arguments[0]:
             return pid
     return None
+
+
+def restart_kubelet(node: Node, servers: Sequence[str]) -> bool:
+    """Restart the kubelet with other name servers for new pods; False if it has them already.
+
+    ``node_init`` starts it again a second later; see ``is_restarted``.
+    """
+    path = node.directory / "kubelet.yaml"
+    config = yaml.safe_load(path.read_text())
+    if config["clusterDNS"] == list(servers):
+        return False
+    path.write_text(yaml.safe_dump({**config, "clusterDNS": list(servers)}))
+    before = _kubelets(node)
+    (node.directory / "restarted.json").write_text(json.dumps(before))
+    for pid in before:
+        os.kill(pid, signal.SIGTERM)
+    return True
+
+
+def is_restarted(node: Node) -> bool:
+    """Whether the kubelet is another process than before ``restart_kubelet``."""
+    before: list[int] = json.loads((node.directory / "restarted.json").read_text())
+    return bool(set(_kubelets(node)) - set(before))
+
+
+def _kubelets(node: Node) -> list[int]:
+    flag = f"--config={node.directory / 'kubelet.yaml'}"
+    return [pid for pid, arguments in _processes() if flag in arguments and arguments[0] == str(node.kubelet)]
 
 
 def stop(directory: Path, timeout_s: float = 30) -> None:
@@ -366,7 +395,7 @@ def _kubelet_config(node: Node) -> dict[str, object]:
         "resolvConf": str(node.directory / "resolv.conf"),
         # The cluster has no DNS: its pods use the machine's name servers. Without this entry the kubelet would write a
         # warning event at each sync of a pod with dnsPolicy ClusterFirst.
-        "clusterDNS": _name_servers(),
+        "clusterDNS": name_servers(),
         "clusterDomain": "cluster.local",
         "maxPods": 200,
         "podPidsLimit": -1,
@@ -381,7 +410,8 @@ def _kubelet_config(node: Node) -> dict[str, object]:
     }
 
 
-def _name_servers() -> list[str]:
+def name_servers() -> list[str]:
+    """The machine's name servers, at most three."""
     lines = [line.split() for line in Path("/etc/resolv.conf").read_text().splitlines()]
     return [line[1] for line in lines if len(line) > 1 and line[0] == "nameserver"][:3]
 

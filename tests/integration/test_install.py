@@ -1,13 +1,16 @@
 """The documented commands, in their order, on a real API server: installation, feature gate, uninstallation.
 
-No registry and no kubelet exist here. A command that needs them is listed with what stands in for it. A command of the
-page that is not listed fails the test, as does one that is listed and no longer on the page.
+No registry and no kubelet exist here; ``tests/e2e/test_install_page.py`` has kubelets. A command that needs them is
+listed with what stands in for it. A command of the page that is not listed fails the test, as does one that is listed
+and no longer on the page.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,11 +30,13 @@ from localcluster.s3 import S3Server
 from tests.campaigns.stolen_s3 import SETUPS, USERS, prepare
 from tests.support.cluster import eventually
 from tests.support.documented import ROOT, commands, section
+from tests.support.helm import Helm
+from tests.support.install_page import IMAGE, PREPARATION, SYSTEM, adapt_repository, five_commands, steps
 from tests.support.kubevirt_crds import VERSION, install_kubevirt_crds
 from tests.support.raw_api import Object, RawApi
+from tools.chart.__main__ import own_images
+from tools.chart.build import Release
 
-IMAGE = "registry.example/kigi:0.1.0"
-SYSTEM = "kigi-system"
 GATES = ["ExpandDisks", "CPUManager"]
 OTHERS = "example.org/backup"
 KUBEVIRT = "/apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts"
@@ -133,28 +138,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.stop_operator()
 
 
-def adapt_repository(world: World) -> None:
+def adapt(world: World) -> None:
     """What the page asks for: endpoint, bucket and keys."""
     path = world.folder / "manifests/examples/repositories.yaml"
-    text = path.read_text()
-    reader, writer = USERS["reader"], USERS["writer"]
-    for before, after in (
-        ("https://s3.example.org", world.s3.endpoint),
-        ("bucket: kigi\n", f"bucket: {SETUPS[1]}\n"),
-        ("accessKeyId: reader", f"accessKeyId: {reader.access_key}"),
-        ("accessKeyId: writer", f"accessKeyId: {writer.access_key}"),
-        ("secretAccessKey: change-me", f"secretAccessKey: {reader.secret_key}"),
-        ("secretAccessKey: change-me", f"secretAccessKey: {writer.secret_key}"),
-    ):
-        assert before in text
-        text = text.replace(before, after, 1)
-    path.write_text(text)
-
-
-def image_is_named_once(world: World) -> None:
-    """In place of building and pushing: the same name is installed by the next step."""
-    text = section("README.md", "## Install on a cluster")
-    assert f"kustomize edit set image kigi:dev={IMAGE})" in text
+    adapt_repository(path, world.s3.endpoint, SETUPS[1], USERS["reader"], USERS["writer"])
 
 
 def has_command(world: World) -> None:
@@ -164,8 +151,6 @@ def has_command(world: World) -> None:
 
 Step = Callable[[World], None] | None
 INSTALL: dict[str, tuple[Step, bool]] = {
-    f"docker build -t {IMAGE} .": (image_is_named_once, False),
-    f"docker push {IMAGE}": (image_is_named_once, False),
     f"(cd manifests && kustomize edit set image kigi:dev={IMAGE})": (None, True),
     "kubectl apply --server-side -k manifests": (None, True),
     "kubectl -n kigi-system wait --for=condition=Available deployment/kigi-operator --timeout=5m": (
@@ -174,19 +159,50 @@ INSTALL: dict[str, tuple[Step, bool]] = {
     ),
     "pipx install '.[publish]'": (has_command, False),
     "kigi enable-hook": (None, True),
-    "kubectl apply --server-side -f manifests/examples/repositories.yaml": (adapt_repository, True),
+    "kubectl apply --server-side -f manifests/examples/repositories.yaml": (adapt, True),
     "kubectl wait --for=condition=Ready layerrepository/main --timeout=2m": (None, True),
     "kigi repository check main": (None, True),
+    "kigi demo --keep --steps 1": (None, False),
 }
 """Each command of the page: what happens before it, and whether it runs as it is."""
 
 
+FIVE = (
+    "helm install kigi dist/kigi-0.1.0.tgz --namespace kigi-system --create-namespace --wait --timeout 10m "
+    "--set s3.enabled=true \\\n"
+    "  --set images.operator.repository=registry.example/kigi --set images.daemon.repository=registry.example/kigi",
+    "pipx install '.[publish]'",
+    "kigi enable-hook",
+    "kigi doctor",
+    "kigi demo --keep --steps 1",
+)
+"""``tests/e2e/test_install_page.py`` runs them."""
+
+
 def test_the_page_has_these_commands_in_this_order() -> None:
-    assert commands(section("README.md", "## Install on a cluster")) == list(INSTALL)
+    assert steps() == list(INSTALL)
+    assert five_commands() == list(FIVE)
+    assert len(FIVE) == 5
+    assert commands(section("README.md", "## Install on a cluster")) == [*PREPARATION, *FIVE, *INSTALL]
+
+
+def test_the_chart_of_the_page_has_the_image_that_is_built(tmp_path: Path) -> None:
+    """And all that the first command asks for."""
+    helm = Helm(tmp_path, Release("0.1.0", own_images("0.1.0")))
+    words = shlex.split(FIVE[0].replace("\\\n", " "))
+    assert words[:4] == ["helm", "install", "kigi", f"dist/{helm.archive.name}"]
+    sets = [word for before, word in itertools.pairwise(words) if before == "--set"]
+    rendered = helm.template(*sets)
+    pods = [each["spec"]["template"]["spec"] for each in rendered if each["kind"] in ("Deployment", "DaemonSet")]
+    assert {container["image"] for pod in pods for container in pod["containers"]} == {IMAGE}
+    (server,) = (each["spec"]["template"]["spec"] for each in rendered if each["kind"] == "StatefulSet")
+    images = [container["image"] for part in ("initContainers", "containers") for container in server[part]]
+    assert images == [IMAGE, "versity/versitygw:v1.8.0"], "a registry of one's own has no versitygw"
+    assert [each["metadata"]["name"] for each in rendered if each["kind"] == "LayerRepository"] == ["main"]
 
 
 def test_the_documented_commands_install_kigi(world: World) -> None:
-    for command in commands(section("README.md", "## Install on a cluster")):
+    for command in steps():
         before, runs = INSTALL[command]
         if before is not None:
             before(world)

@@ -31,6 +31,8 @@ class DemoCluster:
     def __init__(self) -> None:
         self.objects: dict[str, Body] = {}
         self.readings = 2
+        self.waiting: list[Body] = NOT_READY
+        """Conditions of such an object."""
         self.report: Callable[[str, str, str], str] = lambda machine, state, boot: (
             f"KIGI-GUEST machine={machine} state={state} boot={boot}\r\n"
         )
@@ -89,7 +91,7 @@ class DemoCluster:
             if self._left[path] > 0:
                 return {
                     **body,
-                    "status": {"observedGeneration": body["metadata"]["generation"], "conditions": NOT_READY},
+                    "status": {"observedGeneration": body["metadata"]["generation"], "conditions": self.waiting},
                 }
             del self._left[path]
             self._take_effect(path, body)

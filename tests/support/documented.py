@@ -10,10 +10,10 @@ _BLOCK = re.compile(r"^( *)```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 def section(page: str, heading: str) -> str:
-    """The text below a heading, to the next one of the same level."""
+    """The text below a heading, to the next one of its level or of a higher one (from ``##``)."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    level = heading.partition(" ")[0]
-    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^{level} |\Z)", text, re.MULTILINE | re.DOTALL)
+    level = len(heading.partition(" ")[0])
+    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^#{{2,{level}}} |\Z)", text, re.MULTILINE | re.DOTALL)
     assert found is not None, f"{page} has no {heading!r}"
     return found[1]
 

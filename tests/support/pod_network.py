@@ -116,6 +116,7 @@ class PodNetwork:
         except OSError as exc:
             stream.send(b"\x01" + f"error forwarding port {port}: {exc}".encode())
             return
+        target.settimeout(None)
         with target:
             up = threading.Thread(target=_up, args=(stream, target), daemon=True)
             up.start()

@@ -30,14 +30,14 @@ class _Direct:
         return self._session.request(method, **options, allow_redirects=False)
 
 
-class _NoRedirects(AIOHTTPSession):  # type: ignore[misc]
+class _NoRedirects(AIOHTTPSession):
     """aiobotocore 3.10 sends a redirected request, with its body, to any server that the answer names.
 
     botocore itself takes the other region of a redirect, and signs anew for the same endpoint.
     """
 
     async def _get_session(self, proxy_url: str | None) -> _Direct:
-        return _Direct(await super()._get_session(proxy_url))
+        return _Direct(await super()._get_session(proxy_url))  # type: ignore[misc]
 
 
 @asynccontextmanager

@@ -72,7 +72,7 @@ def reachable(chosen: Chosen, access: Access, *, writes: bool = True, keys: bool
     Opens a tunnel only for a LayerRepository whose endpoint is the Service of a plain HTTP server, and never in a pod
     of the cluster. Raises SpecInvalid, Forbidden, or RepositoryUnreachable with what the tunnel reports.
     """
-    service = service_of(chosen.settings.endpoint) if chosen.spec is not None else None
+    service = service_of(chosen.settings.endpoint)
     if service is None or chosen.spec is None or access.is_pod():
         yield chosen.settings
         return

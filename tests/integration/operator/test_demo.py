@@ -185,6 +185,15 @@ async def test_a_kept_run_has_ten_machines_until_it_is_removed(
     assert await left(kube, demo) == []
 
 
+async def test_one_step_ends_with_ten_machines(operator: OperatorRun, kube: KubeClient, demo: Demo) -> None:
+    out, _ = await demo.run("--no-guests", "--keep", "--steps", "1", "-o", "json")
+    report = json.loads(out)
+    assert [step["name"] for step in report["steps"]] == ["deploy infected"]
+    assert len([body async for body in kube.list_all(VMI, report["namespace"])]) == len(MACHINES) == 10
+    await demo.run("--clean")
+    assert await left(kube, demo) == []
+
+
 async def test_a_failed_run_names_the_cause_and_leaves_nothing(
     operator: OperatorRun, actors: Actors, kube: KubeClient, demo: Demo
 ) -> None:

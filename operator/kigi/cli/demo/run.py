@@ -69,14 +69,14 @@ class Result:
         }
 
 
-def all_phases(*, removes: bool) -> list[Phase]:
-    """Phases of a run with their guessed durations."""
+def all_phases(steps: int, *, removes: bool) -> list[Phase]:
+    """Phases of a run of so many steps, with their guessed durations."""
     first = [Phase("make layers", "make", 1, 2.0), Phase("publish", "publish", 44e6, 10.0)]
-    return [*first, *phases(), *([Phase("clean up", "clean", 1, 30.0)] if removes else [])]
+    return [*first, *phases()[:steps], *([Phase("clean up", "clean", 1, 30.0)] if removes else [])]
 
 
-def carry_out(request: Request, result: Result, display: Display, timeout_s: float) -> None:
-    """Publishes, deploys, switches, resets; ``result`` is up to date at any time. Raises KigiError."""
+def carry_out(request: Request, result: Result, display: Display, steps: int, timeout_s: float) -> None:
+    """Publishes, and carries out the first ``steps``; ``result`` is up to date at any time. Raises KigiError."""
     namespace = namespace_name(request.run)
     chosen = choose_repository(request)
     with (
@@ -90,7 +90,7 @@ def carry_out(request: Request, result: Result, display: Display, timeout_s: flo
             result.published_bytes = asyncio.run(_publish(repository, layers, display))
             _apply_trees(kube, namespace, layers, request.repository.name)
         exercise = Exercise(kube, namespace, layers, display, request.reads_guests, timeout_s)
-        for action in ACTIONS:
+        for action in ACTIONS[:steps]:
             result.steps.append(exercise.run(action))
             result.seconds.update(display.seconds)
             print_message(_summary(result.steps[-1]))

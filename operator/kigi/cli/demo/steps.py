@@ -19,6 +19,7 @@ from kigi.cli.demo.report import mb
 from kigi.cli.exit_codes import NotReached
 from kigi.cli.identity import caller_name
 from kigi.cli.wait import is_ready
+from kigi.errors import RepositoryUnknown
 
 if TYPE_CHECKING:
     from kigi.adapters.kubernetes.session import KubeSession
@@ -27,6 +28,8 @@ POLL_S = 1.0
 VARIANT = "demo"
 MESSAGE = 160
 """Characters of a condition's message that the line of progress shows until the first VM runs."""
+NEW_REPOSITORY_S = 180.0
+"""Time in which nodes get to know a new LayerRepository: kubelets renew mounted Secrets each minute or so."""
 GUESS_S = 60.0
 """First guess of the time in which ten VMs start."""
 
@@ -120,7 +123,7 @@ class Exercise:
             body = self.kube.get(resource, self.namespace, name)
             if body is None:
                 raise NotReached(f"{resource.kind} {self.namespace}/{name} was deleted")
-            ready, message = is_ready(body, generation)
+            ready, message = self._is_ready(body, generation, deadline_s - self.timeout_s)
             if ready:
                 return
             started = len(set(read_vmis(self.kube, self.namespace)) - before)
@@ -132,6 +135,15 @@ class Exercise:
                     f"{self.timeout_s:.0f} s: {message}"
                 )
             self.sleep(POLL_S)
+
+    def _is_ready(self, body: Mapping[str, Any], generation: int, began: float) -> tuple[bool, str]:
+        """As ``is_ready``; a node that does not know the repository yet is no reason to give up."""
+        try:
+            return is_ready(body, generation)
+        except NotReached as exc:
+            if not str(exc).startswith(RepositoryUnknown.reason) or self.clock() > began + NEW_REPOSITORY_S:
+                raise
+            return False, str(exc)
 
     def _wait_guests(self, action: Action, before: set[str], began: float) -> float:
         """Waits for the reports of the step's guests; seconds since ``began``. Raises NotReached."""

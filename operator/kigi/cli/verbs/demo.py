@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from kigi.cli.demo.run import Result
 
 
+STEPS = 5
+"""Of a whole run, as ``kigi.cli.demo.steps`` has them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """Arguments and options as click passes them."""
@@ -32,6 +36,7 @@ class Options:
     repository: RepositoryChoice
     keep: bool
     clean: bool
+    steps: int
     guests: bool
     label: tuple[str, ...]
     timeout_s: float
@@ -42,6 +47,13 @@ class Options:
 @click.command("demo")
 @click.option("--keep", is_flag=True, help="Leave everything running; --clean removes it later.")
 @click.option("--clean", is_flag=True, help="Only remove what earlier calls have left.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1, STEPS),
+    default=STEPS,
+    show_default=True,
+    help="Number of steps; 1 only deploys the first state, so that with --keep ten VMs run.",
+)
 @click.option("--guests/--no-guests", default=True, help="Wait until each guest has reported on its serial console.")
 @click.option("--label", multiple=True, metavar="KEY=VALUE", help="Label of the demo's namespace; may be repeated.")
 @click.option(
@@ -98,9 +110,9 @@ def _run_and_remove(options: Options, request: Request, result: Result) -> ExitC
 
     code = ExitCode.DONE
     try:
-        with shown(all_phases(removes=not options.keep)) as display:
+        with shown(all_phases(options.steps, removes=not options.keep)) as display:
             try:
-                carry_out(request, result, display, options.timeout_s)
+                carry_out(request, result, display, options.steps, options.timeout_s)
             except KeyboardInterrupt:
                 result.error, code = "interrupted", ExitCode.INTERRUPTED
                 print_message("interrupted; removing what was made. Ctrl-C again leaves it")

@@ -15,8 +15,10 @@ from kigi.cli.demo.disks import DemoLayer, make_layers
 from kigi.cli.demo.display import Display
 from kigi.cli.demo.exercise import MACHINES
 from kigi.cli.demo.objects import image_objects, namespace_object, system_objects
+from kigi.cli.demo.run import all_phases
 from kigi.cli.demo.steps import ACTIONS, Exercise, phases
 from kigi.cli.exit_codes import NotReached
+from kigi.cli.verbs.demo import STEPS
 from kigi.errors import SpecInvalid
 from tests.support.demo_cluster import DemoCluster
 
@@ -109,6 +111,30 @@ def test_a_deployment_that_does_not_get_ready_is_named_with_its_condition(
         run.run(ACTIONS[0])
 
 
+def stalled(reason: str) -> list[dict[str, str]]:
+    return [{"type": "Ready", "status": "False", "reason": reason}, {"type": "Stalled", "status": "True"}]
+
+
+@pytest.mark.parametrize(
+    ("reason", "readings", "is_reached"),
+    [("RepositoryUnknown", 30, True), ("RepositoryUnknown", 60, False), ("AccessDenied", 2, False)],
+)
+def test_a_node_may_learn_of_a_new_repository_within_minutes(
+    layers: dict[str, DemoLayer], tmp_path: Path, reason: str, readings: int, is_reached: bool
+) -> None:
+    cluster = DemoCluster()
+    cluster.readings, cluster.waiting = readings, stalled(reason)
+    with exercise(cluster, layers, tmp_path, timeout_s=1800.0) as (run, _):
+        clock = run.clock
+        assert isinstance(clock, Clock)
+        run.sleep = lambda seconds: clock.sleep(10 * seconds)
+        if is_reached:
+            assert 60 < (run.run(ACTIONS[0]).seconds["ready"] or 0) < 180
+        else:
+            with pytest.raises(NotReached, match=reason):
+                run.run(ACTIONS[0])
+
+
 def test_a_kubevirt_without_console_logs_is_named(layers: dict[str, DemoLayer], tmp_path: Path) -> None:
     cluster = DemoCluster()
 
@@ -120,6 +146,12 @@ def test_a_kubevirt_without_console_logs_is_named(layers: dict[str, DemoLayer], 
     cluster.on_request = drop_container
     with exercise(cluster, layers, tmp_path) as (run, _), pytest.raises(SpecInvalid, match="--no-guests"):
         run.run(ACTIONS[0])
+
+
+def test_the_option_knows_the_number_of_steps() -> None:
+    assert len(ACTIONS) == STEPS
+    assert [phase.name for phase in all_phases(1, removes=False)] == ["make layers", "publish", ACTIONS[0].name]
+    assert len(all_phases(STEPS, removes=True)) == STEPS + 3
 
 
 @pytest.mark.parametrize("step", range(len(ACTIONS)))
