@@ -69,7 +69,7 @@ integration: $(VENV)/ready packages  ## Run integration tests with a real API se
 
 e2e: $(VENV)/ready packages  ## Run tests with real VMs in the local cluster; an hour; KUBEVIRT=1.9 for another release
 	$(BIN)/python -m localcluster up --kubevirt $(KUBEVIRT)
-	$(BIN)/python -m localcluster build plugin-check multus helm
+	$(BIN)/python -m localcluster build plugin-check multus helm kustomize kube-proxy coredns
 	$(BIN)/pytest -m e2e tests/e2e
 
 soak: $(VENV)/ready packages  ## Observe ten undisturbed VMs for an hour: only heartbeats may change; MINUTES=30, KUBEVIRT=1.9

@@ -21,13 +21,17 @@ def cluster() -> Iterator[Cluster]:
         assert one.down() == []
 
 
+FIRST = "test_install_page.py"
+"""It installs Kigi on a cluster without it, and leaves none; other files use one that stays."""
 LAST = ("test_endurance.py", "test_two_nodes.py", "test_teardown.py", "test_upgrade.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order: tests marked ``first``, which start a long-running VM; other files; then the files of ``LAST``."""
+    """Order: ``FIRST``; tests marked ``first``, which start a long-running VM; other files; then those of ``LAST``."""
 
     def place(item: pytest.Item) -> int:
+        if item.path.name == FIRST:
+            return -2
         if item.get_closest_marker("first"):
             return -1
         return LAST.index(item.path.name) + 1 if item.path.name in LAST else 0

@@ -126,7 +126,7 @@ def s3(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture
 def empty(person: Person) -> Iterator[None]:
     """A cluster with KubeVirt and without Kigi and its gate."""
-    assert left(person) == []
+    assert left(person) == [], "python -m localcluster down removes it"
     gates = {"spec": {"configuration": {"developerConfiguration": {"featureGates": ["ExpandDisks"]}}}}
     person.run(f"kubectl -n kubevirt patch kubevirt kubevirt --type merge -p '{json.dumps(gates)}'")
     yield
