@@ -144,6 +144,9 @@ wait_option = click.option(
     callback=lambda ctx, param, value: number_of_seconds(value),
     help="Seconds to wait until it is Ready; default: do not wait.",
 )
+kigi_namespace_option = click.option(
+    "--kigi-namespace", envvar="KIGI_NAMESPACE", help="Namespace of the operator; default: found by its account."
+)
 apply_option = click.option("--apply/--print", help="Apply the VMImageNodes, or print them as YAML.")
 layers_dir_option = click.option(
     "--layers-dir", type=PATH, help="Folder in which layers are kept; default: the user's cache."

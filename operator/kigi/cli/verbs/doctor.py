@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.cluster import kigi_namespace as find_namespace
 from kigi.cli.exit_codes import ExitCode
-from kigi.cli.options import cluster_options, output_option
+from kigi.cli.options import cluster_options, kigi_namespace_option, output_option
 from kigi.cli.output import Format, print_data, table
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "error": "red", "not checked": "d
 
 
 @click.command("doctor")
-@click.option("--kigi-namespace", default=KIGI_NAMESPACE, show_default=True, help="Namespace of the operator.")
+@kigi_namespace_option
 @click.option(
     "--buckets/--no-buckets",
     default=True,
@@ -31,7 +32,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "error": "red", "not checked": "d
 )
 @output_option
 @cluster_options()
-def command(access: Access, kigi_namespace: str, buckets: bool, form: Format) -> None:
+def command(access: Access, kigi_namespace: str | None, buckets: bool, form: Format) -> None:
     """Check the cluster and the installation, with remedies.
 
     Works before Kigi is installed, and after. What you may not read is 'not checked'. Exit code 3 if there is an error.
@@ -41,9 +42,10 @@ def command(access: Access, kigi_namespace: str, buckets: bool, form: Format) ->
     from kigi.doctor.findings import has_errors
 
     with open_cluster(access, busy_s=BUSY_S) as kube:
-        facts = gather_facts(kube, access, kigi_namespace, os.environ, asks_buckets=buckets)
+        namespace = kigi_namespace or find_namespace(kube)
+        facts = gather_facts(kube, access, namespace, os.environ, asks_buckets=buckets)
     findings = examine(facts)
-    data = {"version": facts.version, "namespace": kigi_namespace, "findings": [asdict(each) for each in findings]}
+    data = {"version": facts.version, "namespace": namespace, "findings": [asdict(each) for each in findings]}
     print_data(data, lambda: _render(findings), form)
     if has_errors(findings):
         sys.exit(ExitCode.NOT_READY)

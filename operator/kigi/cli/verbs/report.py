@@ -8,18 +8,19 @@ from pathlib import Path
 
 import click
 
-from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
-from kigi.cli.options import PATH, cluster_options, result_option
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.cluster import kigi_namespace as find_namespace
+from kigi.cli.options import PATH, cluster_options, kigi_namespace_option, result_option
 from kigi.cli.output import Format, plain, print_data, print_message, spinner
 from kigi.errors import SpecInvalid
 
 
 @click.command("report")
 @click.option("--to", "file", type=PATH, help="Archive to write; default: kigi-report-TIME.tar.gz in this folder.")
-@click.option("--kigi-namespace", default=KIGI_NAMESPACE, show_default=True, help="Namespace of the operator.")
+@kigi_namespace_option
 @result_option
 @cluster_options()
-def command(access: Access, file: Path | None, kigi_namespace: str, form: Format) -> None:
+def command(access: Access, file: Path | None, kigi_namespace: str | None, form: Format) -> None:
     """Write a support archive without secrets.
 
     It has Kigi's objects, events, ends of logs, versions and the findings of 'kigi doctor'. Secrets, credentials,
@@ -34,8 +35,9 @@ def command(access: Access, file: Path | None, kigi_namespace: str, form: Format
     if file.exists():
         raise SpecInvalid(f"{file} exists already; name another file, or delete it")
     with open_cluster(access, busy_s=BUSY_S) as kube, spinner("reading the installation") as progress:
-        facts = gather_facts(kube, access, kigi_namespace, os.environ)
-        archive = Archive(Redactor(known_secrets(kube, kigi_namespace, access.endpoint(), os.environ)))
+        namespace = kigi_namespace or find_namespace(kube)
+        facts = gather_facts(kube, access, namespace, os.environ)
+        archive = Archive(Redactor(known_secrets(kube, namespace, access.endpoint(), os.environ)))
         fill_archive(archive, kube, facts, progress)
     _write(file, archive.packed(folder))
     size = file.stat().st_size

@@ -12,7 +12,7 @@ import click
 from kigi.adapters.kubernetes.resources import REPOSITORY, SECRET
 from kigi.cli.cluster import Access, kigi_namespace, open_cluster
 from kigi.cli.exit_codes import ExitCode
-from kigi.cli.options import cluster_options, repository_options, rows_option
+from kigi.cli.options import cluster_options, kigi_namespace_option, repository_options, rows_option
 from kigi.cli.output import Format, Rows, print_data, print_message, table
 from kigi.cli.reach import reachable
 from kigi.cli.repositories import RepositoryChoice
@@ -38,9 +38,7 @@ def command() -> None:
 
 @command.command("check")
 @click.argument("name", required=False)
-@click.option(
-    "--kigi-namespace", envvar="KIGI_NAMESPACE", help="Namespace of the operator; default: found by its account."
-)
+@kigi_namespace_option
 @repository_options(name=False)
 @rows_option
 @cluster_options(namespace=False)

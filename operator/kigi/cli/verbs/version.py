@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
-from kigi.cli.options import cluster_options, output_option
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.cluster import kigi_namespace as find_namespace
+from kigi.cli.options import cluster_options, kigi_namespace_option, output_option
 from kigi.cli.output import Format, print_data, print_message, table
 from kigi.domain.names import ANNOTATION_VERSION, OPERATOR_LEASE
 from kigi.domain.versions import version_skew
@@ -26,10 +27,10 @@ TIMEOUT_S = 5.0
 
 @click.command("version")
 @click.option("--client", is_flag=True, help="Print only the version of this program; ask no cluster.")
-@click.option("--kigi-namespace", default=KIGI_NAMESPACE, show_default=True, help="Namespace of the operator.")
+@kigi_namespace_option
 @output_option
 @cluster_options(namespace=False)
-def command(access: Access, client: bool, kigi_namespace: str, form: Format) -> None:
+def command(access: Access, client: bool, kigi_namespace: str | None, form: Format) -> None:
     """Print the versions of kigi, operator and daemons.
 
     Operator and daemons are left out, with a note, if the cluster cannot be read. A daemon whose version is too far
@@ -50,13 +51,13 @@ def command(access: Access, client: bool, kigi_namespace: str, form: Format) -> 
     print_data(data, lambda: _render(data), form)
 
 
-def _read(access: Access, namespace: str) -> dict[str, Any]:
+def _read(access: Access, namespace: str | None) -> dict[str, Any]:
     """``operator`` and ``nodes`` as the NodeCaches and the operator's Lease report them; raises KigiError."""
     from kigi.adapters.kubernetes.resources import NODE_CACHE
 
     with open_cluster(access, timeout_s=TIMEOUT_S) as kube:
         caches = sorted(kube.list_all(NODE_CACHE), key=lambda body: str(body["metadata"]["name"]))
-        return versions_of(caches, _leading(kube, namespace))
+        return versions_of(caches, _leading(kube, namespace or find_namespace(kube)))
 
 
 def _leading(kube: KubeSession, namespace: str) -> str | None:
