@@ -22,7 +22,7 @@ from kigi.adapters.kubernetes.resources import (
     VMI,
     Resource,
 )
-from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.cluster import Access, kigi_namespace, open_cluster
 from kigi.cli.demo.exercise import image_branches
 from kigi.cli.demo.objects import ARCHITECTURE, namespace_name, namespace_object
 from kigi.cli.reach import reachable
@@ -144,9 +144,10 @@ def _missing_nodes(kube: KubeSession) -> Iterator[str]:
     caches = _caches(kube)
     nodes: dict[str, Mapping[str, Any]] = {body["metadata"]["name"]: body for body in kube.list_all(NODE)}
     if not caches & set(nodes):
+        place = kigi_namespace(kube)
         yield (
-            "a node with Kigi's daemon: no NodeCache has a status; kubectl get pods -n kigi-system -o wide shows the "
-            "daemons, kubectl logs -n kigi-system daemonset/kigi-node-cache why one does not start"
+            f"a node with Kigi's daemon: no NodeCache has a status; kubectl get pods -n {place} -o wide shows the "
+            f"daemons, kubectl logs -n {place} daemonset/kigi-node-cache why one does not start"
         )
         return
     architectures = {
