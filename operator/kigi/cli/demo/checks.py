@@ -208,3 +208,4 @@ async def _answers(repository: Repository) -> None:
 
     async with open_repository(repository) as store:
         await store.size_of(digest_of_hex(hashlib.sha256(b"kigi demo").hexdigest()))
+        await store.uploads()  # an answer to HEAD has no body, and so does not tell whether the bucket exists
