@@ -21,6 +21,7 @@ from localcluster.controlplane import ControlPlane
 from localcluster.processes import free_port, is_listening
 from tests.support.cluster import ensure_namespace, eventually
 from tests.support.helm import Helm, HelmFailed, Object, by_label, without_policy
+from tests.support.install_page import five_commands
 from tools.chart.__main__ import own_images, project_version
 from tools.chart.build import Release, default_values
 from tools.chart.settings import PROGRAMS, offered
@@ -283,8 +284,9 @@ def test_the_notes_name_the_next_step(helm: Helm) -> None:
     install = ("install", "kigi", str(helm.archive), "--dry-run=client", "--namespace", "kigi-system")
     assert "create a LayerRepository" in helm(*install)
     notes = helm(*install, "--set", S3)
-    assert "go-template='{{.data.accessKeyId | base64decode}}'" in notes
-    assert "port-forward service/kigi-s3 9000" in notes
+    first = [line.strip() for line in notes.splitlines() if line.startswith("  kigi ")]
+    assert first == five_commands()[2:]
+    assert "LayerRepository main is the S3 server kigi-s3" in notes
 
 
 def test_readers_of_the_first_s3_server_only_read(helm: Helm, tmp_path: Path) -> None:
