@@ -371,12 +371,15 @@ def test_objects_that_wait_for_a_deleted_operator_are_freed_by_the_documented_co
     assert "no object waits" in world.run("kigi release --yes").stderr
 
 
-def test_the_overlay_of_the_page_builds(tmp_path: Path) -> None:
-    """With the components that it names, and with the setting of any kubelet directory."""
+@pytest.mark.parametrize("images", [1, 3])
+def test_the_overlay_of_the_page_builds(tmp_path: Path, images: int) -> None:
+    """With the components that it names, the setting of any kubelet directory, and one image or three."""
     text = (ROOT / "docs/install.md").read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in text.split("```yaml\n")[1:]]
-    kustomization, root, patch = (yaml.safe_load(block) for block in blocks)
+    kustomization, three, root, patch = (yaml.safe_load(block) for block in blocks)
     kustomization |= patch
+    if images == 3:
+        kustomization |= {"images": three["images"], "components": kustomization["components"] + three["components"]}
     for name in ("manifests", "crds"):
         shutil.copytree(ROOT / name, tmp_path / name)
     folder = tmp_path / "kigi"
@@ -390,7 +393,8 @@ def test_the_overlay_of_the_page_builds(tmp_path: Path) -> None:
     daemon = objects["DaemonSet", "kigi-node-cache"]
     assert daemon["metadata"]["namespace"] == "vm-range"
     pod = daemon["spec"]["template"]["spec"]
-    assert {c["image"] for c in pod["containers"]} == {IMAGE}
+    image = {1: IMAGE, 3: IMAGE.replace("/kigi:", "/kigi-daemon:")}[images]
+    assert {c["image"] for c in pod["containers"]} == {image}
     assert pod["imagePullSecrets"] == [{"name": "kigi-registry"}]
     assert {"name": "KIGI_KUBELET_ROOT", "value": "/srv/kubelet"} in pod["containers"][0]["env"]
     (subject,) = objects["ClusterRoleBinding", "kigi-disk-mount"]["subjects"]
