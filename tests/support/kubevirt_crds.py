@@ -58,7 +58,6 @@ def install_kubevirt_crds(api: ControlPlane) -> None:
         )
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": crds})
     api.kubectl("apply", "--server-side", "-f", "-", input_text=text)
-    names = [f"crd/{crd['metadata']['name']}" for crd in crds]  # type: ignore[index]
     wait_until_served(api.kubectl)
 
 

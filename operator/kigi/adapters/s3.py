@@ -17,7 +17,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from kigi.adapters.s3_client import open_client
-from kigi.adapters.s3_errors import FAULTS, answer_of, has_status
+from kigi.adapters.s3_errors import FAULTS, answer_of, first_error, has_status
 from kigi.adapters.s3_etag import etag_of
 from kigi.adapters.s3_listing import BucketListing
 from kigi.api.repositories import Repository
@@ -121,7 +121,7 @@ class LayerBucket(BucketListing):
                     return await self._put_whole(path, digest, progress)
                 return await self._put_parts(path, digest, size_bytes, progress)
             except (*FAULTS, ExceptionGroup) as exc:
-                fault = _first(exc)
+                fault = first_error(exc)
                 if not isinstance(fault, FAULTS):
                     raise fault from exc
                 attempt += 1
@@ -363,13 +363,6 @@ def _part_bytes(size_bytes: int, most_bytes: int) -> int:
 def _md5(data: bytes) -> str:
     """Header Content-MD5. A bucket whose objects have a retention refuses a request without it."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-
-
-def _first(exc: BaseException) -> BaseException:
-    """The first error of a group of tasks."""
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc
 
 
 def _may_be_a_rival(exc: BaseException) -> bool:

@@ -80,3 +80,10 @@ def _of_answer(answer: S3Answer, where: str, repository: Repository, size_bytes:
         return AccessDenied(f"{where}: {answer.name}; the credentials lack a right on layers/")
     status = f" ({answer.status})" if answer.code else ""
     return RepositoryUnreachable(f"{where} answers {answer.name}{status}; call again, it goes on from here")
+
+
+def first_error(exc: BaseException) -> BaseException:
+    """The first error of a group of tasks."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc

@@ -21,8 +21,8 @@ OWN_CREDENTIALS = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_SHARED_CREDENTIALS_FILE",
 )
-"""Variables by which the caller names credentials. A default profile and the metadata of a machine are those for
-another server: nobody has named them for this one."""
+"""Variables by which the caller names credentials. A default profile and the metadata of a machine are meant
+for another server."""
 OTHER_WAY = "or set KIGI_S3_ENDPOINT and KIGI_S3_BUCKET to a server that this machine reaches"
 _NAME = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"({_NAME})\.({_NAME})\.svc(?:\.cluster\.local)?\.?")
@@ -70,7 +70,7 @@ def selector_of(service: ServicePort, body: Mapping[str, Any] | None) -> str:
     """Label selector of the Service's pods.
 
     Raises RepositoryUnreachable if there is no such Service, and SpecInvalid if its traffic goes to no pods of its
-    namespace: to another name (ExternalName), or to addresses that somebody writes.
+    namespace: to another name (ExternalName), or to addresses in EndpointSlices that a user writes.
     """
     if body is None:
         raise RepositoryUnreachable(f"{service} does not exist; correct spec.s3.endpoint of the LayerRepository")

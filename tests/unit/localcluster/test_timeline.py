@@ -1,17 +1,11 @@
 import pytest
 
 from localcluster.timeline import Timeline
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.called_clock import CalledClock
 
 
 def test_the_table_has_phases_in_the_order_of_their_begins():
-    clock, said = Clock(), list[str]()
+    clock, said = CalledClock(100.0), list[str]()
     timeline = Timeline(said.append, clock)
     with timeline.phase("programs"):
         with timeline.phase("root file systems"):
@@ -33,7 +27,7 @@ def test_the_table_has_phases_in_the_order_of_their_begins():
 
 
 def test_a_phase_that_fails_is_recorded():
-    clock = Clock()
+    clock = CalledClock(100.0)
     timeline = Timeline(lambda line: None, clock)
 
     def fail() -> None:

@@ -10,12 +10,16 @@ import socket
 import ssl
 import tempfile
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from kigi.adapters.kubernetes.endpoint import Endpoint
 from kigi.adapters.kubernetes.proxies import SOCKS, proxy_of, shown
 from kigi.adapters.tls import lenient
 from kigi.errors import SpecInvalid
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
 
 
 def identity_headers(endpoint: Endpoint) -> list[tuple[str, str]]:
@@ -87,6 +91,26 @@ def open_stream(endpoint: Endpoint, timeout_s: float) -> socket.socket:
     """As ``open_socket``, through the proxy of the kubeconfig or environment."""
     context = ssl_context(endpoint) if endpoint.server.startswith("https://") else None
     return open_socket(endpoint, proxy_of(endpoint.server, endpoint.proxy, os.environ), context, timeout_s)
+
+
+def open_websocket(endpoint: Endpoint, path: str, protocol: str, timeout_s: float, **options: Any) -> ClientConnection:
+    """A WebSocket of a subresource. ``timeout_s``: to connect; ``options``: of ``websockets.sync.client.connect``.
+
+    Raises OSError and the library's exceptions.
+    """
+    from websockets.sync.client import connect
+    from websockets.typing import Subprotocol
+
+    # TLS and proxy are those of the given socket, so that the library must add none.
+    stream: ClientConnection = connect(
+        f"ws://{endpoint.server.partition('://')[2]}{path}",
+        sock=open_stream(endpoint, timeout_s),
+        proxy=None,
+        subprotocols=[Subprotocol(protocol)],
+        additional_headers=identity_headers(endpoint),
+        **options,
+    )
+    return stream
 
 
 def address_of(endpoint: Endpoint) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from kigi.adapters.kubernetes.endpoint import Endpoint
-from kigi.adapters.kubernetes.http_connection import identity_headers, open_stream
+from kigi.adapters.kubernetes.http_connection import open_websocket
 from kigi.errors import Forbidden, KigiError, NotFound, SpecInvalid, Unauthorized, Unreachable
 
 if TYPE_CHECKING:
@@ -46,24 +46,20 @@ def open_port(endpoint: Endpoint, namespace: str, pod: str, port: int) -> Iterat
     Raises Forbidden, NotFound, Unauthorized, SpecInvalid or Unreachable.
     """
     from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
-    from websockets.sync.client import connect
-    from websockets.typing import Subprotocol
 
     place, server = f"pod {namespace}/{pod}", endpoint.server
     path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/portforward?ports={port}"
     try:
-        # TLS and proxy are those of the given socket. The server answers no ping while a slow pod takes data.
-        stream = connect(
-            f"ws://{server.partition('://')[2]}{path}",
-            sock=open_stream(endpoint, OPEN_S),
-            proxy=None,
-            subprotocols=[Subprotocol(PROTOCOL)],
-            additional_headers=identity_headers(endpoint),
+        stream = open_websocket(
+            endpoint,
+            path,
+            PROTOCOL,
+            OPEN_S,
             compression=None,
             max_size=MAX_MESSAGE_BYTES,
             open_timeout=OPEN_S,
             close_timeout=CLOSE_S,
-            ping_interval=None,
+            ping_interval=None,  # the server answers no ping while a slow pod takes data
         )
     except InvalidStatus as exc:
         raise refusal(exc.response.status_code, bytes(exc.response.body or b""), place, server) from exc

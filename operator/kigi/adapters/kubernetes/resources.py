@@ -85,9 +85,6 @@ CLUSTER_ROLE_BINDING = Resource(
 OPERATOR = Resource("apps/v1", "Deployment", "deployments", selector="app.kubernetes.io/name=kigi-operator")
 POD = Resource("v1", "Pod", "pods", selector="kubevirt.io=virt-launcher")
 """Pods of VMs."""
-ACCESS_REVIEW = Resource(
-    "authorization.k8s.io/v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", namespaced=False
-)
 EVENT = Resource("events.k8s.io/v1", "Event", "events")
 TOKEN_REVIEW = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews", namespaced=False)
 SELF_REVIEW = Resource("authentication.k8s.io/v1", "SelfSubjectReview", "selfsubjectreviews", namespaced=False)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kigi.adapters.kubernetes.installation import SELF_ACCESS_REVIEW
 from kigi.adapters.kubernetes.resources import (
-    ACCESS_REVIEW,
     DEPLOYMENT,
     IMAGE,
     KUBEVIRT,
@@ -23,7 +23,7 @@ from kigi.adapters.kubernetes.resources import (
     Resource,
 )
 from kigi.cli.cluster import Access, kigi_namespace, open_cluster
-from kigi.cli.demo.exercise import image_branches
+from kigi.cli.demo.exercise import longest_chain
 from kigi.cli.demo.objects import ARCHITECTURE, namespace_name, namespace_object
 from kigi.cli.reach import reachable
 from kigi.cli.repositories import Chosen, RepositoryChoice
@@ -118,13 +118,8 @@ def _rights(request: Request) -> Iterator[tuple[str, Resource, str]]:
 
 def _may(kube: KubeSession, verb: str, resource: Resource, subresource: str) -> bool:
     attributes = {"verb": verb, "group": resource.group, "resource": resource.plural, "subresource": subresource}
-    body = {
-        "apiVersion": ACCESS_REVIEW.api_version,
-        "kind": ACCESS_REVIEW.kind,
-        "metadata": {},
-        "spec": {"resourceAttributes": attributes},
-    }
-    return bool(kube.create(ACCESS_REVIEW, body)["status"]["allowed"])
+    answer = kube.create(SELF_ACCESS_REVIEW, {"metadata": {}, "spec": {"resourceAttributes": attributes}})
+    return bool(answer["status"]["allowed"])
 
 
 def _kubevirt(kube: KubeSession) -> tuple[str, str]:
@@ -163,7 +158,7 @@ def _missing_in_repository(request: Request) -> Iterator[str]:
     try:
         chosen = choose_repository(request)
         repository = chosen.settings
-        depth = max(_depth(branch.name) for branch in image_branches())
+        depth = longest_chain()
         if repository.max_depth < depth:
             yield f"a repository that takes chains of {depth} layers: its maxDepth is {repository.max_depth}"
             return
@@ -171,12 +166,6 @@ def _missing_in_repository(request: Request) -> Iterator[str]:
             asyncio.run(_answers(reached))
     except KigiError as exc:
         yield f"a repository that you may write: {exc.reason}: {exc}"
-
-
-def _depth(image: str) -> int:
-    parents = {branch.name: branch.parent for branch in image_branches()}
-    parent = parents[image]
-    return 1 if parent is None else 1 + _depth(parent)
 
 
 def choose_repository(request: Request) -> Chosen:

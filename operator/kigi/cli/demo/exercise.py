@@ -96,6 +96,14 @@ def image_branches() -> tuple[Branch, ...]:
     return tuple(branches)
 
 
+def longest_chain() -> int:
+    """Layers of the longest chain of the image tree."""
+    depths: dict[str | None, int] = {None: 0}
+    for branch in image_branches():
+        depths[branch.name] = 1 + depths[branch.parent]
+    return max(depths.values())
+
+
 def system_states() -> tuple[State, ...]:
     """The states of the system, parents first; the root names all ten machines."""
     return tuple(

@@ -66,12 +66,11 @@ def read_reports(kube: KubeSession, namespace: str, wanted: Mapping[str, Machine
     Raises SpecInvalid if KubeVirt keeps no logs of consoles.
     """
     reports = {}
-    pods = list(kube.list_all(POD, namespace))
-    for uid, pod in pods_of(pods).items():
+    pods = {body["metadata"]["name"]: body for body in kube.list_all(POD, namespace)}
+    for uid, pod in pods_of(pods.values()).items():
         if uid not in wanted:
             continue
-        containers = {each["name"] for body in pods if body["metadata"]["name"] == pod for each in _containers(body)}
-        if CONTAINER not in containers:
+        if CONTAINER not in {each["name"] for each in _containers(pods[pod])}:
             raise SpecInvalid(
                 f"Pod {namespace}/{pod} has no container {CONTAINER}: KubeVirt does not log serial consoles here; "
                 "enable them (spec.configuration.virtualMachineOptions), or call kigi demo with --no-guests"

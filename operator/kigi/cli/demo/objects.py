@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kigi.cli.demo.disks import DemoLayer
-from kigi.cli.demo.exercise import STATE_PARENT, State, system_states
+from kigi.cli.demo.exercise import State, system_states
 from kigi.domain import kinds, names
 from kigi.publishing.image_node import image_object
 from kigi.publishing.publish import Published
@@ -73,7 +73,7 @@ def _system_object(state: State) -> dict[str, Any]:
             entry["hardware"] = {"cpu": {"cores": 1}, "memory": {"guest": MEMORY}}
         machines.append(entry)
     spec: dict[str, Any] = {"description": state.description, "machines": machines}
-    if STATE_PARENT[state.name] is not None:
+    if state.parent is not None:
         spec["parentRef"] = {"name": state.parent}
     return _object(kinds.SYSTEM, state.name, spec)
 

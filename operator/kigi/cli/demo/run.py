@@ -105,6 +105,7 @@ def _summary(step: Step) -> str:
 async def _publish(repository: Any, layers: Mapping[str, DemoLayer], display: Display) -> int:
     """Stores all layers, parents first in order of their start; the stored bytes."""
     from kigi.adapters.s3 import open_repository
+    from kigi.adapters.s3_errors import first_error
 
     total = sum(made.layer.size_bytes for made in layers.values())
     sent = 0
@@ -125,14 +126,8 @@ async def _publish(repository: Any, layers: Mapping[str, DemoLayer], display: Di
                 for made in layers.values():
                     group.create_task(store_one(store, made))
         except ExceptionGroup as exc:
-            raise _first_of(exc) from exc
+            raise first_error(exc) from exc
     return sent
-
-
-def _first_of(exc: BaseException) -> BaseException:
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc
 
 
 def _apply_trees(kube: KubeSession, namespace: str, layers: Mapping[str, DemoLayer], repository: str | None) -> None:

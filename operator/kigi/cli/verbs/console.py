@@ -49,26 +49,15 @@ def command(access: Access, deployment: str, machine: str, instance: str) -> Non
 def _open(access: Access, name: str) -> None:
     """Runs until Ctrl-], the end of the input, or the end of the VM."""
     from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
-    from websockets.sync.client import connect
-    from websockets.typing import Subprotocol
 
-    from kigi.adapters.kubernetes.http_connection import identity_headers, open_stream
+    from kigi.adapters.kubernetes.http_connection import open_websocket
 
     namespace, endpoint = access.default_namespace(), access.endpoint()
     machine, server = f"VM {namespace}/{name}", endpoint.server
     place = f"{quote(namespace, safe='')}/virtualmachineinstances/{quote(name, safe='', errors='replace')}"
     path = f"/apis/subresources.kubevirt.io/v1/namespaces/{place}/console"
-    # TLS and proxy are those of the given socket, so that the library must add none.
-    plain = f"ws://{server.partition('://')[2]}{path}"
     try:
-        with connect(
-            plain,
-            sock=open_stream(endpoint, OPEN_S),
-            proxy=None,
-            subprotocols=[Subprotocol(PROTOCOL)],
-            additional_headers=identity_headers(endpoint),
-            max_size=None,
-        ) as stream:
+        with open_websocket(endpoint, path, PROTOCOL, OPEN_S, max_size=None) as stream:
             print(f"connected to {namespace}/{name}; leave with Ctrl-]", file=sys.stderr)
             with _raw_terminal():
                 _forward(stream)

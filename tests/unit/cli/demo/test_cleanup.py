@@ -11,6 +11,7 @@ from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.demo.cleanup import Wait, find_runs, remove_run
 from kigi.cli.demo.objects import LABEL
 from tests.support.answering import AnsweringServer
+from tests.support.called_clock import CalledClock
 
 
 class Objects:
@@ -46,16 +47,6 @@ ALL = (NAMESPACE, f"{KIGI}/vmimagenodes/base", f"{KIGI}/vmimagenodes/mail", f"{K
        f"{KIGI}/systemdeployments/exercise")  # fmt: skip
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @contextmanager
 def server(objects: Objects, folder: Path) -> Iterator[Access]:
     with AnsweringServer(objects) as answering:
@@ -63,7 +54,7 @@ def server(objects: Objects, folder: Path) -> Iterator[Access]:
 
 
 def remove(objects: Objects, folder: Path, stored: list[str] | None = None) -> tuple[list[str], list[str]]:
-    clock, shown = Clock(), list[str]()
+    clock, shown = CalledClock(), list[str]()
 
     def remove_stored(body: dict[str, Any]) -> list[str]:
         assert body["metadata"]["name"] == "kigi-demo-abc"

@@ -2,22 +2,16 @@ import pytest
 
 from kigi.cli.demo.display import QUIET_S, Display
 from kigi.cli.demo.estimate import Phase
+from tests.support.called_clock import CalledClock
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def display(clock: Clock, said: list[str], drawn: list[str], *, is_terminal: bool = False) -> Display:
+def display(clock: CalledClock, said: list[str], drawn: list[str], *, is_terminal: bool = False) -> Display:
     phases = [Phase("publish", "publish", 100, 20.0), Phase("deploy", "start", 10, 40.0)]
     return Display(phases, drawn.append, say=said.append, is_terminal=is_terminal, clock=clock)
 
 
 def test_a_line_has_phase_progress_and_times():
-    clock, said, drawn = Clock(), [], []
+    clock, said, drawn = CalledClock(), [], []
     shown = display(clock, said, drawn)
     with shown.phase("publish"):
         clock.now = 10.0
@@ -29,7 +23,7 @@ def test_a_line_has_phase_progress_and_times():
 
 
 def test_a_pipe_gets_a_line_at_each_begin_and_now_and_then():
-    clock, said, drawn = Clock(), [], []
+    clock, said, drawn = CalledClock(), [], []
     shown = display(clock, said, drawn)
     with shown.phase("publish"):
         for second in range(40):
@@ -40,7 +34,7 @@ def test_a_pipe_gets_a_line_at_each_begin_and_now_and_then():
 
 
 def test_a_terminal_gets_no_lines_that_stay():
-    clock, said, drawn = Clock(), [], []
+    clock, said, drawn = CalledClock(), [], []
     shown = display(clock, said, drawn, is_terminal=True)
     with shown.phase("publish"):
         clock.now = 100.0
@@ -49,7 +43,7 @@ def test_a_terminal_gets_no_lines_that_stay():
 
 
 def test_a_phase_that_fails_is_not_finished():
-    clock, said, drawn = Clock(), [], []
+    clock, said, drawn = CalledClock(), [], []
     shown = display(clock, said, drawn)
     with pytest.raises(RuntimeError), shown.phase("publish"):
         raise RuntimeError
@@ -57,6 +51,6 @@ def test_a_phase_that_fails_is_not_finished():
 
 
 def test_phases_come_in_their_order():
-    shown = display(Clock(), [], [])
+    shown = display(CalledClock(), [], [])
     with pytest.raises(ValueError, match="publish"), shown.phase("deploy"):
         pass

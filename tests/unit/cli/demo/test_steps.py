@@ -20,19 +20,10 @@ from kigi.cli.demo.steps import ACTIONS, Exercise, phases
 from kigi.cli.exit_codes import NotReached
 from kigi.cli.verbs.demo import STEPS
 from kigi.errors import SpecInvalid
+from tests.support.called_clock import CalledClock
 from tests.support.demo_cluster import DemoCluster
 
 NAME = "kigi-demo-run1"
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +35,7 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DemoLayer]:
 def exercise(
     cluster: DemoCluster, layers: dict[str, DemoLayer], folder: Path, *, guests: bool = True, timeout_s: float = 60.0
 ) -> Iterator[tuple[Exercise, list[str]]]:
-    clock, drawn = Clock(), list[str]()
+    clock, drawn = CalledClock(), list[str]()
     with cluster.serving(folder) as access, open_cluster(access) as kube:
         kube.create(NAMESPACE, namespace_object("run1", {}))
         for body in image_objects(layers, None):
@@ -126,7 +117,7 @@ def test_a_node_may_learn_of_a_new_repository_within_minutes(
     cluster.readings, cluster.waiting = readings, stalled(reason)
     with exercise(cluster, layers, tmp_path, timeout_s=1800.0) as (run, _):
         clock = run.clock
-        assert isinstance(clock, Clock)
+        assert isinstance(clock, CalledClock)
         run.sleep = lambda seconds: clock.sleep(10 * seconds)
         if is_reached:
             assert 60 < (run.run(ACTIONS[0]).seconds["ready"] or 0) < 180
