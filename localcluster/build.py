@@ -20,6 +20,9 @@ _CONTAINERD_STAMP = "-X github.com/containerd/containerd/v2/version.Version=v2.4
 _NO_DEBUG = "-gcflags=all=-dwarf=false"
 """The compiler makes no debug information, which the linker would drop (-w): a tenth less processor time, measured with
 etcd. The programs are the same, so the flag is not part of their folder's name."""
+_COLLECT = {"GOGC": "400"}
+"""The compiler collects its garbage at five times the live memory instead of two: a fifth less processor time, measured
+with etcd, and at most some 100 MB more for each package that is compiled."""
 _GO = Path(__file__).parent / "go"
 _KUBERNETES = "v1.36.3"
 _STAMPS = {"gitVersion": _KUBERNETES, "gitMajor": "1", "gitMinor": "36", "gitTreeState": "clean"}
@@ -48,16 +51,27 @@ def _programs(prefix: str, *names: str, suffix: str = "") -> tuple[tuple[str, st
     return tuple((name.rpartition("/")[2] + suffix, f"{prefix}/{name}") for name in names)
 
 
-def _kubevirt(folder: str, version: str, suffix: str, *extra: str) -> tuple[Module, Module]:
-    """Two modules of one release: commands without cgo (including ``extra``), and commands with cgo."""
-    services = ("sidecars", "virt-api", "virt-chroot", "virt-controller", "virt-freezer", "virt-operator")
-    plain = (*services, "virt-probe", "virt-tail", "virtctl", *extra)
+def _kubevirt(folder: str, version: str, suffix: str, *extra: str) -> tuple[Module, ...]:
+    """The modules of one release: services (including ``extra``), what is linked with libvirt, and what must be static.
+
+    The first two are compiled with the same settings, so that the second build only adds what the first one lacks. With
+    these tags, the services link no C library all the same.
+    """
+    services = ("sidecars", "virt-api", "virt-controller", "virt-freezer", "virt-operator", "virt-probe", "virt-tail")
     linked = ("virt-handler", "virt-launcher", "virt-launcher-monitor")
-    headers = ("libvirt-dev", "pkg-config", "gcc", "libc6-dev")
+    compiler, tags = ("gcc", "libc6-dev"), "netgo,osusergo"
     commands, ldflags = "kubevirt.io/kubevirt/cmd", f"-s -w -X kubevirt.io/client-go/version.gitVersion={version}"
     return (
-        Module(folder, _programs(commands, *plain, suffix=suffix), ldflags),
-        Module(folder, _programs(commands, *linked, suffix=suffix), ldflags, cgo=True, packages=headers),
+        Module(folder, _programs(commands, *services, "virtctl", *extra, suffix=suffix), ldflags, tags, True, compiler),
+        Module(
+            folder,
+            _programs(commands, *linked, suffix=suffix),
+            ldflags,
+            tags,
+            True,
+            (*compiler, "libvirt-dev", "pkg-config"),
+        ),
+        Module(folder, _programs(commands, "virt-chroot", suffix=suffix), ldflags),
     )
 
 
@@ -191,7 +205,7 @@ def _go_build(module: Module, scratch: Path, log: Path) -> None:
     if module.tags:
         command += ["-tags", module.tags]
     command += [package for _, package in module.programs]
-    environment = {**os.environ, "CGO_ENABLED": "1" if module.cgo else "0"}
+    environment = {**_COLLECT, **os.environ, "CGO_ENABLED": "1" if module.cgo else "0"}
     with log.open("wb") as out:
         done = run(command, timeout_s=BUILD_S, cwd=_GO / module.folder, env=environment, output=out, check=False)
     if done.returncode != 0:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from localcluster import kubevirt, node
 from localcluster.bounded import BUILD_S, TimedOut
@@ -43,14 +46,48 @@ class InBackground:
             raise self._error
 
 
+class ProgramBuilds:
+    """Builds missing programs in threads, two at a time: linking, and the end of each compilation, use one core."""
+
+    def __init__(self, names: Iterable[str], build: Callable[[str], Path] = binary) -> None:
+        self._build = build
+        self._built: dict[str, Future[Path]] = {name: Future() for name in names}
+        self._next: SimpleQueue[str] = SimpleQueue()
+        for name in self._built:
+            self._next.put(name)
+        for _ in range(2):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def wait(self, names: Iterable[str]) -> None:
+        """Returns when these programs are built; raises the error of the first that could not be, or TimedOut."""
+        for name in names:
+            try:
+                self._built[name].result(BUILD_S)
+            except TimeoutError as exc:
+                raise TimedOut(f"{name} was not built within {BUILD_S:.0f} s") from exc
+
+    def _work(self) -> None:
+        while True:
+            try:
+                name = self._next.get_nowait()
+            except Empty:
+                return
+            try:
+                self._built[name].set_result(self._build(name))
+            except Exception as error:  # raised again in wait()
+                self._built[name].set_exception(error)
+
+
 def first_programs() -> list[str]:
-    """One program of each module that the cluster needs without KubeVirt."""
-    return ["etcd", "kube-apiserver", "versitygw", "containerd", "bridge", "runc"]
+    """One program of each module that the cluster needs without KubeVirt; the largest module first."""
+    return ["kube-apiserver", "etcd", "versitygw", "containerd", "bridge", "runc"]
 
 
 def kubevirt_programs(release: Release | None) -> list[str]:
     """One program of each of KubeVirt's modules that the cluster needs, in the order of their start."""
-    return [] if release is None else [f"virt-api{release.suffix}", f"virt-handler{release.suffix}"]
+    return (
+        [] if release is None else [f"{name}{release.suffix}" for name in ("virt-api", "virt-handler", "virt-chroot")]
+    )
 
 
 def download_modules(release: Release | None) -> None:
@@ -71,8 +108,8 @@ def build_roots(release: Release | None, progress: Timeline, *, kigi: bool = Tru
 
 def build_programs(release: Release | None) -> None:
     """Build every program of the cluster that is not in the cache: about 15 minutes on two cores the first time."""
-    for name in (*first_programs(), *kubevirt_programs(release)):
-        binary(name)
+    names = (*first_programs(), *kubevirt_programs(release))
+    ProgramBuilds(names).wait(names)
 
 
 def build_images(release: Release | None) -> Iterator[Image]:

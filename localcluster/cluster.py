@@ -21,6 +21,7 @@ from localcluster.build import binary
 from localcluster.builds import (
     PACKAGES,
     InBackground,
+    ProgramBuilds,
     build_first_images,
     build_roots,
     download_modules,
@@ -93,18 +94,20 @@ class Cluster:
             # Debian's packages and Go's modules are downloaded while Go compiles.
             InBackground(lambda: download_modules(chosen))
             roots = InBackground(lambda: build_roots(chosen, progress, kigi="kigi" not in without))
+            first, later = first_programs(), kubevirt_programs(chosen)
+            builds = ProgramBuilds((*first, *later))
             with progress.phase("build programs"):
-                for name in (*first_programs(), *kubevirt_programs(chosen)[:1]):
-                    binary(name)
-            progress("programs are built")
+                builds.wait(first)
+            progress("the control plane's programs are built")
             members = self._start_parts(nodes, progress)
             with progress.phase("build and import first images"):
+                builds.wait(later[:1])
                 self._load_all(members, list(build_first_images(chosen)))
             with progress.phase("wait for nodes"):
                 self._wait_for_nodes([one.name for one in members])
             progress(f"{len(members)} node(s) ready, images imported")
             if chosen is not None:
-                self._start_kubevirt(chosen, members, progress)
+                self._start_kubevirt(chosen, members, builds, progress)
             with progress.phase("wait for Kigi's image"):
                 roots.result()
                 if "kigi" not in without:
@@ -115,13 +118,14 @@ class Cluster:
                 progress(f"KubeVirt {chosen.version} is deployed")
             (self.directory / "up").write_text(json.dumps({"without": list(without), "nodes": nodes}))
 
-    def _start_kubevirt(self, chosen: Release, members: Sequence[Node], progress: Timeline) -> None:
+    def _start_kubevirt(
+        self, chosen: Release, members: Sequence[Node], builds: ProgramBuilds, progress: Timeline
+    ) -> None:
         """Applies KubeVirt; while its API starts, the programs and images of its node components are built."""
         with progress.phase("start KubeVirt's operator"):
             self._apply_kubevirt(chosen)
         with progress.phase("build and import KubeVirt's node images"):
-            for name in kubevirt_programs(chosen):
-                binary(name)
+            builds.wait(kubevirt_programs(chosen))
             self._load_all(members, kubevirt.build_node_images(cache_dir(), chosen))
 
     def _load_all(self, members: Sequence[Node], images: Sequence[Image]) -> None:

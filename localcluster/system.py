@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from localcluster.bounded import DOWNLOAD_S, QUICK_S, run
@@ -11,6 +12,10 @@ from localcluster.bounded import DOWNLOAD_S, QUICK_S, run
 
 class PackagesMissing(RuntimeError):
     """Debian packages are missing and could not be installed; the message lists them."""
+
+
+_INSTALLING = threading.Lock()
+"""`apt-get update` does not wait for another one."""
 
 
 def missing_packages(packages: Sequence[str]) -> list[str]:
@@ -24,7 +29,12 @@ def missing_packages(packages: Sequence[str]) -> list[str]:
 
 
 def ensure_apt_packages(packages: Sequence[str]) -> None:
-    """Install missing packages. Raises PackagesMissing if this process is not root or apt-get fails."""
+    """Install missing packages. Raises PackagesMissing if this process is not root or apt-get fails. Thread-safe."""
+    with _INSTALLING:
+        _install(packages)
+
+
+def _install(packages: Sequence[str]) -> None:
     missing = missing_packages(packages)
     if not missing:
         return
