@@ -18,7 +18,7 @@ from kigi.cli.main import app
 from kigi.cli.verbs.migrate import read_definitions
 from kigi.domain.comparison import includes
 from kigi.domain.names import DEPLOYMENT_FINALIZER, has_deployment_finalizer
-from kigi.errors import SpecInvalid, Unreachable
+from kigi.errors import SpecInvalid, Unreachable, Waiting
 from kigi.migration import freeze
 from kigi.migration.back_run import go_back
 from kigi.migration.backup import Backup, read_backup
@@ -81,7 +81,9 @@ def wait_until_stored(api: RawApi, version: str) -> None:
 
 
 def clean(plane: ControlPlane) -> None:
-    """Deletes all definitions; objects with finalizers would keep them for ever."""
+    """Deletes all definitions, whatever a test has left; objects with finalizers would keep them for ever."""
+    with open_cluster(Access(kubeconfig=str(plane.kubeconfig)), manager=MANAGER) as kube:
+        freeze.thaw(kube, some_object(Cluster(kube, {})))
     found = json.loads(plane.kubectl("get", "crd", "-o", "json"))["items"]
     for crd in found:
         plural = f"{crd['spec']['names']['plural']}.{crd['spec']['group']}"
@@ -299,7 +301,7 @@ def test_a_call_after_the_end_changes_nothing(plane: ControlPlane, old: RawApi, 
     run(plane, tmp_path / "backup.json")
     path = "/apis/kigi.dev/v1alpha2/namespaces/class-a/systemdeployments/office"
     order = {"spec": {"systemRef": {"name": "after-lunch"}}}
-    eventually(lambda: old.patch(path, order).code == 200, 60, "the policy of the migration has ended")
+    assert old.patch(path, order).code == 200
     run(plane, tmp_path / "backup.json")
     assert old.get(path).object()["spec"]["systemRef"] == {"name": "after-lunch"}
 
@@ -319,14 +321,36 @@ def test_nobody_else_writes_while_objects_are_converted(plane: ControlPlane, old
     path = "/apis/kigi.dev/v1alpha1/namespaces/class-a/systemdeployments/office"
     with open_cluster(Access(kubeconfig=str(plane.kubeconfig)), manager=MANAGER) as kube:
         cluster = Cluster(kube, {})
-        freeze.freeze(kube, tuple(BY_KIND.values()), some_object(cluster))
+        probe = some_object(cluster)
+        freeze.freeze(kube, tuple(BY_KIND.values()), probe)
         refused = [old.patch(path, {"spec": {"replicas": 2}}), old.delete(path)]
         assert {reply.code for reply in refused} == {422}
         assert all("kigi migrate converts this object" in reply.message for reply in refused)
         live = old.get(path).object()
         kube.replace(Resource("kigi.dev/v1alpha1", "SystemDeployment", "systemdeployments"), live)
-        freeze.thaw(kube)
-    eventually(lambda: old.patch(path, {"spec": {"replicas": 3}}).code == 200)
+        freeze.thaw(kube, probe)
+    assert old.patch(path, {"spec": {"replicas": 3}}).code == 200
+
+
+class Keeping(KubeSession):
+    """A session whose deletions have no effect yet."""
+
+    def delete(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+def test_an_api_server_that_goes_on_to_refuse_is_reported(plane: ControlPlane, old: RawApi) -> None:
+    path = "/apis/kigi.dev/v1alpha1/namespaces/class-a/systemdeployments/office"
+    times = iter((0.0, 1.0, freeze.FROZEN_S + 1))
+    with Keeping(Access(kubeconfig=str(plane.kubeconfig)).endpoint(), manager=MANAGER) as kube:
+        probe = some_object(Cluster(kube, {}))
+        freeze.freeze(kube, tuple(BY_KIND.values()), probe)
+        with pytest.raises(Waiting, match="still applies"):
+            freeze.thaw(kube, probe, sleep=lambda _: None, clock=lambda: next(times))
+    assert old.patch(path, {"spec": {"replicas": 2}}).code == 422
+    with open_cluster(Access(kubeconfig=str(plane.kubeconfig)), manager=MANAGER) as kube:
+        freeze.thaw(kube, probe)
+    assert old.patch(path, {"spec": {"replicas": 2}}).code == 200
 
 
 def test_a_refused_object_leaves_the_cluster_as_it_was(plane: ControlPlane, old: RawApi, tmp_path: Path) -> None:

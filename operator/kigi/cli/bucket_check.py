@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import tempfile
 import time
 from collections.abc import Mapping
@@ -12,6 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kigi.adapters.kubernetes.resources import CONFIG_MAP, SECRET
+from kigi.cli.reach import reachable
+from kigi.cli.repositories import Chosen
+from kigi.cli.secret_keys import Keys, keys_of_secret
+from kigi.cli.services import names_credentials
 from kigi.doctor.facts import Body, RepositoryAnswer
 from kigi.errors import Forbidden, KigiError, SpecInvalid
 from kigi.extras import PUBLISH, missing_extra
@@ -19,21 +21,24 @@ from kigi.extras import PUBLISH, missing_extra
 if TYPE_CHECKING:
     from kigi.adapters.kubernetes.session import KubeSession
     from kigi.api.repositories import Repository
+    from kigi.cli.cluster import Access
     from kigi.domain.repository_points import Point
 
 SECRET_MISSING = "SecretMissing"
 PROBE_S = 5.0
 """Time in which a server must answer for its clock to be known."""
-Keys = Mapping[str, str]
 
 
-def check_bucket(kube: KubeSession, namespace: str, body: Body, environment: Mapping[str, str]) -> RepositoryAnswer:
+def check_bucket(
+    kube: KubeSession, access: Access, namespace: str, body: Body, environment: Mapping[str, str]
+) -> RepositoryAnswer:
     """The bucket's answers to reader and writer. ``body``: a LayerRepository. ``namespace``: Kigi's.
 
-    Stores the empty object ``layers/kigi-write-probe``, as the operator does, if there is a writer.
+    A server that is a Service of the cluster is reached through the API server, with the caller's rights. Stores the
+    empty object ``layers/kigi-write-probe``, as the operator does, if there is a writer.
     """
     try:
-        repository, bundle = _read_repository(kube, namespace, body)
+        chosen, bundle = _read_repository(kube, namespace, body)
         keys = {user: _read_keys(kube, namespace, body, user) for user in ("reader", "writer")}
     except Forbidden as exc:
         return RepositoryAnswer(unread=f"{exc}; kigi repository check asks with credentials of the environment")
@@ -46,6 +51,18 @@ def check_bucket(kube: KubeSession, namespace: str, body: Body, environment: Map
             unread="spec.credentials names no reader: operator and daemons use the credentials of their pods, and the "
             "condition Ready of the LayerRepository has the operator's result; kigi repository check asks with yours"
         )
+    try:
+        with reachable(chosen, access, keys=False) as settings:
+            return _answer(settings, keys, bundle, environment)
+    except (Forbidden, SpecInvalid) as exc:  # of the way to a Service
+        return RepositoryAnswer(unread=str(exc))
+    except KigiError as exc:
+        return RepositoryAnswer(reason=exc.reason, message=str(exc))
+
+
+def _answer(
+    repository: Repository, keys: Mapping[str, Keys], bundle: str | None, environment: Mapping[str, str]
+) -> RepositoryAnswer:
     users = {user: repository.model_copy(update=dict(found)) for user, found in keys.items() if found}
     with tempfile.TemporaryDirectory(prefix="kigi-") as folder:
         if bundle is not None:
@@ -74,7 +91,7 @@ async def _ask(
     from kigi.domain.repository_points import points_of
 
     await S3Probe().read(reader, bundle)
-    has_own = bool(environment.get("AWS_ACCESS_KEY_ID")) and writer is not None
+    has_own = names_credentials(environment) and writer is not None
     nobody = dict.fromkeys(("access_key_id", "secret_access_key", "session_token"))
     caller = reader.model_copy(update=nobody) if has_own else None
     points = points_of(await ask_all(caller or writer or reader, reader, writer, environment))
@@ -83,7 +100,7 @@ async def _ask(
     return [point for point in points if point.name.startswith("reader")]
 
 
-def _read_repository(kube: KubeSession, namespace: str, body: Body) -> tuple[Repository, str | None]:
+def _read_repository(kube: KubeSession, namespace: str, body: Body) -> tuple[Chosen, str | None]:
     """Server and bucket, and the authorities of its endpoint as PEM. Raises SpecInvalid and Forbidden."""
     from kigi.api.layer_repository import LayerRepositorySpec
     from kigi.api.repositories import repository_of_spec
@@ -92,33 +109,29 @@ def _read_repository(kube: KubeSession, namespace: str, body: Body) -> tuple[Rep
         spec = LayerRepositorySpec.model_validate(body["spec"])
     except ValueError as exc:
         raise SpecInvalid(f"LayerRepository {body['metadata']['name']} cannot be read: {exc}") from exc
+    chosen = Chosen(repository_of_spec(spec), spec)
     if spec.s3.ca_bundle_ref is None:
-        return repository_of_spec(spec), None
+        return chosen, None
     name = spec.s3.ca_bundle_ref.name
     bundle = ((kube.get(CONFIG_MAP, namespace, name) or {}).get("data") or {}).get("ca.crt")
     if not bundle:
         raise SpecInvalid(f"spec.s3.caBundleRef: ConfigMap {namespace}/{name} with the key ca.crt does not exist")
-    return repository_of_spec(spec), str(bundle)
+    return chosen, str(bundle)
 
 
 def _read_keys(kube: KubeSession, namespace: str, body: Body, user: str) -> Keys:
     """Credentials of the Secret; none if the repository names none. Raises Forbidden, or ValueError without them."""
-    name = ((body["spec"].get("credentials") or {}).get(f"{user}SecretRef") or {}).get("name")
+    field = f"{user}SecretRef"
+    name = ((body["spec"].get("credentials") or {}).get(field) or {}).get("name")
     if not name:
         return {}
-    data = (kube.get(SECRET, namespace, name) or {}).get("data") or {}
-    try:
-        access, secret = (
-            base64.b64decode(data.get(key) or "", validate=True).decode().strip()
-            for key in ("accessKeyId", "secretAccessKey")
+    keys = keys_of_secret(kube.get(SECRET, namespace, name))
+    if not keys:
+        raise ValueError(
+            f"spec.credentials.{field}: Secret {namespace}/{name} does not exist, or lacks accessKeyId or "
+            "secretAccessKey"
         )
-    except (binascii.Error, UnicodeDecodeError):
-        access = secret = ""
-    if not (access and secret):
-        field = f"spec.credentials.{user}SecretRef"
-        raise ValueError(f"{field}: Secret {namespace}/{name} does not exist, or lacks accessKeyId or secretAccessKey")
-    token = base64.b64decode(data.get("sessionToken") or "").decode(errors="replace").strip()
-    return {"access_key_id": access, "secret_access_key": secret, **({"session_token": token} if token else {})}
+    return keys
 
 
 async def _ahead(repository: Repository, bundle: str | None) -> float | None:

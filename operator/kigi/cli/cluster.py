@@ -166,12 +166,12 @@ def read_heartbeats(kube: KubeSession, mirror: Mirror, now: datetime) -> None:
             mirror.heartbeats.assume(cache.meta.name)
 
 
-def kigi_namespace(kube: KubeSession) -> str:
-    """Kigi's namespace: of KIGI_NAMESPACE, of the operator's account, or that of the manifests if neither is known.
+def kigi_namespace(kube: KubeSession, named: str | None = None) -> str:
+    """Kigi's namespace: ``named``, else of KIGI_NAMESPACE, of the operator's account, or that of the manifests.
 
     Only an administrator of the cluster writes the binding that names the account.
     """
-    if named := os.environ.get("KIGI_NAMESPACE"):
+    if named := named or os.environ.get("KIGI_NAMESPACE"):
         return named
     try:
         binding = kube.get(CLUSTER_ROLE_BINDING, None, OPERATOR_BINDING) or {}

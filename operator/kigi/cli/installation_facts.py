@@ -99,7 +99,7 @@ def gather_facts(
         facts,
         accounts={name: _account(kube, name, namespace) for name in ACCOUNT_RIGHTS} if installed else {},
         caller=caller,
-        repositories=_buckets(kube, namespace, listings[REPOSITORY].items, environment) if asks_buckets else {},
+        repositories=_buckets(kube, access, namespace, listings[REPOSITORY].items, environment) if asks_buckets else {},
     )
 
 
@@ -210,6 +210,6 @@ def _asked(rights: Iterable[Right], ask: Callable[[Right], bool], refused: str) 
 
 
 def _buckets(
-    kube: KubeSession, namespace: str, bodies: Iterable[Body], environment: Mapping[str, str]
+    kube: KubeSession, access: Access, namespace: str, bodies: Iterable[Body], environment: Mapping[str, str]
 ) -> dict[str, RepositoryAnswer]:
-    return {body["metadata"]["name"]: check_bucket(kube, namespace, body, environment) for body in bodies}
+    return {body["metadata"]["name"]: check_bucket(kube, access, namespace, body, environment) for body in bodies}

@@ -145,7 +145,7 @@ wait_option = click.option(
     help="Seconds to wait until it is Ready; default: do not wait.",
 )
 kigi_namespace_option = click.option(
-    "--kigi-namespace", envvar="KIGI_NAMESPACE", help="Namespace of the operator; default: found by its account."
+    "--kigi-namespace", help="Namespace of the operator; default: KIGI_NAMESPACE, or found by its account."
 )
 apply_option = click.option("--apply/--print", help="Apply the VMImageNodes, or print them as YAML.")
 layers_dir_option = click.option(

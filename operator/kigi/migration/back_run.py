@@ -32,6 +32,7 @@ from kigi.migration.run import (
     Place,
     definition,
     lock,
+    some_object,
     unlock,
     wait_served,
     without_managed_fields,
@@ -222,5 +223,5 @@ def _delete_policies(cluster: Cluster) -> None:
 
 
 def _let_go(cluster: Cluster, place: Place) -> None:
-    freeze.thaw(cluster.kube)
+    freeze.thaw(cluster.kube, some_object(cluster), sleep=cluster.sleep, clock=cluster.clock)
     unlock(cluster, place.namespace, place.lease)

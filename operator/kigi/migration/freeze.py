@@ -29,7 +29,7 @@ BINDING = Resource(
     namespaced=False,
 )
 FROZEN_S = 60.0
-"""Time within which an API server applies a new policy."""
+"""Time within which an API server applies a new policy, or the end of one."""
 OTHERS_S = 2.0
 """Time for other API servers, after the first one applies it."""
 _PROBER = "kigi-migrate-probe"
@@ -52,27 +52,41 @@ def freeze(
         with contextlib.suppress(Conflict):  # of a migration that was interrupted
             kube.create(resource, manifest)
     end = clock() + FROZEN_S
-    while probe is not None and not _is_refused(kube, *probe):
+    while probe is not None and _is_refused(kube, *probe) is False:
         if clock() > end:
             raise Waiting(f"the API server does not apply ValidatingAdmissionPolicy {NAME}; see its status")
         sleep(0.2)
     sleep(OTHERS_S)
 
 
-def thaw(kube: KubeSession) -> None:
-    """Everyone may write again."""
+def thaw(
+    kube: KubeSession,
+    probe: tuple[Resource, Body] | None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Returns when everyone may write again; ``probe`` as for ``freeze``.
+
+    An API server goes on to refuse for seconds after the policy is deleted. Raises Waiting if it does for FROZEN_S.
+    """
     for resource in (BINDING, POLICY):
         body = kube.get(resource, None, NAME)
         if body is not None:
             kube.delete(resource, None, NAME, uid=body["metadata"]["uid"])
+    end = clock() + FROZEN_S
+    while probe is not None and _is_refused(kube, *probe):
+        if clock() > end:
+            raise Waiting(f"the API server still applies the deleted ValidatingAdmissionPolicy {NAME}; call again")
+        sleep(0.2)
 
 
-def _is_refused(kube: KubeSession, resource: Resource, body: Body) -> bool:
-    """Whether another manager may not store the object. One that has changed or gone tells nothing."""
+def _is_refused(kube: KubeSession, resource: Resource, body: Body) -> bool | None:
+    """Whether the policy keeps another manager from storing the object; None: the object is gone, which tells nothing."""
     meta = body["metadata"]
     live = kube.get(resource, meta.get("namespace"), meta["name"])
     if live is None:
-        return True
+        return None
     try:
         kube.replace(resource, live, dry_run=True, manager=_PROBER)
     except (Conflict, NotFound):

@@ -71,7 +71,7 @@ class Cluster:
 def export(cluster: Cluster, namespace: str, config_map: str) -> Backup:
     """Every object of v1alpha1, as it is stored. Raises SpecInvalid if the cluster has no v1alpha1 any more."""
     definitions = [body for resource in CONVERTED if (body := definition(cluster, resource)) is not None]
-    served = {version["name"] for body in definitions for version in body["spec"]["versions"] if version["served"]}
+    served = {version for body in definitions for version in _served_versions(body)}
     if OLD not in served:
         raise SpecInvalid(
             f"no {GROUP}/{OLD} is served in this cluster, so there is nothing to export; to resume a migration, give "
@@ -98,12 +98,18 @@ def is_complete(cluster: Cluster) -> bool:
 
 
 def some_object(cluster: Cluster) -> tuple[Resource, Body] | None:
-    """Any object that is to be converted, with its kind in v1alpha1; None: there is none."""
+    """Any object of a converted kind, with the kind in a version that is served; None: there is none."""
     for resource in CONVERTED:
-        old = Resource(f"{GROUP}/{OLD}", resource.kind, resource.plural)
-        for body in cluster.kube.list_all(old):
-            return old, body
+        for version in _served_versions(definition(cluster, resource)):
+            kind = Resource(f"{GROUP}/{version}", resource.kind, resource.plural)
+            for body in cluster.kube.list_all(kind):
+                return kind, body
     return None
+
+
+def _served_versions(definition: Body | None) -> list[str]:
+    versions = definition["spec"]["versions"] if definition is not None else ()
+    return [version["name"] for version in versions if version["served"]]
 
 
 def serve_new(cluster: Cluster, backup: Backup) -> None:

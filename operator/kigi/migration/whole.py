@@ -96,5 +96,5 @@ def _save(cluster: Cluster, path: Path, place: Place) -> Backup:
 
 
 def _let_go(cluster: Cluster, place: Place) -> None:
-    freeze.thaw(cluster.kube)
+    freeze.thaw(cluster.kube, some_object(cluster), sleep=cluster.sleep, clock=cluster.clock)
     unlock(cluster, place.namespace, place.lease)

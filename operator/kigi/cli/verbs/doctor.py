@@ -42,7 +42,7 @@ def command(access: Access, kigi_namespace: str | None, buckets: bool, form: For
     from kigi.doctor.findings import has_errors
 
     with open_cluster(access, busy_s=BUSY_S) as kube:
-        namespace = kigi_namespace or find_namespace(kube)
+        namespace = find_namespace(kube, kigi_namespace)
         facts = gather_facts(kube, access, namespace, os.environ, asks_buckets=buckets)
     findings = examine(facts)
     data = {"version": facts.version, "namespace": namespace, "findings": [asdict(each) for each in findings]}

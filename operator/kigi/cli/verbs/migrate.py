@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kigi.cli.cluster import KIGI_NAMESPACE, Access, open_cluster
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.cluster import kigi_namespace as find_namespace
 from kigi.cli.exit_codes import OptionInvalid
-from kigi.cli.options import PATH, cluster_options, output_option
+from kigi.cli.options import PATH, cluster_options, kigi_namespace_option, output_option
 from kigi.cli.output import Format, plain, print_data, print_message, print_result
 from kigi.errors import SpecInvalid
 
@@ -40,7 +41,7 @@ _SHOWN = ("finalizers", "annotations")
     metavar="REPOSITORY=READER[,WRITER]",
     help="Secrets of a repository other than 'default'; may be repeated.",
 )
-@click.option("--kigi-namespace", default=KIGI_NAMESPACE, show_default=True, help="Namespace of the operator.")
+@kigi_namespace_option
 @click.option("--config-map", default="kigi-repositories", show_default=True, help="ConfigMap of the repositories.")
 @output_option
 @cluster_options(namespace=False)
@@ -51,7 +52,7 @@ def command(
     dry_run: bool,
     back: bool,
     secrets: tuple[str, ...],
-    kigi_namespace: str,
+    kigi_namespace: str | None,
     config_map: str,
     form: Format,
 ) -> None:
@@ -66,10 +67,10 @@ def command(
     from kigi.migration.whole import look, migrate
     from kigi.runtime.leader import LEASE_NAME
 
-    place = Place(kigi_namespace, LEASE_NAME, config_map)
     notes: list[str] = []
     converted = _converter(secrets, notes)
     with open_cluster(access, manager=MANAGER, busy_s=BUSY_S) as kube:
+        place = Place(find_namespace(kube, kigi_namespace), LEASE_NAME, config_map)
         cluster = Cluster(kube, read_definitions(crds), report=print_message)
         if dry_run:
             shown = look_back(cluster, backup) if back else look(cluster, backup, place, converted)

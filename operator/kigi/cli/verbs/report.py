@@ -35,7 +35,7 @@ def command(access: Access, file: Path | None, kigi_namespace: str | None, form:
     if file.exists():
         raise SpecInvalid(f"{file} exists already; name another file, or delete it")
     with open_cluster(access, busy_s=BUSY_S) as kube, spinner("reading the installation") as progress:
-        namespace = kigi_namespace or find_namespace(kube)
+        namespace = find_namespace(kube, kigi_namespace)
         facts = gather_facts(kube, access, namespace, os.environ)
         archive = Archive(Redactor(known_secrets(kube, namespace, access.endpoint(), os.environ)))
         fill_archive(archive, kube, facts, progress)

@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kigi.adapters.kubernetes.resources import REPOSITORY, SECRET
-from kigi.cli.cluster import Access, kigi_namespace, open_cluster
+from kigi.cli.cluster import Access, open_cluster
+from kigi.cli.cluster import kigi_namespace as find_namespace
 from kigi.cli.exit_codes import ExitCode
 from kigi.cli.options import cluster_options, kigi_namespace_option, repository_options, rows_option
 from kigi.cli.output import Format, Rows, print_data, print_message, table
 from kigi.cli.reach import reachable
 from kigi.cli.repositories import RepositoryChoice
 from kigi.cli.secret_keys import Keys, keys_of_secret
+from kigi.cli.services import names_credentials
 from kigi.errors import Forbidden
 
 if TYPE_CHECKING:
     from kigi.adapters.kubernetes.session import KubeSession
     from kigi.api.repositories import Repository
     from kigi.domain.repository_points import Point
-
-_OWN = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
-"""Variables that give the caller credentials; those of a machine's metadata are not looked for here."""
-
 
 COLUMNS = ("name", "verdict", "found", "remedy")
 
@@ -65,8 +63,7 @@ def check(
     with reachable(chosen, access, keys=False) as reached:
         keys = {user: _keys_of_environment(user) or secrets.get(user, {}) for user in ("reader", "writer")}
         users = {user: _with(reached, found) for user, found in keys.items()}
-        has_own = any(os.environ.get(name) for name in _OWN)
-        caller = reached if has_own else users["writer"] or reached
+        caller = reached if names_credentials(os.environ) else users["writer"] or reached
         answers = asyncio.run(ask_all(caller, users["reader"], users["writer"], os.environ))
     points = points_of(answers)
     where = {"endpoint": chosen.settings.endpoint, "bucket": chosen.settings.bucket}
@@ -99,7 +96,7 @@ def _keys_of_secrets(access: Access, name: str, namespace: str | None) -> dict[s
     """Credentials by user, of the Secrets that the caller may read."""
     found: dict[str, Keys] = {}
     with open_cluster(access) as kube:
-        namespace = namespace or kigi_namespace(kube)
+        namespace = find_namespace(kube, namespace)
         credentials = (kube.get(REPOSITORY, None, name) or {}).get("spec", {}).get("credentials", {})
         for user in ("reader", "writer"):
             secret = (credentials.get(f"{user}SecretRef") or {}).get("name")

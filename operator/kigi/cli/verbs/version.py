@@ -57,7 +57,7 @@ def _read(access: Access, namespace: str | None) -> dict[str, Any]:
 
     with open_cluster(access, timeout_s=TIMEOUT_S) as kube:
         caches = sorted(kube.list_all(NODE_CACHE), key=lambda body: str(body["metadata"]["name"]))
-        return versions_of(caches, _leading(kube, namespace or find_namespace(kube)))
+        return versions_of(caches, _leading(kube, find_namespace(kube, namespace)))
 
 
 def _leading(kube: KubeSession, namespace: str) -> str | None:
