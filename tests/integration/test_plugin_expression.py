@@ -1,4 +1,5 @@
-"""The Plugin for KubeVirt 1.9, by 1.9's own evaluator: our disks become qcow2, and nothing else changes."""
+"""The Plugin for KubeVirt 1.9, by 1.9's own evaluator: our disks become qcow2, QEMU gets a monitor, and nothing else
+changes."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
+from kigi.hook.monitor import VALUE
 from kigi.planning.plugin import build_plugin
 from localcluster.build import binary
 
@@ -20,25 +22,31 @@ NOTHING: dict[str, Any] = {"spec": {"domainHooks": [{"cel": {"expression": "Doma
 """A Plugin that changes nothing: what is different beside it is ours."""
 
 
+QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 LABELS = {"kigi.dev/deployment": "class"}
 
 
 def check(
-    plugin: dict[str, Any], domain: str, labels: dict[str, str] | None = LABELS
+    plugin: dict[str, Any], domain: str, labels: dict[str, str] | None = LABELS, arguments: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    text = json.dumps({"plugin": plugin, "domain": domain, "labels": labels})
+    text = json.dumps({"plugin": plugin, "domain": domain, "labels": labels, "arguments": arguments})
     return subprocess.run([binary("plugin-check")], input=text, capture_output=True, text=True, check=False)
 
 
-def apply(plugin: dict[str, Any], domain: str) -> Element:
-    done = check(plugin, domain)
+def apply(plugin: dict[str, Any], domain: str, arguments: tuple[str, ...] = ()) -> Element:
+    done = check(plugin, domain, arguments=arguments)
     assert done.returncode == 0, done.stderr
     return ElementTree.fromstring(done.stdout)
 
 
 def plain(element: Element) -> object:
-    """What the element says, comparable."""
-    return element.tag, element.attrib, (element.text or "").strip(), [plain(child) for child in element]
+    """What the element says, comparable; without QEMU's arguments, which have tests of their own."""
+    inside = [plain(child) for child in element if child.tag != f"{QEMU}commandline"]
+    return element.tag, element.attrib, (element.text or "").strip(), inside
+
+
+def arguments_of(root: Element) -> list[str | None]:
+    return [argument.get("value") for argument in root.findall(f"{QEMU}commandline/{QEMU}arg")]
 
 
 def disk(file: str = OURS, driver: str = "", inside: str = "", attributes: str = "", bus: str = "virtio") -> str:
@@ -122,6 +130,27 @@ def test_a_vm_that_is_not_ours_is_left_alone_whatever_its_volumes_are_called(lab
     done = check(build_plugin(), domain(disk()), labels)
     assert done.returncode == 0, done.stderr
     assert plain(ElementTree.fromstring(done.stdout)) == plain(apply(NOTHING, domain(disk())))
+
+
+def test_qemu_gets_a_monitor() -> None:
+    assert arguments_of(apply(NOTHING, domain(disk()))) == []
+    assert arguments_of(apply(build_plugin(), domain(disk()))) == ["-qmp", VALUE]
+
+
+def test_arguments_and_variables_that_the_domain_has_are_kept() -> None:
+    own = ("-fw_cfg", "name=opt/com.coreos/config,file=/var/run/x.ign")
+    changed = apply(build_plugin(), domain(disk()), own)
+    assert arguments_of(changed) == [*own, "-qmp", VALUE]
+    assert len(changed.findall(f"{QEMU}commandline")) == 1
+    assert [found.attrib for found in changed.findall(f"{QEMU}commandline/{QEMU}env")] == [
+        {"name": "OWN", "value": "1"}
+    ]
+    assert plain(changed) == as_qcow2(apply(NOTHING, domain(disk()), own))
+
+
+def test_a_vm_that_is_not_ours_gets_no_monitor() -> None:
+    done = check(build_plugin(), domain(disk()), {})
+    assert arguments_of(ElementTree.fromstring(done.stdout)) == []
 
 
 def test_an_expression_that_is_none_is_refused() -> None:

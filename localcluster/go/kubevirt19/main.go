@@ -1,6 +1,7 @@
 // Command plugin-check does to a libvirt domain what KubeVirt 1.9 would: it takes a Plugin, a domain and the labels of
-// its VirtualMachineInstance as JSON ({"plugin": ..., "domain": "<domain .../>", "labels": {...}}) on its input, compiles
-// the Plugin's expressions as the admission webhook does, applies them as virt-launcher does, and prints the domain.
+// its VirtualMachineInstance as JSON ({"plugin": ..., "domain": "<domain .../>", "labels": {...}, "arguments": [...]}) on
+// its input, compiles the Plugin's expressions as the admission webhook does, applies them as virt-launcher does, and
+// prints the domain. "arguments" are those of QEMU's command line: KubeVirt's types cannot read them from XML.
 package main
 
 import (
@@ -19,9 +20,10 @@ import (
 
 func check() error {
 	var input struct {
-		Plugin pluginv1alpha1.Plugin `json:"plugin"`
-		Domain string                `json:"domain"`
-		Labels map[string]string     `json:"labels"`
+		Plugin    pluginv1alpha1.Plugin `json:"plugin"`
+		Domain    string                `json:"domain"`
+		Labels    map[string]string     `json:"labels"`
+		Arguments []string              `json:"arguments"`
 	}
 	if err := json.NewDecoder(os.Stdin).Decode(&input); err != nil {
 		return fmt.Errorf("input: %w", err)
@@ -39,6 +41,13 @@ func check() error {
 	spec := &api.DomainSpec{}
 	if err := xml.Unmarshal([]byte(input.Domain), spec); err != nil {
 		return fmt.Errorf("domain: %w", err)
+	}
+	if len(input.Arguments) > 0 {
+		spec.XmlNS = "http://libvirt.org/schemas/domain/qemu/1.0"
+		spec.QEMUCmd = &api.Commandline{QEMUEnv: []api.Env{{Name: "OWN", Value: "1"}}}
+		for _, argument := range input.Arguments {
+			spec.QEMUCmd.QEMUArg = append(spec.QEMUCmd.QEMUArg, api.Arg{Value: argument})
+		}
 	}
 	vmi := &v1.VirtualMachineInstance{}
 	vmi.Labels = input.Labels

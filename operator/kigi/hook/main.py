@@ -20,6 +20,7 @@ import grpc
 from kigi.hook import messages
 from kigi.hook.domain import DomainRefused, open_as_qcow2
 from kigi.hook.launcher import PERIOD_S, TABLE, LauncherWatch, read_sockets
+from kigi.hook.monitor import add_monitor
 
 SOCKET_DIR = "/var/run/kubevirt-hooks"
 SOCKET_NAME = "kigi-disk-hook.sock"
@@ -40,7 +41,7 @@ def define_domain(request: bytes, context: grpc.ServicerContext) -> bytes:
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"kigi-disk-hook: {exc}")
         raise
     _log(f"disks opened as qcow2: {disks}")
-    return messages.define_domain_result(document)
+    return messages.define_domain_result(add_monitor(document))
 
 
 def build_server(address: str, on_shutdown: Callable[[], None]) -> grpc.Server:

@@ -1,9 +1,10 @@
 """The Plugin by which KubeVirt 1.9 attaches layered disks: one cluster-scoped object instead of a sidecar per pod.
 
 It applies to VMs with Kigi's label. Its CEL expression sets the driver type qcow2 on each disk whose file belongs to
-one of Kigi's volumes, and leaves the rest of the domain unchanged. CEL cannot change a field: the expression builds the
-disk again, and a field that it does not name is lost. So it names every field that KubeVirt can set on such a disk. A
-field that is not set must be null; otherwise KubeVirt writes an empty element for it, such as ``<readonly/>``.
+one of Kigi's volumes, adds QEMU's arguments for a monitor (see ``hook.monitor``), and leaves the rest of the domain
+unchanged. CEL cannot change a field: the expression builds the disk again, and a field that it does not name is lost.
+So it names every field that KubeVirt can set on such a disk. A field that is not set must be null; otherwise KubeVirt
+writes an empty element for it, such as ``<readonly/>``.
 Source: KubeVirt 1.9 pkg/virt-launcher/virtwrap/plugins/cel (evaluation) and virtwrap/api (fields of a disk).
 """
 
@@ -36,13 +37,23 @@ def build_plugin() -> dict[str, Any]:
 
 
 def expression() -> str:
-    """The domain, with driver type qcow2 on each of Kigi's disks."""
+    """The domain, with driver type qcow2 on each of Kigi's disks, and with a monitor."""
     driver = _same("d.Driver", _DRIVER_TEXTS, _DRIVER_PARTS)
     kept = _same("d", _TEXTS, _PARTS)
     ours = f"has(d.Source.File) && d.Source.File.File.contains('/vmi-disks/{names.DISK_PREFIX}')"
     return (
         "Domain{Devices: DomainDeviceList{Disks: domainSpec.Devices.Disks.map(d, "
-        f"{ours} ? DomainDisk{{Driver: DomainDiskDriver{{Type: 'qcow2', {driver}}}, {kept}}} : d)}}}}"
+        f"{ours} ? DomainDisk{{Driver: DomainDiskDriver{{Type: 'qcow2', {driver}}}, {kept}}} : d)}}, {_monitor()}}}"
+    )
+
+
+def _monitor() -> str:
+    """QEMU's arguments: those that the domain has, and the monitor's."""
+    own = ", ".join(f"DomainQEMUCommandlineArg{{Value: '{value}'}}" for value in ("-qmp", names.MONITOR_VALUE))
+    present = "domainSpec.QEMUCommandline.Args"
+    return (
+        "QEMUCommandline: DomainQEMUCommandline{Args: "
+        f"has(domainSpec.QEMUCommandline) ? {present} + [{own}] : [{own}]}}"
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from kigi.hook import messages
 from kigi.hook.main import SOCKET_NAME
+from kigi.hook.monitor import add_monitor
 from tests.support.domains import CLOUD_INIT, domain, our_disk
 
 
@@ -54,7 +55,7 @@ def test_the_answer_has_the_kigi_disk_as_qcow2(sidecar: tuple[subprocess.Popen[b
     request = messages.define_domain_result(document) + b"\x12" + bytes([len(vmi) & 127 | 128, len(vmi) >> 7]) + vmi
     answer = call(socket, f"/kubevirt.hooks.{version}.Callbacks/OnDefineDomain", request)
     ours = our_disk().encode()
-    assert messages.domain_xml(answer) == document.replace(ours, ours.replace(b"raw", b"qcow2"))
+    assert messages.domain_xml(answer) == add_monitor(document.replace(ours, ours.replace(b"raw", b"qcow2")))
 
 
 def test_a_domain_without_a_kigi_disk_is_an_error_with_its_cause(
@@ -94,4 +95,5 @@ def test_the_sidecar_imports_neither_protobuf_nor_the_rest_of_kigi() -> None:
         "kigi.hook.launcher",
         "kigi.hook.main",
         "kigi.hook.messages",
+        "kigi.hook.monitor",
     ]
