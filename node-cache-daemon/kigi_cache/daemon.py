@@ -16,6 +16,7 @@ from kigi.domain.node_protocol import PROTOCOLS
 from kigi.errors import KigiError
 from kigi_cache import metrics, web
 from kigi_cache.background import Supervisor, Task
+from kigi_cache.captures.barriers import Barriers
 from kigi_cache.captures.copies import Captures
 from kigi_cache.clock import Clock
 from kigi_cache.disks.csi import NodePlugin
@@ -27,7 +28,7 @@ from kigi_cache.filesystem import capacity_bytes, free_bytes
 from kigi_cache.layers.eviction import Budget
 from kigi_cache.layers.filler import Filler
 from kigi_cache.layers.store import Store
-from kigi_cache.node.features import node_facts
+from kigi_cache.node.features import REFLINK, node_facts
 from kigi_cache.node.kube import KubeApi
 from kigi_cache.node.node_cache import RECOVERY, NodeCacheKeeper
 from kigi_cache.periodic import follow_repositories, scrub_layers
@@ -105,6 +106,7 @@ class Daemon:
             max_depth=self._s3.max_depth,
             free_space=self._filler.free_space,
             clock=clock,
+            barriers=Barriers(self._volumes, self._volumes.empty, self._shares_blocks),
         )
         self._keeper = NodeCacheKeeper(
             api,
@@ -153,6 +155,9 @@ class Daemon:
         except OSError as exc:
             logger.warning("features of the file system not tested", extra={"cause": str(exc)})
             return None
+
+    def _shares_blocks(self) -> bool:
+        return self._keeper.facts is not None and REFLINK in self._keeper.facts.features
 
     def _space_of_overlays(self, budget: Budget) -> OverlaySpace:
         return OverlaySpace(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 from kigi.api.capture import SystemCaptureSpec, SystemCaptureStatus
 from kigi.api.node_cache import CaptureOrder, CaptureReport
@@ -112,7 +112,7 @@ class CaptureWorld:
         self.between: list[int] = []
         """Moves of others, one before each request."""
 
-    def __enter__(self) -> CaptureWorld:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -39,6 +39,8 @@ PUBLISHER_UID = PUBLISHER_GID = 65532
 COPY = "copy.qcow2"
 ORDER = "order.json"
 UPLOAD = "upload.json"
+PAUSE = ("stopTime", "continueTime")
+"""Fields of order.json."""
 OUT = "out"
 RESULT = f"{OUT}/result.json"
 """Relative to the copy's directory, as ORDER is."""
@@ -95,23 +97,31 @@ class CopyFiles:
         """Whether the copy survives a power cut."""
         return (self.directory(id_) / ORDER).exists()
 
+    def building(self, id_: str) -> Path:
+        """Directory in which a copy is made."""
+        return self.root / ".new" / id_
+
     def begin(self, id_: str) -> Path:
         """A new directory in which to make the copy."""
-        building = self.root / ".new" / id_
+        building = self.building(id_)
         self._remove(building)
         for name in (CHAIN, OUT):
             (building / name).mkdir(parents=True, mode=0o700)
         return building
 
+    def abandon(self, id_: str) -> None:
+        """Delete a copy under construction; none is success. Raises OSError."""
+        self._remove(self.building(id_))
+
     def mark_unchanged(self, id_: str) -> None:
         """Complete a copy under construction as one of a disk that was never written to."""
-        building = self.root / ".new" / id_
+        building = self.building(id_)
         write_json(building / RESULT, {"state": "Unchanged"})
         write_json(building / ORDER, {})
 
     def commit(self, id_: str) -> None:
         """Give the copy its owners and its final name. It is not durable yet."""
-        building = self.root / ".new" / id_
+        building = self.building(id_)
         _give_to_publisher(building)
         building.rename(self.directory(id_))
 
@@ -155,6 +165,12 @@ class CopyFiles:
         """Random id of a durable copy; None before it is durable."""
         found = read_json(self.directory(id_) / ORDER).get("copyUid")
         return found if isinstance(found, str) else None
+
+    def pause(self, id_: str) -> dict[str, str]:
+        """Times of the pause in which a durable copy was made, if the daemon paused its VM; otherwise empty."""
+        order = read_json(self.directory(id_) / ORDER)
+        found = {name: order.get(name) for name in PAUSE}
+        return {name: text for name, text in found.items() if isinstance(text, str)}
 
     def ordered_at_s(self, id_: str) -> float | None:
         """When the copy became durable, in seconds since the epoch; None before."""

@@ -118,6 +118,17 @@ class Volumes:
         """Sizes of the overlay, whose VM may run. Blocks. Raises VolumeUnknown and OverlayRejected like ``copy``."""
         return self._files.measure(handle, parent=parent, size=size)
 
+    def mounted_at(self, handle: str) -> str | None:
+        """Where the overlay is mounted; None: nowhere, or there is none. Blocks."""
+        if not self._files.exists(handle):
+            return None
+        return next(iter(overlay_mounts.mount_points(self._files.directory(handle))), None)
+
+    @property
+    def empty(self) -> Path:
+        """An empty directory that only root can change."""
+        return self._files.empty
+
     def usage(self, handle: str, path: str) -> Usage:
         """Space of an overlay that is mounted at ``path``. Blocks. Raises VolumeUnknown if it is not."""
         directory = self._files.require(handle)

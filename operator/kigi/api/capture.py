@@ -33,6 +33,7 @@ QuiescePolicy = Literal["FreezeIfPossible", "FreezeRequired", "PauseOnly"]
 MAX_CAPTURED_DISKS = MAX_CAPTURED_MACHINES * 9
 MAX_BLOCKED_DISKS = 10
 MAX_BLOCKED_MESSAGE = 300
+MAX_PAUSE_MESSAGE = 300
 MAP_BY_DISK: dict[str, JsonValue] = {
     "x-kubernetes-list-type": "map",
     "x-kubernetes-list-map-keys": ["machine", "disk"],
@@ -144,7 +145,8 @@ class SystemCaptureSpec(Model):
 
 
 class CapturedMachine(Model):
-    """The pause of one VM. Times are the operator's, taken before and after its requests to KubeVirt."""
+    """The pause of one VM. Times are those of QEMU's events if its node's daemon stops it; otherwise the operator's,
+    taken before and after its requests to KubeVirt."""
 
     name: str = Field(max_length=20, description="Name of the machine.")
     vmi_uid: str | None = Field(
@@ -153,16 +155,25 @@ class CapturedMachine(Model):
     method: str = Field(
         default="Off",
         max_length=32,
-        description="How it is paused: Off, Pause, FreezeAndPause or AlreadyPaused (by a user; it stays paused). "
-        "Further values may be added.",
+        description="How it is paused: Off, Stop and FreezeAndStop (by the daemon of its node, through QEMU's "
+        "monitor), Pause and FreezeAndPause (by KubeVirt) or AlreadyPaused (by a user; it stays paused). Further "
+        "values may be added.",
     )
     request_time: datetime | None = Field(
         default=None, description="Time before the request to freeze or pause it, RFC 3339."
     )
-    pause_time: datetime | None = Field(default=None, description="Time at which KubeVirt had paused it, RFC 3339.")
-    resume_time: datetime | None = Field(default=None, description="Time at which KubeVirt had resumed it, RFC 3339.")
+    pause_time: datetime | None = Field(
+        default=None,
+        description="Time at which it was paused, RFC 3339: by QEMU's own event, or when KubeVirt had answered. "
+        "FreezeAndStop, until the copies are made: time at which its guest had frozen.",
+    )
+    resume_time: datetime | None = Field(
+        default=None, description="Time at which it ran again and was thawed, RFC 3339; from the same source."
+    )
     pause_milliseconds: int | None = Field(
-        default=None, description="Milliseconds from the request to pause it until it was resumed: an upper bound."
+        default=None,
+        description="Milliseconds for which it was paused: between QEMU's events, or an upper bound, from the request "
+        "to KubeVirt until the VM was resumed.",
     )
 
 
@@ -243,6 +254,12 @@ class SystemCaptureStatus(Status):
         description="Milliseconds between the first and the last pause; all VMs were paused before one was resumed.",
     )
     pause_milliseconds: int | None = Field(default=None, description="Longest pause of a VM in milliseconds.")
+    pause_message: str | None = Field(
+        default=None,
+        max_length=MAX_PAUSE_MESSAGE,
+        description="Why KubeVirt paused the VMs, which takes longer than their node's daemon would; omitted: the "
+        "daemon stopped them, or none had to be paused.",
+    )
     added_bytes: int = Field(default=0, description="Bytes of new layers.")
     stored_bytes: int = Field(default=0, description="Bytes of new layers that are stored as a whole.")
     machines: list[CapturedMachine] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
@@ -43,6 +44,7 @@ MAX_VOLUMES = 1000
 MAX_FILLING = 16
 """Those that fill the disk; the next ones follow when these are gone."""
 MAX_REPORT_MESSAGE = 1024
+MAX_MONITOR_MESSAGE = 256
 MAX_SPEC_BYTES = 724 * 2**10
 MAX_STATUS_BYTES = 500 * 2**10
 """Sizes as JSON that the writers of spec and status keep: the limits of the lists together would allow more."""
@@ -107,7 +109,15 @@ class CaptureOrder(Model):
         description="Check: report whether a copy can be made and stored, while the VM runs. Copy: make the copy if "
         "there is none. Keep: the VM runs again; keep the copy and make no other. Further values may be added."
     )
-    mounted: bool = Field(description="True: a VM has mounted the overlay. It is paused while action is Copy.")
+    mounted: bool = Field(
+        description="True: a VM has mounted the overlay. It is paused while action is Copy, or see pausedBy."
+    )
+    paused_by: Literal["Daemon"] | None = Field(
+        default=None,
+        description="Daemon: with action Copy, the daemon stops the VM through QEMU's monitor for the time of the "
+        "copy, together with the VMs of all such orders of the capture. Omitted: the VM is paused already. Further "
+        "values may be added.",
+    )
     upload: LayerUpload | None = Field(
         default=None, description="How to store the layer; omitted: the daemon has not reported one."
     )
@@ -243,6 +253,24 @@ class CaptureReport(Model):
         json_schema_extra=ATOMIC,
     )
     uploaded_bytes: int = Field(default=0, description="Bytes uploaded to the repository so far.")
+    monitor: str | None = Field(
+        default=None,
+        max_length=16,
+        description="Available: the daemon can stop the capture's VMs on this node together. Unavailable: it cannot. "
+        "Broken: it tried, and they were not stopped until all copies were made, so that there are none. Omitted: it "
+        "is not known, or of no interest any more. Further values may be added; treat an unknown one as Unavailable.",
+    )
+    monitor_message: str | None = Field(
+        default=None, max_length=MAX_MONITOR_MESSAGE, description="Why it is Unavailable or Broken, for a person."
+    )
+    stop_time: datetime | None = Field(
+        default=None,
+        description="Time at which the daemon stopped the VM, by QEMU's event, RFC 3339. Present once the copy was "
+        "made and the VM continued: it did not run between this time and continueTime.",
+    )
+    continue_time: datetime | None = Field(
+        default=None, description="Time at which the daemon continued it, by QEMU's event, RFC 3339."
+    )
     reason: str | None = Field(
         default=None, max_length=63, description="Reason of a refusal or delay as one CamelCase word."
     )

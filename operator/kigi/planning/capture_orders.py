@@ -16,7 +16,7 @@ from kigi.api.capture import CapturedDisk
 from kigi.api.node_cache import CaptureOrder
 from kigi.domain import names
 from kigi.domain.observed import VolumeRecord
-from kigi.planning.capture_progress import CaptureProgress, CaptureStage
+from kigi.planning.capture_progress import CaptureProgress, CaptureStage, is_stopped_by_daemon
 
 Action = Literal["Check", "Copy", "Keep"]
 _ACTIONS: Mapping[CaptureStage, Action] = {
@@ -76,6 +76,7 @@ def orders_of(
     if action is None:
         return
     running = {machine.name for machine in progress.machines if machine.method != "Off"}
+    stopped = {machine.name for machine in progress.machines if is_stopped_by_daemon(machine)}
     for disk in progress.disks:
         id_ = owner.id_of(progress, disk)
         if action == "Keep" and id_ in present:
@@ -93,6 +94,7 @@ def orders_of(
             repository_name=repository,
             action=action,
             mounted=disk.machine in running,
+            paused_by="Daemon" if action == "Copy" and disk.machine in stopped else None,
         )
 
 

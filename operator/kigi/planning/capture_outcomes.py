@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from kigi.api.capture import CapturedMachine
 from kigi.errors import Conflict, KigiError, LostLeadership, NeedsAction, Waiting
-from kigi.planning.capture_progress import CaptureProgress
+from kigi.planning.capture_progress import CaptureProgress, is_stopped_by_daemon
 from kigi.planning.steps import CreateObject, FreezeGuest, PauseMachine, ResumeMachine, StepResult
 
 SHOWN = 3
@@ -57,12 +57,16 @@ def error_after(progress: CaptureProgress, results: Sequence[StepResult]) -> Kig
 def _after_step(machine: CapturedMachine, result: StepResult) -> CapturedMachine:
     match result.step:
         case FreezeGuest(required=False) if result.error is not None:
-            return machine.model_copy(update={"method": "Pause"})
+            return machine.model_copy(update={"method": "Stop" if is_stopped_by_daemon(machine) else "Pause"})
+        case FreezeGuest() if result.error is None and is_stopped_by_daemon(machine):
+            return machine.model_copy(update={"pause_time": result.finished_at})
         case PauseMachine() if result.error is None:
             return machine.model_copy(update={"pause_time": result.finished_at})
         case ResumeMachine() if result.error is None:
             pause = result.finished_at - machine.request_time if machine.request_time is not None else None
-            update = {"resume_time": result.finished_at, "pause_milliseconds": _milliseconds(pause)}
+            known = machine.pause_milliseconds  # by QEMU's events
+            milliseconds = _milliseconds(pause) if known is None else known
+            update = {"resume_time": result.finished_at, "pause_milliseconds": milliseconds}
             return machine.model_copy(update=update)
     return machine
 

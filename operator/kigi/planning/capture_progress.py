@@ -24,7 +24,7 @@ KEPT = ("Stored", "Unchanged")
 """States of a disk that does not need its copy any more."""
 STATES = ("Waiting", "Copied", "Storing", "Refused", *KEPT)
 UNREADABLE_REMEDY = "resume VMs of the instance that are paused, delete this SystemCapture, and create another"
-METHODS = ("Off", "Pause", "FreezeAndPause", "AlreadyPaused")
+METHODS = ("Off", "Pause", "FreezeAndPause", "Stop", "FreezeAndStop", "AlreadyPaused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,8 @@ class CaptureProgress:
     """Repository of the new layers."""
     parent: str | None = None
     instance_uid: str | None = None
+    pause_message: str | None = None
+    """Why KubeVirt pauses the VMs of the last attempt; reported, and read by no decision."""
     machines: tuple[CapturedMachine, ...] = ()
     disks: tuple[CapturedDisk, ...] = ()
     failure: Failure | None = None
@@ -124,6 +126,7 @@ def progress_of(status: SystemCaptureStatus | None) -> CaptureProgress:
         repository=status.repository_name,
         parent=status.parent_name,
         instance_uid=status.instance_uid,
+        pause_message=status.pause_message,
         machines=tuple(status.machines),
         disks=tuple(status.disks),
         failure=_failure(conditions, none_under_way=failed_attempts == status.attempts > 0),
@@ -147,13 +150,18 @@ def _failure(conditions: Mapping[str, Condition], *, none_under_way: bool) -> Fa
 
 
 def is_to_pause(machine: CapturedMachine) -> bool:
-    """Whether the capture still has to pause the VM."""
-    return is_pausing(machine) and machine.pause_time is None
+    """Whether the operator still has to pause the VM, or to freeze its guest, before the nodes copy."""
+    return is_pausing(machine) and machine.method != "Stop" and machine.pause_time is None
 
 
 def is_pausing(machine: CapturedMachine) -> bool:
     """Whether the capture itself pauses the VM: it runs without the capture."""
-    return machine.method in ("Pause", "FreezeAndPause")
+    return machine.method in ("Pause", "FreezeAndPause") or is_stopped_by_daemon(machine)
+
+
+def is_stopped_by_daemon(machine: CapturedMachine) -> bool:
+    """Whether the daemon of the VM's node stops it for the copies, and continues it."""
+    return machine.method in ("Stop", "FreezeAndStop")
 
 
 def held_machines(progress: CaptureProgress) -> tuple[CapturedMachine, ...]:

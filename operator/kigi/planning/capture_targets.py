@@ -75,6 +75,7 @@ def choose_targets(view: CaptureView) -> CaptureProgress:
         repository=view.repository,
         attempt_start_time=view.now,
         failure=None,
+        pause_message=None,
         parent=instance.system_name,
         instance_uid=instance.uid,
         machines=tuple(machines),

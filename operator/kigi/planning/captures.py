@@ -2,14 +2,17 @@
 
 Pending -> Checking -> Pausing -> Copying -> Resuming -> Storing -> Publishing -> Complete, or Failed.
 
+The daemon of the VMs' node stops them while it copies, or KubeVirt pauses them before (``capture_pauses``).
+
 Safety comes from the order of steps:
 
 - AddFinalizer comes first, so that the object stays until its VMs are resumed.
 - Every node reports that its copies are possible before a VM is paused.
 - RecordProgress comes before the PauseMachine steps that it names: an operator that starts at any time knows which VMs
   to resume, and resumes no VM that a user had paused.
-- The nodes copy only while every VM is recorded as paused. The copies count only if the API server still shows each VM
-  paused after the last copy: only then RecordProgress marks them as captured, before the first VM is resumed.
+- The nodes copy only while every VM is recorded as paused, or stop the VMs themselves. The copies count only if the API
+  server still shows each VM paused after the last copy, or QEMU's events that all were stopped: only then
+  RecordProgress marks them as captured, before the first VM is resumed by the operator.
 - RecordProgress with the layers' digests comes before the first CreateObject; images are created before the SystemNode.
 - RemoveFinalizer comes after every ResumeMachine, and after the objects that were already partly created.
 """
@@ -31,12 +34,14 @@ from kigi.planning.capture_limits import (
     seconds_to_deadline,
     seconds_to_deletion,
 )
+from kigi.planning.capture_pauses import broken_barrier, paused_by_kubevirt, with_pauses, with_stops
 from kigi.planning.capture_progress import (
     KEPT,
     CaptureProgress,
     Failure,
     held_machines,
     is_pausing,
+    is_stopped_by_daemon,
     is_to_pause,
 )
 from kigi.planning.capture_results import has_begun, missing_objects, with_reports
@@ -119,7 +124,7 @@ def machines_to_verify(view: CaptureView) -> tuple[CapturedMachine, ...]:
     """VMs that must be read from the API server before the copies count; none while a copy is missing."""
     if view.deleting or view.progress.stage != "Copying" or not _all_copied(with_reports(view)):
         return ()
-    return tuple(machine for machine in view.progress.machines if machine.method != "Off")
+    return tuple(m for m in view.progress.machines if m.method != "Off" and not is_stopped_by_daemon(m))
 
 
 # Stages.
@@ -142,7 +147,7 @@ def _checking(view: CaptureView) -> CapturePlan:
     except KigiError as exc:
         return _record(view, replace(progress, disks=()), error=exc, retry_after_s=RETRY_S)
     if not obstacles and all(_is_possible(view, target, disk) for disk in target.disks):
-        return _pausing(view, target)
+        return _pausing(view, with_pauses(view, target))
     # ``machines`` stay those of the last attempt, which tell whose pause KubeVirt still reports.
     checking = replace(
         progress,
@@ -165,9 +170,11 @@ def _pausing(view: CaptureView, progress: CaptureProgress) -> CapturePlan:
     freezes = [
         FreezeGuest(view.namespace, view.vm_name(m.name), m.name, timeout_s, required)
         for m in machines
-        if m.method == "FreezeAndPause"
+        if m.method in ("FreezeAndPause", "FreezeAndStop")
     ]
-    pauses = [PauseMachine(view.namespace, view.vm_name(m.name), m.name) for m in machines]
+    pauses = [
+        PauseMachine(view.namespace, view.vm_name(m.name), m.name) for m in machines if not is_stopped_by_daemon(m)
+    ]
     return _record(view, progress, *freezes, *pauses)
 
 
@@ -178,6 +185,8 @@ def _copying(view: CaptureView) -> CapturePlan:
     if replaced := _replaced_disks(view, progress):
         message = f"{', '.join(replaced)} was replaced before it was copied, by a reset or a switch"
         return _abandon(view, progress, "MovedOn", message)
+    if broken := broken_barrier(view, progress):
+        return _pausing(view, paused_by_kubevirt(progress, broken, view.now))
     waiting = _copying_obstacles(view, progress, (disk for disk in progress.disks if disk.state == "Waiting"))
     for disk, obstacle in with_reason(waiting, "NoRoom", "NotSettled"):  # more time would not help
         message = f"disk {disk.label} on node {disk.node_name}: {obstacle.message}"
@@ -195,7 +204,10 @@ def _verified(view: CaptureView, progress: CaptureProgress) -> CapturePlan:
         return _abandon(view, progress, "MovedOn", message)
     if unpaused:
         return _late(view) or CapturePlan(view.progress, retry_after_s=PAUSE_POLL_S)
-    return _resume(view, replace(progress, captured=True))
+    stopped, error = with_stops(view, progress)
+    if error:
+        return _abandon(view, progress, "MovedOn", error)
+    return _resume(view, replace(stopped, captured=True))
 
 
 def _storing(view: CaptureView) -> CapturePlan:

@@ -20,7 +20,7 @@ from kigi.api.conditions import (
 )
 from kigi.domain.quantities import format_bytes
 from kigi.errors import KigiError
-from kigi.planning.capture_progress import KEPT, CaptureProgress, CaptureStage, is_pausing
+from kigi.planning.capture_progress import KEPT, CaptureProgress, CaptureStage, is_pausing, is_stopped_by_daemon
 from kigi.planning.capture_view import CaptureView, system_name
 from kigi.planning.copies import DiskObstacle, blocked_disks
 
@@ -61,6 +61,7 @@ def capture_status(
         pause_milliseconds=max(
             (m.pause_milliseconds for m in progress.machines if m.pause_milliseconds is not None), default=None
         ),
+        pause_message=progress.pause_message,
         added_bytes=sum(disk.size_bytes or 0 for disk in progress.disks),
         stored_bytes=sum(disk.size_bytes or 0 for disk in progress.disks if disk.state == "Stored"),
         machines=list(progress.machines),
@@ -77,8 +78,9 @@ def _skew_milliseconds(progress: CaptureProgress) -> int | None:
     ends = [machine.pause_time for machine in pausing if machine.pause_time is not None]
     if not progress.machines or len(ends) < len(pausing):
         return None
-    # A VM is paused at some time between the request and its answer: at worst, the first one since its request.
-    begins = [machine.request_time for machine in pausing if machine.request_time is not None]
+    # KubeVirt pauses a VM at some time between request and answer: at worst, the first one since its request.
+    by_kubevirt = [machine for machine in pausing if not is_stopped_by_daemon(machine)]
+    begins = [machine.request_time for machine in by_kubevirt if machine.request_time is not None]
     span = max(ends) - min([*begins, *ends]) if ends else timedelta()
     return round(span.total_seconds() * 1000)
 
@@ -129,9 +131,10 @@ def _pauses(status: SystemCaptureStatus, progress: CaptureProgress) -> str:
     paused = sum(is_pausing(machine) for machine in progress.machines)
     if not paused:
         return "no VM had to be paused"
+    slowly = f"; KubeVirt paused them: {progress.pause_message}" if progress.pause_message else ""
     return (
         f"{paused} VMs paused, the longest for {status.pause_milliseconds or 0} ms, "
-        f"{status.skew_milliseconds or 0} ms between the first and the last"
+        f"{status.skew_milliseconds or 0} ms between the first and the last{slowly}"
     )
 
 
