@@ -185,7 +185,7 @@ class World:
 
     def migrate(self, backup: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``kigi migrate`` of the present version."""
-        command = [sys.executable, "-m", "kigi.cli.main", "migrate", "--crds", str(PRESENT.folder / "crds")]
+        command = [sys.executable, "-m", "kigi.cli.main", "migrate", "--yes", "--crds", str(PRESENT.folder / "crds")]
         where = ["--backup", str(backup), "--kubeconfig", str(self.plane.kubeconfig)]
         return subprocess.run([*command, *where, *arguments], capture_output=True, text=True, check=False)
 

@@ -71,7 +71,7 @@ class Exercise:
         ``wait``: until their new guests run. Until the operator has read the request, the deployment is Ready with the
         old guests, whose reports look like those of the new ones.
         """
-        command = ["reset", self.deployment, self.instance_name, *machines, "-n", self.namespace]
+        command = ["reset", self.deployment, self.instance_name, *machines, "--yes", "-n", self.namespace]
         command += ["--wait", f"{READY_S:.0f}"] if wait else []
         environment = {**os.environ, **self.target.environment}
         timeout_s = READY_S + VIRTCTL_S if wait else VIRTCTL_S

@@ -124,7 +124,7 @@ def test_running_vms_survive_the_migration_and_the_new_version(target: Target, t
     target.kubectl("-n", SYSTEM_NAMESPACE, "wait", "--for=delete", "pod", "-l", label, "--timeout=120s")
     options = ["--crds", str(REPOSITORY / "crds"), "--backup", str(tmp_path / "before.json")]
     kigi(target, "migrate", *options, "--dry-run")
-    kigi(target, "migrate", *options)
+    kigi(target, "migrate", *options, "--yes")
     shutil.rmtree(target.environment["KUBECACHEDIR"])  # kubectl would ask for v1alpha1 for hours
     assert uids(target, CONVERTED, "-n", NAMESPACE) == objects
     Cluster().load_kigi()
@@ -143,7 +143,7 @@ def test_the_new_version_goes_on_with_the_migrated_deployment(target: Target) ->
     """A switch, a reset of one machine, and the deletion of the deployment with all of its disks."""
     target.kubectl("delete", "crd", "nodecaches.kigi.dev")
     before = parts(target)
-    kigi(target, "reset", NAME, "0", "mail1", "-n", NAMESPACE)
+    kigi(target, "reset", NAME, "0", "mail1", "--yes", "-n", NAMESPACE)
     reset, kept = (f"VirtualMachineInstance {vm(name)}" for name in RUNNING)
     eventually(lambda: parts(target).get(reset) not in (before[reset], None), "another run of mail1", READY_S)
     wait_ready(target, NAMESPACE, NAME, READY_S)

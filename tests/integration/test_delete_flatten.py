@@ -57,10 +57,10 @@ def test_what_is_used_is_not_deleted_and_the_users_are_named(site: Site) -> None
         assert f"used by {users}; delete them first" in site.fail("delete", kind, name, *ns, "--dry-run")
     assert "does not exist" in site.fail("delete", "state", "nobody", *ns)
     assert site.names("vmimagenode") == {"base", "top", "spare"}
-    done = json.loads(site.succeed("delete", "image", "spare", *ns, "-o", "json"))
+    done = json.loads(site.succeed("delete", "image", "spare", "--yes", *ns, "-o", "json"))
     assert done == {"kind": "VMImageNode", "namespace": site.namespace, "name": "spare", "action": "deleted"}
     site.plane.kubectl("delete", "systemdeployment", "class", *ns)
-    assert "deleted" in site.succeed("delete", "state", "lab", *ns)
+    assert "deleted" in site.succeed("delete", "state", "lab", "--yes", *ns)
     assert site.names("vmimagenode") == {"base", "top"} and site.names("systemnode") == set()
 
 

@@ -59,16 +59,16 @@ def test_old_layers_that_no_tree_names_are_deleted_on_request(site: Site) -> Non
     site.grow("base", "two", "three")
     kept, doomed = {digest_of(site, name) for name in ("base", "two")}, digest_of(site, "three")
     forget(site, "three")
-    assert "0 layers that no tree names" in site.succeed("gc", "--delete"), "too young"
+    assert "0 layers that no tree names" in site.succeed("gc", "--delete", "--yes"), "too young"
     make_old(site)
     said = site.succeed("gc")
     assert doomed.removeprefix("sha256:") in said and "nothing was deleted" in said
     assert layers(site) == kept | {doomed}
     keep = site.folder / "keep.txt"
     keep.write_text(f"# of another cluster\n\n{doomed}\n")
-    assert "0 layers that no tree names" in site.succeed("gc", "--delete", "--keep-file", keep)
-    assert "0 layers" in site.succeed("gc", "--delete", "--grace", "3d")
-    assert "deleted 1 layers" in site.succeed("gc", "--delete")
+    assert "0 layers that no tree names" in site.succeed("gc", "--delete", "--yes", "--keep-file", keep)
+    assert "0 layers" in site.succeed("gc", "--delete", "--yes", "--grace", "3d")
+    assert "deleted 1 layers" in site.succeed("gc", "--delete", "--yes")
     assert layers(site) == kept
 
 
@@ -77,7 +77,7 @@ def test_a_chain_stays_whole_when_a_parents_object_was_deleted_by_force(site: Si
     every = layers(site)
     forget(site, "base", "two")
     make_old(site)
-    assert "0 layers that no tree names" in site.succeed("gc", "--delete")
+    assert "0 layers that no tree names" in site.succeed("gc", "--delete", "--yes")
     assert layers(site) == every and len(every) == 3
 
 
@@ -92,7 +92,7 @@ def test_trees_of_other_namespaces_and_other_clusters_count(site: Site, crds: Co
         image.pop("status", None)
         elsewhere.apply(image)
     forget(site, "base", "two")
-    assert "0 layers that no tree names" in site.succeed("gc", "--delete", "--also", crds.kubeconfig)
+    assert "0 layers that no tree names" in site.succeed("gc", "--delete", "--yes", "--also", crds.kubeconfig)
     assert layers(site) == every
 
 
@@ -101,14 +101,14 @@ def test_the_wrong_cluster_deletes_nothing(site: Site) -> None:
     forget(site, "base")
     make_old(site)
     every = layers(site)
-    assert "--all-unused" in site.fail("gc", "--delete")
-    assert "is no file" in site.fail("gc", "--delete", "--all-unused", "--also", site.folder / "absent")
-    assert "--grace" in site.fail("gc", "--delete", "--all-unused", "--grace", "yesterday")
+    assert "--all-unused" in site.fail("gc", "--delete", "--yes")
+    assert "is no file" in site.fail("gc", "--delete", "--yes", "--all-unused", "--also", site.folder / "absent")
+    assert "--grace" in site.fail("gc", "--delete", "--yes", "--all-unused", "--grace", "yesterday")
     bad = site.folder / "keep.txt"
     bad.write_text("sha256:abc\n")
-    assert "not a layer digest" in site.fail("gc", "--delete", "--all-unused", "--keep-file", bad)
+    assert "not a layer digest" in site.fail("gc", "--delete", "--yes", "--all-unused", "--keep-file", bad)
     assert layers(site) == every
-    site.succeed("gc", "--delete", "--all-unused")
+    site.succeed("gc", "--delete", "--yes", "--all-unused")
     assert layers(site) == set()
 
 
@@ -117,9 +117,9 @@ async def test_unfinished_uploads_are_given_up_when_they_are_old(site: Site) -> 
     async with open_repository(where, environment(site.s3)) as store:
         key = object_key(Digest(f"sha256:{1:064x}"))
         await store._begin(key)
-        assert "0 unfinished uploads" in site.succeed("gc", "--delete")
+        assert "0 unfinished uploads" in site.succeed("gc", "--delete", "--yes")
         assert [upload.key for upload in await store.uploads()] == [key]
-        assert "gave up 1 unfinished uploads" in site.succeed("gc", "--delete", "--grace", "0s")
+        assert "gave up 1 unfinished uploads" in site.succeed("gc", "--delete", "--yes", "--grace", "0s")
         assert await store.uploads() == []
 
 
@@ -207,10 +207,10 @@ def test_the_chain_below_a_running_capture_is_kept(site: Site) -> None:
 
     forget(site, "base", "two", "three")
     make_old(site)
-    site.succeed("gc", "--delete", "--all-unused")
+    site.succeed("gc", "--delete", "--yes", "--all-unused")
     assert layers(site) == every
     site.plane.kubectl("delete", "nodecache", meta["name"])
-    site.succeed("gc", "--delete", "--all-unused")
+    site.succeed("gc", "--delete", "--yes", "--all-unused")
     assert layers(site) == set()
 
 
@@ -246,7 +246,7 @@ def test_a_bucket_with_versions_says_that_nothing_is_freed_until_they_go(version
     forget(site, "three", "four")
     said = site.succeed("gc", "--grace", "0s")
     assert "the bucket keeps versions: a deleted layer frees no space" in said
-    result = json.loads(site.succeed("gc", "--grace", "0s", "--delete", "-o", "json"))
+    result = json.loads(site.succeed("gc", "--grace", "0s", "--delete", "--yes", "-o", "json"))
     assert (result["versioned"], len(result["deleted"]), result["freedBytes"]) == (True, 2, 0)
     assert stored_versions(site)[digests["three"]] == ["Versions", "DeleteMarkers"], "it can be restored"
     assert "0 versions and delete markers" in site.succeed("gc", "--versions"), "deleted within the grace period"
@@ -254,7 +254,7 @@ def test_a_bucket_with_versions_says_that_nothing_is_freed_until_they_go(version
     assert "4 versions and delete markers" in found
     assert "nothing was deleted" in found
     forget(site, "two")
-    result = json.loads(site.succeed("gc", "--versions", "--grace", "0s", "--delete", "-o", "json"))
+    result = json.loads(site.succeed("gc", "--versions", "--grace", "0s", "--delete", "--yes", "-o", "json"))
     assert result["versionsDeleted"] == 6, "those of 'two', which is deleted now, as well"
     assert result["freedBytes"] == sum(path.stat().st_size for path in _files(site, digests, "two", "three", "four"))
     assert stored_versions(site) == {digests["base"]: ["Versions"]}
@@ -276,7 +276,7 @@ def test_versions_under_a_retention_stay_and_are_counted(versioned: Site) -> Non
     site = dataclasses.replace(site, bucket="locked")
     site.grow("base", "two")
     forget(site, "two")
-    said = site.succeed("gc", "--versions", "--delete", "--grace", "0s")
+    said = site.succeed("gc", "--versions", "--delete", "--yes", "--grace", "0s")
     assert "1 versions stay: the server refuses to delete them (403)" in said
     assert "deleted 1 layers" in said
     assert sorted(stored_versions(site).values()) == [["Versions"], ["Versions", "DeleteMarkers"]], "it stays deleted"

@@ -225,7 +225,7 @@ def test_the_proxy_of_a_kubeconfig_is_used(configs: Configs, proxy: Proxy) -> No
     assert before >= 2, "kubectl and kigi"
     configs.works(kubeconfig, NO_PROXY="*")
     assert proxy.used(configs.plane.port) > before, "NO_PROXY is not for the proxy of a kubeconfig"
-    console = configs.kigi(kubeconfig, "console", "office", "mail1")
+    console = configs.kigi(kubeconfig, "console", "office", "mail1", "--instance", "0")
     assert "does not run" in console.stderr, "the API server answered"
     assert console.returncode == 1
     if proxy.guarded:

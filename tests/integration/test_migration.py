@@ -99,7 +99,7 @@ def clean(plane: ControlPlane) -> None:
 
 def run(plane: ControlPlane, backup: Path, *arguments: str) -> str:
     """``kigi migrate`` in this process: what it printed; raises what it raises."""
-    command = ["migrate", "--crds", str(REPOSITORY / "crds"), "--backup", str(backup)]
+    command = ["migrate", "--yes", "--crds", str(REPOSITORY / "crds"), "--backup", str(backup)]
     done = CliRunner().invoke(app, [*command, "--kubeconfig", str(plane.kubeconfig), *arguments])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

@@ -53,6 +53,8 @@ class NodeDisk:
     overlays: dict[str, int] = field(default_factory=dict)
     """Handle -> number in the order of creation."""
     moved_bytes: int = 0
+    written: dict[str, int] = field(default_factory=dict)
+    """Handle -> bytes that the guest has written; absent: none."""
     copies: dict[str, str] = field(default_factory=dict)
     """Capture -> volume."""
 
@@ -468,7 +470,10 @@ class Actors:
             "observedGeneration": body["metadata"]["generation"],
             "daemon": {"version": "simulated", "protocols": self.protocols},
             "layers": [{"digest": d, "state": "Held", "need": "Wanted"} for d in sorted(disk.held)],
-            "volumes": [{"name": handle, "mounted": handle in mounted} for handle in sorted(disk.overlays)],
+            "volumes": [
+                {"name": handle, "mounted": handle in mounted, "writtenBytes": disk.written.get(handle, 0)}
+                for handle in sorted(disk.overlays)
+            ],
             "captures": self._captures(name, body),
             "budgetBytes": 2**40,
             "usedBytes": sum(disk.held.values()),

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import is_typeddict
 
-from kigi.cli import shapes
+from kigi.cli import plan_shapes, shapes
 
-for _kind in vars(shapes).values():
+for _kind in (*vars(shapes).values(), *vars(plan_shapes).values()):
     if is_typeddict(_kind):
         _kind.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {call: TypeAdapter(shape) for call, shape in shapes.SHAPES.items()}
@@ -27,4 +27,8 @@ def call_of(arguments: tuple[str, ...], printed: Any) -> str:
         return " ".join(arguments[:2])
     if verb == "why" and isinstance(printed, dict):
         return "why REASON"
+    if verb in ("switch", "start", "stop", "reset", "capture"):
+        if "--dry-run" in arguments:
+            return f"{verb} --dry-run"
+        return f"{verb} of several instances" if isinstance(printed, list) else verb
     return "export --list-have" if verb == "export" and isinstance(printed, list) else verb

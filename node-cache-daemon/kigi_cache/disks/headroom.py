@@ -15,6 +15,7 @@ from kigi.domain.quantities import format_bytes
 FLOOR_BYTES = 64 * 2**20
 """Free space that headroom leaves for the daemon's own files."""
 METADATA_BYTES = 16 * 2**20
+LEAST_WRITTEN_BYTES = 2**20
 WRITING_BYTES = 64 * 2**20
 """Growth over the last two minutes from which a machine counts as one that writes much."""
 NAMED = 3
@@ -48,6 +49,8 @@ class SpaceReport:
     """Overlays whose machines must stay paused: those that fill the disk, or did since there was space for all."""
     used_bytes: Mapping[str, int] = field(default_factory=dict)
     """Bytes of all overlays, by namespace."""
+    written_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of each overlay by handle, in the steps of ``written_step``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,17 @@ class Reservation:
 
     handle: str
     size_bytes: int
+
+
+def written_step(size_bytes: int) -> int:
+    """Bytes of an overlay, rounded up by at most a quarter, so that a growing one is reported four times per doubling.
+
+    0 below 1 MiB: an overlay has tables before its guest writes anything.
+    """
+    if size_bytes < LEAST_WRITTEN_BYTES:
+        return 0
+    step = 1 << (size_bytes.bit_length() - 3)
+    return -(-size_bytes // step) * step
 
 
 def plan_headroom(overlays: Iterable[OverlaySize], *, free_bytes: int, headroom_bytes: int) -> list[Reservation]:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from kigi_cache.clock import Clock
-from kigi_cache.disks.headroom import OverlaySize, SpaceReport, describe_growth, overlays_to_stop, plan_headroom
+from kigi_cache.disks.headroom import (
+    OverlaySize,
+    SpaceReport,
+    describe_growth,
+    overlays_to_stop,
+    plan_headroom,
+    written_step,
+)
 from kigi_cache.disks.volumes import Volumes
 
 logger = logging.getLogger(__name__)
@@ -69,11 +76,11 @@ class OverlaySpace:
         report = SpaceReport(
             describe_growth(overlays, free_bytes=free_bytes, warn_below_bytes=self._warn_below_bytes),
             tuple(self._filling(overlays, free_bytes)),
-            await self._used_bytes(),
+            *await self._used_bytes(),
         )
         first = max(overlays, key=lambda each: each.grown_bytes).handle if report.pressure else ""
-        before = (self._first, self.report.filling, self.report.used_bytes)
-        is_new = (first, report.filling, report.used_bytes) != before
+        before = (self._first, replace(self.report, pressure=""))
+        is_new = (first, replace(report, pressure="")) != before
         self._first, self.report = first, report
         if is_new:
             self._on_change(report)
@@ -87,13 +94,17 @@ class OverlaySpace:
         found = overlays_to_stop(overlays, free_bytes=free_bytes, warn_below_bytes=self._warn_below_bytes)
         return [*kept, *(handle for handle in found if handle not in kept)]
 
-    async def _used_bytes(self) -> Mapping[str, int]:
-        """Bytes of all overlays by namespace, rounded up, as counted at most a minute ago."""
+    async def _used_bytes(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """Bytes by namespace and by overlay, rounded up, as counted at most a minute ago."""
         self._checks += 1
         if self._checks % COUNT_CHECKS != 1:
-            return self.report.used_bytes
+            return self.report.used_bytes, self.report.written_bytes
         found = await asyncio.to_thread(self._volumes.used_bytes)
-        return {name: -(-size // USE_STEP_BYTES) * USE_STEP_BYTES for name, size in sorted(found.items())}
+        used: Counter[str] = Counter()
+        for handle, size in found.items():
+            used[handle.split(".")[1]] += size
+        steps = {name: -(-size // USE_STEP_BYTES) * USE_STEP_BYTES for name, size in sorted(used.items())}
+        return steps, {handle: written_step(size) for handle, size in sorted(found.items())}
 
     def _noted(self, overlay: OverlaySize) -> OverlaySize:
         sizes = self._sizes.setdefault(overlay.handle, deque(maxlen=WINDOW))

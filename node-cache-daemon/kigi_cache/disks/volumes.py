@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,13 +145,13 @@ class Volumes:
         return found
 
     def used_bytes(self) -> dict[str, int]:
-        """Bytes that the overlays use, by namespace. Blocks. An overlay that cannot be read is left out."""
-        found: Counter[str] = Counter()
+        """Bytes that each overlay uses, by handle. Blocks. An overlay that cannot be read is left out."""
+        found: dict[str, int] = {}
         for handle in self._files.handles():
             if volume_of_handle(handle) is not None:
                 with contextlib.suppress(OSError):
-                    found[handle.split(".")[1]] += self._files.allocated_bytes(handle)
-        return dict(found)
+                    found[handle] = self._files.allocated_bytes(handle)
+        return found
 
     def reserve(self, handle: str, size_bytes: int) -> None:
         """Allocate blocks behind the end of an overlay, where the file system can. Blocks."""

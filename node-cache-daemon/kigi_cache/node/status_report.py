@@ -82,7 +82,7 @@ def build_status(
         conditions=merge_conditions(previous.conditions, findings, generation=acted_generation, now=now),
         layers=most_layers(layers),
         omitted_layers=max(0, len(layers) - MAX_REPORTED),
-        volumes=_volume_list(volumes, cache.spec.discard_volumes),
+        volumes=_volume_list(volumes, cache.spec.discard_volumes, space.written_bytes),
         namespaces=_namespaces(space),
         filling_volumes=list(space.filling[:MAX_FILLING]),
         captures=list(captures),
@@ -126,10 +126,15 @@ def disk_filling(growth: str) -> Finding:
     return Finding(DISK_FILLING, True, "OverlaysGrow", growth[:MAX_MESSAGE])
 
 
-def _volume_list(volumes: Sequence[Volume], to_discard: Collection[str]) -> list[CachedVolume]:
+def _volume_list(
+    volumes: Sequence[Volume], to_discard: Collection[str], written_bytes: Mapping[str, int]
+) -> list[CachedVolume]:
     """Overlays, first those to be deleted: the operator takes one that is not listed for deleted."""
     first = sorted(volumes, key=lambda each: (each.handle not in to_discard, not each.mounted, each.handle))
-    return [CachedVolume(name=each.handle, mounted=each.mounted) for each in first[:MAX_VOLUMES]]
+    return [
+        CachedVolume(name=each.handle, mounted=each.mounted, written_bytes=written_bytes.get(each.handle))
+        for each in first[:MAX_VOLUMES]
+    ]
 
 
 def _verdict(cache: NodeCache, layers: Mapping[str, CachedLayer], undeleted: Collection[str]) -> tuple[Finding, ...]:
@@ -228,7 +233,7 @@ def _outline(status: NodeCacheStatus) -> tuple[object, ...]:
         [(layer.digest, layer.state, layer.reason) for layer in status.layers],
         status.daemon,
         status.node,
-        status.volumes,
+        [(volume.name, volume.mounted) for volume in status.volumes],
         status.filling_volumes,
         [(capture.id, capture.state, capture.reason) for capture in status.captures],
     )

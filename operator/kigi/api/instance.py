@@ -32,7 +32,7 @@ MAX_INSTANCE_MACHINES = 128
 MAX_STATE_NAME = 127
 MAX_HISTORY = 20
 MAX_HISTORY_MACHINES = 8
-MAX_NODE_NAMES = 32
+MAX_NODE_NAMES = 30
 MAX_MESSAGE = 120
 """Characters of a machine's message in status: KubeVirt's messages can have thousands, for each of many machines."""
 MAX_CONDITIONS = 10
@@ -118,6 +118,11 @@ class MachineStatus(Model):
         default=None, description="State that its disk was created for; omitted: the instance's systemName."
     )
     revision: int = Field(default=0, description="Revision of its disks, from 1; a reset or switch increments it.")
+    written_bytes: int | None = Field(
+        default=None,
+        description="Bytes that its guest has written to its disks since they were fresh, which a reset would lose: "
+        "rounded up by at most a quarter, counted about once in a minute. Omitted: unknown.",
+    )
     message: str | None = Field(
         default=None,
         max_length=MAX_MESSAGE,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, INSTANCE, PREFETCH, SYSTEM
+from kigi.adapters.kubernetes.resources import DEPLOYMENT, IMAGE, INSTANCE, PREFETCH, RESET, SYSTEM
 from kigi.domain.layers import Digest, Layer, missing_layers, total_bytes
 from kigi.domain.names import DEPLOYMENT_FINALIZER, instance_object, instance_order
 from kigi.domain.systems import ResolvedSystem
@@ -32,6 +32,11 @@ from kigi.planning.prefetches import plan_prefetch
 from kigi.planning.view import InstanceView, NodeState
 from kigi.status.layer_bytes import LayerBytes
 
+KEEP = "keep"
+"""Action of a machine that stays as it is."""
+LOSSES = frozenset({"restart on a fresh disk", "fresh disk", "delete"})
+"""Actions that lose what the guest has written."""
+
 
 def plan_documents(
     mirror: Mirror, documents: list[dict[str, Any]], namespace: str, now: datetime
@@ -40,20 +45,36 @@ def plan_documents(
 
     Puts the documents into ``mirror``; those without a namespace into ``namespace``. Raises KigiError.
     """
-    planned: list[tuple[str, tuple[str, str]]] = []
-    for document in documents:
-        kind = document.get("kind")
-        if kind not in (IMAGE.kind, SYSTEM.kind, DEPLOYMENT.kind, INSTANCE.kind, PREFETCH.kind):
-            continue
-        meta = document["metadata"]
-        key = (meta.get("namespace") or namespace, meta["name"])
-        mirror.put(kind, {**document, "metadata": _applied_metadata(mirror, kind, key, meta)})
-        if kind in (DEPLOYMENT.kind, PREFETCH.kind):
-            planned.append((kind, key))
+    put = put_documents(mirror, documents, namespace)
+    planned = [(kind, key) for kind, key in put if kind in (DEPLOYMENT.kind, PREFETCH.kind)]
     if not planned:
         raise SpecInvalid("no SystemDeployment or SystemPrefetch is among the objects")
     plans = {DEPLOYMENT.kind: _plan_deployment, PREFETCH.kind: _plan_prefetch}
     return [plans[kind](mirror, key, now) for kind, key in planned]
+
+
+def put_documents(
+    mirror: Mirror, documents: Iterable[Mapping[str, Any]], namespace: str
+) -> list[tuple[str, tuple[str, str]]]:
+    """Puts the documents of kinds that decide a plan into the mirror, as if they were applied; kind and key of each."""
+    put: list[tuple[str, tuple[str, str]]] = []
+    for document in documents:
+        kind = str(document.get("kind"))
+        if kind in (IMAGE.kind, SYSTEM.kind, DEPLOYMENT.kind, INSTANCE.kind, PREFETCH.kind, RESET.kind):
+            meta = document["metadata"]
+            key = (meta.get("namespace") or namespace, meta["name"])
+            mirror.put(kind, {**document, "metadata": _applied_metadata(mirror, kind, key, meta)})
+            put.append((kind, key))
+    return put
+
+
+def plan_change(
+    mirror: Mirror, key: tuple[str, str], now: datetime, concerns: Callable[[str, str], bool]
+) -> dict[str, Any]:
+    """The plan of a deployment for the machines that change, of those for which ``concerns(instance, machine)``."""
+    return _plan_deployment(
+        mirror, key, now, lambda one: concerns(*one.slot) and _action(one) != KEEP, only_changes=True
+    )
 
 
 def _applied_metadata(mirror: Mirror, kind: str, key: tuple[str, str], meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,17 +130,26 @@ def _plan_prefetch(mirror: Mirror, key: tuple[str, str], now: datetime) -> dict[
     }
 
 
-def _plan_deployment(mirror: Mirror, key: tuple[str, str], now: datetime) -> dict[str, Any]:
+def _plan_deployment(
+    mirror: Mirror,
+    key: tuple[str, str],
+    now: datetime,
+    concerns: Callable[[PlacedTarget], bool] = lambda one: True,
+    *,
+    only_changes: bool = False,
+) -> dict[str, Any]:
     record = mirror.deployments.get(*key)
     assert record is not None
     if isinstance(record.spec, KigiError):
         raise record.spec
     nodes = gather_nodes(mirror)
     plans = list(plan_instances(mirror, record, now))
-    placed = [one for _, plan in plans for one in plan.placed]
+    every = [one for _, plan in plans for one in plan.placed]
+    placed = list(filter(concerns, every))
     problem = next((plan.error for _, plan in plans if plan.error is not None), None)
-    if problem is not None and not placed:
+    if problem is not None and not every:
         raise problem
+    prefetched = {} if only_changes else _prefetched(mirror, record, placed)
     cost = LayerBytes.of(nodes, placed)
     return {
         "namespace": key[0],
@@ -129,8 +159,8 @@ def _plan_deployment(mirror: Mirror, key: tuple[str, str], now: datetime) -> dic
         "totalBytes": cost.whole,
         "missingBytes": cost.missing,
         "savedRatio": round(1 - cost.missing / cost.whole, 6) if cost.whole else 0.0,
-        "nodes": [*_nodes(nodes, placed, _prefetched(mirror, record, placed))],
-        "machines": [*_machines(nodes, placed), *_deleted_machines(mirror, key, placed)],
+        "nodes": [*_nodes(nodes, placed, prefetched)],
+        "machines": [*_machines(nodes, placed), *_deleted_machines(mirror, key, every)],
     }
 
 
@@ -251,4 +281,4 @@ def _action(placed: PlacedTarget) -> str:
     started_with = machine.vmi.hardware if machine.vmi is not None else ""
     if machine.vm.running and started_with not in ("", placed.target.blueprint.hardware_hash):
         return "restart, disk kept"
-    return "keep"
+    return KEEP

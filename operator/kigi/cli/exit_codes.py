@@ -19,6 +19,8 @@ class ExitCode(IntEnum):
     """The verb worked, and the answer is no: something is not Ready, or a point of a check is not ok."""
     UNREACHABLE = 4
     """The API server or the repository did not answer. The same call may succeed later."""
+    NOT_CONFIRMED = 5
+    """A destructive verb was neither confirmed nor called with --yes. Nothing was changed."""
     INTERRUPTED = 130
     """Ctrl-C."""
 
@@ -33,10 +35,18 @@ class NotReached(KigiError):
     reason = "NotReached"
 
 
+class NotConfirmed(KigiError):
+    """A destructive verb lacks its confirmation."""
+
+    reason = "NotConfirmed"
+
+
 def code_of(error: KigiError) -> ExitCode:
     """The exit code for an error that ends a verb."""
     if isinstance(error, Unreachable):
         return ExitCode.UNREACHABLE
     if isinstance(error, NotReached):
         return ExitCode.NOT_READY
+    if isinstance(error, NotConfirmed):
+        return ExitCode.NOT_CONFIRMED
     return ExitCode.USAGE if isinstance(error, OptionInvalid) else ExitCode.ERROR

@@ -128,6 +128,13 @@ def print_message(text: str, style: str = "") -> None:
     Console(stderr=True).print(Text(text, style))
 
 
+def print_on_stderr(drawn: RenderableType) -> None:
+    """Prints something for a person beside the result of a verb, without cutting anything in a pipe."""
+    from rich.console import Console
+
+    Console(stderr=True, width=None if sys.stderr.isatty() else PIPED_WIDTH).print(drawn)
+
+
 @contextmanager
 def spinner(message: str) -> Iterator[Callable[[str], None]]:
     """Shows ``message`` while the context lasts, if stderr is a terminal; the yielded function changes it."""

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from kigi.cli.plan_shapes import ChangePlan, Preview
+
 Condition = dict[str, Any]
 """A condition as the API server has it."""
 MACHINES = "Machines of all instances: `status.machines` of each SystemInstance, with its name as `instance`."
@@ -86,43 +88,6 @@ class Reason(TypedDict):
     reason: Annotated[str, "The reason."]
     cause: Annotated[str, "What is wrong."]
     remedy: Annotated[str, "What to do; empty: Kigi continues by itself."]
-
-
-class PlannedNode(TypedDict):
-    """One node of ``kigi plan``."""
-
-    name: Annotated[str, "Node."]
-    machines: Annotated[int, "Machines that run there."]
-    missingLayers: Annotated[int, "Layers that it lacks."]
-    missingBytes: Annotated[int, "Their size."]
-    prefetchBytes: Annotated[int, "Size of the layers that it fetches in advance."]
-    freeAfterBytes: Annotated[int, "Free space of its cache afterwards; negative: they do not fit."]
-
-
-class PlannedMachine(TypedDict):
-    """One machine of ``kigi plan``."""
-
-    instance: Annotated[str, "Name of the instance."]
-    name: Annotated[str, "Machine of the state."]
-    node: Annotated[str | None, "Node of its disks."]
-    system: NotRequired[Annotated[str, "State that it runs."]]
-    action: Annotated[str, "What happens to it, such as keep, create, restart on a fresh disk."]
-    missingLayers: Annotated[int, "Layers that its node lacks."]
-    missingBytes: Annotated[int, "Their size."]
-
-
-class ChangePlan(TypedDict):
-    """``kigi plan``: one entry per SystemDeployment or SystemPrefetch."""
-
-    namespace: Annotated[str, "Namespace."]
-    name: Annotated[str, "Object."]
-    system: Annotated[str, "State, or for a prefetch the names of what it fetches."]
-    problem: Annotated[str | None, "Why a part of it cannot be placed; null: nothing."]
-    totalBytes: Annotated[int, "Size of all layers of all machines."]
-    missingBytes: Annotated[int, "Size of those that nodes lack."]
-    savedRatio: Annotated[float, "Part of the bytes that does not move, 0 to 1."]
-    nodes: Annotated[list[PlannedNode], "Nodes that are used."]
-    machines: Annotated[list[PlannedMachine], "Machines; empty for a prefetch."]
 
 
 Difference = TypedDict(
@@ -345,8 +310,17 @@ SHAPES: dict[str, Any] = {
     "plan": list[ChangePlan],
     "diff": Comparison,
     "switch": Written,
+    "start": Written,
+    "stop": Written,
     "reset": Written,
     "capture": Written,
+    "switch of several instances": list[Written],
+    "start of several instances": list[Written],
+    "stop of several instances": list[Written],
+    "capture of several instances": list[Written],
+    "switch --dry-run": Preview,
+    "stop --dry-run": Preview,
+    "reset --dry-run": Preview,
     "delete": Deleted,
     "publish": list[dict[str, Any]],
     "publish-tree": list[dict[str, Any]],

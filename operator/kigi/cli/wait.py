@@ -35,6 +35,17 @@ def report(form: Format) -> Iterator[dict[str, Any]]:
             print_result(done, form)
 
 
+@contextmanager
+def report_all(form: Format) -> Iterator[list[dict[str, Any]]]:
+    """As ``report`` for any number of results: one is printed as it is, several as a list."""
+    done: list[dict[str, Any]] = []
+    try:
+        yield done
+    finally:
+        if done:
+            print_result(done[0] if len(done) == 1 else done, form)
+
+
 def wait_until_ready(
     kube: KubeSession,
     resource: Resource,

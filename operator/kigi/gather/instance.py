@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from kigi.domain import names
 from kigi.domain.kubevirt import KubeVirtState
 from kigi.domain.names import FIELD_MANAGER
+from kigi.domain.observed import VolumeRecord
 from kigi.errors import KigiError, NotSelected, SpecInvalid, Waiting
 from kigi.gather.nodes import instancetypes_of, load_of_others, nodes_for
 from kigi.gather.quotas import gather_allowance
@@ -69,6 +71,7 @@ def gather_instance(mirror: Mirror, record: InstanceRecord, now: datetime) -> In
         instancetypes=instancetypes_of(mirror, namespace),
         allowance=gather_allowance(mirror, namespace),
         old_status=record.status,
+        written_bytes=_written_bytes(mirror, objects.volumes),
     )
 
 
@@ -125,6 +128,16 @@ def gather_objects(
         ),
         policies=tuple(mirror.policies.by("instance", key)),
     )
+
+
+def _written_bytes(mirror: Mirror, volumes: Iterable[VolumeRecord]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for volume in volumes:
+        cache = mirror.caches.get(None, volume.node)
+        written = cache.written_bytes.get(volume.handle) if cache is not None else None
+        if written is not None:
+            found[volume.meta.name] = written
+    return found
 
 
 def _changed_by(record: InstanceRecord, deployment: DeploymentRecord) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 
 from kigi.domain.layers import Digest
 from kigi.domain.names import instance_object
@@ -47,6 +47,12 @@ def instances_with(mirror: Mirror, node: str, digests: Set[Digest]) -> set[Key]:
         for volume in mirror.volumes.by("node", node)
         if any(layer.digest in digests for layer in volume.chain)
     }
+
+
+def writers(mirror: Mirror, node: str, before: Mapping[str, int], after: Mapping[str, int]) -> set[Key]:
+    """Instances on the node whose guests have written more, or less; written bytes by handle."""
+    changed = {handle for handle in before.keys() | after.keys() if before.get(handle) != after.get(handle)}
+    return {owner_of(mirror, volume) for volume in mirror.volumes.by("node", node) if volume.handle in changed}
 
 
 def deployments_on(mirror: Mirror, node: str) -> set[Key]:

@@ -187,6 +187,7 @@ def parse_cache(body: Mapping[str, Any], meta: Meta) -> CacheRecord:
         filling=frozenset(status.filling_volumes),
         overlay_bytes=overlay_bytes,
         disk_bytes=max(0, status.used_bytes) + max(0, status.free_bytes) + sum(overlay_bytes.values()),
+        written_bytes={v.name: max(0, v.written_bytes) for v in status.volumes if v.written_bytes is not None},
     )
 
 

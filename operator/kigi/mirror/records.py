@@ -217,6 +217,8 @@ class CacheRecord:
     """Bytes of the overlays, by namespace."""
     disk_bytes: int = 0
     """Space of layers and overlays on the node, and free space."""
+    written_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that guests have written, by the handle of the overlay; rounded."""
 
     @property
     def misdeclared(self) -> frozenset[Digest]:

@@ -29,6 +29,7 @@ from kigi.mirror.instance_keys import (
     instances_with,
     owner_of,
     unplaced,
+    writers,
 )
 from kigi.mirror.keys import Key, KeyKind, node_key
 from kigi.mirror.records import (
@@ -260,6 +261,8 @@ def cache_changed(mirror: Mirror, change: Change) -> Iterator[EnqueueRequest]:
     if (old.filling if old else frozenset()) != (new.filling if new else frozenset()):
         yield node_key(node), NOW_S
         yield from ((key, PROGRESS_S) for key in instances_on(mirror, node))
+    if old is not None and new is not None and old.written_bytes != new.written_bytes:
+        yield from ((key, COUNT_S) for key in writers(mirror, node, old.written_bytes, new.written_bytes))
     if old is not None and new is not None and new.misdeclared - old.misdeclared:
         yield node_key(node), DECLARED_S
     if old is None or new is None or old.captures != new.captures:

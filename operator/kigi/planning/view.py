@@ -210,6 +210,8 @@ class InstanceView(InstanceObjects):
     """What the SystemQuotas of the namespace leave."""
     old_status: SystemInstanceStatus | None = None
     """For transition times, history and messages of the next status; the plan does not read it."""
+    written_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that guests have written, by PersistentVolume, as far as daemons report them; for the status only."""
 
     @property
     def system_name(self) -> str:

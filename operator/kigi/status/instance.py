@@ -57,7 +57,9 @@ def _machine_statuses(view: InstanceView, plan: InstancePlan, old: SystemInstanc
         if machine.state in ("Starting", "Failed", "CrashLooping")
     }
     return [
-        machine_status(placed, view.system_name, messages.get((placed.target.machine, placed.revision)))
+        machine_status(
+            placed, view.system_name, messages.get((placed.target.machine, placed.revision)), view.written_bytes
+        )
         for placed in plan.placed
     ]
 

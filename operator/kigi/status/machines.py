@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from kigi.api.instance import MAX_MESSAGE, MachineStatus
 from kigi.planning.machines import is_outdated, is_running
@@ -28,17 +28,25 @@ FILLS_DISK = (
 )
 
 
-def machine_status(placed: PlacedTarget, system: str, previous_message: str | None = None) -> MachineStatus:
+def machine_status(
+    placed: PlacedTarget,
+    system: str,
+    previous_message: str | None = None,
+    written_bytes: Mapping[str, int] | None = None,
+) -> MachineStatus:
     """Status of one machine of an instance whose state is ``system``.
 
     ``previous_message``: message of the last status, kept because KubeVirt drops the reason between two failing starts.
+    ``written_bytes``: what guests have written, by volume.
     """
+    written = [size for disk in placed.disks if (size := (written_bytes or {}).get(disk.volume)) is not None]
     return MachineStatus(
         name=placed.target.machine,
         node_name=placed.node,
         state=machine_state(placed),
         system_name=placed.fingerprint.system if placed.fingerprint.system != system else None,
         revision=placed.revision,
+        written_bytes=sum(written) if written else None,
         message=_short(_message(placed, previous_message)),
     )
 

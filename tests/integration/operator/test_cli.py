@@ -127,16 +127,14 @@ async def test_switch_and_reset_write_fields_under_their_own_manager(
     async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(), deployment(replicas=2))  # server-side: system and replicas are kubectl's
         await wait_ready(kube, ns)
-        said = await kigi(plane, "switch", "class", "cleaned", "-n", ns, code=1)
+        said = await kigi(plane, "switch", "class", "cleaned", "--yes", "-n", ns, code=1)
         assert "spec.systemRef" in said
         assert "kept by" in said
-        await kigi(plane, "switch", "class", "cleaned", "--instance", "1", "--wait", "60", "-n", ns)
+        await kigi(plane, "switch", "class", "cleaned", "--instance", "1", "--yes", "--wait", "60", "-n", ns)
         await wait_ready(kube, ns)
         states = {name: one["status"]["systemName"] for name, one in (await get_instances(kube, ns)).items()}
         assert states == {"1": "cleaned", "2": "infected"}
-        done = await kigi_json(
-            plane, "switch", "class", "restored", "--instance", "2", "--machine", "m1", "--wait", "60", "-n", ns
-        )
+        done = await kigi_json(plane, "switch", "class", "restored", "2", "m1", "--yes", "--wait", "60", "-n", ns)
         assert done == {
             "kind": "SystemInstance",
             "namespace": ns,
@@ -153,10 +151,10 @@ async def test_switch_and_reset_write_fields_under_their_own_manager(
         # The file, applied again, does not touch the instances.
         apply(plane, ns, deployment(replicas=2))
         assert (await get_instances(kube, ns))["1"]["spec"]["systemRef"] == {"name": "cleaned"}
-        await kigi(plane, "switch", "class", "cleaned", "--force", "--wait", "60", "-n", ns)
+        await kigi(plane, "switch", "class", "cleaned", "--yes", "--force", "--wait", "60", "-n", ns)
         assert "Switched" in await kigi(plane, "status", "class", "-n", ns)
         for wrong, words in {
-            ("switch", "class", "cleaned", "--instance", "7"): "there is no SystemInstance",
+            ("switch", "class", "cleaned", "--instance", "7"): "instance 7 does not exist: class has 1,2",
             ("switch", "class", "cleaned", "--instance", "1", "--machine", "nobody"): "no machine nobody",
             ("switch", "class", "nowhere", "--instance", "1"): "no SystemNode",
             ("reset", "nothing"): "no SystemDeployment",

@@ -118,7 +118,9 @@ async def test_the_command_line_requests_resets_for_its_caller(
     async with OperatorRun(operator_kubeconfig):
         apply(plane, ns, *trees(2), deployment(replicas=2))
         await wait_ready(kube, ns)
-        done = await kigi_json(plane, "reset", "class", "1", "m1", "--reason", "lunch", "--wait", "60", "-n", ns)
+        done = await kigi_json(
+            plane, "reset", "class", "1", "m1", "--yes", "--reason", "lunch", "--wait", "60", "-n", ns
+        )
         assert done.pop("name").startswith("class-")
         user = done["spec"].pop("requestedBy")
         assert user in await asyncio.to_thread(plane.kubectl, "auth", "whoami")
@@ -135,10 +137,10 @@ async def test_the_command_line_requests_resets_for_its_caller(
             "ready": True,
         }
         assert (await revisions(kube, ns))["1", "m1"] == 2
-        await kigi(plane, "reset", "class", "--wait", "60", "-n", ns)
+        await kigi(plane, "reset", "class", "--yes", "--wait", "60", "-n", ns)
         assert set((await revisions(kube, ns)).values()) == {2, 3}
         for wrong, words in {
-            ("reset", "class", "7"): f"there is no SystemInstance {ns}/class-7",
+            ("reset", "class", "7"): "instance 7 does not exist: class has 1",
             ("reset", "class", "1", "nobody"): "has no machine nobody",
             ("reset", "nothing"): f"there is no SystemDeployment {ns}/nothing",
         }.items():

@@ -38,7 +38,7 @@ _BLOCK = re.compile(r"^```(sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHANGES = {
     "virt-customize -a web.qcow2 ": "qemu-io -c 'write -P 1 0 1M' web.qcow2",
     "virt-customize -a web-broken.qcow2 ": "qemu-io -c 'write -P 2 4M 64k' web-broken.qcow2",
-    "kigi capture class --instance 7": "true",  # needs a running capture publisher: tests/e2e/test_capture.py
+    "kigi capture class 7": "true",  # needs a running capture publisher: tests/e2e/test_capture.py
 }
 """What stands for the commands that depend on a reader's image or cluster, by their begin."""
 

@@ -23,7 +23,7 @@ PATTERNS = (
     r'Finding\(\s*[A-Z_]+,\s*[^,]+,\s*"([A-Z][A-Za-z]+)"',
     r'(?:_abandon|abandoned|Obstacle)\([^"]*"([A-Z][A-Za-z]+)"',
 )
-BY_THE_CLI_ALONE = {"FieldOwned", "NotReached", "ExtraMissing"}
+BY_THE_CLI_ALONE = {"FieldOwned", "NotReached", "NotConfirmed", "ExtraMissing"}
 
 
 def reasons() -> set[str]:

@@ -49,7 +49,7 @@ def test_an_interrupted_verb_ends_with_130(tmp_path: Path) -> None:
     }
     with AnsweringServer(lambda method, path: (200, body)) as server:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kigi.cli.main", "reset", "office", "--wait", "600"],
+            [sys.executable, "-m", "kigi.cli.main", "reset", "office", "--yes", "--wait", "600"],
             env={**os.environ, "KUBECONFIG": str(server.kubeconfig(tmp_path / "kubeconfig"))},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -36,10 +36,10 @@ VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "why for programs": (("why", *JSON), (*NEVER, *MODELS, *DRAWING)),
     "diff": (("diff", "a..b", *JSON), (*NEVER, *MODELS, *DRAWING)),
     "plan": (("plan", "office", *JSON), (*NEVER, *DRAWING)),
-    "switch": (("switch", "office", "a", *JSON), (*NEVER, *MODELS, *DRAWING)),
-    "reset": (("reset", "office"), (*NEVER, *MODELS, *DRAWING)),
+    "switch": (("switch", "office", "a", "--yes", *JSON), (*NEVER, *MODELS, *DRAWING)),
+    "reset": (("reset", "office", "--yes"), (*NEVER, *MODELS, *DRAWING)),
     "capture": (("capture", "office", "--instance", "1", "--name", "x"), (*NEVER, *MODELS, *DRAWING)),
-    "delete": (("delete", "state", "b"), (*NEVER, *DRAWING)),
+    "delete": (("delete", "state", "b", "--yes"), (*NEVER, *DRAWING)),
 }
 RUN = """
 import sys
@@ -55,12 +55,13 @@ sys.exit(code)
 """
 NAMED = {"namespace": "range", "uid": "u", "resourceVersion": "1", "generation": 1}
 DEPLOYMENT = {"kind": "SystemDeployment", "metadata": {"name": "office", **NAMED}, "spec": {"systemRef": {"name": "a"}}}
+INSTANCE = {"metadata": {"name": "office-1", **NAMED}, "spec": {"deploymentRef": {"name": "office"}, "name": "1"}}
 STATES = [{"metadata": {"name": name, **NAMED, "uid": name}, "spec": {"machines": []}} for name in "ab"]
 
 
 def reply(method: str, path: str) -> tuple[int, Any]:
     what = path.partition("?")[0].rpartition("/")[2]
-    lists = {"systemdeployments": [DEPLOYMENT], "systeminstances": [], "systemnodes": STATES}
+    lists = {"systemdeployments": [DEPLOYMENT], "systeminstances": [INSTANCE], "systemnodes": STATES}
     if method == "GET" and what.endswith("s"):
         return 200, {"metadata": {}, "items": lists.get(what, [])}
     if what == "selfsubjectreviews":

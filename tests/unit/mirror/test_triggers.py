@@ -294,3 +294,17 @@ def test_a_node_that_reports_a_layer_is_planned_again_and_not_for_its_progress(m
     assert node not in reported(13, uploadedBytes=1)
     assert node in reported(14, state="Refused", reason="AccessDenied", message="x")
     assert node in reported(15, state="Stored")
+
+
+def test_written_bytes_enqueue_the_instance_that_writes_and_no_other(mirror: Mirror) -> None:
+    (volume,) = mirror.volumes
+
+    def report(version: int, **written: int) -> set[Key]:
+        body = cache_body(version=version, volumes=(volume.handle, "other"))
+        for each in body["status"]["volumes"]:
+            each["writtenBytes"] = written.get("ours" if each["name"] == volume.handle else "other", 0)
+        return enqueued(mirror, "NodeCache", body)
+
+    report(2)
+    assert report(3, ours=GIB) == {INSTANCE}
+    assert report(4, ours=GIB, other=GIB) == set()

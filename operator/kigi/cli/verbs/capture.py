@@ -1,26 +1,28 @@
-"""``kigi capture``: creates a SystemCapture."""
+"""``kigi capture``: creates SystemCaptures."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
 
-from kigi.adapters.kubernetes.resources import CAPTURE, DEPLOYMENT
+from kigi.adapters.kubernetes.resources import CAPTURE
+from kigi.cli.choice import Choice, choice_options, find_chosen
 from kigi.cli.cluster import Access, open_cluster
-from kigi.cli.identity import caller_name
+from kigi.cli.exit_codes import OptionInvalid
+from kigi.cli.keep import create_captures, state_names
 from kigi.cli.options import cluster_options, deployment_argument, result_option, wait_option
 from kigi.cli.output import Format, print_message
-from kigi.cli.wait import object_reference, report, wait_until_ready
-from kigi.domain import names
-from kigi.errors import DeploymentMissing
+from kigi.cli.wait import object_reference, report_all, wait_until_ready
 
 
 @click.command("capture")
 @deployment_argument
-@click.option("--name", required=True, help="Name of the SystemCapture and of the new state.")
-@click.option("--instance", required=True, help="Name of the instance within the deployment, such as 7.")
-@click.option("--machine", multiple=True, help="Only this machine; may be repeated.")
+@choice_options
+@click.option(
+    "--name", required=True, help="Name of the SystemCapture and of the new state; several: NAME-INSTANCE for each."
+)
 @click.option("--description", help="Free text.")
 @click.option(
     "--quiesce-policy",
@@ -33,47 +35,35 @@ from kigi.errors import DeploymentMissing
 def command(
     access: Access,
     deployment: str,
+    choice: Choice,
     name: str,
-    instance: str,
-    machine: tuple[str, ...],
     description: str | None,
     quiesce_policy: str | None,
     wait_s: float,
     form: Format,
 ) -> None:
-    """Keep a running instance as a new state.
+    """Keep running instances as new states.
 
-    Its VMs are paused while their disks are copied, and then continue.
+    Their VMs are paused while their disks are copied, and then continue.
 
     \b
     DEPLOYMENT: SystemDeployment.
+    INSTANCES: such as 7, 1-8,12 or red,blue.
+    MACHINE: only these machines of the instances.
     """
+    if choice.selection is None:
+        raise OptionInvalid(f"name the instances to capture, such as: kigi capture {deployment} 7 --name {name}")
     namespace = access.default_namespace()
-    metadata = {"name": name, "namespace": namespace}
-    body = {"apiVersion": names.API_VERSION, "kind": CAPTURE.kind, "metadata": metadata}
-    with report(form) as done, open_cluster(access) as kube:
-        if kube.get(DEPLOYMENT, namespace, deployment) is None:
-            raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{deployment}")
-        spec = capture_spec(f"{deployment}-{instance}", machine, description, quiesce_policy, caller_name(kube))
-        created = kube.create(CAPTURE, {**body, "spec": spec})
-        done.update(object_reference(CAPTURE, namespace, name), spec=spec)
-        print_message(f"SystemCapture {namespace}/{name} is created for {spec['requestedBy']}")
-        wait_until_ready(kube, CAPTURE, created, wait_s, done)
-
-
-def capture_spec(
-    instance: str,
-    machines: tuple[str, ...],
-    description: str | None,
-    quiesce_policy: str | None,
-    requested_by: str,
-) -> dict[str, Any]:
-    """Spec of the SystemCapture; no ``machines``: all of the instance."""
-    spec: dict[str, Any] = {"instanceRef": {"name": instance}, "requestedBy": requested_by}
-    if quiesce_policy is not None:
-        spec["quiescePolicy"] = quiesce_policy
-    if machines:
-        spec["machines"] = list(machines)
-    if description is not None:
-        spec["target"] = {"description": description}
-    return spec
+    with report_all(form) as done, open_cluster(access) as kube:
+        chosen = find_chosen(kube, namespace, deployment, choice)
+        states = state_names(chosen.names, name)
+        created = create_captures(kube, chosen, states, description=description, quiesce_policy=quiesce_policy)
+        for body in created:
+            state = body["metadata"]["name"]
+            done.append({**object_reference(CAPTURE, namespace, state), "spec": body["spec"]})
+            print_message(f"SystemCapture {namespace}/{state} is created")
+        deadline = time.monotonic() + wait_s
+        for entry, body in zip(done, created, strict=True):
+            left_s = max(deadline - time.monotonic(), 0.001) if wait_s > 0 else 0.0
+            result: dict[str, Any] = entry
+            wait_until_ready(kube, CAPTURE, body, left_s, result)

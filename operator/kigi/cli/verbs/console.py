@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import click
 
+from kigi.cli.choice import one_instance, one_instance_option
 from kigi.cli.cluster import Access
 from kigi.cli.options import cluster_options, deployment_argument
 from kigi.domain.names import machine_name
@@ -30,9 +31,9 @@ OPEN_S = 30.0
 @click.command("console")
 @deployment_argument
 @click.argument("machine")
-@click.option("--instance", default="0", show_default=True, help="Name of the instance.")
+@one_instance_option
 @cluster_options()
-def command(access: Access, deployment: str, machine: str, instance: str) -> None:
+def command(access: Access, deployment: str, machine: str, instance: str | None) -> None:
     """Open the serial console of a machine.
 
     Ctrl-] leaves it.
@@ -43,7 +44,7 @@ def command(access: Access, deployment: str, machine: str, instance: str) -> Non
     """
     if sys.platform == "win32" and sys.stdin.isatty():
         raise SpecInvalid("kigi console needs a terminal of Linux or macOS: use WSL, or virtctl console")
-    _open(access, machine_name(deployment, instance, machine))
+    _open(access, machine_name(deployment, one_instance(access, deployment, instance), machine))
 
 
 def _open(access: Access, name: str) -> None:

@@ -10,8 +10,9 @@ import click
 
 from kigi.adapters.kubernetes.resources import IMAGE, SYSTEM
 from kigi.cli.cluster import Access, open_cluster, read_mirror
+from kigi.cli.consent import Consent, consent_options
 from kigi.cli.options import cluster_options, result_option
-from kigi.cli.output import Format, print_result
+from kigi.cli.output import Format, print_message, print_result
 from kigi.domain.images import Image
 from kigi.domain.quantities import format_bytes
 from kigi.domain.usage import NodeKey, format_users, freed_bytes, unused_without
@@ -27,26 +28,27 @@ KINDS = ("image", "state")
 @click.command("delete")
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name")
-@click.option("--dry-run", is_flag=True, help="Print how many bytes it frees; delete nothing.")
+@consent_options
 @result_option
 @cluster_options()
-def command(access: Access, kind: str, name: str, dry_run: bool, form: Format) -> None:
+def command(access: Access, kind: str, name: str, consent: Consent, form: Format) -> None:
     """Delete an image or a state that nothing uses.
 
-    Refused immediately, with the list of users, while something uses it.
+    Refused immediately, with the list of users, while something uses it. Shows how many bytes it frees, and asks.
 
     \b
     KIND: image (VMImageNode) or state (SystemNode).
     NAME: name of the object.
     """
-    done, text = _delete(access, kind, name, dry_run)
+    done, text = _delete(access, kind, name, consent)
     if form is Format.TABLE:
         print(text)
     print_result(done, form)
 
 
-def _delete(access: Access, kind: str, name: str, dry_run: bool) -> tuple[dict[str, Any], str]:
-    """What was done, or would be, as JSON and as text; raises InUse with the users, ImageMissing or SystemMissing."""
+def _delete(access: Access, kind: str, name: str, consent: Consent) -> tuple[dict[str, Any], str]:
+    """What was done, or would be, as JSON and as text; raises InUse with the users, ImageMissing,
+    SystemMissing or NotConfirmed."""
     from kigi.gather.trees import image_users, system_users
 
     resource, namespace = IMAGE if kind == "image" else SYSTEM, access.default_namespace()
@@ -61,9 +63,12 @@ def _delete(access: Access, kind: str, name: str, dry_run: bool) -> tuple[dict[s
         users = (image_users if resource is IMAGE else system_users)(mirror, namespace, name)
         if users:
             raise InUse(f"{what} is used by {format_users(users)}; delete them first")
-        if dry_run:
+        if consent.needs_preview:
             freed = _freed(kube, mirror, kind, name, namespace)
-            return {**done, "action": "none", **freed}, _freed_text(kind, freed)
+            if consent.dry_run:
+                return {**done, "action": "none", **freed}, _freed_text(kind, freed)
+            print_message(f"{what}: {_freed_text(kind, freed)}")
+            consent.obtain(f"delete {what}?")
         left = kube.delete(resource, namespace, name, uid=record.meta.uid)
     if left is None:
         return {**done, "action": "deleted"}, f"{what} deleted"

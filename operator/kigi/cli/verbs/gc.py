@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kigi.cli.cluster import Access
+from kigi.cli.consent import Consent, consent_options
 from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.named_layers import Sources, read_named_layers
 from kigi.cli.options import PATH, cluster_options, output_option, repository_options
@@ -31,7 +32,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @click.command("gc")
-@click.option("--delete", is_flag=True, help="Delete; without it nothing is changed.")
+@click.option("--delete", is_flag=True, help="Ask, and delete; without it nothing is changed.")
+@consent_options
 @click.option("--grace", default="24h", show_default=True, help="Age below which nothing is deleted: 30m, 24h, 7d.")
 @click.option(
     "--also",
@@ -52,6 +54,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def command(
     access: Access,
     delete: bool,
+    consent: Consent,
     versions: bool,
     grace: str,
     also: tuple[Path, ...],
@@ -70,7 +73,7 @@ def command(
 
     sources, age = Sources(access, also, keep_file), parse_age(grace)
     with report(form) as done:
-        wanted = Wanted(delete, versions, all_unused)
+        wanted = Wanted(delete, versions, all_unused, consent)
         asyncio.run(_collect(sources, repository, age, done, wanted, form))
 
 
@@ -89,6 +92,7 @@ class Wanted:
     delete: bool
     versions: bool
     all_unused: bool
+    consent: Consent
 
 
 async def _collect(
@@ -111,13 +115,14 @@ async def _collect(
         done.update(_data(found, is_versioned, left))
         if form is Format.TABLE:
             _print(found, is_versioned, left, wanted)
-        if not wanted.delete or not (found.layers or found.uploads or left):
+        if not wanted.delete or wanted.consent.dry_run or not (found.layers or found.uploads or left):
             return
         if (found.layers or left) and not found.named and not wanted.all_unused:
             raise SpecInvalid(
                 f"no tree that was read names any of the {_objects(found)} layers of the repository: is this its "
                 "cluster? Name another one with --also, or confirm with --all-unused"
             )
+        wanted.consent.obtain(_question(found, left))
         with progress_bars() as bars:
             advance = bars.add("layers deleted", len(found.layers), items=True)
             await delete_garbage(store, found, read_named, done, advance)
@@ -130,6 +135,14 @@ async def _collect(
             _print_deleted(done, wanted)
         if done["deleted"]:
             await check_unnamed(store, done["deleted"], read_named)
+
+
+def _question(found: Collection, left: tuple[StoredVersion, ...]) -> str:
+    versions = f" and {len(left)} versions" if left else ""
+    return (
+        f"delete {len(found.layers)} layers, {format_bytes(found.size_bytes)},{versions} and give up "
+        f"{len(found.uploads)} uploads, for good?"
+    )
 
 
 def _objects(found: Collection) -> int:
@@ -183,7 +196,7 @@ def _print(found: Collection, is_versioned: bool | None, left: tuple[StoredVersi
             "whether the bucket keeps versions is unknown (no right GetBucketVersioning); if it does, a deleted layer "
             "frees no space without --versions"
         )
-    if not wanted.delete and (found.layers or found.uploads or left):
+    if not (wanted.delete and not wanted.consent.dry_run) and (found.layers or found.uploads or left):
         print("nothing was deleted; --delete does it")
 
 

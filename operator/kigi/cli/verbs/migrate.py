@@ -11,6 +11,7 @@ import click
 
 from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.cluster import kigi_namespace as find_namespace
+from kigi.cli.consent import Consent, consent_options
 from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.options import PATH, cluster_options, kigi_namespace_option, output_option
 from kigi.cli.output import Format, plain, print_data, print_message, print_result
@@ -32,7 +33,7 @@ _SHOWN = ("finalizers", "annotations")
     required=True,
     help="File for all objects as they were; if the migration has begun, it resumes from it.",
 )
-@click.option("--dry-run", is_flag=True, help="Write the backup, show every difference, and change nothing.")
+@consent_options
 @click.option("--back", is_flag=True, help="Convert from v1alpha2 to v1alpha1, to go back to the previous release.")
 @click.option(
     "--secret",
@@ -49,7 +50,7 @@ def command(
     access: Access,
     crds: Path,
     backup: Path,
-    dry_run: bool,
+    consent: Consent,
     back: bool,
     secrets: tuple[str, ...],
     kigi_namespace: str | None,
@@ -59,7 +60,8 @@ def command(
     """Convert all objects from v1alpha1 to v1alpha2, or back.
 
     Stop the operator first, and start that of the other release afterwards. VMs run on, and their disks stay. Users
-    cannot change objects meanwhile. After an interruption, call it again with the same --backup.
+    cannot change objects meanwhile. Asks first; --dry-run writes the backup, shows every difference, and changes
+    nothing. After an interruption, call it again with the same --backup.
     """
     from kigi.migration.back_run import go_back, look_back
     from kigi.migration.freeze import MANAGER
@@ -72,12 +74,13 @@ def command(
     with open_cluster(access, manager=MANAGER, busy_s=BUSY_S) as kube:
         place = Place(find_namespace(kube, kigi_namespace), LEASE_NAME, config_map)
         cluster = Cluster(kube, read_definitions(crds), report=print_message)
-        if dry_run:
+        if consent.dry_run:
             shown = look_back(cluster, backup) if back else look(cluster, backup, place, converted)
             done = _result(backup, len(shown[1].objects), shown[1].findings.notes, migrated=False)
             lines = list(differences(*shown))
             print_data({**done, "differences": lines}, lambda: plain("\n".join(lines)), form)
             return
+        consent.obtain(f"convert all objects of the cluster to {'v1alpha1' if back else 'v1alpha2'}? No disk changes.")
         count = go_back(cluster, backup, place) if back else migrate(cluster, backup, place, converted)
     print_result(_result(backup, count, notes, migrated=True), form)
     if back:

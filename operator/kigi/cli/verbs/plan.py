@@ -9,27 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kigi.adapters.kubernetes.resources import (
-    CLAIM,
-    CLUSTER_INSTANCETYPE,
-    CSI_NODE,
-    DEPLOYMENT,
-    GRANT,
-    IMAGE,
-    INSTANCE,
-    INSTANCETYPE,
-    KUBEVIRT,
-    MACHINE,
-    NODE,
-    NODE_CACHE,
-    PLUGIN,
-    POLICY,
-    PREFETCH,
-    SYSTEM,
-    VMI,
-    VOLUME,
-)
-from kigi.cli.cluster import SETTINGS, Access, open_cluster, read_heartbeats, read_mirror
+from kigi.adapters.kubernetes.resources import DEPLOYMENT
+from kigi.cli.cluster import Access, open_cluster
 from kigi.cli.completion import complete_states
 from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.options import PATH, cluster_options, optional_deployment_argument, rows_option
@@ -41,11 +22,6 @@ from kigi.errors import DeploymentMissing, SpecInvalid
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
-
-TREES = (GRANT, IMAGE, SYSTEM, DEPLOYMENT, INSTANCE)
-REQUIRED = (*TREES, NODE, CSI_NODE, NODE_CACHE, VOLUME, CLAIM, MACHINE, VMI, KUBEVIRT)
-OPTIONAL = (*SETTINGS, POLICY, PREFETCH, PLUGIN, INSTANCETYPE, CLUSTER_INSTANCETYPE)
-"""Kinds without which a plan is still right for most deployments: left out if the caller may not read them."""
 
 Plan = dict[str, Any]
 """The plan of one object, as ``kigi plan -o json`` prints it."""
@@ -71,13 +47,14 @@ def command(access: Access, deployment: str | None, file: Path | None, system: s
     DEPLOYMENT: SystemDeployment; or name a file with -f.
     """
     from kigi.cli.change_plan import plan_documents
+    from kigi.cli.plan_mirror import read_plan_mirror
 
     if (deployment is None) == (file is None):
         raise OptionInvalid("name a deployment, or a file with -f")
     namespace = access.default_namespace()
     with open_cluster(access) as kube:
-        mirror, now = read_mirror(kube, (*REQUIRED, *OPTIONAL), optional=OPTIONAL), datetime.now(UTC)
-        read_heartbeats(kube, mirror, now)
+        now = datetime.now(UTC)
+        mirror = read_plan_mirror(kube, now)
         if deployment is not None:
             body = kube.get(DEPLOYMENT, namespace, deployment)
             if body is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,11 @@ from kigi.adapters.kubernetes.resources import (
     VOLUME,
 )
 from kigi.cli.cluster import Access, list_objects, open_cluster
+from kigi.cli.consent import Consent, consent_options
 from kigi.cli.options import cluster_options, output_option
-from kigi.cli.output import Format, print_data, print_message, table
+from kigi.cli.output import Format, print_data, print_message, print_on_stderr, table
 from kigi.domain.hanging import Hanging, hanging_object
-from kigi.errors import Conflict, InUse, NotFound, SpecInvalid
+from kigi.errors import Conflict, InUse, NotFound
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,12 +38,11 @@ ATTEMPTS = 5
 
 
 @click.command("release")
-@click.option("--dry-run", is_flag=True, help="Print what would be freed; change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@consent_options
 @click.option("--force", is_flag=True, help="Also while an operator is installed that should do it.")
 @output_option
 @cluster_options(all_namespaces=True)
-def command(access: Access, dry_run: bool, yes: bool, force: bool, form: Format) -> None:
+def command(access: Access, consent: Consent, force: bool, form: Format) -> None:
     """Free deleted objects that wait for an operator that is gone.
 
     After an uninstallation in the wrong order, objects stay in deletion: only the operator removes Kigi's finalizers.
@@ -51,15 +50,16 @@ def command(access: Access, dry_run: bool, yes: bool, force: bool, form: Format)
     that are not being deleted stay as they are. Default: all namespaces, and the volumes; -n: one namespace.
     """
     with open_cluster(access, busy_s=BUSY_S) as kube:
-        _refuse_beside_an_operator(kube, force or dry_run)
+        _refuse_beside_an_operator(kube, force or consent.dry_run)
         found = list(_hanging(kube, access.namespace))
-        if form is Format.TABLE or not (dry_run or yes):
+        if form is Format.TABLE:
             print_data(None, lambda: _table(found), Format.TABLE)
-        if dry_run or not found:
+        elif not (consent.dry_run or consent.yes):
+            print_on_stderr(_table(found))
+        if consent.dry_run or not found:
             _report(found, [], form, "" if found else "no object waits for Kigi's operator")
             return
-        if not yes and not _is_confirmed(len(found)):
-            raise SpecInvalid("nothing was changed; give --yes to free these objects")
+        consent.obtain(f"remove Kigi's finalizers from these {len(found)} objects?")
         freed = [one for one in found if _release(kube, one)]
     _report(found, freed, form, f"{len(freed)} of {len(found)} objects are freed")
 
@@ -70,10 +70,6 @@ def _report(found: Iterable[Hanging], freed: Iterable[Hanging], form: Format, te
         print_data(data, lambda: "", form)
     elif text:
         print_message(text)
-
-
-def _is_confirmed(count: int) -> bool:
-    return sys.stdin.isatty() and click.confirm(f"Remove Kigi's finalizers from these {count} objects?", err=True)
 
 
 def _refuse_beside_an_operator(kube: KubeSession, is_allowed: bool) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kigi.adapters.kubernetes.resources import DEPLOYMENT, INSTANCE
+from kigi.adapters.kubernetes.resources import DEPLOYMENT
+from kigi.cli.choice import Choice, Chosen, choice_options, find_chosen
 from kigi.cli.cluster import Access, list_objects, open_cluster
 from kigi.cli.options import cluster_options, listing_option, optional_deployment_argument
 from kigi.cli.output import Format, Rows, object_name, print_data, table
-from kigi.domain.names import instance_order
 from kigi.domain.quantities import format_bytes
 from kigi.domain.tree_names import referred
-from kigi.errors import DeploymentMissing
+from kigi.errors import Forbidden
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,22 +27,26 @@ COLUMNS = (
     *("namespace", "name", "system", "ready", "reason", "message"),
     *("instances", "readyInstances", "cachedPercent"),
 )
-MACHINE_COLUMNS = ("instance", "name", "state", "systemName", "revision", "nodeName", "message")
+MACHINE_COLUMNS = ("instance", "name", "state", "systemName", "revision", "nodeName", "message", "writtenBytes")
+NOT_SEEN = {"status": "Unknown", "reason": "NotSeenYet", "message": ""}
 COSTS = ("movedBytes", "missingBytes", "totalBytes")
 """Of the last change."""
 
 
 @click.command("status")
 @optional_deployment_argument
+@choice_options
 @listing_option
 @cluster_options(all_namespaces=True)
-def command(access: Access, deployment: str | None, form: Format) -> None:
+def command(access: Access, deployment: str | None, choice: Choice, form: Format) -> None:
     """Show all deployments, or one with its machines and history.
 
     \b
     DEPLOYMENT: SystemDeployment.
+    INSTANCES: only these, such as 7, 1-8,12 or red,blue; default: all.
+    MACHINE: only these machines of the instances.
     """
-    data = _read(access, deployment)
+    data = _read(access, deployment, choice)
     one, wide = deployment is not None, form is Format.WIDE
     print_data(
         data,
@@ -53,24 +57,21 @@ def command(access: Access, deployment: str | None, form: Format) -> None:
     )
 
 
-def _read(access: Access, name: str | None) -> list[dict[str, Any]]:
+def _read(access: Access, name: str | None, choice: Choice) -> list[dict[str, Any]]:
     with open_cluster(access) as kube:
-        if name is None:
-            found = list(list_objects(kube, DEPLOYMENT, access.scope()))
-        else:
-            namespace = access.default_namespace()
-            body = kube.get(DEPLOYMENT, namespace, name)
-            if body is None:
-                raise DeploymentMissing(f"there is no SystemDeployment {namespace}/{name}")
-            instances = [one for one in list_objects(kube, INSTANCE, namespace) if _is_of(one, name)]
-            return [{**_summary(body), **_details(instances)}]
+        if name is not None:
+            chosen = find_chosen(kube, access.default_namespace(), name, choice)
+            if chosen.body is None and not chosen.instances:
+                raise Forbidden(f"you may not read SystemDeployment {chosen.namespace}/{name}; name your instance")
+            summary = _summary(chosen.body) if chosen.body is not None else _summary_of_instances(chosen)
+            return [{**summary, **_details(chosen)}]
+        found = list(list_objects(kube, DEPLOYMENT, access.scope()))
     return [_summary(body) for body in sorted(found, key=lambda b: (b["metadata"]["namespace"], b["metadata"]["name"]))]
 
 
-def _summary(body: dict[str, Any]) -> dict[str, Any]:
+def _summary(body: Mapping[str, Any]) -> dict[str, Any]:
     status, spec = body.get("status") or {}, body["spec"]
-    conditions = {c["type"]: c for c in status.get("conditions") or ()}
-    ready = conditions.get("Ready", {"status": "Unknown", "reason": "NotSeenYet", "message": ""})
+    ready = ready_condition(body)
     return {
         "namespace": body["metadata"]["namespace"],
         "name": body["metadata"]["name"],
@@ -82,22 +83,45 @@ def _summary(body: dict[str, Any]) -> dict[str, Any]:
         "readyInstances": status.get("readyReplicas", 0),
         "cachedPercent": (status.get("progress") or {}).get("percent"),
         "plan": status.get("plan") or {},
-        "conditions": list(conditions.values()),
+        "conditions": list(status.get("conditions") or ()),
     }
 
 
-def _is_of(instance: dict[str, Any], deployment: str) -> bool:
-    return bool(instance["spec"]["deploymentRef"]["name"] == deployment)
+def _summary_of_instances(chosen: Chosen) -> dict[str, Any]:
+    """For a caller who may read instances alone, such as a trainee."""
+    verdicts = [ready_condition(body) for body in chosen.instances]
+    worst = next((each for each in verdicts if each["status"] != "True"), verdicts[0])
+    systems = dict.fromkeys((body.get("status") or {}).get("systemName") or "" for body in chosen.instances)
+    return {
+        "namespace": chosen.namespace,
+        "name": chosen.deployment,
+        "system": ", ".join(filter(None, systems)),
+        "ready": worst["status"] == "True",
+        "reason": worst["reason"],
+        "message": worst.get("message", ""),
+        "instances": len(verdicts),
+        "readyInstances": sum(each["status"] == "True" for each in verdicts),
+        "cachedPercent": None,
+        "plan": {},
+        "conditions": [],
+    }
 
 
-def _details(instances: list[dict[str, Any]]) -> dict[str, Any]:
-    """Machines and history of all instances."""
+def ready_condition(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The condition Ready of an object, or one of the reason NotSeenYet."""
+    conditions = (body.get("status") or {}).get("conditions") or ()
+    return next((each for each in conditions if each["type"] == "Ready"), NOT_SEEN)
+
+
+def _details(chosen: Chosen) -> dict[str, Any]:
+    """Machines and history of the chosen instances."""
     machines: list[dict[str, Any]] = []
     history: list[dict[str, Any]] = []
-    for body in sorted(instances, key=lambda body: instance_order(body["spec"]["name"])):
+    for body in chosen.instances:
         name, status = body["spec"]["name"], body.get("status") or {}
         for machine in status.get("machines") or ():
-            machines.append({"instance": name, "systemName": status.get("systemName"), **machine})
+            if not chosen.machines or machine["name"] in chosen.machines:
+                machines.append({"instance": name, "systemName": status.get("systemName"), **machine})
         history += [{"instance": name, **entry} for entry in status.get("history") or ()]
     return {"machines": machines, "history": sorted(history, key=lambda entry: str(entry["decisionTime"]))}
 
@@ -157,8 +181,16 @@ def _conditions_table(conditions: Sequence[dict[str, Any]]) -> Table:
 
 
 def _machines_table(machines: Sequence[dict[str, Any]]) -> Table:
-    rows = ([machine.get(field) for field in MACHINE_COLUMNS] for machine in machines)
-    return table(("INSTANCE", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "MESSAGE"), rows)
+    rows = (
+        [*(machine.get(field) for field in MACHINE_COLUMNS[:-2]), written(machine), machine.get("message")]
+        for machine in machines
+    )
+    return table(("INSTANCE", "MACHINE", "STATE", "SYSTEM", "DISK#", "NODE", "WRITTEN#", "MESSAGE"), rows)
+
+
+def written(machine: Mapping[str, Any]) -> str:
+    """Bytes that the guest has written, for a person; empty: unknown."""
+    return format_bytes(machine["writtenBytes"]) if "writtenBytes" in machine else ""
 
 
 def _history_line(entry: dict[str, Any]) -> Text:

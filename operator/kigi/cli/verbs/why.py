@@ -22,12 +22,15 @@ from kigi.adapters.kubernetes.resources import (
     Resource,
 )
 from kigi.cli.causes import CAUSES
+from kigi.cli.choice import Choice, instance_options, is_of
 from kigi.cli.cluster import Access, list_objects, open_cluster
 from kigi.cli.completion import complete_deployments
-from kigi.cli.exit_codes import ExitCode
+from kigi.cli.exit_codes import ExitCode, OptionInvalid
 from kigi.cli.explain import Bodies, Entry, Key, explain
 from kigi.cli.options import cluster_options, format_option
 from kigi.cli.output import Format, Rows, object_name, print_data
+from kigi.domain.instance_ranges import Selection
+from kigi.domain.names import instance_object
 from kigi.errors import Forbidden, SpecInvalid
 
 if TYPE_CHECKING:
@@ -57,21 +60,23 @@ NO_REMEDY = "nothing to do: it continues by itself"
 
 @click.command("why")
 @click.argument("subject", required=False, shell_complete=complete_deployments)
+@instance_options
 @format_option(Format.NAME, Format.CSV, text="Text for people; name, csv, json or yaml for programs.")
 @cluster_options()
 @click.pass_context
-def command(ctx: click.Context, access: Access, subject: str | None, form: Format) -> None:
+def command(ctx: click.Context, access: Access, subject: str | None, choice: Choice, form: Format) -> None:
     """Explain what is not Ready, with cause and remedy.
 
     Follows each cause to its origin. The exit code is 3 if anything is not Ready.
 
     \b
     SUBJECT: deployment, KIND/NAME, or a reason such as NoRoom; default: everything in the namespace.
+    INSTANCES: only these of the deployment, such as 7, 1-8,12 or red,blue.
     """
-    ctx.exit(print_explanation(access, subject, form))
+    ctx.exit(print_explanation(access, subject, form, choice.selection))
 
 
-def print_explanation(access: Access, subject: str | None, form: Format) -> int:
+def print_explanation(access: Access, subject: str | None, form: Format, selection: Selection | None = None) -> int:
     """Prints the explanation; the exit code: NOT_READY if something is not Ready. Raises KigiError.
 
     A reason (of an event, a log, an error) is explained without a cluster: no deployment has such a name.
@@ -83,7 +88,7 @@ def print_explanation(access: Access, subject: str | None, form: Format) -> int:
         )
         return ExitCode.DONE
     bodies = _read(access)
-    data = explain(bodies, chosen(bodies, subject))
+    data = explain(bodies, chosen(bodies, subject, selection))
     print_data(
         data,
         lambda: _render(data, subject),
@@ -108,9 +113,14 @@ def _read(access: Access) -> Bodies:
     return bodies
 
 
-def chosen(bodies: Bodies, subject: str | None) -> list[Key]:
-    """The object that ``subject`` names as ``NAME`` (a deployment) or ``KIND/NAME``, or all; raises SpecInvalid."""
+def chosen(bodies: Bodies, subject: str | None, selection: Selection | None = None) -> list[Key]:
+    """The object that ``subject`` names as ``NAME`` (a deployment) or ``KIND/NAME``, or all.
+
+    With a ``selection``: the instances of that deployment. Raises SpecInvalid or InstanceUnknown.
+    """
     if subject is None:
+        if selection is not None:
+            raise OptionInvalid("name the deployment whose instances are meant")
         return sorted(bodies)
     kind, slash, name = subject.partition("/")
     if not slash:
@@ -118,7 +128,12 @@ def chosen(bodies: Bodies, subject: str | None) -> list[Key]:
     resource = _resource(kind)
     if (resource.kind, name) not in bodies:
         raise SpecInvalid(f"there is no {resource.kind} {name}")
-    return [(resource.kind, name)]
+    if selection is None:
+        return [(resource.kind, name)]
+    if resource is not DEPLOYMENT:
+        raise OptionInvalid(f"{subject} has no instances: name a SystemDeployment")
+    of_it = [body["spec"]["name"] for (kind, _), body in bodies.items() if kind == INSTANCE.kind and is_of(body, name)]
+    return [(INSTANCE.kind, instance_object(name, one)) for one in selection.choose(name, of_it)]
 
 
 def _resource(word: str) -> Resource:

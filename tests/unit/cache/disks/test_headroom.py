@@ -13,6 +13,7 @@ from kigi_cache.disks.headroom import (
     machine_of,
     overlays_to_stop,
     plan_headroom,
+    written_step,
 )
 
 MIB = 2**20
@@ -108,3 +109,15 @@ def test_nothing_is_said_while_there_is_space_or_no_machine_writes() -> None:
 
 def test_a_handle_of_another_form_stands_for_itself() -> None:
     assert machine_of("x.y") == "x.y"
+
+
+@given(st.integers(MIB, 2**50))
+def test_written_bytes_are_rounded_up_by_a_quarter_at_most(size: int) -> None:
+    assert size <= written_step(size) <= size * 5 / 4
+    assert written_step(written_step(size)) == written_step(size)
+
+
+def test_a_growing_overlay_is_reported_four_times_per_doubling() -> None:
+    """Each report is a write to the API server."""
+    assert len({written_step(size) for size in range(GIB, 2 * GIB, MIB)}) == 5
+    assert [written_step(size) for size in (0, 400 * 2**10, MIB - 1)] == [0, 0, 0], "tables alone"

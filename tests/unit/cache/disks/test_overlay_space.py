@@ -27,7 +27,7 @@ class Node:
         self.reserved: list[tuple[str, int]] = []
         self.is_ready = True
         self.reports: list[SpaceReport] = []
-        self.used = {"range": MIB}
+        self.used = {A: MIB}
         self.space = OverlaySpace(
             cast(Volumes, self),
             self.time.clock,
@@ -107,10 +107,11 @@ async def test_a_machine_stays_paused_while_the_disk_is_full(node: Node) -> None
 
 
 async def test_the_use_of_each_namespace_is_counted_once_in_a_minute_and_rounded_up(node: Node) -> None:
-    node.used = {"range": 65 * MIB, "b": 0}
+    node.used = {A: 65 * MIB, "kigi.b.x.1.m0.r1.u": 0}
     await node.space.check()
     assert node.space.report.used_bytes == {"b": 0, "range": 128 * MIB}
-    node.used = {"range": 130 * MIB}
+    assert node.space.report.written_bytes == {A: 80 * MIB, "kigi.b.x.1.m0.r1.u": 0}
+    node.used = {A: 130 * MIB}
     for _ in range(COUNT_CHECKS - 1):
         await node.space.check()
     assert node.space.report.used_bytes["range"] == 128 * MIB

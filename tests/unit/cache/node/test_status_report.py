@@ -9,9 +9,10 @@ import pytest
 from kigi.api.base import Metadata
 from kigi.api.node_cache import MAX_VOLUMES, CachedLayer, NodeCache, NodeCacheSpec, NodeCacheStatus, WantedLayer
 from kigi.domain.node_protocol import PROTOCOLS
+from kigi_cache.disks.headroom import SpaceReport
 from kigi_cache.disks.volumes import Volume
 from kigi_cache.layers.report import FillState
-from kigi_cache.node.status_report import build_status, is_changed, is_news, judge
+from kigi_cache.node.status_report import NO_REPORT, build_status, is_changed, is_news, judge
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MIB = 2**20
@@ -121,6 +122,7 @@ def report(
     wanted: Sequence[WantedLayer] = (),
     discard: Sequence[str] = (),
     volumes: Sequence[Volume] = (Volume("a.r1", True), Volume("b.r1", False)),
+    space: SpaceReport = NO_REPORT,
     **changes: Any,
 ) -> NodeCacheStatus:
     lists = {"layers": list(wanted), "discard_volumes": list(discard)}
@@ -128,7 +130,7 @@ def report(
     spec = NodeCacheSpec.model_validate(fields)
     cache = NodeCache(metadata=Metadata(name="a", generation=3), spec=spec)
     state = FillState(layers, 100, sum(x.fetched_bytes for x in layers), 50, 5, 7)
-    return build_status(cache, 3, state, volumes, previous or NodeCacheStatus(), peer_address=None, now=at)
+    return build_status(cache, 3, state, volumes, previous or NodeCacheStatus(), peer_address=None, space=space, now=at)
 
 
 def test_progress_never_goes_back_while_a_layer_is_on_its_way() -> None:
@@ -215,3 +217,14 @@ def test_overlays_to_be_deleted_are_always_listed() -> None:
     listed = report([], discard=["z"], volumes=[*volumes, Volume("y", True), Volume("z", False)]).volumes
     assert [each.name for each in listed[:3]] == ["z", "y", "a-00000"]
     assert len(listed) == MAX_VOLUMES
+
+
+def test_written_bytes_are_reported_and_can_wait() -> None:
+    """They change while guests write; an overlay that is not counted yet has none."""
+    volumes = [Volume("a", True), Volume("b", True)]
+    before, after = (
+        report([], volumes=volumes, space=SpaceReport(written_bytes={"a": size})) for size in (MIB, 2 * MIB)
+    )
+    assert [(each.name, each.written_bytes) for each in after.volumes] == [("a", 2 * MIB), ("b", None)]
+    assert is_changed(after, before)
+    assert not is_news(after, before)

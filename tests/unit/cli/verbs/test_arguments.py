@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from kigi.cli.choice import Chosen
 from kigi.cli.cluster import Access
+from kigi.cli.keep import capture_spec
 from kigi.cli.named_layers import Sources, read_digests
 from kigi.cli.repositories import default_layers_dir
-from kigi.cli.verbs.capture import capture_spec
 from kigi.cli.verbs.console import refusal
 from kigi.cli.verbs.diff import two_names
 from kigi.cli.verbs.export import which
@@ -118,15 +119,17 @@ def test_a_capture_has_only_the_fields_that_are_given() -> None:
 
 
 def test_a_reset_names_what_was_given_and_the_caller() -> None:
-    assert reset_spec("office", None, (), "alice", None, WEEK_S) == {
+    everything = Chosen("range", "office", None, (), ("1", "2"), (), is_everything=True)
+    assert reset_spec(everything, "alice", None, WEEK_S) == {
         "deploymentRef": {"name": "office"},
         "requestedBy": "alice",
         "ttlSecondsAfterFinished": WEEK_S,
     }
-    assert reset_spec("office", "7", ("db", "web"), "alice", "lunch", 0) == {
+    some = Chosen("range", "office", None, (), ("7", "9"), ("db", "web"), is_everything=False)
+    assert reset_spec(some, "alice", "lunch", 0) == {
         "deploymentRef": {"name": "office"},
         "requestedBy": "alice",
-        "instances": ["7"],
+        "instances": ["7", "9"],
         "machines": ["db", "web"],
         "reason": "lunch",
         "ttlSecondsAfterFinished": 0,

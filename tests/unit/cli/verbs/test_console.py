@@ -58,7 +58,8 @@ def console_server(
 
 
 def command(kubeconfig: Path) -> list[str]:
-    return [sys.executable, "-m", "kigi.cli.main", "console", "office", "mail1", "--kubeconfig", str(kubeconfig)]
+    named = ("office", "mail1", "--instance", "0")
+    return [sys.executable, "-m", "kigi.cli.main", "console", *named, "--kubeconfig", str(kubeconfig)]
 
 
 @pytest.mark.parametrize("end", ["of the guest", "of the input"])

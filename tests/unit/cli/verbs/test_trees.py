@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from kigi.cli.api_trees import ApiTrees
+from kigi.cli.choice import Chosen
 from kigi.cli.verbs import diff, status, tree
 from kigi.domain.systems import ResolvedSystem
 from kigi.errors import KigiError
@@ -116,8 +117,11 @@ INSTANCE: dict[str, Any] = {
 }
 
 
+CHOSEN = Chosen("ns", "office", None, (INSTANCE,), ("1",), (), is_everything=True)
+
+
 def test_the_status_of_one_deployment_shows_conditions_machines_and_the_last_changes() -> None:
-    text = drawn(status._render_one({**status._summary(BODY), **status._details([INSTANCE])}))
+    text = drawn(status._render_one({**status._summary(BODY), **status._details(CHOSEN)}))
     for words in ("1/2 instances ready", "1.0 MiB of 2.0 MiB moved, instead of 4.0 MiB", "NoNode", "by kigi-cli"):
         assert words in text
     assert "INSTANCE  MACHINE  STATE" in text
