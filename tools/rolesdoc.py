@@ -24,6 +24,7 @@ What each role may do. `tests/integration/test_permissions.py` asks a real API s
 | `kigi-instructor` | in a namespace | who runs an exercise |
 | `kigi-trainee` | in a namespace, with a role per team such as [team.yaml](../../manifests/examples/team.yaml) | \
 one instance, here that of team 7 |
+| `kigi-access` | in a namespace, beside `kigi-instructor` | who gives teams access with `kigi access` |
 | `kigi-cluster-view` | in the cluster | `kigi plan` and `kigi gc` |
 | `kigi-node-cache-view` | in the cluster | what nodes hold |
 | `kigi-prefetch-pin` | in the cluster | pinned prefetches |
@@ -105,6 +106,10 @@ def actions() -> list[Action]:
         Action("patch NodeCaches", "patch", "node.kigi.dev", "nodecaches", is_cluster=True),
         Action("read Secrets", "get", "", "secrets"),
         Action("create pods", "create", "", "pods"),
+        Action("give a team access", "access", KIGI, "systeminstances"),
+        Action("make a token of an account", "create", "", "serviceaccounts", "token", "kigi-access-office-7"),
+        Action("create roles", "create", "rbac.authorization.k8s.io", "roles"),
+        Action("impersonate an account", "impersonate", "", "serviceaccounts", name="kigi-access-office-7"),
     ]  # fmt: skip
     return rows
 
@@ -122,6 +127,7 @@ def roles() -> list[Role]:
         Role("kigi-edit", found["kigi-edit"]),
         Role("kigi-instructor", found["kigi-instructor"]),
         Role("kigi-trainee", (*found["kigi-trainee"], *team)),
+        Role("kigi-access", found["kigi-access"]),
         *(
             Role(name, found[name], is_cluster=True)
             for name in ("kigi-cluster-view", "kigi-node-cache-view", "kigi-prefetch-pin", "kigi-administrator")

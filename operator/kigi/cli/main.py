@@ -16,6 +16,7 @@ from kigi.extras import missing_extra
 VERBS = {
     "tree": Verb("kigi.cli.verbs.tree", "Show both trees with sizes, cached layers and users"),
     "status": Verb("kigi.cli.verbs.status", "Show all deployments, or one with its machines and history"),
+    "history": Verb("kigi.cli.verbs.history", "Show who switched and reset what, and when"),
     "why": Verb("kigi.cli.verbs.why", "Explain what is not Ready, with cause and remedy"),
     "doctor": Verb("kigi.cli.verbs.doctor", "Check the cluster and the installation, with remedies"),
     "report": Verb("kigi.cli.verbs.report", "Write a support archive without secrets"),
@@ -27,6 +28,8 @@ VERBS = {
     "reset": Verb("kigi.cli.verbs.reset", "Replace disks by fresh ones: what guests wrote is lost"),
     "capture": Verb("kigi.cli.verbs.capture", "Keep running instances as new states"),
     "console": Verb("kigi.cli.verbs.console", "Open the serial console of a machine"),
+    "screenshot": Verb("kigi.cli.verbs.screenshot", "Save a picture of a machine's screen"),
+    "access": Verb("kigi.cli.verbs.access", "Give a team access to its own machines, for some hours"),
     "publish": Verb("kigi.cli.verbs.publish", "Store a disk image as a layer, named by a VMImageNode"),
     "publish-tree": Verb("kigi.cli.verbs.publish_tree", "Store every image of a folder, parents first"),
     "delete": Verb("kigi.cli.verbs.delete", "Delete an image or a state that nothing uses"),

@@ -66,7 +66,7 @@ def print_data(
                 print(name)
         case Format.CSV:
             assert rows is not None, "the verb takes -o csv"
-            _print_csv(rows())
+            print_csv(rows())
         case Format.TABLE | Format.WIDE:
             from rich.console import Console
 
@@ -100,11 +100,13 @@ def object_names(data: Any) -> Iterator[str]:
             yield object_name(each["kind"], each.get("name") or each["metadata"]["name"])
 
 
-def _print_csv(table: Rows) -> None:
+def print_csv(table: Rows, *, header: bool = True) -> None:
+    """Prints the rows as CSV, under their names."""
     import csv
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(table.columns)
+    if header:
+        writer.writerow(table.columns)
     writer.writerows([_cell(row.get(column)) for column in table.columns] for row in table.rows)
 
 

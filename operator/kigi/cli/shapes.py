@@ -114,6 +114,45 @@ Comparison = TypedDict(
 Comparison.__doc__ = "``kigi diff``."
 
 
+class HistoryEntry(TypedDict):
+    """One decision of ``kigi history``; with ``--follow`` one JSON document per line."""
+
+    time: Annotated[str, "Time of the decision."]
+    deployment: Annotated[str, "SystemDeployment."]
+    instance: Annotated[str, "Name of the instance."]
+    action: Annotated[str, "Deployed, Switched, Reset or Renewed; further values may be added."]
+    fromSystem: Annotated[str | None, "State before; null: there was none."]
+    toSystem: Annotated[str, "State afterwards."]
+    machines: Annotated[list[str], "Machines with new disks, at most eight; empty: all."]
+    machineCount: Annotated[int, "Number of these machines."]
+    requestedBy: Annotated[str | None, "User, or field manager of the change; null: unknown."]
+    request: Annotated[str | None, "SystemReset; null: none."]
+    reason: Annotated[str | None, "Its reason; null: none, or the request is deleted."]
+
+
+class GivenAccess(TypedDict):
+    """One account of ``kigi access``."""
+
+    deployment: Annotated[str, "SystemDeployment."]
+    instance: Annotated[str, "Name of the instance."]
+    account: Annotated[str, "ServiceAccount."]
+    expires: Annotated[str | None, "End of its last token."]
+    givenBy: Annotated[str | None, "User who gave it."]
+    file: NotRequired[Annotated[str | None, "File of the kubeconfig; null: none was written."]]
+    kubeconfig: NotRequired[Annotated[str, "The kubeconfig, if no file was written."]]
+    revoked: NotRequired[Annotated[bool, "--revoke: that it has ended."]]
+
+
+class Picture(TypedDict):
+    """``kigi screenshot``."""
+
+    kind: Annotated[str, "Kind of the object."]
+    namespace: Annotated[str, "Its namespace."]
+    name: Annotated[str, "Its name."]
+    file: Annotated[str, "File of the picture, a PNG."]
+    sizeBytes: Annotated[int, "Its size."]
+
+
 class Written(TypedDict):
     """``kigi switch``, ``reset`` and ``capture``: the object that was written or created."""
 
@@ -304,6 +343,9 @@ class Versions(TypedDict):
 
 SHAPES: dict[str, Any] = {
     "status": list[DeploymentStatus],
+    "history": list[HistoryEntry],
+    "access": list[GivenAccess],
+    "screenshot": Picture,
     "tree": list[Tree],
     "why": list[Explanation],
     "why REASON": Reason,

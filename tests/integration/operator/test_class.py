@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import shlex
+import signal
 from collections.abc import Awaitable, Callable
 
 from kigi.adapters.kubernetes.client import KubeClient
@@ -193,3 +196,33 @@ async def test_a_preview_has_what_guests_wrote_and_a_reset_forgets_it(
 
 async def _is(read: Callable[[], Awaitable[dict[str, int]]], expected: dict[str, int]) -> bool:
     return await read() == expected
+
+
+async def test_a_feed_shows_each_change_as_it_happens(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async with OperatorRun(operator_kubeconfig):
+        apply(plane, ns, *trees(2), deployment(replicas=2))
+        await wait_ready(kube, ns)
+        history = await start_kigi(plane, "history", "class", "--follow", "-o", "json", "-n", ns)
+        status = await start_kigi(plane, "status", "class", "2", "m1", "--watch", "-n", ns)
+        assert history.stdout is not None
+        assert status.stdout is not None
+        first = [json.loads(await history.stdout.readline()) for _ in range(2)]
+        assert {(entry["instance"], entry["action"]) for entry in first} == {("1", "Deployed"), ("2", "Deployed")}
+        line = (await status.stdout.readline()).decode().split()
+        assert line[1:] == ["2", "m1", "Running", "infected"]
+        await kigi(plane, "reset", "class", "2", "m1", "--reason", "lunch", "--yes", "--wait", "60", "-n", ns)
+        entry = json.loads(await asyncio.wait_for(history.stdout.readline(), 60))
+        assert (entry["instance"], entry["action"], entry["reason"]) == ("2", "Reset", "lunch")
+        states = []
+        while not states or states[-1] != "Running":
+            states.append((await asyncio.wait_for(status.stdout.readline(), 60)).decode().split()[3])
+        assert len(states) > 1, "each state on the way is a line"
+        for process in (history, status):
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+        rows = await kigi_json(plane, "history", "class", "1", "-n", ns)
+        assert [(row["instance"], row["action"]) for row in rows] == [("1", "Deployed")]
+        assert (await kigi(plane, "history", "class", "-o", "csv", "-n", ns)).count("\n") == 4
+        await wait_gone(plane, kube, ns)

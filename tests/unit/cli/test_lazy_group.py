@@ -141,5 +141,5 @@ def test_a_list_of_verbs_imports_none(call_app: str) -> None:
 def test_names_of_verbs_and_options_are_completed() -> None:
     context = app.make_context("kigi", [], resilient_parsing=True)
     found = {item.value: item.help for item in app.shell_complete(context, "s")}
-    assert found == {name: VERBS[name].help for name in ("status", "switch", "start", "stop")}
+    assert found == {name: VERBS[name].help for name in ("status", "switch", "start", "stop", "screenshot")}
     assert {item.value for item in app.shell_complete(context, "--")} == {"--version", "--help"}

@@ -28,6 +28,7 @@ from kigi.adapters.kubernetes.api_requests import (
     next_page_token,
     replace_request,
     terminating_object,
+    watch_request,
 )
 from kigi.adapters.kubernetes.endpoint import Endpoint
 from kigi.adapters.kubernetes.http_connection import connect, identity_headers
@@ -38,6 +39,8 @@ IDLE_S = 5.0
 """Age of an unused connection at which it is opened again: a proxy or firewall may have dropped it."""
 BUSY_PAUSE_S = 0.5
 """Pause before a request is sent again after 429."""
+WATCH_S = 300.0
+"""Length of one watch; the API server ends it, and another one follows."""
 RENEW_S = 30.0
 """Least time between two renewals of credentials that the API server refuses."""
 LOG_LINES = 20_000
@@ -103,6 +106,63 @@ class KubeSession:
             token = next_page_token(page)
             if not token:
                 return
+
+    def list_version(self, resource: Resource, namespace: str | None = None) -> tuple[list[dict[str, Any]], str]:
+        """Every object of the kind, and the resourceVersion from which ``watch`` misses nothing."""
+        found: list[dict[str, Any]] = []
+        token = ""
+        while True:
+            page = self._send(list_request(resource, namespace, page_token=token))
+            found += items_of(resource, page)
+            token = next_page_token(page)
+            if not token:
+                return found, str(page["metadata"]["resourceVersion"])
+
+    def watch(
+        self, resource: Resource, namespace: str | None, *, version: str, duration_s: float = WATCH_S
+    ) -> Iterator[dict[str, Any]]:
+        """Each change after ``version`` as the API server sends it, until it ends the stream after ``duration_s``.
+
+        Over a connection of its own. Raises Expired if the version is too old, and what other requests raise.
+        """
+        request = watch_request(resource, namespace, resource_version=version, duration_s=duration_s, bookmarks=True)
+        connection = connect(self._endpoint, duration_s + self._timeout_s)
+        try:
+            self._put(connection, request)
+            response = connection.getresponse()
+            if response.status >= 300:
+                decode(response.status, response.read(), str(request))
+            for line in response:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    decode(int(event["object"].get("code") or 500), json.dumps(event["object"]).encode(), str(request))
+                yield event
+        except (OSError, http.client.HTTPException) as exc:
+            raise self._no_answer(exc) from exc
+        finally:
+            connection.close()
+
+    def create_token(self, namespace: str, account: str, *, seconds: int) -> dict[str, Any]:
+        """Token of a ServiceAccount, and its end, which may come earlier: ``status`` of a TokenRequest."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": seconds},
+        }
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        status: dict[str, Any] = self._send(Request("POST", path, body))["status"]
+        return status
+
+    def read_bytes(self, path: str, content_type: str) -> bytes:
+        """The answer at a path that is no JSON, such as a picture."""
+        request = Request("GET", path)
+        try:
+            status, content = self._exchange(request, content_type)
+        except (OSError, http.client.HTTPException) as exc:
+            raise self._no_answer(exc) from exc
+        if status >= 300:
+            decode(status, content, str(request))
+        return content
 
     def ask(self, path: str) -> dict[str, Any]:
         """The JSON at a path that is no object's, such as ``/version``."""
@@ -205,7 +265,7 @@ class KubeSession:
         cause = (exc.strerror if isinstance(exc, OSError) else None) or exc
         return no_answer(server, cause, "; is the cluster up, and the context the right one?")
 
-    def _exchange(self, request: Request) -> tuple[int, bytes]:
+    def _exchange(self, request: Request, accept: str = "") -> tuple[int, bytes]:
         """Status and body of the answer. Drops the connection unless the answer was read to its end."""
         if time.monotonic() - self._used > IDLE_S:
             self._drop()
@@ -213,7 +273,7 @@ class KubeSession:
             self._connection = connect(self._endpoint, self._timeout_s)
         complete = False
         try:
-            self._put(self._connection, request)
+            self._put(self._connection, request, accept)
             response = self._connection.getresponse()
             self._server_time = response.getheader("Date") or ""
             answer = response.status, response.read()
@@ -237,11 +297,11 @@ class KubeSession:
         self._headers = [("Accept", ACCEPT), ("User-Agent", self._manager), *identity_headers(endpoint)]
         return True
 
-    def _put(self, connection: http.client.HTTPConnection, request: Request) -> None:
+    def _put(self, connection: http.client.HTTPConnection, request: Request, accept: str = "") -> None:
         data = json.dumps(request.body).encode() if request.body is not None else None
         connection.putrequest(request.method, self._base + request.target, skip_accept_encoding=True)
         for name, value in self._headers:
-            connection.putheader(name, value)
+            connection.putheader(name, accept if accept and name == "Accept" else value)
         if data is not None:
             connection.putheader("Content-Type", request.content_type)
             connection.putheader("Content-Length", str(len(data)))

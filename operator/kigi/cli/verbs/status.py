@@ -10,6 +10,7 @@ import click
 from kigi.adapters.kubernetes.resources import DEPLOYMENT
 from kigi.cli.choice import Choice, Chosen, choice_options, find_chosen
 from kigi.cli.cluster import Access, list_objects, open_cluster
+from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.options import cluster_options, listing_option, optional_deployment_argument
 from kigi.cli.output import Format, Rows, object_name, print_data, table
 from kigi.domain.quantities import format_bytes
@@ -36,9 +37,10 @@ COSTS = ("movedBytes", "missingBytes", "totalBytes")
 @click.command("status")
 @optional_deployment_argument
 @choice_options
+@click.option("--watch", "-w", is_flag=True, help="Show a grid of instances and machines until Ctrl-C.")
 @listing_option
 @cluster_options(all_namespaces=True)
-def command(access: Access, deployment: str | None, choice: Choice, form: Format) -> None:
+def command(access: Access, deployment: str | None, choice: Choice, watch: bool, form: Format) -> None:
     """Show all deployments, or one with its machines and history.
 
     \b
@@ -46,6 +48,13 @@ def command(access: Access, deployment: str | None, choice: Choice, form: Format
     INSTANCES: only these, such as 7, 1-8,12 or red,blue; default: all.
     MACHINE: only these machines of the instances.
     """
+    if watch:
+        if deployment is None or form is not Format.TABLE:
+            raise OptionInvalid("--watch: name a deployment, without -o")
+        from kigi.cli.status_watch import watch_status
+
+        watch_status(access, deployment, choice)
+        return
     data = _read(access, deployment, choice)
     one, wide = deployment is not None, form is Format.WIDE
     print_data(
