@@ -82,7 +82,7 @@ def thaw(
 
 
 def _is_refused(kube: KubeSession, resource: Resource, body: Body) -> bool | None:
-    """Whether the policy keeps another manager from storing the object; None: the object is gone, which tells nothing."""
+    """Whether the policy keeps another manager from storing the object; None: the object is gone and tells nothing."""
     meta = body["metadata"]
     live = kube.get(resource, meta.get("namespace"), meta["name"])
     if live is None:
