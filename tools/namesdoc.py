@@ -20,8 +20,9 @@ Names that Kigi writes on objects, in conditions and in events. The prefix `kigi
 annotation or taint of your own with it. New names may be added; treat an unknown one as if it were absent.
 """
 VERBS: Mapping[str, str] = {
-    "access": "On `systeminstances`: give teams access with `kigi access`. The policy `kigi-access` limits who has it, and may "
-    "not impersonate accounts, to names that begin with `kigi-access-`. The role `kigi-access` has it.",
+    "access": "On `systeminstances`: give teams access with `kigi access`. The policy `kigi-access` limits "
+    "those who have it, and may not impersonate accounts, to names that begin with `kigi-access-`. The role "
+    "`kigi-access` has it.",
     "capture": "On `systeminstances`: create SystemCaptures of an instance. The policy `kigi-capture` requires it. The "
     "role `kigi-edit` has it.",
     "mount": "On `disks`, which exist for this check alone: create a pod that mounts a Kigi disk. The policy "

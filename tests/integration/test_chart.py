@@ -270,6 +270,7 @@ def test_alerts_and_dashboard_are_those_of_the_manifests(helm: Helm) -> None:
     assert rule["spec"] == yaml.safe_load((ROOT / "manifests/alerts/kigi.yaml").read_text())
     shown = objects["ConfigMap kigi-system/kigi-dashboards"]
     assert shown["data"]["kigi.json"] == (ROOT / "manifests/dashboards/kigi.json").read_text()
+    assert shown["data"]["kigi-class.json"] == (ROOT / "manifests/dashboards/kigi-class.json").read_text()
     assert shown["metadata"]["labels"]["grafana_dashboard"] == "1"
     (endpoint,) = objects["PodMonitor kigi-system/kigi"]["spec"]["podMetricsEndpoints"]
     selected = objects["PodMonitor kigi-system/kigi"]["spec"]["selector"]["matchLabels"].items()

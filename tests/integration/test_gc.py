@@ -189,7 +189,7 @@ async def test_a_layer_that_a_tree_names_while_it_is_deleted_is_reported(
     }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(LayerMissing, match=image["spec"]["layer"]["digest"]):
-        await asyncio.to_thread(command.main, ["--delete"], standalone_mode=False)
+        await asyncio.to_thread(command.main, ["--delete", "--yes"], standalone_mode=False)
     assert "deleted 1 layers" in capsys.readouterr().out
 
 

@@ -42,7 +42,7 @@ def chart_files(release: Release, root: Path = ROOT) -> dict[str, str]:
         "values.schema.json": json.dumps(values_schema(), indent=1) + "\n",
         "README.md": (_STATIC / "README.md").read_text().replace("VERSION", release.version),
         "LICENSE": (root / "LICENSE").read_text(),
-        "dashboards/kigi.json": (manifests / "dashboards/kigi.json").read_text(),
+        **{f"dashboards/{path.name}": path.read_text() for path in sorted((manifests / "dashboards").glob("*.json"))},
         "templates/_helpers.tpl": (_STATIC / "_helpers.tpl").read_text(),
         "templates/NOTES.txt": (_STATIC / "NOTES.txt").read_text(),
         "templates/s3-secret.yaml": (_STATIC / "s3-secret.yaml").read_text(),
@@ -131,7 +131,8 @@ def prometheus_rule(manifests: Path) -> Object:
 def _dashboards() -> str:
     meta = {"name": "kigi-dashboards", "namespace": SYSTEM, "labels": _PART_OF}
     head = template(SourceFile("dashboards", ({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta},)))
-    data = 'data:\n  kigi.json: {{ .Files.Get "dashboards/kigi.json" | toJson }}\n'
+    names = sorted(path.name for path in (ROOT / "manifests/dashboards").glob("*.json"))
+    data = "data:\n" + "".join(f'  {name}: {{{{ .Files.Get "dashboards/{name}" | toJson }}}}\n' for name in names)
     return wrapped(head + data, ".Values.dashboards.enabled")
 
 

@@ -22,8 +22,10 @@ from kigi.planning.captures import CapturePlan, plan_capture
 from kigi.reconcilers.apply_capture import apply_capture_steps
 from kigi.reconcilers.object_writes import set_finalizer
 from kigi.reconcilers.writing import report_invalid, write_conditions, write_status
+from kigi.runtime import metrics
 from kigi.runtime.ports import Ports
 from kigi.status.captures import capture_status
+from kigi.status.durations import became_ready
 
 MAX_PLANS = 12
 """Plans carried out in one reconcile; a capture needs fewer between two waits."""
@@ -81,7 +83,16 @@ async def _write(
         old = record.status or SystemCaptureStatus()
         status = capture_status(view, old.conditions, progress, error or plan.error, plan.obstacles)
         await write_status(ports, CAPTURE, record.meta, record.status, status)
+        if became_ready(old.conditions, status.conditions) and record.meta.created is not None:
+            seconds = max((ports.now() - record.meta.created).total_seconds(), 0.0)
+            metrics.CAPTURE_SECONDS.labels(view.namespace, _deployment_of(ports, record)).observe(seconds)
     return _current(ports, view)
+
+
+def _deployment_of(ports: Ports, record: CaptureRecord) -> str:
+    """Deployment of the captured instance; empty: the instance is gone."""
+    instance = ports.mirror.instances.get(record.meta.namespace, record.instance_name)
+    return instance.deployment[1] if instance is not None else ""
 
 
 async def _report_unreadable(ports: Ports, record: CaptureRecord, error: KigiError) -> None:

@@ -65,3 +65,5 @@ def _forget(key: Key) -> None:
             gauge.remove(key.namespace, key.name)
         except KeyError:
             continue
+    for histogram in (metrics.INSTANCE_READY_SECONDS, metrics.CAPTURE_SECONDS):
+        histogram.remove_by_labels({"namespace": key.namespace, "deployment": key.name})

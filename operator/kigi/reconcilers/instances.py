@@ -21,7 +21,9 @@ from kigi.planning.view import InstanceView
 from kigi.reconcilers.apply import apply_steps
 from kigi.reconcilers.hook_image import with_hook_image
 from kigi.reconcilers.writing import emit, write_status
+from kigi.runtime import metrics
 from kigi.runtime.ports import Ports
+from kigi.status.durations import ready_after
 from kigi.status.history import entry_text, new_entries
 from kigi.status.instance import instance_status
 
@@ -53,6 +55,7 @@ async def reconcile_instance(ports: Ports, key: Key) -> float | None:
     status = instance_status(view, plan, None if isinstance(error, Conflict) else error)
     if ports.mirror.instances.get(key.namespace, key.name) is not None:
         await write_status(ports, INSTANCE, record.meta, record.status, status)
+        _measure(record, status)
         await _emit_history(ports, record, status)
     if error is not None:
         raise error
@@ -104,6 +107,12 @@ async def _report_problem(ports: Ports, record: InstanceRecord, error: KigiError
     generation = deployment.meta.generation if deployment is not None else None
     status = status.model_copy(update={"deployment_generation": generation})
     await write_status(ports, INSTANCE, record.meta, record.status, status)
+
+
+def _measure(record: InstanceRecord, status: SystemInstanceStatus) -> None:
+    if (change := ready_after(record.status, status)) is not None:
+        action, seconds = change
+        metrics.INSTANCE_READY_SECONDS.labels(*record.deployment, action).observe(seconds)
 
 
 async def _emit_history(ports: Ports, record: InstanceRecord, status: SystemInstanceStatus) -> None:

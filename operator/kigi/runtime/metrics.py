@@ -25,6 +25,20 @@ MISSING_BYTES = Gauge(
     "kigi_deployment_missing_bytes", "Bytes of layers that the nodes do not hold yet.", ["namespace", "deployment"]
 )
 READY_INSTANCES = Gauge("kigi_deployment_ready_instances", "Ready instances.", ["namespace", "deployment"])
+_CHANGE_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+INSTANCE_READY_SECONDS = Histogram(
+    "kigi_instance_ready_seconds",
+    "Time from a decision until all machines of the instance were as desired, in seconds, by action: Deployed, "
+    "Switched, Reset, Renewed, or Recovered without new disks.",
+    ["namespace", "deployment", "action"],
+    buckets=_CHANGE_BUCKETS,
+)
+CAPTURE_SECONDS = Histogram(
+    "kigi_capture_seconds",
+    "Time from the creation of a SystemCapture until its state could be used, in seconds.",
+    ["namespace", "deployment"],
+    buckets=_CHANGE_BUCKETS,
+)
 REPOSITORY_READABLE = Gauge(
     "kigi_repository_readable",
     "1 if the last probe of a LayerRepository could read it with the credentials of the nodes, 0 if not.",
@@ -37,4 +51,6 @@ def forget_objects() -> None:
     """Removes the series of every deployment and repository, when another operator takes over."""
     MISSING_BYTES.clear()
     READY_INSTANCES.clear()
+    INSTANCE_READY_SECONDS.clear()
+    CAPTURE_SECONDS.clear()
     REPOSITORY_READABLE.clear()

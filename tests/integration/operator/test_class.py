@@ -9,6 +9,8 @@ import shlex
 import signal
 from collections.abc import Awaitable, Callable
 
+from prometheus_client import REGISTRY
+
 from kigi.adapters.kubernetes.client import KubeClient
 from kigi.adapters.kubernetes.resources import CAPTURE, RESET
 from localcluster.controlplane import ControlPlane
@@ -22,6 +24,12 @@ from tests.support.operator_run import OperatorRun
 def moved(actors: Actors) -> dict[str, int]:
     """Bytes that each node has fetched."""
     return {name: actors.disks[name].moved_bytes for name in actors.node_names}
+
+
+def measured(ns: str, action: str) -> float:
+    """Number of changes of instances whose duration was measured."""
+    labels = {"namespace": ns, "deployment": "class", "action": action}
+    return REGISTRY.get_sample_value("kigi_instance_ready_seconds_count", labels) or 0
 
 
 async def revisions(kube: KubeClient, ns: str) -> dict[str, list[int]]:
@@ -72,6 +80,7 @@ async def test_a_reset_concerns_the_machines_of_the_range_and_asks(
         assert [body async for body in kube.list_all(RESET, ns)] == [], "nothing was asked for"
         await kigi(plane, "reset", "class", "m1", "--all-but", "2", "--yes", "--wait", "60", "-n", ns)
         assert await revisions(kube, ns) == {"1": [1, 2, 1], "2": [1, 1, 1], "3": [1, 2, 1]}
+        assert [measured(ns, action) for action in ("Deployed", "Reset", "Switched")] == [3, 2, 0]
         assert "class/2" not in await kigi(plane, "status", "class", "1,3", "-n", ns)
         text = await kigi(plane, "status", "class", "1,3", "m1", "-n", ns)
         rows = [line.split()[:3] for line in text.splitlines() if " m1 " in line and "Reset" not in line]
@@ -94,6 +103,7 @@ async def test_keep_makes_the_undo_one_command(
         (undo,) = re.findall(r"^undo: (.*)$", err.decode(), re.MULTILINE)
         assert undo == f"kigi switch class 'before-{{instance}}' 1,2 -n {ns}"
         assert await revisions(kube, ns) == {"1": [2, 2], "2": [2, 2]}
+        assert REGISTRY.get_sample_value("kigi_capture_seconds_count", {"namespace": ns, "deployment": "class"}) == 2
         await kigi(plane, *shlex.split(undo)[1:], "--yes", "--wait", "120")
         systems = {name: one["status"]["systemName"] for name, one in (await get_instances(kube, ns)).items()}
         assert systems == {"1": "before-1", "2": "before-2"}

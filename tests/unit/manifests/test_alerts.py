@@ -34,7 +34,8 @@ def metric_samples() -> set[str]:
     names = set()
     for registry in (REGISTRY, cache_metrics.REGISTRY, cache):
         for metric in registry.collect():
-            names |= {f"{metric.name}{end}" for end in (("_total",) if metric.type == "counter" else ("", "_bucket"))}
+            ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
+            names |= {f"{metric.name}{end}" for end in ends}
     return names
 
 
