@@ -127,11 +127,23 @@ def s3(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def empty(person: Person) -> Iterator[None]:
     """A cluster with KubeVirt and without Kigi and its gate."""
     assert left(person) == [], "python -m localcluster down removes it"
-    gates = {"spec": {"configuration": {"developerConfiguration": {"featureGates": ["ExpandDisks"]}}}}
-    person.run(f"kubectl -n kubevirt patch kubevirt kubevirt --type merge -p '{json.dumps(gates)}'")
+    set_gates(person.cluster, ["ExpandDisks"])
     yield
-    gates["spec"]["configuration"]["developerConfiguration"]["featureGates"] = [person.cluster.release.gate]
-    person.run(f"kubectl -n kubevirt patch kubevirt kubevirt --type merge -p '{json.dumps(gates)}'")
+    set_gates(person.cluster, [person.cluster.release.gate])
+
+
+def set_gates(cluster: Cluster, gates: list[str]) -> None:
+    """Feature gates of KubeVirt; its webhook has no endpoint while virt-operator starts again on a busy machine."""
+    body = json.dumps({"spec": {"configuration": {"developerConfiguration": {"featureGates": gates}}}})
+    patch = ("-n", "kubevirt", "patch", "kubevirt", "kubevirt", "--type", "merge", "-p", body)
+
+    def is_patched() -> bool:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            cluster.kubectl(*patch)
+            return True
+        return False
+
+    eventually(is_patched, 180, "KubeVirt takes its feature gates")
 
 
 def left(person: Person) -> list[str]:
