@@ -152,7 +152,7 @@ class Container:
         """The command, with the interpreter where the kernel would look it up."""
         path = next(p for p in (f"/usr/local/bin/{program}", f"/usr/bin/{program}") if (self.root / p[1:]).exists())
         interpreter = [] if path.startswith("/usr/bin") else ["/usr/bin/python3"]
-        user = ["chroot", "--userspec=65532:65532", str(self.root)]
+        user = ["/usr/sbin/chroot", "--userspec=65532:65532", str(self.root)]
         return [*user, *self._emulator, *interpreter, path, *arguments]
 
     def run(self, program: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

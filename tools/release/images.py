@@ -149,7 +149,7 @@ def _bytecode(root: Path, folder: str) -> dict[str, tuple[str, bytes]]:
         "/usr/bin/python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
         "-x", "lib2to3/tests|bad_coding|badsyntax", f"/{folder}",
     ]  # fmt: skip
-    chroot = ["chroot", str(root), *call]
+    chroot = ["/usr/sbin/chroot", str(root), *call]
     if os.geteuid() != 0:
         chroot = ["unshare", "--map-root-user", *chroot]
     environment = {"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]}
