@@ -17,6 +17,7 @@ VERBS = {
     "tree": Verb("kigi.cli.verbs.tree", "Show both trees with sizes, cached layers and users"),
     "status": Verb("kigi.cli.verbs.status", "Show all deployments, or one with its machines and history"),
     "history": Verb("kigi.cli.verbs.history", "Show who switched and reset what, and when"),
+    "events": Verb("kigi.cli.verbs.events", "Report switches, resets, captures and readiness as CloudEvents"),
     "why": Verb("kigi.cli.verbs.why", "Explain what is not Ready, with cause and remedy"),
     "doctor": Verb("kigi.cli.verbs.doctor", "Check the cluster and the installation, with remedies"),
     "report": Verb("kigi.cli.verbs.report", "Write a support archive without secrets"),

@@ -16,6 +16,7 @@ from kigi.adapters.kubernetes.resources import CAPTURE, RESET
 from localcluster.controlplane import ControlPlane
 from tests.integration.operator.test_cli import kigi, kigi_json, start_kigi
 from tests.support.actors import Actors
+from tests.support.answering import AnsweringServer
 from tests.support.cluster import REPOSITORY, eventually_async
 from tests.support.deployments import apply, deployment, get_instances, trees, wait_gone, wait_ready, wait_reported
 from tests.support.operator_run import OperatorRun
@@ -236,3 +237,36 @@ async def test_a_feed_shows_each_change_as_it_happens(
         assert [(row["instance"], row["action"]) for row in rows] == [("1", "Deployed")]
         assert (await kigi(plane, "history", "class", "-o", "csv", "-n", ns)).count("\n") == 4
         await wait_gone(plane, kube, ns)
+
+
+async def test_a_webhook_gets_the_events_of_a_reset(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    with AnsweringServer(lambda method, path: (202, b"")) as server:
+        async with OperatorRun(operator_kubeconfig):
+            apply(plane, ns, *trees(1), deployment(replicas=2))
+            await wait_ready(kube, ns)
+            process = await start_kigi(plane, "events", "class", "--webhook", server.url, "-n", ns)
+
+            async def switched() -> bool:
+                """A switch back and forth shows that the events are followed."""
+                await kigi(plane, "switch", "class", "cleaned", "2", "--yes", "--wait", "60", "-n", ns)
+                await kigi(plane, "switch", "class", "infected", "2", "--yes", "--wait", "60", "-n", ns)
+                return bool(server.asked)
+
+            await eventually_async(switched, 120)
+            server.asked.clear()
+            await kigi(plane, "reset", "class", "1", "--yes", "--wait", "60", "-n", ns)
+
+            def received() -> list[str]:
+                return [event["type"].removeprefix("dev.kigi.") for *_, event in list(server.asked)]
+
+            async def is_complete() -> bool:
+                return {"instance.reset", "instance.ready", "reset.ready"} <= set(received())
+
+            await eventually_async(is_complete, 30)
+            of_one = [e["type"] for *_, e in server.asked if e["subject"] == "SystemInstance/class-1"]
+            assert of_one.index("dev.kigi.instance.reset") < of_one.index("dev.kigi.instance.ready")
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+            await wait_gone(plane, kube, ns)

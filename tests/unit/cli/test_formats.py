@@ -111,7 +111,7 @@ def call(kubeconfig: Path, *words: str) -> Result:
     return done
 
 
-UNDOCUMENTED = {"completion", "console", "demo"}
+UNDOCUMENTED = {"completion", "console", "demo", "events"}
 """Verbs that print no data, or whose page has the fields."""
 
 
