@@ -60,14 +60,14 @@ class Qemu:
                 {"driver": "qcow2", "node-name": f"disk{number}", "file": {"driver": "file", "filename": path}}
             )
             drives += ["-blockdev", node, "-device", f"virtio-blk-pci,drive=disk{number},id=device{number}"]
+        # It ends with this process, whatever ends that.
+        user = ["setpriv", f"--reuid={QEMU_UID}", f"--regid={QEMU_GID}", "--clear-groups", "--pdeathsig=KILL"]
         command = [
-            PROGRAM, "-accel", "tcg", "-machine", "q35", "-m", "16", "-nodefaults", "-no-user-config",
+            *user, PROGRAM, "-accel", "tcg", "-machine", "q35", "-m", "16", "-nodefaults", "-no-user-config",
             "-display", "none", "-qmp", f"unix:{own},server=on,wait=off",
             "-qmp", f"unix:{self.monitor},server=on,wait=off", *drives,
         ]  # fmt: skip
-        self.process = subprocess.Popen(
-            command, user=QEMU_UID, group=QEMU_GID, extra_groups=[], stderr=subprocess.PIPE, cwd="/"
-        )
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd="/")
         eventually(lambda: self._is_up(own), 30, "QEMU listens")
         self._own = socket.socket(socket.AF_UNIX)
         self._own.settimeout(30)
