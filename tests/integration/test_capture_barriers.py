@@ -90,8 +90,16 @@ class Lab:
         )
 
     async def reports(self, *orders: CaptureOrder) -> list[CaptureReport]:
-        await self.captures.reconcile(orders)
-        return self.captures.reports()
+        """Once the monitors are connected, or cannot be."""
+        found: list[CaptureReport] = []
+
+        async def are_known() -> bool:
+            await self.captures.reconcile(orders)
+            found[:] = self.captures.reports()
+            return not any("being connected" in (report.message or "") for report in found)
+
+        await eventually_async(are_known, 30)
+        return found
 
     def content(self, order: CaptureOrder, offset: int) -> int:
         """The byte of the copied disk at this offset."""
@@ -258,6 +266,16 @@ async def test_captures_beyond_the_limit_are_left_to_kubevirt(lab: Lab) -> None:
     assert "1 other captures" in (reports[1].monitor_message or "")
     (report,) = await lab.reports(second)
     assert report.monitor == "Available", "the first has ended"
+
+
+@functools.partial(in_a_lab, max_barriers=1)
+async def test_captures_without_monitors_do_not_count_for_the_limit(lab: Lab) -> None:
+    (await lab.start("dns")).monitor.unlink()
+    await lab.start("mail")
+    first = lab.order(handle("dns"), "Check", "c0001-1")
+    assert [report.monitor for report in await lab.reports(first)] == ["Unavailable"]
+    reports = await lab.reports(first, lab.order(handle("mail"), "Check", "c0002-1"))
+    assert [report.monitor for report in reports] == ["Unavailable", "Available"]
 
 
 @in_a_lab

@@ -82,7 +82,7 @@ class Barriers:
         for name, members in wanted.items():
             if name in self._groups:
                 continue
-            if len(self._groups) >= self._max_barriers:
+            if sum(_may_have_process(group) for group in self._groups.values()) >= self._max_barriers:
                 refused.add(name)
                 continue
             self._groups[name] = self._opened(members)
@@ -198,6 +198,10 @@ async def _close(opening: asyncio.Task[Barrier]) -> None:
     await asyncio.wait([opening])
     if _error_of(opening) is None:
         await opening.result().close()
+
+
+def _may_have_process(group: _Group) -> bool:
+    return not group.opening.done() or _error_of(group.opening) is None
 
 
 def _error_of(opening: asyncio.Task[Barrier]) -> BaseException | None:
