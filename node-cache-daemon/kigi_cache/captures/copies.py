@@ -218,16 +218,22 @@ class Captures:
             for order in orders:
                 await asyncio.to_thread(self._files.begin, order.id)
             async with self._barriers.stopped(orders) as pauses:
-                built = await asyncio.gather(*(self._build(order) for order in orders), return_exceptions=True)
-            for failure in built:
-                if failure is not None:
-                    raise failure
+                cloned = await asyncio.gather(*map(self._clone, orders), return_exceptions=True)
+            _raise_first(cloned)
+            _raise_first(await asyncio.gather(*map(self._finish, orders), return_exceptions=True))
         except (BarrierBroken, KigiError, OSError, ValueError) as exc:
             await self._abandon(orders, exc)
             return
         self._pauses.update(pauses)
         for order in orders:
             await self._commit(order, started_s)
+
+    async def _clone(self, order: CaptureOrder) -> None:
+        await self._volumes.clone(order.volume, self._files.building(order.id), COPY)
+
+    async def _finish(self, order: CaptureOrder) -> None:
+        size, building = order.virtual_size_bytes, self._files.building(order.id)
+        await self._volumes.finish_copy(order.volume, building, COPY, parent=order.parent_digest, size=size)
 
     async def _abandon(self, orders: Sequence[CaptureOrder], cause: Exception) -> None:
         """There is no copy of these disks: what was built of them is deleted."""
@@ -295,6 +301,13 @@ class Captures:
             "minFreeBytes": self._min_free_bytes,
             **self._pause_of(order.id),
         }
+
+
+def _raise_first(results: Sequence[BaseException | None]) -> None:
+    """After all have ended, as each may still use the disk."""
+    for failure in results:
+        if failure is not None:
+            raise failure
 
 
 def _copy_error(order: CaptureOrder, error: KigiError | OSError | ValueError) -> KigiError:

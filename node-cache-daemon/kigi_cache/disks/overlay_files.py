@@ -264,13 +264,21 @@ class OverlayFiles:
 
         The check is made on the copy, because no VM can write to it. Raises OverlayRejected like ``measure``.
         """
-        source = self.require(handle)
+        self.clone(handle, directory, name)
+        self.finish_copy(handle, directory, name, parent=parent, size=size)
+
+    def clone(self, handle: str, directory: Path, name: str) -> None:
+        """The part of ``copy`` for which the overlay must not change."""
+        self.require(handle)
         target = directory / name
         with _plain_file(self.disk(handle)) as descriptor, target.open("xb") as file:
             target.chmod(0o600)
             clone_file(descriptor, file.fileno())
-        check_copy(target, parent, size)
-        layers = [_layer_of(handle, name) for name in _names(source / CHAIN)]
+
+    def finish_copy(self, handle: str, directory: Path, name: str, *, parent: str, size: int) -> None:
+        """The rest of ``copy``."""
+        check_copy(directory / name, parent, size)
+        layers = [_layer_of(handle, name) for name in _names(self.require(handle) / CHAIN)]
         self._linker.link_layers(layers, directory / CHAIN)
 
     def delete(self, handle: str) -> None:

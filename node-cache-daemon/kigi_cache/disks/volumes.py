@@ -109,6 +109,16 @@ class Volumes:
         async with self._exclusive(handle):
             await asyncio.to_thread(self._copy, handle, directory, name, parent, size, mounted)
 
+    async def clone(self, handle: str, directory: Path, name: str) -> None:
+        """The part of ``copy`` for which the VM must be paused. Raises VolumeUnknown and VolumeBusy."""
+        async with self._exclusive(handle):
+            await asyncio.to_thread(self._files.clone, handle, directory, name)
+
+    async def finish_copy(self, handle: str, directory: Path, name: str, *, parent: str, size: int) -> None:
+        """The rest of ``copy``, while the VM may run."""
+        async with self._exclusive(handle):
+            await asyncio.to_thread(self._files.finish_copy, handle, directory, name, parent=parent, size=size)
+
     def delete_links(self, directory: Path) -> None:
         """Delete a directory with links to layers, and all else in it; a missing one is success. Blocks."""
         self._linker.unlink_layers(directory)

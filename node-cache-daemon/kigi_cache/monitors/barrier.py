@@ -136,7 +136,9 @@ class Barrier:
                 line = await self._reader.readline()
             results = _RESULTS.validate_python(json.loads(line), strict=False)
         except (TimeoutError, OSError) as exc:
-            raise BarrierBroken(f"no answer of the process that speaks with QEMU: {exc or 'it took too long'}") from exc
+            raise BarrierBroken(
+                f"no answer of the process that speaks with QEMU: {str(exc) or 'it took too long'}"
+            ) from exc
         except (ValueError, RecursionError, ValidationError) as exc:
             raise BarrierBroken("the process that speaks with QEMU ended, or gave no proper answer") from exc
         if len(results) != len(self._names):
