@@ -139,7 +139,7 @@ def in_a_lab(body: Callable[..., Awaitable[None]], max_barriers: int = 4) -> Cal
 
     @functools.wraps(body)
     def test(files: list[LayerFile], **arguments: object) -> None:
-        with private_mounts(), open_directory() as directory:
+        with open_directory() as directory, private_mounts():
             asyncio.run(run(files, directory, **arguments))
 
     wanted = [each for each in inspect.signature(body).parameters.values() if each.name != "lab"]
