@@ -15,7 +15,9 @@ _METADATA = ("name", "namespace", "uid", "labels", "annotations", "finalizers", 
 _HEARTBEAT_KEYS = frozenset({"lastHeartbeatTime", "lastProbeTime", "renewTime", "observedGeneration"})
 _HEARTBEATS: Mapping[str, frozenset[str]] = {
     # Every write on the machine changes the free bytes of the node's file system.
-    "NodeCache": frozenset({"freeBytes"}),
+    "NodeCache": frozenset({"freeBytes", "writtenBytes"}),
+    # What guests write, four times per doubling.
+    "SystemInstance": frozenset({"writtenBytes"}),
     # virt-handler's heartbeat, and the kubelet's list of images.
     "Node": frozenset({"kubevirt.io/heartbeat", "images", "volumesInUse", "volumesAttached"}),
 }

@@ -918,10 +918,17 @@ BAD_OBJECTS = [
     bad("SystemDeployment", "schedule", deployment(schedule={"timeZone": "UTC"}), "schedule: reserved for a later"),
     bad(
         "SystemDeployment",
-        "expiration",
-        deployment(expiration={"time": "2027-07-31T18:00:00Z", "action": "PowerOff"}),
-        "expiration: reserved for a later",
+        "expiration-delete",
+        deployment(expiration={"time": "2027-07-31T18:00:00Z", "action": "DeleteInstances"}),
+        "action: DeleteInstances is reserved for a later",
     ),
+    bad(
+        "SystemDeployment",
+        "expiration-zone",
+        deployment(expiration={"time": "2027-07-31", "action": "PowerOff"}),
+        "time",
+    ),
+    bad("SystemDeployment", "expiration-empty", deployment(expiration={"action": "PowerOff"}), "expiration.time"),
     bad(
         "SystemDeployment", "replicas-negative", deployment(replicas=-1), "spec.replicas", "greater than or equal to 0"
     ),

@@ -82,7 +82,7 @@ class Isolation(Model):
     )
 
 
-PLANNED = ("startPolicy", "memoryPolicy", "networks", "writeLimit", "schedule", "expiration")
+PLANNED = ("startPolicy", "memoryPolicy", "networks", "writeLimit", "schedule")
 
 
 class SystemDeploymentSpec(Model):
@@ -161,7 +161,9 @@ class SystemDeploymentSpec(Model):
         default=None, description="Reserved. Most bytes that a guest may write to each disk."
     )
     schedule: Schedule | None = Field(default=None, description="Reserved. Times of power and resets.")
-    expiration: Expiration | None = Field(default=None, description="Reserved. End of the deployment's use.")
+    expiration: Expiration | None = Field(
+        default=None, description="End of the deployment's use, which a condition announces; omitted: none."
+    )
 
     def instance_names(self) -> tuple[str, ...]:
         """Names of the instances that the spec asks for, in their order."""

@@ -119,9 +119,16 @@ class Schedule(Model):
 class Expiration(Model):
     """What happens to a deployment that is no longer needed."""
 
-    RULES: ClassVar[tuple[Rule, ...]] = ()
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.action != 'DeleteInstances'",
+            "action: DeleteInstances is reserved for a later version of Kigi, which gives it its function; use "
+            "PowerOff",
+            ".action",
+        ),
+    )
 
-    time: datetime = Field(description="Time of the action, RFC 3339.")
+    time: datetime = Field(description="Time of the action, RFC 3339, by the operator's clock.")
     notice_seconds: int | None = Field(
         default=None,
         ge=0,
@@ -129,6 +136,7 @@ class Expiration(Model):
         description="Seconds before the time at which the condition Expiring is True; omitted: 0.",
     )
     action: Literal["PowerOff", "DeleteInstances"] = Field(
-        description="PowerOff: VMs are shut down. DeleteInstances: instances and disks are deleted, the "
-        "deployment stays; further values may be added: treat an unknown one as PowerOff."
+        description="PowerOff: VMs are shut down, whatever power state the instances have, and disks stay. "
+        "DeleteInstances: reserved; instances and disks are deleted, the deployment stays. Further values may be "
+        "added: treat an unknown one as PowerOff."
     )

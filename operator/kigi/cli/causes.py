@@ -212,7 +212,7 @@ FINE = frozenset(
     | {"ClaimsBound", "MachinesCreated", "PolicyApplied", "Copied", "Stored", "ContentCurrent"}
     | {"EditsWait", "Possible", "Deleted", "Reachable", "Counted", "Writable"}
     | {"ConditionalWritesUnsupported", "NoWriter"}
-    | {"Accepted", "ResetComplete"}
+    | {"Accepted", "ResetComplete", "ExpirationAhead", "ExpiresSoon", "Expired"}
 )
 """Reasons of conditions that are as they should be: nothing to explain."""
 

@@ -119,7 +119,7 @@ class _Older:
             instance=instance.name,
             blueprint=self._blueprint(blueprint, record, volume, machine),
             vm_name=machine_name(self._view.deployment, instance.name, volume.machine),
-            running=is_on(self._view.spec, self._view.settings, own),
+            running=is_on(self._view, own),
             wanted=instance.wanted,
             edits_wait=True,
             is_older=True,

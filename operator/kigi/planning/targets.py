@@ -16,6 +16,7 @@ from kigi.domain.names import machine_name
 from kigi.domain.observed import Slot
 from kigi.domain.systems import ResolvedMachine, ResolvedSystem
 from kigi.errors import KigiError, MachineUnknown, TooManyMachines
+from kigi.planning.expiration import has_expired
 from kigi.planning.hashes import content_hash, hardware_hash, template_hash
 from kigi.planning.view import InstanceView
 
@@ -162,7 +163,7 @@ class InstanceTarget:
 
 def instance_target(view: InstanceView) -> InstanceTarget:
     """What the specs ask of every machine of the instance, without the settings of single machines."""
-    return InstanceTarget(view.name, view.system_name, is_on(view.spec, view.settings), _wanted(view.spec))
+    return InstanceTarget(view.name, view.system_name, is_on(view), _wanted(view.spec))
 
 
 def _wanted(spec: SystemDeploymentSpec) -> tuple[str, ...]:
@@ -197,9 +198,12 @@ def systems_of_instance(settings: SystemInstanceSpec) -> frozenset[str]:
     return frozenset(ref.tree_name for ref in refs if ref is not None)
 
 
-def is_on(spec: SystemDeploymentSpec, settings: SystemInstanceSpec, machine: MachineSettings | None = None) -> bool:
-    """Whether VMs should run, by the most specific power state; without one they should."""
-    levels = (machine.power_state if machine is not None else None, settings.power_state, spec.power_state)
+def is_on(view: InstanceView, machine: MachineSettings | None = None) -> bool:
+    """Whether VMs should run, by the most specific power state, until the deployment expires; without one: yes."""
+    if has_expired(view.spec, view.now):
+        return False
+    own = machine.power_state if machine is not None else None
+    levels = (own, view.settings.power_state, view.spec.power_state)
     return next((level for level in levels if level is not None), "On") != "Off"
 
 
@@ -236,7 +240,7 @@ def _target(
         instance=view.name,
         blueprint=_shared_blueprint(system, machine, spec.placement, view.kubevirt.hook, hook_image),
         vm_name=machine_name(view.deployment, view.name, machine.name),
-        running=is_on(spec, view.settings, own),
+        running=is_on(view, own),
         wanted=_wanted(spec),
         keep_unchanged=_keeps_unchanged(spec),
         edits_wait=edits_wait(spec),

@@ -8,6 +8,8 @@ from kigi.errors import Conflict, KigiError, LostLeadership
 from kigi.gather.deployment import gather_deployment, remember_held_layers
 from kigi.mirror.keys import Key
 from kigi.planning.deployment import plan_deployment
+from kigi.planning.deployment_view import DeploymentView
+from kigi.planning.expiration import seconds_until_next
 from kigi.reconcilers.apply import apply_steps
 from kigi.reconcilers.writing import write_status
 from kigi.runtime import metrics
@@ -48,7 +50,16 @@ async def reconcile_deployment(ports: Ports, key: Key) -> float | None:
     if error is not None:
         raise error
     ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions)
-    return None if ready else RECHECK_S
+    return earliest(None if ready else RECHECK_S, _next_expiration_s(ports, view))
+
+
+def _next_expiration_s(ports: Ports, view: DeploymentView) -> float | None:
+    return seconds_until_next(view.spec, ports.now()) if not isinstance(view.spec, KigiError) else None
+
+
+def earliest(*delays_s: float | None) -> float | None:
+    """The least of these delays; None if none is given."""
+    return min((delay_s for delay_s in delays_s if delay_s is not None), default=None)
 
 
 def _measure(key: Key, status: SystemDeploymentStatus) -> None:

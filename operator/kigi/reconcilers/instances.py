@@ -15,10 +15,12 @@ from kigi.mirror.keys import Key
 from kigi.mirror.records import InstanceRecord
 from kigi.planning.candidates import NoNode
 from kigi.planning.cleanup import plan_teardown
+from kigi.planning.expiration import seconds_until_next
 from kigi.planning.instance import InstancePlan, plan_instance
 from kigi.planning.steps import Plan
 from kigi.planning.view import InstanceView
 from kigi.reconcilers.apply import apply_steps
+from kigi.reconcilers.deployments import earliest
 from kigi.reconcilers.hook_image import with_hook_image
 from kigi.reconcilers.writing import emit, write_status
 from kigi.runtime import metrics
@@ -60,7 +62,8 @@ async def reconcile_instance(ports: Ports, key: Key) -> float | None:
     if error is not None:
         raise error
     ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions)
-    return plan.retry_after_s if ready else min(plan.retry_after_s or RECHECK_S, RECHECK_S)
+    recheck_s = plan.retry_after_s if ready else min(plan.retry_after_s or RECHECK_S, RECHECK_S)
+    return earliest(recheck_s, seconds_until_next(view.spec, ports.now()))
 
 
 async def _carry_out(ports: Ports, view: InstanceView, plan: InstancePlan) -> KigiError | None:

@@ -8,7 +8,17 @@ from typing import Any, Protocol, TypeVar
 
 from kigi.adapters.kubernetes.resources import EVENT, INSTANCE, Resource
 from kigi.api.base import Condition, Status
-from kigi.api.conditions import COMPLETE, DEADLINE_MISSED, FAILED, READY, RECONCILING, RESOLVED, STALLED, with_problem
+from kigi.api.conditions import (
+    COMPLETE,
+    DEADLINE_MISSED,
+    EXPIRING,
+    FAILED,
+    READY,
+    RECONCILING,
+    RESOLVED,
+    STALLED,
+    with_problem,
+)
 from kigi.api.events import RECONCILE, Type, event, reference
 from kigi.domain.layers import hide_digests
 from kigi.domain.names import FIELD_MANAGER
@@ -114,7 +124,8 @@ async def report_invalid(ports: Ports, resource: Resource, record: HasStatus[S],
 def transitions(old: Sequence[Condition], new: Sequence[Condition]) -> list[tuple[Type, Condition]]:
     """Conditions to report as events, each with the event's type: those that became True, a lost Ready, a new stall.
 
-    Ready, Reconciling and Stalled have one cause and make one event.
+    An expiration is one event when it is announced, and one when it comes. Ready, Reconciling and Stalled have one
+    cause and make one event.
     """
     before = {condition.type: condition for condition in old}
     return [
@@ -130,6 +141,8 @@ def _event_type(old: Condition | None, new: Condition) -> Type | None:
     if new.type == STALLED:
         same_cause = was_true and old is not None and old.reason == new.reason
         return "Warning" if is_true and not same_cause else None
+    if new.type == EXPIRING and is_true:
+        return "Warning" if not was_true or (old is not None and old.reason != new.reason) else None
     if is_true and not was_true:
         return None if new.type in _SILENT else "Warning" if new.type in _BAD else "Normal"
     return "Normal" if new.type == READY and was_true and not is_true else None

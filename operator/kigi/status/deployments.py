@@ -35,6 +35,7 @@ from kigi.domain import names
 from kigi.domain.layers import missing_layers, total_bytes
 from kigi.errors import KigiError, NotSelected
 from kigi.planning.deployment_view import DeploymentView, LayerUse, ObservedInstance
+from kigi.planning.expiration import expiration_finding
 from kigi.planning.steps import Plan
 
 PHASES = {
@@ -73,7 +74,8 @@ def deployment_status(view: DeploymentView, plan: Plan, error: KigiError | None 
     )
     phases = _phases(spec, names_, members, view.problem)
     ready = error is None and not plan.steps and not unready and not view.deleting
-    findings = [*_summary(view, plan, error, names_, members, unready), *phases]
+    expiring = expiration_finding(spec, view.now) if spec is not None else None
+    findings = [*_summary(view, plan, error, names_, members, unready), *phases, *filter(None, (expiring,))]
     changed = old.observed_generation != view.generation
     return SystemDeploymentStatus(
         observed_generation=view.generation,

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 from prometheus_client import REGISTRY
 
@@ -18,7 +19,16 @@ from tests.integration.operator.test_cli import kigi, kigi_json, start_kigi
 from tests.support.actors import Actors
 from tests.support.answering import AnsweringServer
 from tests.support.cluster import REPOSITORY, eventually_async
-from tests.support.deployments import apply, deployment, get_instances, trees, wait_gone, wait_ready, wait_reported
+from tests.support.deployments import (
+    apply,
+    deployment,
+    get_deployment,
+    get_instances,
+    trees,
+    wait_gone,
+    wait_ready,
+    wait_reported,
+)
 from tests.support.operator_run import OperatorRun
 
 
@@ -270,3 +280,43 @@ async def test_a_webhook_gets_the_events_of_a_reset(
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 130
             await wait_gone(plane, kube, ns)
+
+
+async def test_the_vms_of_a_class_stop_at_its_end_and_start_again_without_it(
+    plane: ControlPlane, operator_kubeconfig: str, actors: Actors, kube: KubeClient, ns: str
+) -> None:
+    async def states() -> set[str]:
+        return {m["state"] for one in (await get_instances(kube, ns)).values() for m in one["status"]["machines"]}
+
+    async def reason() -> str:
+        body = await get_deployment(kube, ns)
+        assert body is not None
+        conditions = {each["type"]: each for each in body["status"]["conditions"]}
+        return str(conditions["Expiring"]["reason"]) if "Expiring" in conditions else ""
+
+    async def eventually(read: Callable[[], Awaitable[object]], expected: object) -> None:
+        async def is_so() -> bool:
+            return await read() == expected
+
+        await eventually_async(is_so, 60)
+
+    async with OperatorRun(operator_kubeconfig):
+        apply(plane, ns, *trees(1), deployment(replicas=2))
+        await wait_ready(kube, ns)
+        assert await reason() == ""
+        end = datetime.now(UTC) + timedelta(seconds=8)
+        expiration = {"time": end.isoformat(timespec="seconds"), "noticeSeconds": 3600, "action": "PowerOff"}
+        apply(plane, ns, deployment(replicas=2, expiration=expiration))
+        await eventually(reason, "ExpiresSoon")
+        assert await states() == {"Running"}, "the notice stops nothing"
+        await eventually(states, {"Stopped"})
+        await eventually(reason, "Expired")
+        assert datetime.now(UTC) >= end - timedelta(seconds=1)
+        await kigi(plane, "start", "class", "1", "-n", ns)
+        apply(plane, ns, deployment(replicas=2))
+        await eventually(states, {"Running"})
+        await eventually(reason, "")
+        assert await revisions(kube, ns) == {"1": [1], "2": [1]}, "no disk was replaced"
+        events = plane.kubectl("get", "events.events.k8s.io", "-n", ns, "-o", "jsonpath={.items[*].reason}")
+        assert {"ExpiresSoon", "Expired"} <= set(events.split())
+        await wait_gone(plane, kube, ns)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from kigi.adapters.kubernetes.resources import PREFETCH
 from kigi.api.base import Condition
-from kigi.api.conditions import Finding, merge_conditions, summary
+from kigi.api.conditions import EXPIRING, Finding, merge_conditions, summary
 from kigi.api.prefetch import SystemPrefetchStatus, UnreadyNode
 from kigi.domain.images import Image
 from kigi.domain.layers import object_key
@@ -48,6 +48,17 @@ def test_another_cause_of_a_stall_is_an_event_but_the_same_cause_is_not() -> Non
 def test_progress_within_a_phase_is_not_an_event() -> None:
     more = conditions(*summary(ready=False, stalled=False, reason="LayersWarming", message="2 of 2"))
     assert events(BUSY, more) == []
+
+
+def test_an_expiration_is_an_event_when_it_is_announced_and_when_it_comes() -> None:
+    ahead, soon, over = (
+        conditions(Finding(EXPIRING, status, reason, ""))
+        for status, reason in ((False, "ExpirationAhead"), (True, "ExpiresSoon"), (True, "Expired"))
+    )
+    steps = ((), ahead), (ahead, soon), (soon, soon), (soon, over), (over, over), (over, ahead), (ahead, ())
+    assert [events(list(old), list(new)) for old, new in steps] == [
+        *([], [("Warning", "ExpiresSoon")], [], [("Warning", "Expired")], [], [], [])
+    ]
 
 
 async def test_messages_contain_no_digest_of_another_namespace() -> None:

@@ -191,6 +191,20 @@ def test_a_finding_has_the_writer_of_the_object() -> None:
     assert "written in 1 of 79 intervals, by kigi/status" in finding.text
 
 
+def test_an_instance_may_report_what_guests_write_and_not_write_all_the_time() -> None:
+    name = "SystemInstance soak/office-1"
+
+    def written(times: int) -> list[checks.Sample]:
+        states = [
+            replace(run()[0].objects[DEPLOYMENT], version=str(100 + min(number, times))) for number in range(COUNT)
+        ]
+        return [replace(one, objects={name: state}) for one, state in zip(run(), states, strict=True)]
+
+    assert list(checks.writes(written(checks.MAY_REPORT))) == []
+    (finding,) = checks.writes(written(checks.MAY_REPORT + 1))
+    assert f"written in {checks.MAY_REPORT + 1} of" in finding.text
+
+
 def test_memory_growth_during_warm_up_is_not_a_finding() -> None:
     warm = round(checks.WARM_S / 15)
     assert checks.find(run(growing(lambda n: Process(20, (60 + min(n, warm)) * MIB, 0)), since=0)) == []
