@@ -13,7 +13,6 @@ from kigi.cli.exit_codes import OptionInvalid
 from kigi.cli.live import follow_all
 from kigi.cli.options import PATH, cluster_options, optional_deployment_argument
 from kigi.cli.output import print_message
-from kigi.cli.webhook import Webhook
 
 
 @click.command("events")
@@ -29,6 +28,8 @@ def command(access: Access, deployment: str | None, webhook: str | None, token_f
     \b
     DEPLOYMENT: SystemDeployment; default: all of the namespace.
     """
+    from kigi.cli.webhook import Webhook
+
     if token_file is not None and webhook is None:
         raise OptionInvalid("--token-file: it is for --webhook, which is not given")
     token = token_file.read_text(encoding="utf-8").strip() if token_file is not None else None
