@@ -9,6 +9,7 @@ from kigi.doctor.facts import Body, Facts
 from kigi.doctor.findings import Diagnosis
 
 POLICIES = (
+    "kigi-access",
     "kigi-capture",
     "kigi-disk-users",
     "kigi-instance-identity",
