@@ -20,6 +20,7 @@ from kigi.cli.reach import _say_once, reachable
 from kigi.cli.repositories import Chosen, RepositoryChoice
 from kigi.cli.services import OWN_CREDENTIALS
 from kigi.errors import Forbidden, KigiError, NotFound, RepositoryUnreachable, SpecInvalid, Unauthorized, Unreachable
+from tests.support.cluster import eventually
 from tests.support.pod_network import PODS, READER, REPOSITORY, SERVICE, WRITER, PodNetwork, ready_pod
 
 MIB = 2**20
@@ -123,7 +124,7 @@ def test_open_connections_end_with_the_tunnel(network: PodNetwork, tmp_path: Pat
             assert kept.recv(1) == b"x"
         assert kept.recv(1) == b"", "the tunnel has closed it"
         kept.close()
-    assert threading.active_count() <= before
+    eventually(lambda: threading.active_count() <= before, 10, "its threads end")
 
 
 def test_the_keys_are_those_of_the_secret_and_are_not_shown(
