@@ -81,6 +81,7 @@ def test_ten_running_guests_are_captured_at_one_moment(exercise: Exercise) -> No
     before = uids(exercise, 1)
     status = exercise.capture("ten", quiescePolicy="PauseOnly")
     assert uids(exercise, 1) == before
+    print({key: status.get(key) for key in ("pauseMilliseconds", "skewMilliseconds", "pauseMessage", "storedBytes")})
     # On a node under load virt-launcher may continue a VM that the daemon has stopped; then KubeVirt has paused all.
     methods = {machine["method"] for machine in status["machines"]}
     assert methods == ({"Pause"} if status.get("pauseMessage") else {"Stop"}), status.get("pauseMessage")
