@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,43 +12,17 @@ from kigi.planning import captures
 from kigi.planning.capture_progress import CaptureProgress
 from kigi.planning.capture_view import CaptureView
 from kigi.planning.captures import plan_capture
+from tests.support.capture_scripts import MOVES, Script, run, scripts
 from tests.support.capture_worlds import Planner
 from tests.support.monitored_worlds import MonitoredWorld
 
-faults = st.lists(st.sampled_from(["", "", "", "refused", "lost"]), max_size=6)
-moves = st.integers(0, 7 * 14 - 1)
-actions = st.lists(
-    st.one_of(
-        st.tuples(st.just("cooperate"), st.tuples(st.integers(1, 40), st.integers(0, 60))),
-        st.tuples(st.just("reconcile"), st.tuples(st.integers(0, 6), faults, st.lists(moves, max_size=4))),
-        st.tuples(st.just("move"), st.one_of(moves, st.integers(0, 3))),
-    ),
-    max_size=30,
-)
 WITHOUT_MONITORS, EARLIER_DAEMONS, RESUMED, FORGOTTEN = range(4)
 ACCIDENTS = (WITHOUT_MONITORS, EARLIER_DAEMONS, RESUMED, FORGOTTEN, *(7 * kind for kind in range(3, 14)))
 
 
-def run(world: MonitoredWorld, script: list[tuple[str, Any]]) -> None:
-    place = 0
-    for kind, argument in script:
-        if kind == "cooperate":
-            count, stop_after = argument
-            world.stop_at = world.requests + stop_after
-            for _ in range(count):
-                world.cooperate(place)
-                place += 1
-            world.stop_at = None
-        elif kind == "reconcile":
-            world.reconcile(*argument)
-        else:
-            world.move(argument)
-        world.check()
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(actions)
-def test_no_vm_stays_paused_and_no_partial_result_is_left_in_any_history(script: list[tuple[str, Any]]) -> None:
+@given(scripts(st.one_of(MOVES, st.integers(0, 3))))
+def test_no_vm_stays_paused_and_no_partial_result_is_left_in_any_history(script: Script) -> None:
     with MonitoredWorld() as world:
         run(world, script)
         world.settle()

@@ -6,47 +6,18 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from kigi.planning.capture_view import CaptureView, ObservedVmi
 from kigi.planning.captures import CapturePlan, machines_to_verify, plan_capture
 from kigi.planning.steps import CreateObject, RecordProgress, RemoveFinalizer, ResumeMachine
+from tests.support.capture_scripts import Script, run, scripts
 from tests.support.capture_worlds import CaptureWorld, Planner
 
-faults = st.lists(st.sampled_from(["", "", "", "refused", "lost"]), max_size=6)
-moves = st.integers(0, 7 * 14 - 1)
-actions = st.lists(
-    st.one_of(
-        st.tuples(st.just("cooperate"), st.tuples(st.integers(1, 40), st.integers(0, 60))),
-        st.tuples(st.just("reconcile"), st.tuples(st.integers(0, 6), faults, st.lists(moves, max_size=4))),
-        st.tuples(st.just("move"), moves),
-    ),
-    max_size=30,
-)
 
-
-def run(world: CaptureWorld, script: list[tuple[str, Any]]) -> None:
-    place = 0
-    for kind, argument in script:
-        if kind == "cooperate":
-            count, stop_after = argument
-            world.stop_at = world.requests + stop_after
-            for _ in range(count):
-                world.cooperate(place)
-                place += 1
-            world.stop_at = None
-        elif kind == "reconcile":
-            world.reconcile(*argument)
-        else:
-            world.move(argument)
-        world.check()
-
-
-def judge(script: list[tuple[str, Any]], planner: Planner = plan_capture) -> None:
+def judge(script: Script, planner: Planner = plan_capture) -> None:
     with CaptureWorld(planner) as world:
         run(world, script)
         world.settle()
@@ -54,11 +25,11 @@ def judge(script: list[tuple[str, Any]], planner: Planner = plan_capture) -> Non
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(actions)
+@given(scripts())
 @example([("reconcile", (1, [], [])), ("cooperate", (9, 6)), ("move", 50), ("reconcile", (3, [], [0, 14, 7]))]).via(
     "a node loses its copies between their report and the order to keep them, and makes others of VMs that run again"
 )
-def test_no_vm_stays_paused_and_no_partial_result_is_left_in_any_history(script: list[tuple[str, Any]]) -> None:
+def test_no_vm_stays_paused_and_no_partial_result_is_left_in_any_history(script: Script) -> None:
     judge(script)
 
 

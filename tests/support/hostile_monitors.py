@@ -95,7 +95,7 @@ def connected(monitor: Monitor) -> Iterator[socket.socket]:
 
 
 def forever(piece: bytes) -> Callable[..., None]:
-    """Sends the piece until nobody reads any more."""
+    """Sends the piece until the reader closes the connection."""
 
     def send(connection: socket.socket, *_: object) -> None:
         while True:
