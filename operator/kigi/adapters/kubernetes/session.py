@@ -5,6 +5,7 @@ Blocking, and built on the standard library: importing the asynchronous client t
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -96,27 +97,27 @@ class KubeSession:
 
         ``namespace`` None: of all namespaces.
         """
-        token = ""
-        while True:
-            try:
-                page = self._send(list_request(resource, namespace, page_token=token))
-            except NotFound:
-                return
-            yield from items_of(resource, page)
-            token = next_page_token(page)
-            if not token:
-                return
+        with contextlib.suppress(NotFound):
+            for page in self._pages(resource, namespace):
+                yield from items_of(resource, page)
 
     def list_version(self, resource: Resource, namespace: str | None = None) -> tuple[list[dict[str, Any]], str]:
         """Every object of the kind, and the resourceVersion from which ``watch`` misses nothing."""
         found: list[dict[str, Any]] = []
+        version = ""
+        for page in self._pages(resource, namespace):
+            found += items_of(resource, page)
+            version = str(page["metadata"]["resourceVersion"])
+        return found, version
+
+    def _pages(self, resource: Resource, namespace: str | None) -> Iterator[dict[str, Any]]:
         token = ""
         while True:
             page = self._send(list_request(resource, namespace, page_token=token))
-            found += items_of(resource, page)
+            yield page
             token = next_page_token(page)
             if not token:
-                return found, str(page["metadata"]["resourceVersion"])
+                return
 
     def watch(
         self, resource: Resource, namespace: str | None, *, version: str, duration_s: float = WATCH_S
